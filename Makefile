@@ -1,0 +1,33 @@
+# Everything a newcomer types: `make demo`, `make test`. Each target makes .venv when it is absent.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test check clean
+
+setup: $(READY)
+
+# torch comes first and alone: its exact version decides between a CPU and a CUDA build, and deepspeed's own
+# installation looks for it.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lamae needs Python 3.11 or newer: make PYTHON=python3.11 setup")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev,triton]'
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/lamae demo --out demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

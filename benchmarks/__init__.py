@@ -1,0 +1,1 @@
+"""One script per arrow of the system, one JSON schema."""

@@ -1,0 +1,1 @@
+"""Complete, named runs and cluster profiles (YAML)."""

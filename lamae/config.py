@@ -1,0 +1,166 @@
+"""A run's whole configuration: each part's dataclass lives beside what it configures, this module only composes them.
+
+    defaults  <-  YAML file  <-  dotted overrides (``train.steps=1000 engine.zero_stage=2``)
+
+Unknown keys are errors that name the nearest known one. The resolved configuration is what a run directory and every
+checkpoint carry.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from lamae.data.config import DataConfig, SignalConfig
+from lamae.model.config import MaskConfig, ModelConfig
+from lamae.train.config import CheckpointConfig, EngineConfig, MonitorConfig, OptimConfig, TrainConfig
+from sharding.errors import UsageError
+
+
+@dataclass
+class RunSection:
+    """Where the run lives."""
+
+    dir: str = MISSING
+    """Run directory: config, manifest, metrics, checkpoints and TensorBoard events go here."""
+
+
+@dataclass
+class RunConfig:
+    """Everything that decides what a pretraining run computes."""
+
+    run: RunSection = field(default_factory=RunSection)
+    data: DataConfig = field(default_factory=DataConfig)
+    signal: SignalConfig = field(default_factory=SignalConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    mask: MaskConfig = field(default_factory=MaskConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration of ``path`` (YAML) with ``key.sub=value`` overrides, checked.
+
+    ``configs/...`` is found in the working directory first, then in the installed package.
+    Raises UsageError naming the file or key and the fix.
+    """
+    try:
+        text = _find(path).read_text()
+        loaded = OmegaConf.create(text)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from None
+    except Exception as error:  # YAML's own errors span several lines and several classes
+        raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(loaded, DictConfig):
+        raise UsageError(
+            f"{path}: a run configuration is a mapping of sections, this is a list or a single value"
+        )
+    for override in overrides:
+        if "=" not in override:
+            raise UsageError(
+                f"override {override!r} has no '='; write key=value, for example train.steps=1000"
+            )
+    try:
+        dotted = OmegaConf.from_dotlist(list(overrides))
+    except Exception as error:
+        raise UsageError(f"overrides {' '.join(overrides)}: {' '.join(str(error).split())}") from None
+    return _compose([(str(path), loaded), ("command line", dotted)])
+
+
+def from_dict(values: dict[str, Any], *, source: str = "config") -> RunConfig:
+    """The configuration stored as a plain mapping (a run directory, a checkpoint). Raises UsageError."""
+    return _compose([(source, OmegaConf.create(values))])
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration dataclass as plain Python values, ready for JSON or YAML."""
+    return dataclasses.asdict(config)
+
+
+def to_yaml(config: RunConfig) -> str:
+    return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
+
+
+def config_hash(config: RunConfig) -> str:
+    """First 12 hex digits of the sha256 of the configuration without the run's own place on disk."""
+    values = to_dict(config)
+    values.pop("run")
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _find(path: str | Path) -> Any:
+    path = Path(path)
+    if not path.exists() and path.parts[:1] == ("configs",):
+        packaged = resources.files("configs").joinpath(*path.parts[1:])
+        if packaged.is_file():
+            return packaged
+    return path
+
+
+def _compose(layers: list[tuple[str, Any]]) -> RunConfig:
+    merged: Any = OmegaConf.structured(RunConfig)
+    known = sorted(_dotted_keys(RunConfig))
+    for source, layer in layers:
+        _refuse_unknown(layer, known, source)
+        try:
+            merged = OmegaConf.merge(merged, layer)
+        except OmegaConfBaseException as error:
+            key = getattr(error, "full_key", None)
+            reason = str(getattr(error, "msg", None) or error).splitlines()[0]
+            raise UsageError(f"{source}: {key}: {reason}") from None
+    missing = sorted(str(key) for key in OmegaConf.missing_keys(merged))
+    if missing:
+        raise UsageError(
+            f"{layers[0][0]}: {', '.join(missing)} must be given, for example {missing[0]}=VALUE"
+        )
+    config = OmegaConf.to_object(merged)
+    assert isinstance(config, RunConfig)
+    for section in dataclasses.fields(RunConfig):
+        check = getattr(getattr(config, section.name), "check", None)
+        if check is not None:
+            try:
+                check()
+            except ValueError as error:
+                raise UsageError(f"{layers[0][0]}: {error}") from None
+    return config
+
+
+def _dotted_keys(cls: type, prefix: str = "") -> Iterator[str]:
+    for entry in dataclasses.fields(cls):
+        name = f"{prefix}{entry.name}"
+        yield name
+        if dataclasses.is_dataclass(entry.type):
+            yield from _dotted_keys(entry.type, f"{name}.")  # type: ignore[arg-type]
+
+
+def _refuse_unknown(layer: DictConfig, known: list[str], source: str) -> None:
+    sections = {key for key in known if "." not in key}
+
+    def walk(node: Any, prefix: str) -> None:
+        for key in node:
+            dotted = f"{prefix}{key}"
+            if dotted not in known:
+                near = difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
+                hint = (
+                    f"; did you mean {near[0]}?"
+                    if near
+                    else f"; the sections are {', '.join(sorted(sections))}"
+                )
+                raise UsageError(f"{source}: unknown key {dotted}{hint}")
+            child = node._get_node(key)
+            # A mapping-valued key (engine.deepspeed) is free inside: only keys of dataclasses are checked.
+            if isinstance(child, DictConfig) and any(k.startswith(f"{dotted}.") for k in known):
+                walk(child, f"{dotted}.")
+
+    walk(layer, "")

@@ -1,0 +1,1 @@
+"""Shard set to batches: global order, ring loader, on-device transforms."""

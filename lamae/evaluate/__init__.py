@@ -1,0 +1,1 @@
+"""Labels, embeddings, probe, compare: is the representation any good?"""

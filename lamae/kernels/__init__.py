@@ -1,0 +1,1 @@
+"""Attention among the leads: implementations and one dispatcher."""

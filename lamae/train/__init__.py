@@ -1,0 +1,1 @@
+"""Pretraining: loop, engine, checkpoints, monitor."""

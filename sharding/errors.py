@@ -1,0 +1,17 @@
+"""The one family of exceptions that means "bad input", shared by every house.
+
+The command line prints their message as a single line and exits with ``exit_code``; anything else that is
+raised is a programming error and keeps its traceback.
+"""
+
+
+class LamaeError(Exception):
+    """Something outside the program is wrong; the message says what, where and what to do."""
+
+    exit_code = 1
+
+
+class UsageError(LamaeError):
+    """The command or the config can never work as written: schedulers must not retry it."""
+
+    exit_code = 2

@@ -1,0 +1,203 @@
+"""The shard set on disk: what its files are called, what its index holds, and how to read it.
+
+    OUT/
+      dataset.json        what this set is; written last and atomically, so its presence means "complete"
+      shards/NNNNNN.tar   plain WebDataset: KEY.npy (int16 [12, T], canonical lead order) and KEY.json
+      index.zarr/         zarr v3 group of columns, row i = record i
+      rejects.csv         records that were left out, with the reason (key,reason,detail)
+
+A record is read by ``pread`` of ``payload_length`` bytes at ``payload_offset`` of its shard: the samples of KEY.npy
+without the npy header. -32768 means "no sample". A shard set is read-only once ``dataset.json`` is there.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+import zarr
+
+from sharding.errors import LamaeError, UsageError
+from sharding.leads import NUM_LEADS
+
+FORMAT_VERSION = 1
+NO_SAMPLE = -32768
+MANIFEST_NAME = "dataset.json"
+INDEX_NAME = "index.zarr"
+SHARDS_NAME = "shards"
+REJECTS_NAME = "rejects.csv"
+SPLITS: tuple[str, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the index: array of shape ``[N, *shape]``."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    doc: str
+
+
+COLUMNS: dict[str, Column] = {
+    "key": Column("uint8", (-1,), "record key, ASCII, padded with zero bytes to the longest"),
+    "shard": Column("uint32", (), "number of the tar that holds the record"),
+    "payload_offset": Column("uint64", (), "byte offset of the first sample within the tar"),
+    "payload_length": Column("uint32", (), "bytes of samples: 2 * 12 * T"),
+    "crc32c": Column("uint32", (), "CRC-32C (Castagnoli) of those bytes"),
+    "subject": Column("int64", (), "subject id; -1 - row where the source has none"),
+    "split": Column("uint8", (), "index into SPLITS"),
+    "gain": Column("float32", (NUM_LEADS,), "ADC units per millivolt; 1 where the lead is missing"),
+    "baseline": Column("int16", (NUM_LEADS,), "ADC value of 0 mV"),
+    "lead_mask": Column("uint16", (), "bit l is set where canonical lead l is present and usable"),
+    "mean_mv": Column("float32", (NUM_LEADS,), "mean over valid samples, millivolt"),
+    "std_mv": Column("float32", (NUM_LEADS,), "standard deviation over valid samples, millivolt"),
+    "min_adc": Column("int16", (NUM_LEADS,), "smallest valid sample, ADC units"),
+    "max_adc": Column("int16", (NUM_LEADS,), "largest valid sample, ADC units"),
+    "num_missing": Column("uint16", (NUM_LEADS,), "samples equal to NO_SAMPLE"),
+    "lead_flags": Column(
+        "uint16", (NUM_LEADS,), "quality flags per lead, bits of sharding.quality.LEAD_FLAGS"
+    ),
+    "record_flags": Column("uint16", (), "quality flags per record, bits of sharding.quality.RECORD_FLAGS"),
+}
+
+
+def shard_name(shard: int) -> str:
+    """File name of a shard: ``000042.tar``."""
+    return f"{shard:06d}.tar"
+
+
+def lead_mask_to_bool(lead_mask: np.ndarray) -> np.ndarray:
+    """uint16 bit masks ``[...]`` to booleans ``[..., 12]``."""
+    return (lead_mask[..., None] >> np.arange(NUM_LEADS, dtype=np.uint16)) & 1 == 1
+
+
+def index_digest(index_dir: Path) -> str:
+    """sha256 over the names and contents of every file of an index, in sorted order: the index hash."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in index_dir.rglob("*") if p.is_file()):
+        digest.update(path.relative_to(index_dir).as_posix().encode() + b"\0")
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """A complete shard set, opened for reading. Columns load on first use and stay in memory."""
+
+    root: Path
+    manifest: dict[str, Any]
+    _columns: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "ShardSet":
+        """Open ``path``.
+
+        Raises UsageError when it is no complete shard set and LamaeError when it was written by a newer version.
+        """
+        root = Path(path)
+        manifest_path = root / MANIFEST_NAME
+        if not root.is_dir():
+            raise UsageError(f"{root}: no such directory; make a shard set with 'lamae shard SOURCE {root}'")
+        if not manifest_path.is_file():
+            raise UsageError(
+                f"{root}: no {MANIFEST_NAME}, so this is no finished shard set; "
+                f"make or finish one with 'lamae shard SOURCE {root}'"
+            )
+        try:
+            manifest = json.loads(manifest_path.read_text())
+            version = int(manifest["format_version"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise LamaeError(
+                f"{manifest_path}: not readable as a shard set manifest ({error}); pack again"
+            ) from None
+        if version > FORMAT_VERSION:
+            raise LamaeError(
+                f"{root}: format version {version} is newer than {FORMAT_VERSION}, which this lamae reads; upgrade lamae"
+            )
+        return cls(root, manifest)
+
+    @property
+    def num_records(self) -> int:
+        return int(self.manifest["num_records"])
+
+    @property
+    def num_samples(self) -> int:
+        """Samples per lead, T."""
+        return int(self.manifest["num_samples"])
+
+    @property
+    def rate_hz(self) -> float:
+        return float(self.manifest["rate_hz"])
+
+    @property
+    def index_hash(self) -> str:
+        """What labels.zarr and embeddings.zarr carry to prove that their rows are this set's rows."""
+        return str(self.manifest["index_sha256"])
+
+    def column(self, name: str) -> np.ndarray:
+        """Column ``name`` of the index as an array ``[N, ...]``; see COLUMNS. Read-only."""
+        if name not in self._columns:
+            try:
+                group = zarr.open_group(self.root / INDEX_NAME, mode="r")
+                values = np.asarray(group[name])
+            except (KeyError, OSError, ValueError) as error:
+                raise LamaeError(
+                    f"{self.root / INDEX_NAME}: column {name} unreadable ({error}); run 'lamae verify'"
+                ) from None
+            if len(values) != self.num_records:
+                raise LamaeError(
+                    f"{self.root / INDEX_NAME}: column {name} has {len(values)} rows, {MANIFEST_NAME} says {self.num_records}"
+                )
+            values.flags.writeable = False
+            self._columns[name] = values
+        return self._columns[name]
+
+    @cached_property
+    def keys(self) -> list[str]:
+        raw = np.ascontiguousarray(self.column("key"))
+        return [key.decode("ascii") for key in raw.view(f"S{raw.shape[1]}").ravel()] if len(raw) else []
+
+    @cached_property
+    def _row_by_key(self) -> dict[str, int]:
+        return {key: row for row, key in enumerate(self.keys)}
+
+    def row_of(self, key: str) -> int:
+        """Row of a record key. Raises UsageError when there is none."""
+        try:
+            return self._row_by_key[key]
+        except KeyError:
+            raise UsageError(f"{self.root}: no record {key!r} among {self.num_records}") from None
+
+    def rows_of_split(self, split: str) -> np.ndarray:
+        """int64 rows of ``train``, ``val``, ``test`` or ``all``, ascending."""
+        if split == "all":
+            return np.arange(self.num_records, dtype=np.int64)
+        if split not in SPLITS:
+            raise UsageError(f"split {split!r} is none of {', '.join(SPLITS)}, all")
+        return np.flatnonzero(self.column("split") == SPLITS.index(split)).astype(np.int64)
+
+    def shard_path(self, shard: int) -> Path:
+        return self.root / SHARDS_NAME / shard_name(shard)
+
+    def read(self, row: int, *, verify: bool = True) -> np.ndarray:
+        """int16 ``[12, T]`` in ADC units of record ``row``, checked against its crc32c."""
+        shard, offset = int(self.column("shard")[row]), int(self.column("payload_offset")[row])
+        length = int(self.column("payload_length")[row])
+        path = self.shard_path(shard)
+        try:
+            with path.open("rb") as file:
+                payload = os.pread(file.fileno(), length, offset)
+        except OSError as error:
+            raise LamaeError(f"{path}: {error.strerror}; run 'lamae verify {self.root}'") from None
+        if len(payload) != length or (
+            verify and google_crc32c.value(payload) != int(self.column("crc32c")[row])
+        ):
+            raise LamaeError(
+                f"{path}: record {self.keys[row]} at offset {offset} is corrupt (crc32c); run 'lamae verify {self.root}'"
+            )
+        return np.frombuffer(payload, dtype="<i2").reshape(NUM_LEADS, -1)
