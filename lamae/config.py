@@ -63,14 +63,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     except Exception as error:  # YAML's own errors span several lines and several classes
         raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(loaded, DictConfig):
-        raise UsageError(
-            f"{path}: a run configuration is a mapping of sections, this is a list or a single value"
-        )
+        raise UsageError(f"{path}: a run configuration is a mapping of sections, this is a list or a single value")
     for override in overrides:
         if "=" not in override:
-            raise UsageError(
-                f"override {override!r} has no '='; write key=value, for example train.steps=1000"
-            )
+            raise UsageError(f"override {override!r} has no '='; write key=value, for example train.steps=1000")
     try:
         dotted = OmegaConf.from_dotlist(list(overrides))
     except Exception as error:
@@ -121,9 +117,7 @@ def _compose(layers: list[tuple[str, Any]]) -> RunConfig:
             raise UsageError(f"{source}: {key}: {reason}") from None
     missing = sorted(str(key) for key in OmegaConf.missing_keys(merged))
     if missing:
-        raise UsageError(
-            f"{layers[0][0]}: {', '.join(missing)} must be given, for example {missing[0]}=VALUE"
-        )
+        raise UsageError(f"{layers[0][0]}: {', '.join(missing)} must be given, for example {missing[0]}=VALUE")
     config = OmegaConf.to_object(merged)
     assert isinstance(config, RunConfig)
     for section in dataclasses.fields(RunConfig):
@@ -152,11 +146,7 @@ def _refuse_unknown(layer: DictConfig, known: list[str], source: str) -> None:
             dotted = f"{prefix}{key}"
             if dotted not in known:
                 near = difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
-                hint = (
-                    f"; did you mean {near[0]}?"
-                    if near
-                    else f"; the sections are {', '.join(sorted(sections))}"
-                )
+                hint = f"; did you mean {near[0]}?" if near else f"; the sections are {', '.join(sorted(sections))}"
                 raise UsageError(f"{source}: unknown key {dotted}{hint}")
             child = node._get_node(key)
             # A mapping-valued key (engine.deepspeed) is free inside: only keys of dataclasses are checked.

@@ -59,9 +59,7 @@ COLUMNS: dict[str, Column] = {
     "min_adc": Column("int16", (NUM_LEADS,), "smallest valid sample, ADC units"),
     "max_adc": Column("int16", (NUM_LEADS,), "largest valid sample, ADC units"),
     "num_missing": Column("uint16", (NUM_LEADS,), "samples equal to NO_SAMPLE"),
-    "lead_flags": Column(
-        "uint16", (NUM_LEADS,), "quality flags per lead, bits of sharding.quality.LEAD_FLAGS"
-    ),
+    "lead_flags": Column("uint16", (NUM_LEADS,), "quality flags per lead, bits of sharding.quality.LEAD_FLAGS"),
     "record_flags": Column("uint16", (), "quality flags per record, bits of sharding.quality.RECORD_FLAGS"),
 }
 
@@ -112,12 +110,11 @@ class ShardSet:
             manifest = json.loads(manifest_path.read_text())
             version = int(manifest["format_version"])
         except (ValueError, KeyError, TypeError) as error:
-            raise LamaeError(
-                f"{manifest_path}: not readable as a shard set manifest ({error}); pack again"
-            ) from None
+            raise LamaeError(f"{manifest_path}: not readable as a shard set manifest ({error}); pack again") from None
         if version > FORMAT_VERSION:
             raise LamaeError(
-                f"{root}: format version {version} is newer than {FORMAT_VERSION}, which this lamae reads; upgrade lamae"
+                f"{root}: format version {version} is newer than {FORMAT_VERSION}, the newest this lamae reads; "
+                f"upgrade lamae"
             )
         return cls(root, manifest)
 
@@ -151,7 +148,8 @@ class ShardSet:
                 ) from None
             if len(values) != self.num_records:
                 raise LamaeError(
-                    f"{self.root / INDEX_NAME}: column {name} has {len(values)} rows, {MANIFEST_NAME} says {self.num_records}"
+                    f"{self.root / INDEX_NAME}: column {name} has {len(values)} rows, "
+                    f"{MANIFEST_NAME} says {self.num_records}"
                 )
             values.flags.writeable = False
             self._columns[name] = values
@@ -194,10 +192,9 @@ class ShardSet:
                 payload = os.pread(file.fileno(), length, offset)
         except OSError as error:
             raise LamaeError(f"{path}: {error.strerror}; run 'lamae verify {self.root}'") from None
-        if len(payload) != length or (
-            verify and google_crc32c.value(payload) != int(self.column("crc32c")[row])
-        ):
+        if len(payload) != length or (verify and google_crc32c.value(payload) != int(self.column("crc32c")[row])):
             raise LamaeError(
-                f"{path}: record {self.keys[row]} at offset {offset} is corrupt (crc32c); run 'lamae verify {self.root}'"
+                f"{path}: record {self.keys[row]} at offset {offset} is corrupt (crc32c); "
+                f"run 'lamae verify {self.root}'"
             )
         return np.frombuffer(payload, dtype="<i2").reshape(NUM_LEADS, -1)
