@@ -1,0 +1,106 @@
+"""What a run reads and what signal the model sees: the ``data:`` and ``signal:`` sections of a configuration."""
+
+from dataclasses import dataclass
+
+from sharding.format import SPLITS
+
+ORDERS = ("global", "window")
+ON_CORRUPT = ("raise", "skip")
+SCALINGS = ("global", "lead_rms", "lead_zscore")
+
+
+def _require(condition: bool, key: str, rule: str, value: object) -> None:
+    if not condition:
+        raise ValueError(f"{key} must be {rule}, not {value!r}")
+
+
+@dataclass
+class DataConfig:
+    """Which records are read, in which order, and how."""
+
+    path: str = "???"
+    """Shard set made by ``lamae shard``."""
+
+    split: str = "train"
+    """Records to read: train, val, test or all."""
+
+    order: str = "global"
+    """``global`` shuffles all records (NVMe, page cache); ``window`` shuffles shards and then records within windows
+    of shards, so that reads stay near each other (hard disks, network file systems)."""
+
+    window_shards: int = 16
+    """Shards per window of ``order: window``."""
+
+    threads: int = 2
+    """Reader threads per rank. They wait for storage and hash outside the GIL, so more threads hide more latency."""
+
+    prefetch: int = 4
+    """Batches read ahead per rank; each holds ``global_batch_size / world_size`` records of memory."""
+
+    check_crc: bool = True
+    """Compare every record with the CRC-32C of the index as it is read."""
+
+    on_corrupt: str = "raise"
+    """``raise`` stops at an unreadable record and names it; ``skip`` reads another record of the split, always the
+    same one, in its place and counts it."""
+
+    def check(self) -> None:
+        """Raises ValueError naming the key to change."""
+        _require(self.split in (*SPLITS, "all"), "data.split", f"one of {', '.join(SPLITS)}, all", self.split)
+        _require(self.order in ORDERS, "data.order", f"one of {', '.join(ORDERS)}", self.order)
+        _require(self.window_shards >= 1, "data.window_shards", "at least 1", self.window_shards)
+        _require(self.threads >= 1, "data.threads", "at least 1", self.threads)
+        _require(self.prefetch >= 1, "data.prefetch", "at least 1", self.prefetch)
+        _require(self.on_corrupt in ON_CORRUPT, "data.on_corrupt", f"one of {', '.join(ON_CORRUPT)}", self.on_corrupt)
+
+
+@dataclass
+class SignalConfig:
+    """From ADC units as recorded to what the model sees. Augmentations act in training only, keyed by record."""
+
+    rate_hz: int = 250
+    """Sampling rate of the model's input; the source's rate must be a whole multiple of it."""
+
+    crop_seconds: float = 0.0
+    """Length of the model's input: a random crop in training, the middle in evaluation. 0 keeps the whole record."""
+
+    scaling: str = "global"
+    """``global`` divides by ``scale_mv``: amplitude, which carries diagnosis, survives. ``lead_rms`` divides each lead
+    by its own root mean square: destroys voltage criteria and ST level. ``lead_zscore`` also subtracts the mean:
+    destroys the baseline as well."""
+
+    scale_mv: float = 0.25
+    """Millivolt that become 1.0 under ``scaling: global``."""
+
+    clip_mv: float = 5.0
+    """Samples beyond this many millivolt either way are clipped to it; 0 leaves them."""
+
+    highpass_hz: float = 0.0
+    """Zero-phase high-pass against baseline wander, usually 0.5; 0 is off. It bends the ST segment, which is
+    where infarction shows, and the run warns of it."""
+
+    lead_dropout: float = 0.0
+    """Augmentation: probability that a lead is withheld as if it had not been recorded; one always stays."""
+
+    gain_jitter: float = 0.0
+    """Augmentation: standard deviation of the logarithm of one factor common to all leads of a record, so that
+    limb-lead identities hold."""
+
+    noise_mv: float = 0.0
+    """Augmentation: standard deviation of white noise, in millivolt, drawn at the electrodes so that limb-lead
+    identities hold."""
+
+    wander_mv: float = 0.0
+    """Augmentation: amplitude, in millivolt, of slow baseline wander (0.05 to 0.5 Hz), drawn at the electrodes."""
+
+    def check(self) -> None:
+        """Raises ValueError naming the key to change."""
+        _require(self.rate_hz >= 1, "signal.rate_hz", "at least 1", self.rate_hz)
+        _require(self.crop_seconds >= 0, "signal.crop_seconds", "0 (whole record) or positive", self.crop_seconds)
+        _require(self.scaling in SCALINGS, "signal.scaling", f"one of {', '.join(SCALINGS)}", self.scaling)
+        _require(self.scale_mv > 0, "signal.scale_mv", "positive", self.scale_mv)
+        _require(self.clip_mv >= 0, "signal.clip_mv", "0 (off) or positive", self.clip_mv)
+        _require(self.highpass_hz >= 0, "signal.highpass_hz", "0 (off) or positive", self.highpass_hz)
+        _require(0 <= self.lead_dropout < 1, "signal.lead_dropout", "in [0, 1)", self.lead_dropout)
+        for name in ("gain_jitter", "noise_mv", "wander_mv"):
+            _require(getattr(self, name) >= 0, f"signal.{name}", "0 (off) or positive", getattr(self, name))
