@@ -1,0 +1,210 @@
+"""What a run trains for, how it steps, and what it keeps: the configuration of the training house.
+
+Imports nothing heavy: every process that only reads a configuration loads this module.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+PRECISIONS = ("fp32", "bf16")
+ZERO_STAGES = (0, 1, 2, 3)
+COMPILE_MODES = ("off", "blocks")
+
+
+def _at_least(key: str, value: float, bound: float) -> None:
+    if not value >= bound:
+        raise ValueError(f"{key}={value} must be at least {bound}")
+
+
+@dataclass
+class TrainConfig:
+    """How long to train and on how large a batch."""
+
+    steps: int = 10_000
+    """Optimiser steps of the whole run; the schedules end here."""
+
+    stop_at: int | None = None
+    """Save and leave cleanly (exit code 0) after this step; the schedules still span ``steps``. Resuming without it,
+    or with a later one, goes on from there."""
+
+    seed: int = 0
+    """Seeds the initial weights, the order of records, the masks and the augmentations."""
+
+    global_batch_size: int = 256
+    """Records per optimiser step over all ranks; must be a multiple of the world size."""
+
+    micro_batch_size: int = 64
+    """Largest number of records a rank puts through the model at once. Accumulation is derived: the fewest equal
+    micro-batches that respect this."""
+
+    num_threads: int = 0
+    """Threads of torch's CPU operations per process; 0 is the cores this process may use, shared out among the local ranks."""
+
+    activation_checkpointing: bool = False
+    """Recompute the blocks' activations in the backward pass: less memory, about a third more arithmetic."""
+
+    compile: str = "off"
+    """``off``, or ``blocks`` to run torch.compile on each transformer block (needs a compiler on the machine)."""
+
+    validate_every: int = 0
+    """Steps between validation losses on a fixed subset of the ``val`` split with fixed masks; 0 never validates."""
+
+    validate_records: int = 256
+    """Records of the fixed validation subset, fewer where the split is smaller."""
+
+    max_skipped_in_a_row: int = 8
+    """Stop with a report after this many consecutive steps with a non-finite loss or gradient."""
+
+    def check(self) -> None:
+        _at_least("train.steps", self.steps, 1)
+        if self.stop_at is not None:
+            _at_least("train.stop_at", self.stop_at, 1)
+        _at_least("train.seed", self.seed, 0)
+        _at_least("train.global_batch_size", self.global_batch_size, 1)
+        _at_least("train.micro_batch_size", self.micro_batch_size, 1)
+        _at_least("train.num_threads", self.num_threads, 0)
+        _at_least("train.validate_every", self.validate_every, 0)
+        _at_least("train.validate_records", self.validate_records, 1)
+        _at_least("train.max_skipped_in_a_row", self.max_skipped_in_a_row, 1)
+        if self.compile not in COMPILE_MODES:
+            raise ValueError(f"train.compile={self.compile!r} is none of {', '.join(COMPILE_MODES)}")
+
+
+@dataclass
+class OptimConfig:
+    """AdamW and its schedules: linear warm-up, then a cosine down to ``final_lr``."""
+
+    lr: float = 1e-3
+    """Learning rate at the end of the warm-up."""
+
+    final_lr: float = 1e-5
+    """Learning rate at the last step."""
+
+    warmup_steps: int = 500
+    """Steps of linear warm-up from ``lr / warmup_steps``."""
+
+    weight_decay: float = 0.05
+    """Decoupled weight decay of matrices at the first step; norms, biases, tokens and embeddings have none."""
+
+    final_weight_decay: float | None = None
+    """Weight decay at the last step, reached by a cosine; None keeps ``weight_decay`` throughout."""
+
+    beta1: float = 0.9
+    """Decay of the first moment."""
+
+    beta2: float = 0.95
+    """Decay of the second moment."""
+
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this global L2 norm; 0 never clips."""
+
+    def check(self) -> None:
+        if not self.lr > 0:
+            raise ValueError(f"optim.lr={self.lr} must be above 0")
+        if not 0 <= self.final_lr <= self.lr:
+            raise ValueError(f"optim.final_lr={self.final_lr} must lie between 0 and optim.lr={self.lr}")
+        _at_least("optim.warmup_steps", self.warmup_steps, 0)
+        _at_least("optim.weight_decay", self.weight_decay, 0)
+        if self.final_weight_decay is not None:
+            _at_least("optim.final_weight_decay", self.final_weight_decay, 0)
+        for key, beta in (("optim.beta1", self.beta1), ("optim.beta2", self.beta2)):
+            if not 0 <= beta < 1:
+                raise ValueError(f"{key}={beta} must lie in [0, 1)")
+        if not self.eps > 0:
+            raise ValueError(f"optim.eps={self.eps} must be above 0")
+        _at_least("optim.clip_norm", self.clip_norm, 0)
+
+
+@dataclass
+class EngineConfig:
+    """Precision and DeepSpeed's ZeRO stage."""
+
+    zero_stage: int = 1
+    """What is partitioned over ranks: 0 nothing, 1 optimiser state, 2 and gradients, 3 and weights."""
+
+    precision: str = "bf16"
+    """``bf16`` (weights and activations bfloat16, master weights and moments float32) or ``fp32``."""
+
+    timeout_s: float = 1800.0
+    """How long a collective may wait for a rank before the process group gives up."""
+
+    deepspeed: dict[str, Any] = field(default_factory=dict)
+    """Raw DeepSpeed options, merged last over the generated configuration."""
+
+    def check(self) -> None:
+        if self.zero_stage not in ZERO_STAGES:
+            raise ValueError(f"engine.zero_stage={self.zero_stage} is none of 0, 1, 2, 3")
+        if self.precision not in PRECISIONS:
+            reason = "; fp16 is not offered: its loss scaling is not proven here" if self.precision == "fp16" else ""
+            raise ValueError(f"engine.precision={self.precision!r} is none of {', '.join(PRECISIONS)}{reason}")
+        if self.precision == "bf16" and self.zero_stage == 0:
+            raise ValueError(
+                "engine.zero_stage=0 with engine.precision=bf16 is refused: DeepSpeed 0.19.8 then follows a wrong loss "
+                "curve; take engine.zero_stage=1 (same memory on one rank) or engine.precision=fp32"
+            )
+        if not self.timeout_s > 0:
+            raise ValueError(f"engine.timeout_s={self.timeout_s} must be above 0")
+
+
+@dataclass
+class CheckpointConfig:
+    """When state is saved and what is kept."""
+
+    every: int = 500
+    """Steps between checkpoints; the last step, a stop and a signal always save. 0 saves only then."""
+
+    keep: int = 3
+    """Newest checkpoints to keep; 0 keeps all. A checkpoint holding a file named ``pinned`` is never removed."""
+
+    keep_every: int = 0
+    """Checkpoints whose step is a multiple of this are kept for good; 0 for none."""
+
+    background: bool = True
+    """Write on a thread after a snapshot to host memory, while training goes on."""
+
+    allow_changes: bool = False
+    """Resume although the model, the data set or the batch size differs from the checkpoint's (the differences are logged)."""
+
+    def check(self) -> None:
+        _at_least("checkpoint.every", self.every, 0)
+        _at_least("checkpoint.keep", self.keep, 0)
+        _at_least("checkpoint.keep_every", self.keep_every, 0)
+
+
+@dataclass
+class MonitorConfig:
+    """What a run tells, and how often."""
+
+    log_every: int = 10
+    """Steps between log lines, metrics and TensorBoard scalars."""
+
+    figures_every: int = 0
+    """Steps between figures in TensorBoard (reconstruction per lead, lead weights); 0 draws none."""
+
+    tensorboard: bool = True
+    """Write TensorBoard events below the run directory."""
+
+    spike_zscore: float = 8.0
+    """A loss this many robust standard deviations above the recent median is logged with its records; 0 never."""
+
+    hang_factor: float = 50.0
+    """No step for this many median step times (never sooner than ``hang_floor_s``) writes every rank's stacks into the
+    run directory and ends the job; 0 never watches."""
+
+    hang_floor_s: float = 300.0
+    """The watchdog never fires sooner than this."""
+
+    peak_tflops: float | None = None
+    """Peak dense TFLOP/s of one device in this precision, for model FLOP utilisation; unknown devices report none."""
+
+    def check(self) -> None:
+        _at_least("monitor.log_every", self.log_every, 1)
+        _at_least("monitor.figures_every", self.figures_every, 0)
+        _at_least("monitor.spike_zscore", self.spike_zscore, 0)
+        _at_least("monitor.hang_factor", self.hang_factor, 0)
+        _at_least("monitor.hang_floor_s", self.hang_floor_s, 0)
+        if self.peak_tflops is not None and not self.peak_tflops > 0:
+            raise ValueError(f"monitor.peak_tflops={self.peak_tflops} must be above 0")
