@@ -1,0 +1,200 @@
+"""What a model is and what is hidden from it: the ``model:`` and ``mask:`` sections of a run. Imports no torch."""
+
+from dataclasses import dataclass, field
+
+KINDS = ("lamae", "independent", "aligned", "mean", "joint")
+READY_KINDS = ("lamae", "independent")
+SCOPES = ("summary", "aligned", "joint")
+POSITIONS = ("sincos", "learned")
+LOSSES = ("mse", "huber")
+ATTENTIONS = ("auto", "eager", "sdpa", "triton")
+
+MASK_KINDS = ("grid", "random", "time", "block", "lead", "mixed")
+READY_MASK_KINDS = ("grid", "random")
+
+
+@dataclass
+class ModelConfig:
+    """Architecture. Sizes are named runs under ``configs/pretrain``; docs/model.md says why each default is what it is."""
+
+    kind: str = "lamae"
+    """lamae; or a baseline from the same parts: independent (no exchange between leads), aligned (independent plus
+    a pull between the leads' representations), mean (averages where LAMAE attends), joint (one transformer over
+    all tokens)."""
+
+    patch_size: int = 25
+    """Samples per patch, at ``signal.rate_hz``; the record's length must be a multiple of it."""
+
+    width: int = 192
+    """Width of encoder and latents; a multiple of ``heads``, and even."""
+
+    depth: int = 6
+    """Encoder blocks, applied to every lead on its own with the same weights."""
+
+    heads: int = 3
+    """Attention heads of encoder and latent attention."""
+
+    mlp_ratio: float = 4.0
+    """Hidden width of every MLP over its input width."""
+
+    scope: str = "aligned"
+    """What the latent attention connects: summary (one token per lead), aligned (the leads' tokens of one instant,
+    their summaries among themselves), joint (all visible tokens)."""
+
+    latent_depth: int = 2
+    """Latent attention blocks."""
+
+    decoder_width: int = 96
+    """Width of the decoder, shared by the leads; even, and a multiple of ``decoder_heads``."""
+
+    decoder_depth: int = 1
+    """Decoder blocks."""
+
+    decoder_heads: int = 3
+    """Attention heads of the decoder."""
+
+    positions: str = "sincos"
+    """Time positions of patches: sincos (any length), or learned (lengths up to ``max_patches``)."""
+
+    max_patches: int = 256
+    """Longest record, in patches, that learned positions cover; no effect with sincos."""
+
+    lead_embedding: bool = True
+    """Tell encoder and decoder which lead a token belongs to. Off only with masks that hide no whole lead."""
+
+    match_parameters: bool = False
+    """Give ``independent`` and ``aligned`` as many further encoder blocks as LAMAE has latent blocks; no effect on
+    the other kinds."""
+
+    align_weight: float = 2.0
+    """``aligned`` only: final weight of the pull between leads; a sigmoid of the training progress starts it at 0."""
+
+    loss: str = "mse"
+    """Reconstruction loss per sample: mse, or huber (quadratic below ``huber_delta``, linear above)."""
+
+    huber_delta: float = 1.0
+    """Where ``huber`` turns linear, in the model's input units."""
+
+    normalize_targets: bool = False
+    """Reconstruct patches with mean 0 and variance 1. Destroys amplitude: voltage criteria and ST level are lost."""
+
+    attention: str = "auto"
+    """Implementation of latent attention: auto (chosen by device, logged with the reason), eager, sdpa, triton."""
+
+    def check(self) -> None:
+        """Raises ValueError naming the key to change."""
+        _one_of("model.kind", self.kind, KINDS, ready=READY_KINDS)
+        _one_of("model.scope", self.scope, SCOPES)
+        _one_of("model.positions", self.positions, POSITIONS)
+        _one_of("model.loss", self.loss, LOSSES)
+        _one_of("model.attention", self.attention, ATTENTIONS)
+        for name in ("patch_size", "width", "heads", "decoder_width", "decoder_heads", "max_patches"):
+            _at_least(f"model.{name}", getattr(self, name), 1)
+        for name in ("depth", "latent_depth", "decoder_depth"):
+            _at_least(f"model.{name}", getattr(self, name), 0)
+        for prefix in ("", "decoder_"):
+            width, heads = getattr(self, f"{prefix}width"), getattr(self, f"{prefix}heads")
+            if width % heads or width % 2:
+                raise ValueError(
+                    f"model.{prefix}width={width} must be even and a multiple of model.{prefix}heads={heads}"
+                )
+        if self.mlp_ratio <= 0:
+            raise ValueError(f"model.mlp_ratio={self.mlp_ratio} must be above 0")
+        if self.align_weight < 0:
+            raise ValueError(f"model.align_weight={self.align_weight} must not be negative")
+        if self.huber_delta <= 0:
+            raise ValueError(f"model.huber_delta={self.huber_delta} must be above 0")
+
+
+@dataclass
+class MaskConfig:
+    """What is hidden in pretraining, drawn per record from (train.seed, epoch, row)."""
+
+    kind: str = "grid"
+    """grid (whole leads, and the same instants in all the others), random (each lead its own patches), time (one span
+    in every lead), block (one span per lead), lead (whole leads only), mixed (drawn by ``weights``)."""
+
+    limb_tied: bool = True
+    """The six limb leads are hidden or visible together: any two of them determine the other four."""
+
+    hidden_leads: int = 3
+    """grid and lead: how many leads are hidden. With ``limb_tied``: how many chest leads while the limb leads show."""
+
+    limb_hidden_share: float = 0.2
+    """grid and lead with ``limb_tied``: share of records whose six limb leads are hidden and chest leads all show."""
+
+    ratio: float = 0.5
+    """Share of the patches hidden in time, in every lead that is not hidden wholly; no effect on kind lead."""
+
+    record_only_share: float = 0.25
+    """grid and lead: share of records whose hidden leads are decoded from the record embedding alone; trains the
+    pooling."""
+
+    weights: dict[str, float] = field(default_factory=lambda: {"grid": 0.5, "random": 0.25, "time": 0.25})
+    """mixed only: relative frequency of each kind."""
+
+    def check(self) -> None:
+        """Raises ValueError naming the key to change."""
+        _one_of("mask.kind", self.kind, MASK_KINDS, ready=READY_MASK_KINDS)
+        most = 5 if self.limb_tied else 11
+        if not 1 <= self.hidden_leads <= most and self.kind in ("grid", "lead"):
+            tied = "with mask.limb_tied=true they are chest leads" if self.limb_tied else "one lead must stay visible"
+            raise ValueError(f"mask.hidden_leads={self.hidden_leads} must lie in 1..{most}: {tied}")
+        if not 0 < self.ratio < 1 and self.kind != "lead":
+            raise ValueError(f"mask.ratio={self.ratio} must lie between 0 and 1 (both excluded)")
+        for name in ("limb_hidden_share", "record_only_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"mask.{name}={getattr(self, name)} must lie in 0..1")
+        if self.kind == "mixed":
+            for kind, weight in self.weights.items():
+                _one_of("mask.weights", kind, MASK_KINDS[:-1])
+                if weight < 0:
+                    raise ValueError(f"mask.weights.{kind}={weight} must not be negative")
+            if not sum(self.weights.values()) > 0:
+                raise ValueError("mask.weights must give at least one kind a weight above 0")
+
+
+def check_together(model: ModelConfig, mask: MaskConfig, *, num_samples: int) -> None:
+    """What only the whole run can tell: model, masks and record length fit. Raises ValueError naming the key."""
+    if num_samples % model.patch_size:
+        raise ValueError(
+            f"model.patch_size={model.patch_size} does not divide the record's {num_samples} samples "
+            "(signal.rate_hz times its seconds)"
+        )
+    num_patches = num_samples // model.patch_size
+    if num_patches < 2:
+        raise ValueError(
+            f"model.patch_size={model.patch_size} leaves {num_patches} patch per lead; at least 2 are needed"
+        )
+    if model.positions == "learned" and num_patches > model.max_patches:
+        raise ValueError(
+            f"model.max_patches={model.max_patches} is below the record's {num_patches} patches; raise it or use "
+            "model.positions=sincos"
+        )
+    kinds = [k for k, w in mask.weights.items() if w > 0] if mask.kind == "mixed" else [mask.kind]
+    if not model.lead_embedding and {"grid", "lead"} & set(kinds):
+        raise ValueError(
+            "model.lead_embedding=false cannot go with a mask.kind that hides whole leads: the decoder could not "
+            "know which lead is asked for"
+        )
+    if kinds == ["lead"] and model.kind in ("independent", "aligned"):
+        raise ValueError(
+            f"mask.kind=lead leaves model.kind={model.kind} nothing to learn: it reconstructs no lead from another"
+        )
+
+
+def num_visible(mask: MaskConfig, num_patches: int) -> int:
+    """Patches that stay visible in a lead that is not hidden wholly: at least one, at most all but one."""
+    return min(max(round(num_patches * (1 - mask.ratio)), 1), num_patches - 1)
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...], *, ready: tuple[str, ...] | None = None) -> None:
+    if value not in allowed:
+        raise ValueError(f"{key}={value} is none of {', '.join(allowed)}")
+    if ready is not None and value not in ready:
+        raise ValueError(f"{key}={value} is not implemented yet; use one of {', '.join(ready)}")
+
+
+def _at_least(key: str, value: int, least: int) -> None:
+    if value < least:
+        raise ValueError(f"{key}={value} must be at least {least}")
