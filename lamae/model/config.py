@@ -15,7 +15,7 @@ READY_MASK_KINDS = ("grid", "random")
 
 @dataclass
 class ModelConfig:
-    """Architecture. Sizes are named runs under ``configs/pretrain``; docs/model.md says why each default is what it is."""
+    """Architecture. Sizes are named runs under ``configs/pretrain``; docs/model.md gives each default its reason."""
 
     kind: str = "lamae"
     """lamae; or a baseline from the same parts: independent (no exchange between leads), aligned (independent plus

@@ -1,0 +1,204 @@
+"""What each record shows and what is asked for: a pure function of (seed, epoch, row) and of the leads it has.
+
+Masks are drawn with integer tensor operations alone, record by record, so they are the same on any device, in any
+batch and at any world size. Shapes depend on the configuration only: a record that shows fewer leads than there are
+slots leaves slots empty.
+
+B batch, L leads (12), N patches, V slots for visible leads, S visible patches per slot.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from lamae.model.config import MaskConfig, num_visible
+from sharding.leads import CHEST_LEADS, LIMB_LEADS, NUM_LEADS
+
+_LIMB = slice(LIMB_LEADS[0], LIMB_LEADS[-1] + 1)
+_CHEST = slice(CHEST_LEADS[0], CHEST_LEADS[-1] + 1)
+# Streams of random numbers of one record; a number is never used for two purposes.
+_STREAM_LEADS, _STREAM_TIMES, _STREAM_LIMB_HIDDEN, _STREAM_RECORD_ONLY = range(4)
+
+
+@dataclass(frozen=True)
+class Mask:
+    """The visible rectangle of every record, and the patches it is asked for."""
+
+    lead_BV: Tensor
+    """int64: lead in each slot; 0 in an empty slot."""
+
+    slot_BV: Tensor
+    """bool: the slot holds a visible lead."""
+
+    patch_BVS: Tensor
+    """int64: the visible patches of each slot, ascending."""
+
+    hidden_BLN: Tensor
+    """bool: patches of present leads that are not visible."""
+
+    record_only_B: Tensor
+    """bool: wholly hidden leads of this record are decoded from the record embedding and their identity alone."""
+
+    shared_times: bool
+    """All slots of a record show the same patches."""
+
+    def to(self, device: torch.device | str) -> Self:
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return type(self)(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()})
+
+    @property
+    def num_patches(self) -> int:
+        return self.hidden_BLN.shape[2]
+
+    @property
+    def visible_lead_BL(self) -> Tensor:
+        """bool [B, 12]: leads that show at least one patch."""
+        counts_BL = self.slot_BV.new_zeros(self.slot_BV.shape[0], NUM_LEADS, dtype=torch.int64)
+        return counts_BL.scatter_add(1, self.lead_BV, self.slot_BV.long()) > 0
+
+
+def draw_mask(
+    config: MaskConfig, *, seed: int, epoch_B: Tensor, row_B: Tensor, lead_mask_BL: Tensor, num_patches: int
+) -> Mask:
+    """The masks of a batch, on ``lead_mask_BL``'s device.
+
+    Args:
+        config: the ``mask:`` section.
+        seed: of the run.
+        epoch_B: int64, which pass over the data.
+        row_B: int64, the record's row in the index.
+        lead_mask_BL: bool [B, 12], leads that the record has. Others are neither shown nor asked for.
+        num_patches: patches per lead.
+    """
+    key_B = _record_keys(seed, epoch_B.to(lead_mask_BL.device), row_B.to(lead_mask_BL.device))
+    if config.kind == "grid":
+        visible_BL = _visible_leads(config, key_B, lead_mask_BL)
+        slots = NUM_LEADS - config.hidden_leads
+        times_BGN = _random_BK(key_B, _STREAM_TIMES, num_patches)[:, None, :]
+        record_only_B = _chance(key_B, _STREAM_RECORD_ONLY, config.record_only_share)
+    elif config.kind == "random":
+        visible_BL, slots = lead_mask_BL, NUM_LEADS
+        times_BGN = _per_lead_times(config, key_B, num_patches)
+        record_only_B = torch.zeros_like(lead_mask_BL[:, 0])
+    else:
+        raise NotImplementedError(config.kind)  # MaskConfig.check refuses it in a run
+    num_shown = num_visible(config, num_patches)
+    shown_BGS = times_BGN.argsort(dim=2, stable=True)[:, :, :num_shown].sort(dim=2).values
+    return _assemble(
+        visible_BL, lead_mask_BL, shown_BGS, slots=slots, num_patches=num_patches, record_only_B=record_only_B
+    )
+
+
+def show_all(lead_mask_BL: Tensor, *, num_patches: int) -> Mask:
+    """The mask that hides nothing: what embedding uses."""
+    shown_BGS = torch.arange(num_patches, device=lead_mask_BL.device).expand(len(lead_mask_BL), 1, -1)
+    nothing_B = torch.zeros_like(lead_mask_BL[:, 0])
+    return _assemble(
+        lead_mask_BL, lead_mask_BL, shown_BGS, slots=NUM_LEADS, num_patches=num_patches, record_only_B=nothing_B
+    )
+
+
+def _assemble(
+    visible_BL: Tensor,
+    present_BL: Tensor,
+    shown_BGS: Tensor,
+    *,
+    slots: int,
+    num_patches: int,
+    record_only_B: Tensor,
+) -> Mask:
+    """G is 1 where all leads of a record show the same patches, else 12."""
+    # A stable sort on "not visible" lists the visible leads first, in canonical order.
+    lead_BV = (~visible_BL).to(torch.int8).argsort(dim=1, stable=True)[:, :slots]
+    slot_BV = visible_BL.gather(1, lead_BV)
+    lead_BV = lead_BV.masked_fill(~slot_BV, 0)
+    shared = shown_BGS.shape[1] == 1
+    shown_BLS = shown_BGS.expand(-1, NUM_LEADS, -1)
+    patch_BVS = shown_BLS.gather(1, lead_BV[:, :, None].expand(-1, -1, shown_BLS.shape[2]))
+    if shared:
+        patch_BVS = shown_BGS.expand(-1, slots, -1)
+    shown_BLN = torch.zeros(*visible_BL.shape, num_patches, dtype=torch.bool, device=visible_BL.device)
+    shown_BLN = shown_BLN.scatter(2, shown_BLS, True) & visible_BL[:, :, None]
+    return Mask(
+        lead_BV=lead_BV,
+        slot_BV=slot_BV,
+        patch_BVS=patch_BVS,
+        hidden_BLN=present_BL[:, :, None] & ~shown_BLN,
+        record_only_B=record_only_B,
+        shared_times=shared,
+    )
+
+
+def _visible_leads(config: MaskConfig, key_B: Tensor, present_BL: Tensor) -> Tensor:
+    """bool [B, 12]: never more leads than ``12 - hidden_leads``, at least one where the record has any."""
+    order_BL = _random_BK(key_B, _STREAM_LEADS, NUM_LEADS)
+    if not config.limb_tied:
+        num_present_B = present_BL.sum(1)
+        num_hidden_B = (num_present_B * config.hidden_leads + 6) // 12
+        num_hidden_B = torch.minimum(num_hidden_B, (num_present_B - 1).clamp(min=0))
+        return _all_but_first(present_BL, order_BL, num_hidden_B)
+    limb_BL, chest_BL = present_BL[:, _LIMB], present_BL[:, _CHEST]
+    has_limb_B, num_chest_B = limb_BL.any(1), chest_BL.sum(1)
+    hide_limb_B = _chance(key_B, _STREAM_LIMB_HIDDEN, config.limb_hidden_share) & has_limb_B & (num_chest_B > 0)
+    # Of fewer chest leads proportionally fewer are hidden; without limb leads one of them must show.
+    num_hidden_B = (num_chest_B * config.hidden_leads + 3) // 6
+    num_hidden_B = torch.where(has_limb_B, num_hidden_B, torch.minimum(num_hidden_B, (num_chest_B - 1).clamp(min=0)))
+    num_hidden_B = num_hidden_B.masked_fill(hide_limb_B, 0)
+    shown_chest_BL = _all_but_first(chest_BL, order_BL[:, _CHEST], num_hidden_B)
+    return torch.cat([limb_BL & ~hide_limb_B[:, None], shown_chest_BL], dim=1)
+
+
+def _all_but_first(present_BK: Tensor, order_BK: Tensor, num_hidden_B: Tensor) -> Tensor:
+    """``present_BK`` without the ``num_hidden_B`` present entries that come first by ``order_BK``."""
+    last = torch.iinfo(torch.int64).max
+    rank_BK = order_BK.masked_fill(~present_BK, last).argsort(dim=1, stable=True).argsort(dim=1, stable=True)
+    return present_BK & (rank_BK >= num_hidden_B[:, None])
+
+
+def _per_lead_times(config: MaskConfig, key_B: Tensor, num_patches: int) -> Tensor:
+    """Random order of the patches of every lead [B, 12, N]; one order for the six limb leads where they are tied."""
+    times_BLN = _random_BK(key_B, _STREAM_TIMES, NUM_LEADS * num_patches).view(-1, NUM_LEADS, num_patches)
+    if not config.limb_tied:
+        return times_BLN
+    limb_BLN = times_BLN[:, :1].expand(-1, len(LIMB_LEADS), -1)
+    return torch.cat([limb_BLN, times_BLN[:, _CHEST]], dim=1)
+
+
+# --- random numbers: a counter through the finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) ---------------
+
+
+def _record_keys(seed: int, epoch_B: Tensor, row_B: Tensor) -> Tensor:
+    key_B = _mix(torch.full_like(row_B, _signed(seed)))
+    return _mix(_mix(key_B ^ epoch_B) ^ row_B)
+
+
+def _random_BK(key_B: Tensor, stream: int, count: int) -> Tensor:
+    """int64 [B, count], uniform over 0..2^63-1."""
+    counter_K = torch.arange(count, dtype=torch.int64, device=key_B.device)
+    stream_B = _mix(key_B + _signed((stream + 1) * 0x9E3779B97F4A7C15))
+    return _mix(stream_B[:, None] ^ counter_K) & torch.iinfo(torch.int64).max
+
+
+def _chance(key_B: Tensor, stream: int, share: float) -> Tensor:
+    """bool [B], true in the given share of records."""
+    return (_random_BK(key_B, stream, 1)[:, 0] >> 10) < round(share * 2**53)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = x + _signed(0x9E3779B97F4A7C15)
+    x = (x ^ _shift_right(x, 30)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _shift_right(x, 27)) * _signed(0x94D049BB133111EB)
+    return x ^ _shift_right(x, 31)
+
+
+def _shift_right(x: Tensor, bits: int) -> Tensor:
+    """Logical shift: torch's ``>>`` on int64 drags the sign along."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _signed(value: int) -> int:
+    """The int64 with the same 64 bits."""
+    value &= (1 << 64) - 1
+    return value - (1 << 64) if value >> 63 else value
