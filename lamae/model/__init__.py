@@ -1,1 +1,1 @@
-"""Patches, masking, encoder, latent attention, decoder: LAMAE and its baselines from the same parts."""
+"""LAMAE and its baselines: masking, encoder, latent attention, decoder, loss."""

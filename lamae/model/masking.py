@@ -7,7 +7,7 @@ slots leaves slots empty.
 B batch, L leads (12), N patches, V slots for visible leads, S visible patches per slot.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import torch
@@ -45,8 +45,8 @@ class Mask:
     """All slots of a record show the same patches."""
 
     def to(self, device: torch.device | str) -> Self:
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return type(self)(**{k: v.to(device) if isinstance(v, Tensor) else v for k, v in moved.items()})
+        tensors = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "shared_times"}
+        return replace(self, **tensors)
 
     @property
     def num_patches(self) -> int:

@@ -1,0 +1,133 @@
+"""From signal to latents: patches, the encoder shared by all leads, and the exchange between the leads.
+
+B batch, L leads (12), N patches, P samples per patch, V slots for leads, S patches per slot, T = 1 + S tokens per slot
+(its summary first), D width, H heads.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lamae.kernels import cross_lead_attention, sequence_attention
+from lamae.model.config import ModelConfig
+from lamae.model.layers import Attend, Block, Positions, invert_rows, linear, move_rows
+from lamae.model.masking import Mask
+from sharding.leads import NUM_LEADS
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Tokens of the visible leads."""
+
+    z_BVTD: Tensor
+    """The summary of every slot, then its patches."""
+
+    valid_BVT: Tensor
+    """bool: the token stands for something visible."""
+
+    patch_BVS: Tensor
+    """int64: which patch each token after the summary is."""
+
+    lead_BV: Tensor
+    slot_BV: Tensor
+
+    @property
+    def summary_BVD(self) -> Tensor:
+        return self.z_BVTD[:, :, 0]
+
+    @property
+    def tokens_BVSD(self) -> Tensor:
+        return self.z_BVTD[:, :, 1:]
+
+
+class Encoder(nn.Module):
+    """Encodes the visible patches of every lead on their own, with the same weights for all leads."""
+
+    def __init__(self, config: ModelConfig, *, depth: int) -> None:
+        super().__init__()
+        self.patch_size = config.patch_size
+        self.embed = linear(config.patch_size, config.width)
+        self.positions = Positions(config.positions, config.width, config.max_patches)
+        self.summary = nn.Parameter(torch.randn(config.width) * 0.02)
+        self.lead = nn.Parameter(torch.randn(NUM_LEADS, config.width) * 0.02) if config.lead_embedding else None
+        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.mlp_ratio) for _ in range(depth))
+
+    def forward(self, x_BLT: Tensor, mask: Mask) -> Latents:
+        weight = self.embed.weight
+        x_BRP = x_BLT.to(weight.dtype).unflatten(2, (-1, self.patch_size)).flatten(1, 2)
+        row_BVS = mask.lead_BV[:, :, None] * mask.num_patches + mask.patch_BVS
+        B, V, S = row_BVS.shape
+        picked = row_BVS.flatten(1)[:, :, None].expand(-1, -1, self.patch_size)
+        tokens_BVSD = self.embed(x_BRP.gather(1, picked)).view(B, V, S, -1)
+        tokens_BVSD = tokens_BVSD + self.positions(mask.num_patches, weight)[mask.patch_BVS]
+        z = torch.cat([self.summary.to(weight.dtype).expand(B, V, 1, -1), tokens_BVSD], dim=2)
+        if self.lead is not None:
+            z = z + self.lead[mask.lead_BV][:, :, None]
+        for block in self.blocks:
+            z = block(z, attend_within_lead)
+        return Latents(
+            z_BVTD=z,
+            valid_BVT=mask.slot_BV[:, :, None].expand(-1, -1, 1 + S),
+            patch_BVS=mask.patch_BVS,
+            lead_BV=mask.lead_BV,
+            slot_BV=mask.slot_BV,
+        )
+
+
+class Exchange(nn.Module):
+    """Lets the visible leads inform each other in latent space."""
+
+    def __init__(self, config: ModelConfig, *, scope: str, depth: int) -> None:
+        super().__init__()
+        self.scope = scope
+        self.implementation = None if config.attention == "auto" else config.attention
+        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.mlp_ratio) for _ in range(depth))
+
+    def forward(self, latents: Latents) -> Tensor:
+        """New ``z_BVTD``. Scope aligned needs latents on a shared grid of instants (``on_shared_grid``)."""
+        z, attend = latents.z_BVTD, self._attend(latents)
+        if self.scope != "summary":
+            for block in self.blocks:
+                z = block(z, attend)
+            return z
+        summary = latents.summary_BVD
+        for block in self.blocks:
+            summary = block(summary, attend)
+        return torch.cat([summary[:, :, None], latents.tokens_BVSD], dim=2)
+
+    def _attend(self, latents: Latents) -> Attend:
+        slot_BV, valid_BVT = latents.slot_BV, latents.valid_BVT
+        scopes: dict[str, Callable[[Tensor], Tensor]] = {
+            "summary": lambda qkv: cross_lead_attention(qkv, slot_BV, implementation=self.implementation),
+            "aligned": lambda qkv: cross_lead_attention(
+                qkv.transpose(1, 2), valid_BVT.transpose(1, 2), implementation=self.implementation
+            ).transpose(1, 2),
+            "joint": lambda qkv: sequence_attention(qkv.flatten(1, 2), valid_BVT.flatten(1, 2)).unflatten(
+                1, valid_BVT.shape[1:]
+            ),
+        }
+        return scopes[self.scope]
+
+
+def attend_within_lead(qkv: Tensor) -> Tensor:
+    return sequence_attention(qkv)
+
+
+def on_shared_grid(latents: Latents, *, num_patches: int) -> Latents:
+    """The same tokens laid out so that all slots hold all N instants; what a lead does not show is not valid."""
+    slot, patch = latents.slot_BV, latents.patch_BVS
+    B, V = slot.shape
+    base_V1 = torch.arange(V, device=patch.device)[:, None] * num_patches
+    target_BR = (base_V1 + patch).masked_fill(~slot[:, :, None], -1).flatten(1)
+    source_BK = invert_rows(target_BR, V * num_patches)
+    tokens = move_rows(latents.tokens_BVSD.flatten(1, 2), source_BK, target_BR).view(B, V, num_patches, -1)
+    valid_BVN = (source_BK >= 0).view(B, V, num_patches)
+    return Latents(
+        z_BVTD=torch.cat([latents.z_BVTD[:, :, :1], tokens], dim=2),
+        valid_BVT=torch.cat([slot[:, :, None], valid_BVN], dim=2),
+        patch_BVS=torch.arange(num_patches, device=patch.device).expand(B, V, num_patches),
+        lead_BV=latents.lead_BV,
+        slot_BV=slot,
+    )

@@ -1,0 +1,127 @@
+"""The parts every model is built from: transformer block, positions, pooling, and moving rows between layouts.
+
+B batch, V slots for leads, S patches, T tokens of a lead (its summary, then its patches), D width, H heads.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Attend = Callable[[Tensor], Tensor]
+"""Attention over some axis: packed ``[..., 3, H, D]`` to ``[..., H, D]``."""
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block. It works token by token; ``attend`` alone decides which tokens see each other."""
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention = nn.LayerNorm(width, eps=1e-6)
+        self.qkv = linear(width, 3 * width)
+        self.out = linear(width, width)
+        self.norm_mlp = nn.LayerNorm(width, eps=1e-6)
+        self.mlp_in = linear(width, round(width * mlp_ratio))
+        self.mlp_out = linear(round(width * mlp_ratio), width)
+
+    def forward(self, x: Tensor, attend: Attend) -> Tensor:
+        qkv = self.qkv(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1))
+        x = x + self.out(attend(qkv).flatten(-2))
+        return x + self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(x))))
+
+
+class AttentionPool(nn.Module):
+    """Weighted mean over the leads; a learned query scores every lead's token. Starts as the plain mean."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.zeros(width))
+        self.out = linear(width, width)
+
+    def forward(self, z: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """``z [..., V, D]``, bool ``present [..., V]`` -> pooled ``[..., D]``, weights ``[..., V]`` (float32).
+
+        Where no lead is present all weights are zero.
+        """
+        scores = (z @ self.query).float() * z.shape[-1] ** -0.5
+        weights = masked_softmax(scores, present)
+        pooled = (weights.to(z.dtype).unsqueeze(-2) @ z).squeeze(-2)
+        return self.out(pooled), weights
+
+
+def masked_softmax(scores: Tensor, keep: Tensor) -> Tensor:
+    """Softmax over the last axis among entries to keep; zeros where there are none."""
+    weights = scores.masked_fill(~keep, torch.finfo(scores.dtype).min).softmax(-1)
+    return weights.masked_fill(~keep.any(-1, keepdim=True), 0.0)
+
+
+def linear(width_in: int, width_out: int) -> nn.Linear:
+    layer = nn.Linear(width_in, width_out)
+    nn.init.xavier_uniform_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def sincos_positions(count: int, width: int) -> Tensor:
+    """float32 [count, width]: sines and cosines of geometrically spaced frequencies (Vaswani et al. 2017)."""
+    frequency = torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
+    angle = torch.arange(count)[:, None] * frequency[None, :]
+    return torch.cat([angle.sin(), angle.cos()], dim=1)
+
+
+class Positions(nn.Module):
+    """Where in time a patch lies, as a vector: fixed sines and cosines, or learned."""
+
+    def __init__(self, kind: str, width: int, max_patches: int) -> None:
+        super().__init__()
+        self.width = width
+        self.learned = nn.Parameter(torch.randn(max_patches, width) * 0.02) if kind == "learned" else None
+
+    def forward(self, count: int, like: Tensor) -> Tensor:
+        """[count, width] in ``like``'s dtype, on its device."""
+        if self.learned is not None:
+            return self.learned[:count].to(like.dtype)
+        return sincos_positions(count, self.width).to(like)
+
+
+class _MoveRows(torch.autograd.Function):
+    """Gather where each source row is used at most once, so that the backward is a gather too."""
+
+    @staticmethod
+    def forward(ctx: Any, source_BRD: Tensor, index_BK: Tensor, inverse_BR: Tensor) -> Tensor:
+        ctx.save_for_backward(index_BK, inverse_BR)
+        return _take_rows(source_BRD, index_BK)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        _, inverse_BR = ctx.saved_tensors
+        return _take_rows(grads[0], inverse_BR), None, None
+
+
+def move_rows(source_BRD: Tensor, index_BK: Tensor, inverse_BR: Tensor) -> Tensor:
+    """Row ``index[b, k]`` of ``source[b]`` for every k, zeros where it is -1: [B, K, D].
+
+    ``inverse[b, r]`` is the k that row r went to, or -1; no row goes to two places.
+    """
+    return _MoveRows.apply(source_BRD, index_BK, inverse_BR)
+
+
+def _take_rows(source_BRD: Tensor, index_BK: Tensor) -> Tensor:
+    B, R, D = source_BRD.shape
+    absent_BK = index_BK < 0
+    offset_B1 = torch.arange(B, device=index_BK.device)[:, None] * R
+    flat = (index_BK.clamp(min=0) + offset_B1).flatten()
+    rows = source_BRD.reshape(B * R, D).index_select(0, flat).view(B, -1, D)
+    return rows.masked_fill_(absent_BK[:, :, None], 0)
+
+
+def invert_rows(index_BK: Tensor, num_rows: int) -> Tensor:
+    """For every source row the k with ``index[b, k] == row``, or -1: int64 [B, num_rows]."""
+    B, K = index_BK.shape
+    inverse = index_BK.new_full((B, num_rows + 1), -1)
+    target = torch.where(index_BK < 0, num_rows, index_BK)
+    return inverse.scatter_(1, target, torch.arange(K, device=index_BK.device).expand(B, K))[:, :num_rows]
