@@ -1,0 +1,56 @@
+"""Random numbers as a pure function of (seed, epoch, record, purpose), for whole batches at once.
+
+Neither the batch a record is in, nor its place there, nor the device changes what is drawn: the bits come from
+integer arithmetic (the finaliser of SplitMix64, Steele, Lea and Flood 2014, on a counter), which torch wraps around
+identically everywhere.
+"""
+
+import math
+
+import torch
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+_FLOAT_BITS = 24
+
+
+def _signed(word: int) -> int:
+    """The int64 with the same bits as ``word`` modulo 2^64."""
+    word &= (1 << 64) - 1
+    return word - (1 << 64) if word >> 63 else word
+
+
+def _mix(words: torch.Tensor) -> torch.Tensor:
+    words = (words ^ _shift_right(words, 30)) * _signed(_MULTIPLIERS[0])
+    words = (words ^ _shift_right(words, 27)) * _signed(_MULTIPLIERS[1])
+    return words ^ _shift_right(words, 31)
+
+
+def _shift_right(words: torch.Tensor, bits: int) -> torch.Tensor:
+    return (words >> bits) & ((1 << (64 - bits)) - 1)  # torch shifts the sign in; mask it away
+
+
+def record_keys(seed: int, epoch_B: torch.Tensor, row_B: torch.Tensor, *, purpose: int) -> torch.Tensor:
+    """int64 ``[B]``: one key per record and purpose. Different purposes give unrelated numbers."""
+    key_B = torch.full_like(row_B, _signed(seed * _GOLDEN + purpose))
+    for part_B in (epoch_B, row_B):
+        key_B = _mix(key_B + part_B * _signed(_GOLDEN) + 1)
+    return key_B
+
+
+def uniform(key_B: torch.Tensor, *shape: int) -> torch.Tensor:
+    """float32 ``[B, *shape]`` in [0, 1), a multiple of 2^-24."""
+    count = math.prod(shape)
+    counter = torch.arange(1, count + 1, device=key_B.device) * _signed(_GOLDEN)
+    bits = _mix(key_B[:, None] + counter)
+    return (_shift_right(bits, 64 - _FLOAT_BITS).float() * 2.0**-_FLOAT_BITS).view(len(key_B), *shape)
+
+
+def normal(key_B: torch.Tensor, *shape: int) -> torch.Tensor:
+    """float32 ``[B, *shape]``, standard normal (Box and Muller), from the same bits as ``uniform``."""
+    count = math.prod(shape)
+    pairs = uniform(key_B, 2, -(-count // 2))
+    radius = torch.sqrt(-2 * torch.log1p(-pairs[:, 0]))
+    angle = 2 * math.pi * pairs[:, 1]
+    both = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)
+    return both[:, :count].reshape(len(key_B), *shape)

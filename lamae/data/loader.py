@@ -1,0 +1,224 @@
+"""From a shard set to batches: reader threads fill a ring of reused buffers ahead of the training loop.
+
+    GlobalOrder.take(position)  ->  rows of this rank's slice  ->  preadv into a free buffer (threads)  ->  Batch
+
+Each optimiser step takes ``global_batch_size`` samples of the global order; rank r of R reads the r-th of R equal
+contiguous slices. The position of the last batch handed out is the loader's whole state.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import TracebackType
+
+import numpy as np
+import torch
+
+from lamae.data.batch import Batch
+from lamae.data.config import DataConfig
+from lamae.data.order import GlobalOrder
+from lamae.data.reader import CorruptRecordError, RecordReader
+from sharding.errors import LamaeError, UsageError
+from sharding.format import ShardSet
+from sharding.leads import NUM_LEADS
+
+# Few enough that all threads work on the batch that is wanted next, many enough to hide the hand-over.
+RECORDS_PER_TASK = 16
+MAX_REPLACEMENTS = 16
+
+
+@dataclass
+class _Slot:
+    """One buffer of the ring and what is being read into it."""
+
+    adc: torch.Tensor
+    views: list[memoryview]
+    rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    epoch: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    samples_consumed: int = 0
+    tasks: list["Future[int]"] = field(default_factory=list)
+    copies: list[torch.cuda.Event] = field(default_factory=list)
+
+    def note_copy(self) -> None:
+        event = torch.cuda.Event()
+        event.record()
+        self.copies.append(event)
+
+    def wait_for_copies(self) -> None:
+        for event in self.copies:
+            event.synchronize()
+        self.copies.clear()
+
+
+class RingLoader(Iterator[Batch]):
+    """Iterator of batches, one per optimiser step, holding this rank's slice of each global batch.
+
+    ``rows`` are the rows of ``shard_set`` that make an epoch (int64). ``samples_consumed`` is where to start: the
+    ``samples_consumed`` of the last batch trained on, at any world size, thread count or global batch size.
+    ``num_batches`` bounds the iteration; None never ends. Use as a context manager, or call ``close()``.
+
+    Raises UsageError where no batch can be made of these arguments; ``next()`` raises LamaeError naming shard,
+    offset and key of a record that cannot be read.
+    """
+
+    def __init__(
+        self,
+        shard_set: ShardSet,
+        rows: np.ndarray,
+        *,
+        config: DataConfig,
+        seed: int,
+        global_batch_size: int,
+        rank: int,
+        world_size: int,
+        samples_consumed: int = 0,
+        num_batches: int | None = None,
+    ) -> None:
+        if len(rows) == 0:
+            raise UsageError(f"{shard_set.root}: no records in data.split={config.split}; choose another split")
+        if global_batch_size % world_size:
+            raise UsageError(
+                f"train.global_batch_size={global_batch_size} must be a multiple of the world size {world_size}"
+            )
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank {rank} is not below world size {world_size}")
+        self.samples_consumed = samples_consumed
+        """Position of the last batch handed out: what a checkpoint stores."""
+        self.wait_s = 0.0
+        """Seconds that ``next()`` has spent waiting for records, in all."""
+        self.num_replaced = 0
+        """Unreadable records handed out as another one so far (``data.on_corrupt=skip``), on this rank."""
+
+        self._rows = np.ascontiguousarray(rows, dtype=np.int64)
+        self._seed = seed
+        self._skip_corrupt = config.on_corrupt == "skip"
+        self._global_batch_size = global_batch_size
+        self._size = global_batch_size // world_size
+        self._rank = rank
+        self._order = GlobalOrder(
+            len(rows),
+            seed=seed,
+            mode=config.order,
+            shards=shard_set.column("shard")[self._rows] if config.order == "window" else None,
+            window_shards=config.window_shards,
+        )
+        self._reader = RecordReader(shard_set, check_crc=config.check_crc)
+        self._position = samples_consumed
+        self._batches_left = num_batches
+        self._num_slots = config.prefetch + 1
+        self._ahead: deque[_Slot] = deque()
+        self._lent: _Slot | None = None
+        self._started = False
+        self._closed = False
+        self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="lamae-reader")
+
+    def __next__(self) -> Batch:
+        if self._closed:
+            raise ValueError("this loader is closed")
+        if not self._started:
+            self._started = True
+            for _ in range(self._num_slots):
+                if self._batches_left != 0:
+                    self._read_ahead(self._new_slot())
+        elif self._lent is not None:
+            lent, self._lent = self._lent, None
+            lent.wait_for_copies()
+            self._read_ahead(lent)
+        if not self._ahead:
+            raise StopIteration
+        slot = self._ahead.popleft()
+        began = time.perf_counter()
+        num_replaced = sum(task.result() for task in slot.tasks)
+        self.wait_s += time.perf_counter() - began
+        self._lent = slot
+        self.samples_consumed = slot.samples_consumed
+        self.num_replaced += num_replaced
+        batch = self._reader.batch(
+            slot.adc, slot.rows, slot.epoch, samples_consumed=slot.samples_consumed, num_replaced=num_replaced
+        )
+        if slot.adc.is_pinned():
+            batch.on_copy = slot.note_copy
+        return batch
+
+    def __enter__(self) -> "RingLoader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the threads, drop what was read ahead and close the shards. Safe to call twice."""
+        self._closed = True
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._ahead.clear()
+        self._lent = None
+        self._reader.close()
+
+    def _new_slot(self) -> _Slot:
+        adc = torch.empty(
+            (self._size, NUM_LEADS, self._reader.num_samples), dtype=torch.int16, pin_memory=torch.cuda.is_available()
+        )
+        return _Slot(adc, _byte_views(adc))
+
+    def _read_ahead(self, slot: _Slot) -> None:
+        """Start reading the next batch of the order into ``slot``; nothing where the last one is already on its way."""
+        if self._batches_left == 0:
+            return
+        if self._batches_left is not None:
+            self._batches_left -= 1
+        start = self._position + self._rank * self._size
+        slot.epoch, index = self._order.take(start, start + self._size)
+        slot.rows = self._rows[index]
+        self._position += self._global_batch_size
+        slot.samples_consumed = self._position
+        slot.tasks = [
+            self._pool.submit(self._fill, slot, part, min(part + RECORDS_PER_TASK, self._size))
+            for part in range(0, self._size, RECORDS_PER_TASK)
+        ]
+        self._ahead.append(slot)
+
+    def _fill(self, slot: _Slot, start: int, stop: int) -> int:
+        """Read records ``start`` to ``stop`` of a slot; how many of them had to be replaced."""
+        num_replaced = 0
+        for place in range(start, stop):
+            if self._closed:
+                break
+            row, view = int(slot.rows[place]), slot.views[place]
+            try:
+                self._reader.read_one(row, view)
+            except CorruptRecordError as error:
+                if not self._skip_corrupt:
+                    raise
+                slot.rows[place] = self._replace(row, view, error)
+                num_replaced += 1
+        return num_replaced
+
+    def _replace(self, row: int, view: memoryview, first: CorruptRecordError) -> int:
+        """Read another record instead of ``row``: which one depends on the seed and the row alone."""
+        candidates = np.random.Philox(key=np.array([self._seed, row], dtype=np.uint64)).random_raw(MAX_REPLACEMENTS)
+        for index in candidates % np.uint64(len(self._rows)):
+            other = int(self._rows[index])
+            try:
+                self._reader.read_one(other, view)
+            except CorruptRecordError:
+                continue
+            return other
+        raise LamaeError(f"{first}; {MAX_REPLACEMENTS} records tried in its place are corrupt too")
+
+
+def read_batch(shard_set: ShardSet, rows: np.ndarray, *, epoch: int = 0) -> Batch:
+    """Read ``rows`` of a shard set, in that order, into memory of their own. Raises LamaeError as ``RingLoader``."""
+    reader = RecordReader(shard_set)
+    rows = np.array(rows, dtype=np.int64)
+    adc = torch.empty((len(rows), NUM_LEADS, reader.num_samples), dtype=torch.int16)
+    reader.read_into(rows, _byte_views(adc))
+    return reader.batch(adc, rows, np.full(len(rows), epoch, dtype=np.int64), samples_consumed=0)
+
+
+def _byte_views(adc: torch.Tensor) -> list[memoryview]:
+    """The writable bytes of each record of a contiguous ``[B, 12, T]`` tensor."""
+    return [memoryview(record).cast("B") for record in adc.numpy()]

@@ -1,0 +1,94 @@
+"""The order in which a job sees records: a pure function of (seed, samples consumed).
+
+The job's stream is ``permutation(epoch 0) ‖ permutation(epoch 1) ‖ …``; position p of the stream is the p-th sample
+that the job as a whole consumes. Batches are slices of the stream, so they straddle epochs, nothing is padded,
+dropped or repeated, and world size, threads, restarts and batch size cannot change the order.
+
+A permutation is made by sorting 64-bit words: random bits above, the record's index below. Only the raw stream of
+Philox-4x64 (which numpy keeps stable across versions) and sorting enter, so the order outlives library upgrades.
+"""
+
+import numpy as np
+
+from lamae.data.config import ORDERS
+
+_WORD_BITS = 64
+_MIN_RANDOM_BITS = 24
+
+
+class GlobalOrder:
+    """Endless stream of indices 0..num_records-1, every index once per epoch.
+
+    ``mode="global"`` shuffles all records. ``mode="window"`` shuffles the shards, cuts that sequence into windows of
+    ``window_shards`` shards and shuffles the records of each window: reads stay within one window at a time. It
+    needs ``shards``, the shard of every record (int ``[num_records]``).
+    """
+
+    def __init__(
+        self,
+        num_records: int,
+        *,
+        seed: int,
+        mode: str = "global",
+        shards: np.ndarray | None = None,
+        window_shards: int = 16,
+    ) -> None:
+        if num_records < 1:
+            raise ValueError(f"num_records must be at least 1, not {num_records}")
+        if mode not in ORDERS:
+            raise ValueError(f"mode must be one of {', '.join(ORDERS)}, not {mode!r}")
+        if window_shards < 1:
+            raise ValueError(f"window_shards must be at least 1, not {window_shards}")
+        self.num_records = num_records
+        self.seed = seed
+        self.window_shards = window_shards
+        self._shard_ranks: np.ndarray | None = None
+        self._num_shards = 0
+        if mode == "window":
+            if shards is None or len(shards) != num_records:
+                raise ValueError("mode='window' needs the shard of every record")
+            distinct, self._shard_ranks = np.unique(shards, return_inverse=True)
+            self._num_shards = len(distinct)
+        self._permutations: dict[int, np.ndarray] = {}
+
+    def take(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Samples ``start`` to ``stop`` of the stream: (epoch, index), both int64 ``[stop - start]``."""
+        if not 0 <= start <= stop:
+            raise ValueError(f"0 <= start <= stop must hold, not start={start}, stop={stop}")
+        position = np.arange(start, stop, dtype=np.int64)
+        epoch, within = np.divmod(position, self.num_records)
+        index = np.empty_like(position)
+        for one in range(start // self.num_records, -(-stop // self.num_records)):
+            here = epoch == one
+            index[here] = self.permutation(one)[within[here]]
+        return epoch, index
+
+    def permutation(self, epoch: int) -> np.ndarray:
+        """int64 ``[num_records]``: the order of one epoch. The two latest are kept; treat as read-only."""
+        if epoch not in self._permutations:
+            while len(self._permutations) >= 2:
+                del self._permutations[next(iter(self._permutations))]
+            self._permutations[epoch] = self._draw(epoch)
+        return self._permutations[epoch]
+
+    def _draw(self, epoch: int) -> np.ndarray:
+        random = np.random.Philox(key=np.array([self.seed, epoch], dtype=np.uint64))
+        index_bits = (self.num_records - 1).bit_length()
+        words = random.random_raw(self.num_records)
+        high_bits = 0
+        if self._shard_ranks is not None:
+            place = np.argsort(random.random_raw(self._num_shards), kind="stable")
+            window_of_shard = np.empty(self._num_shards, dtype=np.uint64)
+            window_of_shard[place] = np.arange(self._num_shards) // self.window_shards
+            high_bits = ((self._num_shards - 1) // self.window_shards).bit_length()
+            if high_bits:
+                words >>= np.uint64(high_bits)
+                words |= window_of_shard[self._shard_ranks] << np.uint64(_WORD_BITS - high_bits)
+        assert index_bits + high_bits + _MIN_RANDOM_BITS <= _WORD_BITS, "too many records for 64-bit sort words"
+        # Equal random bits are so rare, and then settled by the index, that they cannot be told from chance.
+        words >>= np.uint64(index_bits)
+        words <<= np.uint64(index_bits)
+        words |= np.arange(self.num_records, dtype=np.uint64)
+        words.sort()
+        words &= np.uint64((1 << index_bits) - 1)
+        return words.view(np.int64)

@@ -1,0 +1,111 @@
+"""From ADC units as recorded to the float32 signal a model sees, for whole batches on the batch's device.
+
+    sentinel -> validity   resample   crop   millivolt   (high-pass)   (augment)   clip   scale   missing -> 0
+
+Shapes: B records, L leads (12), T samples.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from lamae.data import keyed
+from lamae.data.batch import Batch
+from lamae.data.config import SignalConfig
+from lamae.data.resample import Decimator
+from sharding.errors import UsageError
+from sharding.format import NO_SAMPLE
+
+logger = logging.getLogger(__name__)
+
+_CROP = 1
+
+
+@dataclass
+class Signal:
+    """What the model is given."""
+
+    x_BLT: torch.Tensor
+    """float32 ``[B, 12, T]``: millivolt over the scale; 0 where not valid."""
+
+    valid_BLT: torch.Tensor
+    """bool ``[B, 12, T]``: True where a sample was recorded and no filter mixed it with a missing one."""
+
+    lead_mask_BL: torch.Tensor
+    """bool ``[B, 12]``: True where the lead is there and usable."""
+
+    row: torch.Tensor
+    """int64 ``[B]``: rows of the shard set."""
+
+    epoch: torch.Tensor
+    """int64 ``[B]``"""
+
+
+class SignalTransform:
+    """Turns a ``Batch`` into a ``Signal``; nothing in it loops over records or waits for the device.
+
+    Raises UsageError when the configuration does not fit the source's rate or length.
+    """
+
+    def __init__(self, config: SignalConfig, *, source_rate_hz: float, num_samples: int) -> None:
+        factor = source_rate_hz / config.rate_hz
+        if factor < 1 or factor != int(factor):
+            raise UsageError(
+                f"signal.rate_hz={config.rate_hz} must divide the shard set's {source_rate_hz:g} Hz without remainder"
+            )
+        self.config = config
+        self._decimate = Decimator(int(factor))
+        whole = self._decimate.num_outputs(num_samples)
+        wanted = round(config.crop_seconds * config.rate_hz)
+        if wanted > whole or (config.crop_seconds > 0 and wanted < 1):
+            raise UsageError(
+                f"signal.crop_seconds={config.crop_seconds:g} must lie between one sample and the records' "
+                f"{num_samples / source_rate_hz:g} s"
+            )
+        self._num_positions = whole - wanted + 1 if wanted else 1
+        self._num_samples = wanted or whole
+
+    @property
+    def num_samples(self) -> int:
+        """Samples per lead of the model's input."""
+        return self._num_samples
+
+    def __call__(self, batch: Batch, *, seed: int, train: bool) -> Signal:
+        """``train`` turns random crops and augmentations on; they depend on (seed, epoch, record) alone."""
+        x, valid = self._resample(batch)
+        if self._num_positions > 1:
+            x, valid = self._crop(x, valid, batch, seed=seed if train else None)
+        x = x.sub_(batch.baseline[..., None]).div_(batch.gain[..., None])
+        if self.config.clip_mv > 0:
+            x = x.clamp_(-self.config.clip_mv, self.config.clip_mv)
+        x = x.div_(self.config.scale_mv).masked_fill_(~valid, 0)
+        return Signal(x, valid, batch.lead_mask, batch.row, batch.epoch)
+
+    def _resample(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """ADC units at the model's rate, and where they are valid."""
+        x = self._decimate(batch.adc)
+        valid = batch.lead_mask[..., None].expand(x.shape).clone()
+        # Missing samples are rare: the index tells which records hold any, so only those pay for looking.
+        incomplete = batch.may_miss_samples.nonzero().flatten().to(batch.adc.device, non_blocking=True)
+        if len(incomplete):
+            adc = batch.adc[incomplete]
+            missing = adc == NO_SAMPLE
+            # Any finite filling does: outputs that see it are marked invalid.
+            x[incomplete] = self._decimate(adc.masked_fill(missing, 0))
+            valid[incomplete] &= ~self._decimate.touches(missing)
+        return x, valid
+
+    def _crop(
+        self, x: torch.Tensor, valid: torch.Tensor, batch: Batch, *, seed: int | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One stretch per record: random under a seed, the middle without."""
+        if seed is None:
+            start = (self._num_positions - 1) // 2
+            stretch = slice(start, start + self._num_samples)
+            return x[..., stretch].clone(), valid[..., stretch].clone()
+        key_B = keyed.record_keys(seed, batch.epoch, batch.row, purpose=_CROP)
+        start_B = (keyed.uniform(key_B, 1).squeeze(1) * self._num_positions).long()
+        index = start_B[:, None, None] + torch.arange(self._num_samples, device=x.device)
+        index = index.expand(-1, x.shape[1], -1)
+        return x.gather(2, index), valid.gather(2, index)

@@ -1,0 +1,246 @@
+"""The ring loader: the same batches at any world size, thread count and restart; errors name the record."""
+
+import threading
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lamae.data.config import DataConfig
+from lamae.data.loader import RingLoader, read_batch
+from lamae.data.order import GlobalOrder
+from sharding.errors import LamaeError, UsageError
+from sharding.format import NO_SAMPLE, ShardSet
+from tests.shardsets import random_adc, write_shard_set
+
+NUM_RECORDS = 53
+NUM_SAMPLES = 40
+
+
+@pytest.fixture(scope="module")
+def adc() -> np.ndarray:
+    return random_adc(NUM_RECORDS, NUM_SAMPLES)
+
+
+@pytest.fixture(scope="module")
+def shard_set(adc, tmp_path_factory) -> ShardSet:
+    return ShardSet.open(write_shard_set(tmp_path_factory.mktemp("loader") / "set", adc, shard_size=8))
+
+
+def load(shard_set, num_batches, *, num_records=NUM_RECORDS, world_size=1, **arguments):
+    """Per global batch, in stream order: (epoch, row, samples) of all ranks one after the other."""
+    config = DataConfig(
+        path="",
+        threads=arguments.pop("threads", 2),
+        prefetch=arguments.pop("prefetch", 2),
+        order=arguments.pop("order", "global"),
+        window_shards=2,
+        on_corrupt=arguments.pop("on_corrupt", "raise"),
+    )
+    arguments = {"seed": 5, "global_batch_size": 12, "samples_consumed": 0, **arguments}
+    batches = []
+    with ExitStack() as stack:
+        ranks = [
+            stack.enter_context(
+                RingLoader(
+                    shard_set,
+                    np.arange(num_records),
+                    config=config,
+                    rank=rank,
+                    world_size=world_size,
+                    num_batches=num_batches,
+                    **arguments,
+                )
+            )
+            for rank in range(world_size)
+        ]
+        for step, parts in enumerate(zip(*ranks, strict=True), start=1):
+            consumed = arguments["samples_consumed"] + step * arguments["global_batch_size"]
+            assert {part.samples_consumed for part in parts} == {consumed}
+            assert {rank.samples_consumed for rank in ranks} == {consumed}
+            batches.append([torch.cat([getattr(part, name) for part in parts]) for name in ("epoch", "row", "adc")])
+    assert len(batches) == num_batches
+    return [torch.cat(values).numpy() for values in zip(*batches, strict=True)]
+
+
+def test_batches_hold_the_records_of_the_order(shard_set, adc):
+    epoch, row, samples = load(shard_set, 10)
+    expected_epoch, expected_row = GlobalOrder(NUM_RECORDS, seed=5).take(0, 120)
+    np.testing.assert_array_equal(epoch, expected_epoch)
+    np.testing.assert_array_equal(row, expected_row)
+    np.testing.assert_array_equal(samples, adc[row])
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.data())
+def test_the_stream_is_the_same_however_it_is_loaded(shard_set, adc, data):
+    """World size, threads, prefetch, a restart at any position and a change of global batch size change nothing."""
+    num_records = data.draw(st.sampled_from([1, 2, 7, 53]) | st.integers(1, NUM_RECORDS), label="records")
+    order = data.draw(st.sampled_from(["global", "window"]), label="order")
+    seed = data.draw(st.integers(0, 2**31), label="seed")
+    position, parts = 0, []
+    for _ in range(data.draw(st.integers(1, 3), label="runs")):
+        world_size = data.draw(st.integers(1, 4), label="world size")
+        global_batch_size = world_size * data.draw(st.integers(1, 9), label="records per rank")
+        num_batches = data.draw(st.integers(1, 4), label="batches")
+        parts.append(
+            load(
+                shard_set,
+                num_batches,
+                num_records=num_records,
+                order=order,
+                seed=seed,
+                world_size=world_size,
+                global_batch_size=global_batch_size,
+                samples_consumed=position,
+                threads=data.draw(st.integers(1, 3), label="threads"),
+                prefetch=data.draw(st.integers(1, 3), label="prefetch"),
+            )
+        )
+        position += num_batches * global_batch_size
+    epoch, row, samples = (np.concatenate(values) for values in zip(*parts, strict=True))
+    shards = shard_set.column("shard")[:num_records]
+    reference = GlobalOrder(num_records, seed=seed, mode=order, shards=shards, window_shards=2)
+    expected_epoch, expected_row = reference.take(0, position)
+    np.testing.assert_array_equal(epoch, expected_epoch)
+    np.testing.assert_array_equal(row, expected_row)
+    np.testing.assert_array_equal(samples, adc[row])
+
+
+def test_rows_of_a_split_are_what_is_loaded(shard_set):
+    rows = np.array([3, 50, 17])
+    with RingLoader(
+        shard_set, rows, config=DataConfig(path=""), seed=0, global_batch_size=6, rank=0, world_size=1, num_batches=2
+    ) as loader:
+        for batch in loader:
+            assert sorted(batch.row.tolist()) == [3, 3, 17, 17, 50, 50]
+
+
+def test_index_values_travel_with_the_records(tmp_path, adc):
+    adc = adc[:6].copy()
+    adc[1, 2, 5] = NO_SAMPLE
+    adc[2, 7] = NO_SAMPLE
+    gain = np.linspace(100, 900, 72).reshape(6, 12)
+    shard_set = ShardSet.open(write_shard_set(tmp_path / "set", adc, gain=gain, baseline=-7))
+    batch = read_batch(shard_set, np.array([2, 1, 0]), epoch=4)
+    np.testing.assert_array_equal(batch.adc, adc[[2, 1, 0]])
+    assert batch.epoch.tolist() == [4, 4, 4]
+    assert not batch.lead_mask[0, 7]
+    assert batch.lead_mask.sum() == 35
+    np.testing.assert_allclose(batch.gain[1], gain[1], rtol=1e-6)
+    assert batch.gain[0, 7] == 1
+    assert (batch.baseline == -7).all()
+    # A lead that is missing as a whole is in the mask; only gaps in usable leads need looking for.
+    assert batch.may_miss_samples.tolist() == [False, True, False]
+
+
+def test_micro_batches_cut_the_batch_in_order(shard_set):
+    batch = read_batch(shard_set, np.arange(6))
+    parts = list(batch.micro_batches(3))
+    assert [part.row.tolist() for part in parts] == [[0, 1], [2, 3], [4, 5]]
+    np.testing.assert_array_equal(torch.cat([part.adc for part in parts]), batch.adc)
+    with pytest.raises(ValueError, match="6 records cannot be cut into 4"):
+        next(batch.micro_batches(4))
+
+
+def corrupt(shard_set: ShardSet, *rows: int) -> None:
+    for row in rows:
+        with shard_set.shard_path(int(shard_set.column("shard")[row])).open("r+b") as file:
+            file.seek(int(shard_set.column("payload_offset")[row]) + 11)
+            byte = file.read(1)
+            file.seek(-1, 1)
+            file.write(bytes([byte[0] ^ 0x10]))
+
+
+@pytest.fixture
+def own_set(tmp_path, adc) -> ShardSet:
+    return ShardSet.open(write_shard_set(tmp_path / "set", adc, shard_size=8))
+
+
+def test_a_corrupt_record_stops_the_training_thread_and_is_named(own_set):
+    corrupt(own_set, 20)
+    path = own_set.shard_path(2)
+    offset = int(own_set.column("payload_offset")[20])
+    with pytest.raises(LamaeError, match="corrupt") as caught:
+        load(own_set, 5)
+    assert str(path) in str(caught.value)
+    assert "r0000020" in str(caught.value)
+    assert f"offset {offset}" in str(caught.value)
+
+
+def test_without_the_crc_check_a_flipped_bit_goes_unseen(own_set, adc):
+    """What ``data.check_crc`` buys."""
+    corrupt(own_set, 20)
+    config = DataConfig(path="", check_crc=False)
+    arguments = {"seed": 0, "global_batch_size": NUM_RECORDS, "rank": 0, "world_size": 1, "num_batches": 1}
+    with RingLoader(own_set, np.arange(NUM_RECORDS), config=config, **arguments) as loader:
+        batch = next(loader)
+        wrong = (batch.adc != torch.from_numpy(adc)[batch.row]).any(-1).any(-1)
+        assert batch.row[wrong].tolist() == [20]
+
+
+def test_a_truncated_shard_is_named(own_set):
+    path = own_set.shard_path(6)
+    path.write_bytes(path.read_bytes()[: int(own_set.column("payload_offset")[50]) + 100])
+    with pytest.raises(LamaeError, match=r"000006\.tar"):
+        load(own_set, 5)
+
+
+def test_a_missing_shard_is_named(own_set):
+    own_set.shard_path(3).unlink()
+    with pytest.raises(LamaeError, match=r"000003\.tar.*verify"):
+        load(own_set, 5)
+
+
+def test_skipping_replaces_a_corrupt_record_the_same_way_everywhere(own_set, adc):
+    corrupt(own_set, 20, 33)
+    epoch, row, samples = load(own_set, 9, on_corrupt="skip")
+    assert not {20, 33} & set(row.tolist())
+    np.testing.assert_array_equal(samples, adc[row])
+    clean_epoch, clean_row = GlobalOrder(NUM_RECORDS, seed=5).take(0, 9 * 12)
+    np.testing.assert_array_equal(epoch, clean_epoch)
+    assert set(clean_row[row != clean_row].tolist()) == {20, 33}
+    np.testing.assert_array_equal(load(own_set, 9, on_corrupt="skip", world_size=4, threads=3)[1], row)
+    np.testing.assert_array_equal(load(own_set, 7, on_corrupt="skip", samples_consumed=24)[1], row[24:])
+
+
+def test_replacements_are_counted(own_set):
+    corrupt(own_set, 20, 33)
+    config = DataConfig(path="", on_corrupt="skip")
+    arguments = {"seed": 0, "global_batch_size": NUM_RECORDS, "rank": 0, "world_size": 1, "num_batches": 3}
+    with RingLoader(own_set, np.arange(NUM_RECORDS), config=config, **arguments) as loader:
+        assert [batch.num_replaced for batch in loader] == [2, 2, 2]
+        assert loader.num_replaced == 6
+
+
+def test_skipping_gives_up_when_everything_is_corrupt(own_set):
+    corrupt(own_set, *range(8))
+    with pytest.raises(LamaeError, match="tried in its place"):
+        load(own_set, 1, num_records=8, on_corrupt="skip")
+
+
+def test_closing_midway_leaves_no_threads(shard_set):
+    before = threading.active_count()
+    loader = RingLoader(
+        shard_set, np.arange(NUM_RECORDS), config=DataConfig(path=""), seed=0, global_batch_size=4, rank=0, world_size=1
+    )
+    next(loader)
+    assert threading.active_count() > before
+    loader.close()
+    loader.close()
+    assert threading.active_count() == before
+    with pytest.raises(ValueError, match="closed"):
+        next(loader)
+
+
+def test_batches_that_do_not_divide_are_refused(shard_set):
+    with pytest.raises(UsageError, match=r"train\.global_batch_size=10 must be a multiple of the world size 4"):
+        load(shard_set, 1, world_size=4, global_batch_size=10)
+
+
+def test_an_empty_split_is_refused(shard_set):
+    with pytest.raises(UsageError, match=r"data\.split=train"):
+        load(shard_set, 1, num_records=0)
