@@ -1,0 +1,95 @@
+"""Side-by-side timing: every candidate in one process, order shuffled between repeats, medians with their spread.
+
+A benchmark module has ``run(*, quick: bool, progress: Progress) -> dict`` returning at least
+
+    {"settings": {...}, "measurements": {name: Timing.to_dict()}, "ratios": {name: Ratio.to_dict()}}
+
+``lamae bench`` adds hardware, versions and revision (benchmarks.result).
+"""
+
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sharding.progress import Progress, ignore
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Repeated timings of one candidate that each processed ``items`` items."""
+
+    seconds: tuple[float, ...]
+    items: float
+
+    @property
+    def rate(self) -> float:
+        """Items per second at the median."""
+        return self.items / statistics.median(self.seconds)
+
+    def to_dict(self) -> dict[str, Any]:
+        rates = sorted(self.items / s for s in self.seconds)
+        return {
+            "per_s": statistics.median(rates),
+            "min": rates[0],
+            "max": rates[-1],
+            "repeats": len(rates),
+            "items": self.items,
+        }
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times the rate of ``base`` ``candidate`` reached, repeat by repeat."""
+
+    values: tuple[float, ...]
+
+    @classmethod
+    def of(cls, candidate: Timing, base: Timing) -> "Ratio":
+        """Pairs the repeats of two candidates timed by one ``time_side_by_side`` call."""
+        return cls(
+            tuple(
+                (candidate.items / a) / (base.items / b) for a, b in zip(candidate.seconds, base.seconds, strict=True)
+            )
+        )
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    def to_dict(self) -> dict[str, float]:
+        return {"median": self.median, "min": min(self.values), "max": max(self.values)}
+
+
+def time_side_by_side(
+    candidates: Mapping[str, Callable[[], float]],
+    *,
+    repeats: int,
+    warmup: int = 1,
+    seed: int = 0,
+    progress: Progress = ignore,
+) -> dict[str, Timing]:
+    """Times candidates round by round, in an order shuffled anew each round.
+
+    A candidate is a callable that does its work once and returns how many items it processed; all of its calls must
+    process the same number.
+    """
+    for _ in range(warmup):
+        for candidate in candidates.values():
+            candidate()
+    shuffle = random.Random(seed).shuffle
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    items: dict[str, float] = {}
+    for repeat in range(repeats):
+        order = list(candidates)
+        shuffle(order)
+        for position, name in enumerate(order):
+            start = time.perf_counter()
+            count = candidates[name]()
+            seconds[name].append(time.perf_counter() - start)
+            if items.setdefault(name, count) != count:
+                raise ValueError(f"candidate {name} processed {count} items, before {items[name]}")
+            progress("timing", repeat * len(order) + position + 1, repeats * len(order))
+    return {name: Timing(tuple(seconds[name]), items[name]) for name in candidates}
