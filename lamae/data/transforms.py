@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lamae.data import keyed
+from lamae import keyed
 from lamae.data.batch import Batch
 from lamae.data.config import SignalConfig
 from lamae.data.resample import Decimator

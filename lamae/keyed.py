@@ -38,12 +38,15 @@ def record_keys(seed: int, epoch_B: torch.Tensor, row_B: torch.Tensor, *, purpos
     return key_B
 
 
+def bits(key_B: torch.Tensor, *shape: int) -> torch.Tensor:
+    """int64 ``[B, *shape]``: all 64 bits random, so half of them are negative."""
+    counter = torch.arange(1, math.prod(shape) + 1, device=key_B.device) * _signed(_GOLDEN)
+    return _mix(key_B[:, None] + counter).view(len(key_B), *shape)
+
+
 def uniform(key_B: torch.Tensor, *shape: int) -> torch.Tensor:
     """float32 ``[B, *shape]`` in [0, 1), a multiple of 2^-24."""
-    count = math.prod(shape)
-    counter = torch.arange(1, count + 1, device=key_B.device) * _signed(_GOLDEN)
-    bits = _mix(key_B[:, None] + counter)
-    return (_shift_right(bits, 64 - _FLOAT_BITS).float() * 2.0**-_FLOAT_BITS).view(len(key_B), *shape)
+    return _shift_right(bits(key_B, *shape), 64 - _FLOAT_BITS).float() * 2.0**-_FLOAT_BITS
 
 
 def normal(key_B: torch.Tensor, *shape: int) -> torch.Tensor:

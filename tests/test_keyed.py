@@ -2,7 +2,7 @@
 
 import torch
 
-from lamae.data import keyed
+from lamae import keyed
 
 
 def keys(num=2000, *, seed=3, epoch=0, purpose=1):
