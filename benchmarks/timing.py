@@ -2,7 +2,9 @@
 
 A benchmark module has ``run(*, quick: bool, progress: Progress) -> dict`` returning at least
 
-    {"settings": {...}, "measurements": {name: Timing.to_dict()}, "ratios": {name: Ratio.to_dict()}}
+    {"settings": {...}, "measurements": {name: Timing.to_dict()}, **ratio_entries({name: Ratio})}
+
+so that ``ratios`` maps names to plain numbers (medians) and ``ratio_spread`` to their (min, max).
 
 ``lamae bench`` adds hardware, versions and revision (benchmarks.result).
 """
@@ -59,8 +61,13 @@ class Ratio:
     def median(self) -> float:
         return statistics.median(self.values)
 
-    def to_dict(self) -> dict[str, float]:
-        return {"median": self.median, "min": min(self.values), "max": max(self.values)}
+
+def ratio_entries(ratios: Mapping[str, Ratio]) -> dict[str, dict[str, Any]]:
+    """The ``ratios`` and ``ratio_spread`` entries of a result."""
+    return {
+        "ratios": {name: ratio.median for name, ratio in ratios.items()},
+        "ratio_spread": {name: [min(ratio.values), max(ratio.values)] for name, ratio in ratios.items()},
+    }
 
 
 def time_side_by_side(
