@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 failed, 2 bad usage or configuration (never retried), 75 s
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -22,14 +22,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also log debugging detail.")]
+BENCH_NOTE = "ratios measured side by side in this run"
 ShardsArgument = Annotated[Path, typer.Argument(metavar="SHARDS", help="A shard set made by 'lamae shard'.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or one of its checkpoints.")]
 
 
 def main() -> None:
     """Console entry point: runs the verb, turns bad input into one line and an exit code."""
-    console.set_up_logging(verbose="--verbose" in sys.argv or "-v" in sys.argv)
+    console.set_up_logging()
     try:
         app()
     except LamaeError as error:
@@ -121,11 +121,24 @@ def demo(
     run_demo(out, num_records=records, seed=seed, num_processes=processes or min(2, os.cpu_count() or 1))
 
 
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    import json
+@app.command()
+def bench(
+    name: Annotated[str, typer.Argument(help="shard, loader, kernels or step.")],
+    json: Annotated[Path | None, typer.Option(help="Write the result here; it has a top-level 'ratios'.")] = None,
+    quick: Annotated[bool, typer.Option(help="A short form that shows it works; its figures are rough.")] = False,
+) -> None:
+    """Measure one arrow of the system side by side with its alternatives and its floor."""
+    from benchmarks.result import run_benchmark, write_result
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values, indent=2) + "\n")
+    with console.show_progress() as progress:
+        result = run_benchmark(name, quick=quick, progress=progress)
+    rows = [
+        [ratio, f"{value:.2f}", "{:.2f} to {:.2f}".format(*result.get("ratio_spread", {}).get(ratio, (value, value)))]
+        for ratio, value in result["ratios"].items()
+    ]
+    console.print_table(f"{name}: {BENCH_NOTE}", ["ratio", "median", "spread"], rows)
+    if json is not None:
+        write_result(result, json)
 
 
 if __name__ == "__main__":

@@ -18,13 +18,13 @@ LOG_LINE_EVERY_S = 10.0
 console = Console(highlight=False)
 
 
-def set_up_logging(*, verbose: bool = False) -> None:
+def set_up_logging() -> None:
     """Send our own log records to standard error, one short line each; other packages only from warnings on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     for package in ("lamae", "sharding", "cluster", "benchmarks"):
-        logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
+        logging.getLogger(package).setLevel(logging.INFO)
 
 
 @contextmanager
