@@ -1,0 +1,239 @@
+"""Label sources: files that come with the data, read into a LabelTable.
+
+Each reader keeps the conventions under which results on that source are published; where there are several, they are
+arguments.
+"""
+
+import ast
+import csv
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from lamae.evaluate.labels import (
+    NO_SPLIT,
+    LabelReport,
+    LabelTable,
+    choose_vocabulary,
+    count_codes,
+    join_labels,
+)
+from sharding.errors import UsageError
+from sharding.format import SPLITS, ShardSet
+
+TRAIN, VAL, TEST = range(len(SPLITS))
+SOURCES = ("mimic-icd10", "ptbxl")
+MIMIC_PROTOCOLS = ("shards", "ed2all", "all2all")
+PTBXL_PROTOCOLS = ("shards", "folds")
+PTBXL_TASKS = ("superclass", "subclass", "diagnostic", "form", "rhythm", "all")
+MIMIC_COLUMNS = ("ed_diag_ed", "ed_diag_hosp", "hosp_diag_hosp", "all_diag_hosp", "all_diag_all")
+ICD_DIGITS = 5
+ICD_ROOT_DIGITS = 3
+
+_Literal = TypeVar("_Literal", list, dict)
+
+
+def build_labels(
+    shards: Path | ShardSet,
+    out: Path,
+    *,
+    source: str,
+    file: Path,
+    protocol: str = "shards",
+    allow_missing: bool = False,
+    column: str = "all_diag_all",
+    min_count: int = 2000,
+    top: int | None = None,
+    task: str = "superclass",
+    min_likelihood: float = 0.0,
+) -> LabelReport:
+    """Read ``file`` as ``source`` (one of SOURCES), join it to ``shards`` and write ``out``; how the join went.
+
+    ``protocol`` "shards" keeps the shard set's split; the others are the source's own, see the readers, as are the
+    options below ``allow_missing``. Raises UsageError when the file does not fit the source or the shard set.
+    """
+    shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
+    if source == "mimic-icd10":
+        table = read_mimic_icd10(file, column=column, min_count=min_count, top=top, protocol=protocol)
+    elif source == "ptbxl":
+        table = read_ptbxl(file, task=task, min_likelihood=min_likelihood, protocol=protocol)
+    else:
+        raise UsageError(f"label source {source!r} is none of {', '.join(SOURCES)}")
+    return join_labels(shard_set, table, out, file=file, allow_missing=allow_missing)
+
+
+def read_mimic_icd10(
+    file: Path, *, column: str = "all_diag_all", min_count: int = 2000, top: int | None = None, protocol: str = "shards"
+) -> LabelTable:
+    """``records_w_diag_icd10.csv`` of MIMIC-IV-ECG-Ext-ICD (Strodthoff et al., doi:10.13026/hdyc-1h77).
+
+    ICD-10-CM codes of ``column`` are cut to 5 characters, trailing placeholder X removed, and their ancestors down to
+    3 characters added. Codes with at least ``min_count`` records anywhere in the file are kept, at most the ``top``
+    most frequent, so that the label set doesn't depend on which records were packed. A record without any code is
+    unlabelled: nothing is known, rather than nothing wrong.
+
+    ``protocol`` "ed2all" trains and tests on ECGs taken in the emergency department, "all2all" on those taken there or
+    in hospital, both with strat_fold 0 to 17 / 18 / 19 as train / val / test and only the first ECG of a stay in val
+    and test.
+    """
+    _require_choice("protocol", protocol, MIMIC_PROTOCOLS)
+    _require_choice("column", column, MIMIC_COLUMNS)
+    keys: list[str] = []
+    codes: list[frozenset[str] | None] = []
+    split: list[int] = []
+    normal: dict[str, frozenset[str]] = {}
+    flag = {"ed2all": "ecg_taken_in_ed", "all2all": "ecg_taken_in_ed_or_hosp"}.get(protocol)
+    wanted = ["study_id", column] + (["strat_fold", "ecg_no_within_stay", flag] if flag else [])
+    for line, row in _rows(file, wanted):
+        where = f"{file}, line {line}"
+        keys.append(str(_integer(row["study_id"], "study_id", where)))
+        found: set[str] = set()
+        for code in _code_list(row[column], column, where):
+            if code not in normal:
+                normal[sys.intern(code)] = icd10_ancestors(code)
+            found |= normal[code]
+        codes.append(frozenset(found) or None)
+        if flag:
+            fold = _integer(row["strat_fold"], "strat_fold", where)
+            first = _integer(row["ecg_no_within_stay"], "ecg_no_within_stay", where) == 0
+            taken = row[flag].strip().lower() in ("true", "1", "1.0")
+            split.append(_strodthoff_split(fold, first) if taken else NO_SPLIT)
+    vocabulary = choose_vocabulary(count_codes(codes), min_count=min_count, top=top)
+    return LabelTable(
+        key_choices=(keys,),
+        codes=codes,
+        vocabulary=vocabulary,
+        split=np.array(split, dtype=np.uint8),
+        uses_own_split=flag is not None,
+        descriptions={},
+        protocol=f"MIMIC-IV-ECG-Ext-ICD {column}, 5 characters with ancestors, at least {min_count} records"
+        + (f", {top} most frequent" if top else "")
+        + f"; protocol {protocol}",
+    )
+
+
+def icd10_ancestors(code: str) -> frozenset[str]:
+    """An ICD-10-CM code cut to 5 characters without trailing X, and its ancestors down to 3; empty for a blank."""
+    code = code.strip().replace(".", "").upper()[:ICD_DIGITS].rstrip("X")
+    return frozenset(sys.intern(code[:length]) for length in range(ICD_ROOT_DIGITS, len(code) + 1))
+
+
+def read_ptbxl(
+    file: Path, *, task: str = "superclass", min_likelihood: float = 0.0, protocol: str = "shards"
+) -> LabelTable:
+    """``ptbxl_database.csv`` of PTB-XL, with ``scp_statements.csv`` beside it (Wagner et al., doi:10.13026/kfzx-aw45).
+
+    ``task`` selects SCP statements: superclass and subclass gather the diagnostic ones, diagnostic, form and rhythm
+    take them as they are, all takes every one. A statement counts from ``min_likelihood`` percent on; 0, which PTB-XL
+    writes where the likelihood is not known, counts by default as in the published benchmarks. A record without any
+    statement of the task is unlabelled. ``protocol`` "folds": strat_fold 1 to 8 / 9 / 10 as train / val / test.
+    """
+    _require_choice("protocol", protocol, PTBXL_PROTOCOLS)
+    _require_choice("task", task, PTBXL_TASKS)
+    translate, descriptions = _scp_translation(file.with_name("scp_statements.csv"), task)
+    high_names, low_names = [], []
+    codes: list[frozenset[str] | None] = []
+    split: list[int] = []
+    for line, row in _rows(file, ["scp_codes", "strat_fold", "filename_hr", "filename_lr"]):
+        where = f"{file}, line {line}"
+        high_names.append(Path(row["filename_hr"]).name)
+        low_names.append(Path(row["filename_lr"]).name)
+        statements = _literal(row["scp_codes"], dict, "scp_codes", where)
+        likely = (code for code, likelihood in statements.items() if float(likelihood) >= min_likelihood)
+        codes.append(frozenset(translate[code] for code in likely if code in translate) or None)
+        fold = _integer(row["strat_fold"], "strat_fold", where)
+        split.append(TEST if fold == 10 else VAL if fold == 9 else TRAIN)
+    return LabelTable(
+        key_choices=(high_names, low_names),
+        codes=codes,
+        vocabulary=choose_vocabulary(count_codes(codes), min_count=1),
+        split=np.array(split, dtype=np.uint8),
+        uses_own_split=protocol == "folds",
+        descriptions=descriptions,
+        protocol=f"PTB-XL {task}, likelihood at least {min_likelihood:g} %; protocol {protocol}",
+    )
+
+
+SUPERCLASSES = {
+    "NORM": "normal ECG",
+    "MI": "myocardial infarction",
+    "STTC": "ST/T change",
+    "CD": "conduction disturbance",
+    "HYP": "hypertrophy",
+}
+
+
+def _scp_translation(file: Path, task: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Statement to label of the task, and label to description."""
+    translate, descriptions = {}, dict(SUPERCLASSES)
+    wanted = ["description", "diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass"]
+    for _, row in _rows(file, wanted):
+        code = next(iter(row.values()))
+        group = {"superclass": "diagnostic_class", "subclass": "diagnostic_subclass"}.get(task)
+        if group:
+            if row["diagnostic"].strip() and row[group].strip():
+                translate[code] = row[group]
+        elif task == "all" or row[task].strip():
+            translate[code] = code
+            descriptions[code] = row["description"]
+    return translate, descriptions
+
+
+def _strodthoff_split(fold: int, first_of_stay: bool) -> int:
+    if fold <= 17:
+        return TRAIN
+    if not first_of_stay:
+        return NO_SPLIT
+    return VAL if fold == 18 else TEST
+
+
+def _rows(file: Path, wanted: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line number, row) of a CSV. Raises UsageError when it cannot be read or lacks a wanted column."""
+    csv.field_size_limit(1 << 24)
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            missing = [name for name in wanted if name not in (reader.fieldnames or ())]
+            if missing:
+                raise UsageError(f"{file}: no column {', '.join(missing)}; is this the right file for the source?")
+            for row in reader:
+                if None in row.values():
+                    raise UsageError(f"{file}, line {reader.line_num}: fewer fields than the heading")
+                yield reader.line_num, row
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror or error}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{file}: not readable as CSV ({error})") from None
+
+
+def _integer(text: str, column: str, where: str) -> int:
+    try:
+        value = float(text)
+        if value != int(value):
+            raise ValueError
+        return int(text) if text.strip().lstrip("+-").isdigit() else int(value)
+    except (ValueError, OverflowError):
+        raise UsageError(f"{where}: {column} is {text!r}, not an integer") from None
+
+
+def _code_list(text: str, column: str, where: str) -> list[str]:
+    return [str(code) for code in _literal(text, list, column, where)] if text.strip() else []
+
+
+def _literal(text: str, kind: type[_Literal], column: str, where: str) -> _Literal:
+    """A Python literal of ``kind``, parsed without evaluating it."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = None
+    if not isinstance(value, kind):
+        raise UsageError(f"{where}: {column} is {text[:60]!r}, not a {kind.__name__}")
+    return value
+
+
+def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"{name} {value!r} is none of {', '.join(choices)}")

@@ -1,0 +1,176 @@
+"""Label sources and their join: nothing is lost without being said."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from lamae.evaluate.labels import NO_SPLIT, read_labels
+from lamae.evaluate.sources import build_labels, icd10_ancestors
+from sharding.errors import UsageError
+from sharding.format import SPLITS, ShardSet
+from tests.shardsets import random_adc, write_shard_set
+
+STUDIES = ["40000017", "40689238", "41420867", "44458630"]
+
+
+@pytest.fixture
+def shards(tmp_path):
+    path = write_shard_set(
+        tmp_path / "shards",
+        random_adc(4, 100),
+        keys=STUDIES,
+        subjects=[1, 1, 2, 3],
+        splits=["train", "train", "val", "test"],
+    )
+    return ShardSet.open(path)
+
+
+def mimic_csv(path, rows, *, drop=()):
+    heading = [
+        "file_name", "study_id", "subject_id", "ecg_no_within_stay", "ecg_taken_in_ed", "ecg_taken_in_ed_or_hosp",
+        "ed_diag_ed", "all_diag_all", "fold", "strat_fold",
+    ]  # fmt: skip
+    heading = [name for name in heading if name not in drop]
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, heading, extrasaction="ignore", restval="[]")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({"ecg_no_within_stay": 0, "ecg_taken_in_ed": True, "ecg_taken_in_ed_or_hosp": True} | row)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("I48", {"I48"}),
+        ("I2510", {"I25", "I251", "I2510"}),
+        ("I21.4", {"I21", "I214"}),
+        ("S72001A", {"S72", "S720", "S7200"}),
+        ("T391X1A", {"T39", "T391"}),
+        (" i5020 ", {"I50", "I502", "I5020"}),
+        ("", set()),
+    ],
+)
+def test_codes_are_cut_stripped_and_given_their_ancestors(code, expected):
+    assert icd10_ancestors(code) == expected
+
+
+def test_icd_labels_land_on_their_rows(shards, tmp_path):
+    file = mimic_csv(
+        tmp_path / "labels.csv",
+        [
+            {"study_id": STUDIES[3], "all_diag_all": "['I4891']"},
+            {"study_id": STUDIES[0], "all_diag_all": "['I2510', 'E119']"},
+            {"study_id": STUDIES[1], "all_diag_all": "[]"},
+            {"study_id": f"{STUDIES[2]}.0", "all_diag_all": "['I2510']", "ed_diag_ed": "['R079']"},
+        ],
+    )
+    report = build_labels(shards, tmp_path / "labels.zarr", source="mimic-icd10", file=file, min_count=1)
+    labels = read_labels(tmp_path / "labels.zarr")
+    assert labels.codes == ["E11", "E119", "I25", "I251", "I2510", "I48", "I489", "I4891"]
+    assert labels.labelled_N.tolist() == [True, False, True, True]
+    named = [{labels.codes[k] for k in np.flatnonzero(row)} for row in labels.label_NK]
+    assert named == [{"I25", "I251", "I2510", "E11", "E119"}, set(), {"I25", "I251", "I2510"}, {"I48", "I489", "I4891"}]
+    assert [SPLITS[s] for s in labels.split_N] == ["train", "train", "val", "test"]
+    assert (report.num_matched, report.num_labelled) == (4, 3)
+    assert report.num_positive["I25"] == 2
+    assert labels.index_hash == shards.index_hash
+
+
+def test_rare_codes_go_and_only_the_most_frequent_stay(shards, tmp_path):
+    file = mimic_csv(
+        tmp_path / "labels.csv",
+        [
+            {"study_id": s, "all_diag_all": c}
+            for s, c in zip(STUDIES, ["['I10']", "['I10']", "['I10','E11']", "['E11','K21']"], strict=True)
+        ],
+    )
+    build_labels(shards, tmp_path / "two.zarr", source="mimic-icd10", file=file, min_count=2)
+    assert read_labels(tmp_path / "two.zarr").codes == ["E11", "I10"]
+    build_labels(shards, tmp_path / "top.zarr", source="mimic-icd10", file=file, min_count=1, top=1)
+    assert read_labels(tmp_path / "top.zarr").codes == ["I10"]
+
+
+def test_protocols_take_folds_and_only_first_ecgs_for_testing(shards, tmp_path):
+    rows = [
+        {"study_id": STUDIES[0], "strat_fold": 17, "ecg_no_within_stay": 3},
+        {"study_id": STUDIES[1], "strat_fold": 18},
+        {"study_id": STUDIES[2], "strat_fold": 19, "ecg_no_within_stay": 1},
+        {"study_id": STUDIES[3], "strat_fold": 19, "ecg_taken_in_ed": False},
+    ]
+    file = mimic_csv(tmp_path / "labels.csv", [{"all_diag_all": "['I10']"} | row for row in rows])
+    expected = {"ed2all": [0, 1, NO_SPLIT, NO_SPLIT], "all2all": [0, 1, NO_SPLIT, 2]}
+    for protocol, split in expected.items():
+        out = tmp_path / f"{protocol}.zarr"
+        build_labels(shards, out, source="mimic-icd10", file=file, min_count=1, protocol=protocol)
+        assert read_labels(out).split_N.tolist() == split
+
+
+def test_unmatched_records_are_refused_unless_told(shards, tmp_path):
+    file = mimic_csv(tmp_path / "labels.csv", [{"study_id": s, "all_diag_all": "['I10']"} for s in STUDIES[:3]])
+    with pytest.raises(UsageError, match=rf"1 of 4 records .* {STUDIES[3]}.*--allow-missing"):
+        build_labels(shards, tmp_path / "out.zarr", source="mimic-icd10", file=file, min_count=1)
+    assert not (tmp_path / "out.zarr").exists()
+    report = build_labels(
+        shards, tmp_path / "out.zarr", source="mimic-icd10", file=file, min_count=1, allow_missing=True
+    )
+    assert report.num_matched == 3
+    assert not read_labels(tmp_path / "out.zarr").labelled_N[3]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"study_id": "1", "all_diag_all": "['I10']"}], "none of its 1 keys"),
+        ([{"study_id": "x", "all_diag_all": "['I10']"}], "line 2: study_id is 'x'"),
+        ([{"study_id": STUDIES[0], "all_diag_all": "__import__('os')"}], "line 2: all_diag_all"),
+        ([{"study_id": STUDIES[0], "all_diag_all": "{'I10': 1}"}], "line 2: all_diag_all .* not a list"),
+        ([{"study_id": STUDIES[0], "all_diag_all": "['I10']"}] * 2, "occur more than once"),
+        ([{"study_id": s, "all_diag_all": "[]"} for s in STUDIES], "no code is left"),
+        ([], "no code is left"),
+    ],
+)
+def test_bad_label_files_are_named(shards, tmp_path, rows, message):
+    file = mimic_csv(tmp_path / "labels.csv", rows)
+    with pytest.raises(UsageError, match=message):
+        build_labels(shards, tmp_path / "out.zarr", source="mimic-icd10", file=file, min_count=1)
+
+
+def test_wrong_or_missing_files_are_named(shards, tmp_path):
+    file = mimic_csv(tmp_path / "labels.csv", [], drop=("all_diag_all",))
+    with pytest.raises(UsageError, match="no column all_diag_all"):
+        build_labels(shards, tmp_path / "out.zarr", source="mimic-icd10", file=file)
+    with pytest.raises(UsageError, match="No such file"):
+        build_labels(shards, tmp_path / "out.zarr", source="mimic-icd10", file=tmp_path / "absent.csv")
+    with pytest.raises(UsageError, match="'nonsense' is none of"):
+        build_labels(shards, tmp_path / "out.zarr", source="nonsense", file=file)
+
+
+def test_finished_labels_are_not_overwritten(shards, tmp_path):
+    file = mimic_csv(tmp_path / "labels.csv", [{"study_id": s, "all_diag_all": "['I10']"} for s in STUDIES])
+    build_labels(shards, tmp_path / "out.zarr", source="mimic-icd10", file=file, min_count=1)
+    with pytest.raises(UsageError, match="exists"):
+        build_labels(shards, tmp_path / "out.zarr", source="mimic-icd10", file=file, min_count=1)
+
+
+def test_ptbxl_superclasses_as_listed_with_the_recordings(real_data, tmp_path):
+    """The data's own manifest lists each record's superclasses: the same must come out of the SCP codes."""
+    with (real_data / "manifest.csv").open() as stream:
+        listed = {
+            row["record"]: row["labels"] for row in csv.DictReader(stream) if row["source"] == "ptbxl_500hz_first500"
+        }
+    keys = sorted(listed)
+    folder = real_data / "ptbxl_500hz_first500"
+    shards = write_shard_set(tmp_path / "shards", random_adc(len(keys), 50), keys=keys)
+    report = build_labels(
+        shards, tmp_path / "l.zarr", source="ptbxl", file=folder / "ptbxl_database.csv", protocol="folds"
+    )
+    labels = read_labels(tmp_path / "l.zarr")
+    assert report.num_matched == len(keys)
+    assert set(labels.codes) == {"NORM", "MI", "STTC", "CD", "HYP"}
+    for key, row, labelled in zip(keys, labels.label_NK, labels.labelled_N, strict=True):
+        found = {labels.codes[k] for k in np.flatnonzero(row)}
+        expected = set(listed[key].split(";")[0].removeprefix("super=").split("|")) - {""}
+        assert (found, bool(labelled)) == (expected, bool(expected)), key
+    assert set(labels.split_N.tolist()) == {0}, "these are folds 1 to 8"
