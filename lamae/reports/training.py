@@ -1,0 +1,101 @@
+"""Figures drawn while a model trains: what it makes of hidden samples, and how it weighs the leads."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lamae.reports.style import ACCENT, HIDDEN, INK, MUTED, style_axes
+from sharding.leads import LEADS, NUM_LEADS
+
+
+@torch.inference_mode()
+def draw_figures(model: Any, signal: Any, mask: Any, *, num_records: int = 1) -> dict[str, Figure]:
+    """Figures of the first ``num_records`` of a batch, by TensorBoard tag.
+
+    ``model`` is a PretrainModel, ``signal`` a Signal and ``mask`` the Mask drawn for it, all on one device.
+    """
+    y_BLT, predicted_BLT = model.reconstruct(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, mask)
+    embedding = model.embed(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL)
+    figures = {}
+    for b in range(min(num_records, len(y_BLT))):
+        suffix = f"/{b}" if num_records > 1 else ""
+        figures[f"reconstruction{suffix}"] = plot_reconstruction(
+            _numpy(signal.x_BLT[b]), _numpy(y_BLT[b]), _numpy(predicted_BLT[b]), valid_LT=_numpy(signal.valid_BLT[b])
+        )
+    figures["lead_weights"] = plot_lead_weights(_numpy(embedding.lead_weights_BL))
+    return figures
+
+
+def plot_reconstruction(
+    x_LT: np.ndarray,
+    y_LT: np.ndarray,
+    predicted_LT: np.ndarray,
+    *,
+    valid_LT: np.ndarray | None = None,
+    rate_hz: float | None = None,
+    unit: str = "model units",
+    title: str = "",
+) -> Figure:
+    """All twelve leads: the recording, where it was hidden (shaded), and what the model put there.
+
+    x, y [12, T] in ``unit``; predicted bool [12, T]; ``valid`` bool [12, T] leaves missing samples as gaps.
+    """
+    valid_LT = np.ones_like(predicted_LT) if valid_LT is None else valid_LT
+    times = np.arange(x_LT.shape[1]) / (rate_hz or 1.0)
+    figure = Figure(figsize=(12, 8.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(6, 2, sharex=True)
+    shown = np.where(valid_LT, x_LT, np.nan)
+    guess = np.where(predicted_LT & valid_LT, y_LT, np.nan)
+    limit = max(1e-6, float(np.nanquantile(np.abs(shown), 0.999)) * 1.15) if np.isfinite(shown).any() else 1.0
+    for lead, name in enumerate(LEADS):
+        ax = axes[lead % 6, lead // 6]
+        style_axes(ax, grid=False)
+        for start, stop in _runs(predicted_LT[lead] & valid_LT[lead]):
+            ax.axvspan(times[start], times[min(stop, len(times) - 1)], color=HIDDEN, linewidth=0)
+        if not valid_LT[lead].any():
+            ax.text(0.5, 0.5, "not recorded", transform=ax.transAxes, ha="center", va="center", color=MUTED)
+        ax.plot(times, shown[lead], color=INK, linewidth=0.8, label="recorded")
+        ax.plot(times, guess[lead], color=ACCENT, linewidth=1.0, label="reconstructed from the rest")
+        ax.set(ylim=(-limit, limit), xlim=(times[0], times[-1]))
+        ax.set_ylabel(name, rotation=0, ha="right", va="center", fontweight="bold")
+        ax.tick_params(labelsize=8)
+    for ax in axes[-1]:
+        ax.set_xlabel("time (s)" if rate_hz else "sample")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False, fontsize=9)
+    figure.suptitle(f"{title}  ({unit}; shaded: hidden from the model)".strip(), x=0.02, ha="left", fontsize=10)
+    return figure
+
+
+def plot_lead_weights(weights_BL: np.ndarray, *, title: str = "Share of each lead in the record embedding") -> Figure:
+    """Mean share of each lead over the records, with the 5th to 95th percentile; absent leads count as zero."""
+    figure = Figure(figsize=(7, 2.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    ax = figure.subplots()
+    style_axes(ax)
+    mean_L = weights_BL.mean(0)
+    low_L, high_L = np.quantile(weights_BL, [0.05, 0.95], axis=0)
+    places = np.arange(NUM_LEADS)
+    ax.bar(places, mean_L, color=ACCENT, width=0.7)
+    ax.vlines(places, low_L, high_L, color=INK, linewidth=1.2)
+    ax.axhline(1 / NUM_LEADS, color=MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+    ax.set_xticks(places, LEADS)
+    ax.set_ylim(0, max(1e-6, float(high_L.max())) * 1.1)
+    ax.set_ylabel("share")
+    ax.set_title(title, loc="left", fontsize=10)
+    return figure
+
+
+def _runs(mask_T: np.ndarray) -> list[tuple[int, int]]:
+    """(start, stop) of every run of true values."""
+    edges = np.flatnonzero(np.diff(np.r_[False, mask_T.astype(bool), False].astype(np.int8)))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
+def _numpy(tensor: torch.Tensor) -> np.ndarray:
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
