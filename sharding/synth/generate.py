@@ -1,0 +1,161 @@
+"""Write a synthetic MIMIC-IV-ECG: the waveform tree, its tables, the diagnoses.
+
+OUT/
+  files/pNNNN/pNNNNNNNN/sNNNNNNNN/NNNNNNNN.{hea,dat}   WFDB, format 16, 200 units per millivolt, 500 Hz, 10 s
+  record_list.csv, machine_measurements.csv             as in MIMIC-IV-ECG 1.0
+  records_w_diag_icd10.csv                              as in MIMIC-IV-ECG-Ext-ICD 1.0.1
+  synthetic.json, ground_truth.csv                      the arguments, and what each waveform was drawn from
+"""
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from sharding.errors import LamaeError, UsageError
+from sharding.progress import Progress, ignore
+from sharding.synth import tables
+from sharding.synth.plan import ID_SPACE, Ids, StratifiedFolds, fold_of_subject, records_per_subject
+from sharding.synth.record import Record, draw_records, draw_subject
+from sharding.synth.streams import Stream, random_stream
+
+GENERATOR_VERSION = 1
+
+
+def synthesize(
+    out: Path,
+    *,
+    num_records: int,
+    num_subjects: int,
+    seed: int,
+    defect_rate: float = 0.01,
+    progress: Progress | None = None,
+) -> None:
+    """Write ``num_records`` recordings of ``num_subjects`` subjects below ``out``, which must not hold anything yet.
+
+    The tree is built beside ``out`` and renamed at the end. Subject s is a pure function of (seed, s) and its record
+    j of (seed, s, j); which subject has how many records depends on ``num_subjects`` too. So with the same seed and
+    number of subjects, more records keep every earlier file and its id; with more subjects the earlier subjects stay
+    the same people with the same first records, under the same subject ids but other study ids.
+
+    Raises UsageError when the numbers make no sense or ``out`` holds something, LamaeError when writing fails.
+    """
+    _check(out, num_records, num_subjects, seed, defect_rate)
+    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial.mkdir()
+        try:
+            _write_tree(partial, num_records, num_subjects, seed, defect_rate, progress or ignore)
+            partial.rename(out)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+    except OSError as error:
+        raise LamaeError(f"{error.filename or out}: {error.strerror}; nothing was left at {out}") from None
+
+
+def _check(out: Path, num_records: int, num_subjects: int, seed: int, defect_rate: float) -> None:
+    if num_subjects < 1:
+        raise UsageError(f"subjects is {num_subjects}; at least 1 is needed")
+    if num_records < num_subjects:
+        raise UsageError(
+            f"records is {num_records}, fewer than the {num_subjects} subjects, who have at least one each"
+        )
+    if num_records > ID_SPACE:
+        raise UsageError(f"records is {num_records}; study ids have room for {ID_SPACE}")
+    if seed < 0:
+        raise UsageError(f"seed is {seed}; it must not be negative")
+    if not 0 <= defect_rate <= 1:
+        raise UsageError(f"defect rate is {defect_rate}; it is a share of records, 0 to 1")
+    if out.is_dir():
+        if any(out.iterdir()):
+            raise UsageError(f"{out}: not empty; name a new directory or empty this one")
+    elif out.exists() or out.is_symlink():
+        raise UsageError(f"{out}: exists and is no directory; name a new one")
+
+
+class _Tables:
+    """The CSV files of a tree, open for writing."""
+
+    COLUMNS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "record_list.csv": tables.RECORD_LIST_COLUMNS,
+        "machine_measurements.csv": tables.MACHINE_COLUMNS,
+        "records_w_diag_icd10.csv": tables.DIAGNOSIS_COLUMNS,
+        "ground_truth.csv": tables.TRUTH_COLUMNS,
+    }
+
+    def __init__(self, root: Path) -> None:
+        self._files = ExitStack()
+        files = (self._files.enter_context((root / name).open("w", newline="")) for name in self.COLUMNS)
+        self._writers = [csv.writer(file, lineterminator="\n") for file in files]
+        self.add(self.COLUMNS.values())
+
+    def add(self, rows: Iterable[tuple[object, ...]]) -> None:
+        """One row for each file, in the order of COLUMNS."""
+        for writer, row in zip(self._writers, rows, strict=True):
+            writer.writerow(row)
+
+    def __enter__(self) -> "_Tables":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
+
+
+def _write_tree(
+    root: Path, num_records: int, num_subjects: int, seed: int, defect_rate: float, progress: Progress
+) -> None:
+    record_numbers = records_per_subject(seed, num_records=num_records, num_subjects=num_subjects)
+    subject_ids, study_ids = Ids(seed, first_digit=1), Ids(seed, first_digit=4)
+    stratified_folds = StratifiedFolds()
+    num_done = 0
+    with _Tables(root) as csv_files:
+        for subject in sorted(range(num_subjects), key=subject_ids.__getitem__):
+            person = draw_subject(seed, subject)
+            folds: dict[str, int] = {}
+            rows_by_study = {}
+            first_study_of_stay: dict[int, int] = {}
+            num_own = len(record_numbers[subject])
+            for record in draw_records(seed, subject, person, num_records=num_own, defect_rate=defect_rate):
+                if not folds:
+                    strat_fold = stratified_folds.deal(record.visit.stay.codes)
+                    folds = {"fold": fold_of_subject(seed, subject), "strat_fold": strat_fold}
+                study_id = study_ids[record_numbers[subject][record.number]]
+                ids = {"subject_id": subject_ids[subject], "study_id": study_id}
+                stay_id = study_ids.number_part(first_study_of_stay.setdefault(record.visit.number, study_id))
+                _write_record(root, record, **ids)
+                rng = random_stream(seed, Stream.MACHINE, subject, record.number)
+                rows_by_study[study_id] = (
+                    tables.record_list_row(record, **ids),
+                    tables.machine_row(rng, record, **ids),
+                    tables.diagnosis_row(record, person, **ids, stay_id=stay_id, **folds),
+                    tables.truth_row(record, study_id=study_id),
+                )
+                num_done += 1
+                progress("synthesising records", num_done, num_records)
+            for _, rows in sorted(rows_by_study.items()):
+                csv_files.add(rows)
+    arguments = {
+        "generator": GENERATOR_VERSION,
+        "records": num_records,
+        "subjects": num_subjects,
+        "seed": seed,
+        "defect_rate": defect_rate,
+    }
+    (root / "synthetic.json").write_text(json.dumps(arguments, indent=2) + "\n")
+
+
+def _write_record(root: Path, record: Record, *, subject_id: int, study_id: int) -> None:
+    stem = root / tables.record_path(subject_id, study_id)
+    os.makedirs(stem.parent)
+    with open(f"{stem}.dat", "wb", buffering=0) as file:
+        file.write(np.ascontiguousarray(record.adc_LT.T, dtype="<i2").tobytes())
+    with open(f"{stem}.hea", "w", newline="\n") as header:
+        header.write(tables.header_text(record, subject_id=subject_id, study_id=study_id))
