@@ -27,6 +27,8 @@ from sharding.leads import NUM_LEADS
 # Few enough that all threads work on the batch that is wanted next, many enough to hide the hand-over.
 RECORDS_PER_TASK = 16
 MAX_REPLACEMENTS = 16
+# How often the shards in use are looked at, in case somebody packs into a directory that a job reads.
+CHECK_FILES_EVERY_S = 10.0
 
 
 @dataclass
@@ -34,7 +36,7 @@ class _Slot:
     """One buffer of the ring and what is being read into it."""
 
     adc: torch.Tensor
-    views: list[memoryview]
+    memory: list[np.ndarray]
     rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     epoch: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
     samples_consumed: int = 0
@@ -111,6 +113,7 @@ class RingLoader(Iterator[Batch]):
         self._ahead: deque[_Slot] = deque()
         self._lent: _Slot | None = None
         self._started = False
+        self._files_checked = time.monotonic()
         self._closed = False
         self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="lamae-reader")
 
@@ -162,7 +165,7 @@ class RingLoader(Iterator[Batch]):
         adc = torch.empty(
             (self._size, NUM_LEADS, self._reader.num_samples), dtype=torch.int16, pin_memory=torch.cuda.is_available()
         )
-        return _Slot(adc, _byte_views(adc))
+        return _Slot(adc, _bytes_of(adc))
 
     def _read_ahead(self, slot: _Slot) -> None:
         """Start reading the next batch of the order into ``slot``; nothing where the last one is already on its way."""
@@ -179,34 +182,40 @@ class RingLoader(Iterator[Batch]):
             self._pool.submit(self._fill, slot, part, min(part + RECORDS_PER_TASK, self._size))
             for part in range(0, self._size, RECORDS_PER_TASK)
         ]
+        if time.monotonic() - self._files_checked >= CHECK_FILES_EVERY_S:
+            self._files_checked = time.monotonic()
+            slot.tasks.append(self._pool.submit(self._check_files))
         self._ahead.append(slot)
 
     def _fill(self, slot: _Slot, start: int, stop: int) -> int:
         """Read records ``start`` to ``stop`` of a slot; how many of them had to be replaced."""
-        num_replaced = 0
-        for place in range(start, stop):
-            if self._closed:
-                break
-            row, view = int(slot.rows[place]), slot.views[place]
-            try:
-                self._reader.read_one(row, view)
-            except CorruptRecordError as error:
-                if not self._skip_corrupt:
-                    raise
-                slot.rows[place] = self._replace(row, view, error)
-                num_replaced += 1
-        return num_replaced
+        if self._closed:
+            return 0
+        replaced = []
 
-    def _replace(self, row: int, view: memoryview, first: CorruptRecordError) -> int:
+        def replace(place: int, error: CorruptRecordError) -> None:
+            slot.rows[start + place] = self._replace(int(slot.rows[start + place]), slot.memory[start + place], error)
+            replaced.append(place)
+
+        self._reader.read_into(
+            slot.rows[start:stop].copy(), slot.memory[start:stop], on_corrupt=replace if self._skip_corrupt else None
+        )
+        return len(replaced)
+
+    def _check_files(self) -> int:
+        self._reader.check_files()
+        return 0
+
+    def _replace(self, row: int, record: np.ndarray, first: CorruptRecordError) -> int:
         """Read another record instead of ``row``: which one depends on the seed and the row alone."""
         candidates = np.random.Philox(key=np.array([self._seed, row], dtype=np.uint64)).random_raw(MAX_REPLACEMENTS)
         for index in candidates % np.uint64(len(self._rows)):
-            other = int(self._rows[index])
+            other = self._rows[index : index + 1]
             try:
-                self._reader.read_one(other, view)
+                self._reader.read_into(other, [record])
             except CorruptRecordError:
                 continue
-            return other
+            return int(other[0])
         raise LamaeError(f"{first}; {MAX_REPLACEMENTS} records tried in its place are corrupt too")
 
 
@@ -215,10 +224,10 @@ def read_batch(shard_set: ShardSet, rows: np.ndarray, *, epoch: int = 0) -> Batc
     reader = RecordReader(shard_set)
     rows = np.array(rows, dtype=np.int64)
     adc = torch.empty((len(rows), NUM_LEADS, reader.num_samples), dtype=torch.int16)
-    reader.read_into(rows, _byte_views(adc))
+    reader.read_into(rows, _bytes_of(adc))
     return reader.batch(adc, rows, np.full(len(rows), epoch, dtype=np.int64), samples_consumed=0)
 
 
-def _byte_views(adc: torch.Tensor) -> list[memoryview]:
-    """The writable bytes of each record of a contiguous ``[B, 12, T]`` tensor."""
-    return [memoryview(record).cast("B") for record in adc.numpy()]
+def _bytes_of(adc: torch.Tensor) -> list[np.ndarray]:
+    """The memory of each record of a contiguous ``[B, 12, T]`` tensor, as uint8 ``[24 * T]``."""
+    return list(adc.numpy().reshape(len(adc), -1).view(np.uint8))

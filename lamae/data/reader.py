@@ -3,7 +3,8 @@
 import logging
 import os
 import threading
-from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
 
 import google_crc32c
 import numpy as np
@@ -18,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 MAX_OPEN_SHARDS = 512
 
+OnCorrupt = Callable[[int, "CorruptRecordError"], None]
+
 
 class CorruptRecordError(LamaeError):
     """One record cannot be read or is not what was packed; the rest of its shard may be sound."""
@@ -28,15 +31,29 @@ class ReplacedShardError(LamaeError):
 
 
 class _OpenShard:
-    """A file descriptor that closes when the last reader lets go of it."""
+    """A file descriptor that closes when the last reader lets go of it, and what the file was when it was opened."""
 
-    def __init__(self, path: str, fd: int, identity: tuple[int, ...]) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.fd = fd
-        self.identity = identity
+        self.fd = os.open(path, os.O_RDONLY)
+        stat = os.fstat(self.fd)
+        self.size = stat.st_size
+        self.identity = _identity(stat)
 
     def __del__(self) -> None:
-        os.close(self.fd)
+        if hasattr(self, "fd"):
+            os.close(self.fd)
+
+    def is_still_there(self) -> bool:
+        """Whether the path still leads to the very file that is open, untouched."""
+        try:
+            return _identity(os.stat(self.path)) == self.identity
+        except OSError:
+            return False
+
+
+def _identity(stat: os.stat_result) -> tuple[int, ...]:
+    return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 class RecordReader:
@@ -59,35 +76,53 @@ class RecordReader:
                 f"{shard_set.root}: not every record has {self.num_samples} samples per lead; "
                 f"run 'lamae verify {shard_set.root}'"
             )
-        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._shard_bytes = {shard["name"]: int(shard["bytes"]) for shard in shard_set.manifest["shards"]}
+        self._open: dict[int, _OpenShard] = {}
         self._lock = threading.Lock()
 
-    def read_into(self, rows: np.ndarray, views: list[memoryview]) -> None:
-        """Read record ``rows[i]`` into ``views[i]`` (writable bytes, ``num_bytes`` long).
+    def read_into(self, rows: np.ndarray, memory: list[np.ndarray], *, on_corrupt: OnCorrupt | None = None) -> None:
+        """Read record ``rows[i]`` into ``memory[i]`` (uint8 ``[num_bytes]``, contiguous).
 
-        Raises CorruptRecordError or ReplacedShardError naming shard, offset and key.
+        Raises ReplacedShardError, and CorruptRecordError naming shard, offset and key unless ``on_corrupt`` takes
+        care of it; that is called with i and the error.
         """
-        for row, view in zip(rows.tolist(), views, strict=True):
-            self.read_one(row, view)
+        # The loader's hot path: one system call, one checksum and as little else as can be per record. (mypy learns
+        # that arrays are buffers with Python 3.12.)
+        files, check_crc, num_bytes = self._open, self._check_crc, self.num_bytes
+        index = zip(
+            self._shard[rows].tolist(), self._offset[rows].tolist(), self._crc[rows].tolist(), memory, strict=True
+        )
+        for place, (shard, offset, crc, record) in enumerate(index):
+            file = files.get(shard) or self._open_shard(shard)
+            problem = None
+            try:
+                count = os.preadv(file.fd, (record,), offset)  # type: ignore[arg-type]
+                if count != num_bytes:
+                    count += self._read_rest(file.fd, record[count:], offset + count)
+            except OSError as error:
+                problem = error.strerror or str(error)
+            else:
+                if count != num_bytes:
+                    problem = f"the shard ends {num_bytes - count} bytes early"
+                elif check_crc and google_crc32c.value(record) != crc:
+                    problem = "CRC-32C differs from the index"
+            if problem is not None:
+                self.check_files()  # another file in its place is no matter of one record
+                corrupt = self._corrupt(int(rows[place]), problem)
+                if on_corrupt is None:
+                    raise corrupt
+                on_corrupt(place, corrupt)
 
-    def read_one(self, row: int, view: memoryview) -> None:
-        """Read one record; see ``read_into``."""
-        shard = self._file(int(self._shard[row]))
-        offset = int(self._offset[row])
-        try:
-            count = os.preadv(shard.fd, [view], offset)
-            while 0 < count < self.num_bytes:  # some network file systems return less than was asked for
-                more = os.preadv(shard.fd, [view[count:]], offset + count)
-                if more == 0:
-                    break
-                count += more
-        except OSError as error:
-            raise self._corrupt(row, error.strerror or str(error)) from None
-        if count != self.num_bytes:
-            raise self._corrupt(row, f"the shard ends {self.num_bytes - count} bytes early")
-        # google_crc32c wants an object without a release hook: an array, not the memoryview. It does not copy.
-        if self._check_crc and google_crc32c.value(np.frombuffer(view, np.uint8)) != int(self._crc[row]):
-            raise self._corrupt(row, "CRC-32C differs from the index")
+    @staticmethod
+    def _read_rest(fd: int, rest: np.ndarray, offset: int) -> int:
+        """Some network file systems return less than was asked for: go on until the end of the file."""
+        count = 0
+        while count < len(rest):
+            more = os.preadv(fd, (rest[count:],), offset + count)  # type: ignore[arg-type]
+            if more == 0:
+                break
+            count += more
+        return count
 
     def batch(
         self, adc: torch.Tensor, rows: np.ndarray, epoch: np.ndarray, *, samples_consumed: int, num_replaced: int = 0
@@ -106,29 +141,38 @@ class RecordReader:
             num_replaced=num_replaced,
         )
 
+    def check_files(self) -> None:
+        """Raises ReplacedShardError where a shard was replaced, resized, touched or removed since it was opened."""
+        for file in list(self._open.values()):
+            if not file.is_still_there():
+                raise self._replaced(file.path, "changed while it was being read")
+
     def close(self) -> None:
         """Let go of all files; those in use close when their read ends."""
         with self._lock:
             self._open.clear()
 
-    def _file(self, shard: int) -> _OpenShard:
+    def _open_shard(self, shard: int) -> _OpenShard:
         with self._lock:
-            found = self._open.get(shard)
-            if found is not None:
-                self._open.move_to_end(shard)
-                return found
-            path = str(self.shard_set.shard_path(shard))
+            if shard in self._open:
+                return self._open[shard]
+            path = self.shard_set.shard_path(shard)
             try:
-                fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+                opened = _OpenShard(path)
             except OSError as error:
-                raise ReplacedShardError(
-                    f"{path}: {error.strerror}; run 'lamae verify {self.shard_set.root}'"
-                ) from None
-            stat = os.fstat(fd)
-            opened = self._open[shard] = _OpenShard(path, fd, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
-            while len(self._open) > MAX_OPEN_SHARDS:
-                self._open.popitem(last=False)
+                raise self._replaced(path, error.strerror or str(error)) from None
+            packed_size = self._shard_bytes.get(path.name)
+            if packed_size is not None and opened.size != packed_size:
+                raise self._replaced(path, f"{opened.size} bytes long, but {packed_size} when it was packed")
+            while len(self._open) >= MAX_OPEN_SHARDS:
+                del self._open[next(iter(self._open))]
+            self._open[shard] = opened
             return opened
+
+    def _replaced(self, path: Path, reason: str) -> ReplacedShardError:
+        return ReplacedShardError(
+            f"{path}: {reason}; a shard set is read-only once it is packed: run 'lamae verify {self.shard_set.root}'"
+        )
 
     def _corrupt(self, row: int, reason: str) -> CorruptRecordError:
         path = self.shard_set.shard_path(int(self._shard[row]))

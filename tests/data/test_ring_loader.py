@@ -1,5 +1,6 @@
 """The ring loader: the same batches at any world size, thread count and restart; errors name the record."""
 
+import os
 import threading
 from contextlib import ExitStack
 
@@ -9,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import lamae.data.loader as loader_module
 from lamae.data.config import DataConfig
 from lamae.data.loader import RingLoader, read_batch
 from lamae.data.order import GlobalOrder
@@ -146,6 +148,10 @@ def test_micro_batches_cut_the_batch_in_order(shard_set):
         next(batch.micro_batches(4))
 
 
+def take(loader, num_batches):
+    return [batch.samples_consumed for batch, _ in zip(loader, range(num_batches), strict=False)]
+
+
 def corrupt(shard_set: ShardSet, *rows: int) -> None:
     for row in rows:
         with shard_set.shard_path(int(shard_set.column("shard")[row])).open("r+b") as file:
@@ -182,17 +188,51 @@ def test_without_the_crc_check_a_flipped_bit_goes_unseen(own_set, adc):
         assert batch.row[wrong].tolist() == [20]
 
 
-def test_a_truncated_shard_is_named(own_set):
+@pytest.mark.parametrize("on_corrupt", ["raise", "skip"])
+def test_a_truncated_shard_is_named(own_set, on_corrupt):
     path = own_set.shard_path(6)
     path.write_bytes(path.read_bytes()[: int(own_set.column("payload_offset")[50]) + 100])
-    with pytest.raises(LamaeError, match=r"000006\.tar"):
-        load(own_set, 5)
+    with pytest.raises(LamaeError, match=r"000006\.tar.*bytes long"):
+        load(own_set, 5, on_corrupt=on_corrupt)
 
 
 def test_a_missing_shard_is_named(own_set):
     own_set.shard_path(3).unlink()
     with pytest.raises(LamaeError, match=r"000003\.tar.*verify"):
         load(own_set, 5)
+
+
+@pytest.mark.parametrize("deed", ["replace", "touch", "grow", "remove"])
+def test_a_shard_that_changes_under_a_running_job_is_noticed(own_set, monkeypatch, deed):
+    monkeypatch.setattr(loader_module, "CHECK_FILES_EVERY_S", 0.0)
+    config = DataConfig(path="", on_corrupt="skip", check_crc=False)
+    arguments = {"seed": 0, "global_batch_size": NUM_RECORDS, "rank": 0, "world_size": 1}
+    with RingLoader(own_set, np.arange(NUM_RECORDS), config=config, **arguments) as loader:
+        take(loader, 5)
+        path = own_set.shard_path(4)
+        if deed == "replace":
+            path.with_suffix(".new").write_bytes(path.read_bytes())
+            path.with_suffix(".new").replace(path)
+        elif deed == "touch":
+            os.utime(path, (1, 1))
+        elif deed == "grow":
+            path.open("ab").write(bytes(512))
+        else:
+            path.unlink()
+        with pytest.raises(LamaeError, match=r"000004\.tar.*changed"):
+            take(loader, 10)
+
+
+def test_a_replaced_shard_is_not_skipped_over(own_set, adc):
+    """Its records would all fail their checksums; ``skip`` is for single records."""
+    config = DataConfig(path="", on_corrupt="skip")
+    arguments = {"seed": 0, "global_batch_size": NUM_RECORDS, "rank": 0, "world_size": 1}
+    with RingLoader(own_set, np.arange(NUM_RECORDS), config=config, **arguments) as loader:
+        next(loader)
+        path = own_set.shard_path(4)
+        path.write_bytes(bytes(path.stat().st_size))
+        with pytest.raises(LamaeError, match=r"000004\.tar.*changed"):
+            take(loader, 10)
 
 
 def test_skipping_replaces_a_corrupt_record_the_same_way_everywhere(own_set, adc):
