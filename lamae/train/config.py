@@ -38,7 +38,8 @@ class TrainConfig:
     micro-batches that respect this."""
 
     num_threads: int = 0
-    """Threads of torch's CPU operations per process; 0 is the cores this process may use, shared out among the local ranks."""
+    """Threads of torch's CPU operations per process; 0 is the cores this process may use, shared out among the local
+    ranks."""
 
     activation_checkpointing: bool = False
     """Recompute the blocks' activations in the backward pass: less memory, about a third more arithmetic."""
@@ -166,7 +167,8 @@ class CheckpointConfig:
     """Write on a thread after a snapshot to host memory, while training goes on."""
 
     allow_changes: bool = False
-    """Resume although the model, the data set or the batch size differs from the checkpoint's (the differences are logged)."""
+    """Resume although the model, the data set or the batch size differs from the checkpoint's; the differences are
+    logged."""
 
     def check(self) -> None:
         _at_least("checkpoint.every", self.every, 0)

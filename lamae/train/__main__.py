@@ -1,0 +1,30 @@
+"""``python -m lamae.train CONFIG [key=value …]``: the trainer as torchrun, the DeepSpeed launcher and srun start it."""
+
+import sys
+
+from lamae import console
+from lamae.config import load
+from sharding.errors import LamaeError, UsageError
+
+USAGE = "usage: python -m lamae.train CONFIG [key=value ...]"
+
+
+def main(arguments: list[str]) -> int:
+    """Train as the command line says; the exit code."""
+    # The DeepSpeed launcher adds its own rank argument; the environment says the same.
+    arguments = [argument for argument in arguments if not argument.startswith("--local_rank")]
+    console.set_up_logging()
+    try:
+        if not arguments:
+            raise UsageError(USAGE)
+        config = load(arguments[0], arguments[1:])
+        from lamae.train.loop import train
+
+        return train(config)
+    except LamaeError as error:
+        console.print_error(str(error))
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

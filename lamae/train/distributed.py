@@ -1,0 +1,164 @@
+"""The ranks of a job: who this process is, on which device, and the small CPU group on which ranks agree.
+
+Starts under torchrun, the DeepSpeed launcher and srun, which say who is who through environment variables, and
+without any launcher, as the only rank.
+"""
+
+import atexit
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from sharding.errors import LamaeError, UsageError
+
+Decision = TypeVar("Decision")
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a launcher says about this process."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    local_world_size: int
+    address: str
+    port: int
+
+
+def find_place(environ: Mapping[str, str]) -> Place:
+    """Read the variables of torchrun and DeepSpeed, else those of srun, else be alone.
+
+    Raises UsageError when a launcher says only half.
+    """
+    if "RANK" in environ and "WORLD_SIZE" in environ:
+        rank, world_size = int(environ["RANK"]), int(environ["WORLD_SIZE"])
+        local_rank = int(environ.get("LOCAL_RANK", rank))
+        local_world_size = int(environ.get("LOCAL_WORLD_SIZE", environ.get("LOCAL_SIZE", world_size)))
+    elif int(environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in environ:
+        rank, world_size = int(environ["SLURM_PROCID"]), int(environ["SLURM_NTASKS"])
+        local_rank = int(environ.get("SLURM_LOCALID", 0))
+        # "4(x2),3": tasks per node; this node's count is the first entry wherever nodes are alike.
+        local_world_size = int(environ.get("SLURM_TASKS_PER_NODE", "1").split("(")[0].split(",")[0])
+    else:
+        return Place(0, 0, 1, 1, "127.0.0.1", 0)
+    if world_size > 1 and not ("MASTER_ADDR" in environ and "MASTER_PORT" in environ):
+        raise UsageError(
+            f"{world_size} ranks, but MASTER_ADDR and MASTER_PORT are not set: "
+            "start with torchrun or 'lamae submit', or set both"
+        )
+    return Place(
+        rank,
+        local_rank,
+        world_size,
+        local_world_size,
+        environ.get("MASTER_ADDR", "127.0.0.1"),
+        int(environ.get("MASTER_PORT", 0)),
+    )
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all; collectives here run on the CPU group and never touch the device."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    local_world_size: int
+    device: torch.device
+    cpu_group: Any
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def share(self, value: Any) -> Any:
+        """Rank 0's ``value``, on every rank. What ranks must agree on is decided once and shared."""
+        box = [value]
+        if self.world_size > 1:
+            dist.broadcast_object_list(box, src=0, group=self.cpu_group)
+        return box[0]
+
+    def decide(self, function: Callable[[], Decision]) -> Decision:
+        """What rank 0's call of ``function`` gives, on every rank; a LamaeError it raises is raised on every rank."""
+        outcome: Any = None
+        if self.is_main:
+            try:
+                outcome = function()
+            except LamaeError as error:
+                outcome = error
+        outcome = self.share(outcome)
+        if isinstance(outcome, LamaeError):
+            raise outcome
+        return outcome
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's ``value``, in rank order, on every rank."""
+        values: list[Any] = [None] * self.world_size
+        if self.world_size == 1:
+            return [value]
+        dist.all_gather_object(values, value, group=self.cpu_group)
+        return values
+
+    def mean(self, values: torch.Tensor) -> torch.Tensor:
+        """Mean over ranks of a CPU tensor."""
+        if self.world_size > 1:
+            dist.all_reduce(values, group=self.cpu_group)
+        return values / self.world_size
+
+    def barrier(self) -> None:
+        if self.world_size > 1:
+            dist.barrier(group=self.cpu_group)
+
+
+def start(*, timeout_s: float, num_threads: int) -> Ranks:
+    """Join the job's process group (NCCL on CUDA, gloo otherwise) and set this process's CPU threads.
+
+    ``num_threads`` 0 shares the cores this process may use among the ranks of the machine.
+    """
+    place = find_place(os.environ)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(num_threads or max(cores // place.local_world_size, 1))
+
+    if place.rank:  # rank 0 speaks for all; the others are heard when something is wrong
+        logging.getLogger("lamae").setLevel(logging.WARNING)
+
+    on_cuda = torch.cuda.is_available()
+    device = torch.device("cuda", place.local_rank % torch.cuda.device_count()) if on_cuda else torch.device("cpu")
+    if on_cuda:
+        torch.cuda.set_device(device)
+    # DeepSpeed reads these itself; a launcher that set them set them to the same values.
+    os.environ |= {
+        "RANK": str(place.rank),
+        "LOCAL_RANK": str(place.local_rank),
+        "WORLD_SIZE": str(place.world_size),
+        "LOCAL_WORLD_SIZE": str(place.local_world_size),
+        "MASTER_ADDR": place.address,
+        "MASTER_PORT": str(place.port or free_port()),
+    }
+    timeout = timedelta(seconds=timeout_s)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if on_cuda else "gloo", timeout=timeout)
+        atexit.register(dist.destroy_process_group)
+    return Ranks(
+        rank=place.rank,
+        local_rank=place.local_rank,
+        world_size=place.world_size,
+        local_world_size=place.local_world_size,
+        device=device,
+        cpu_group=dist.new_group(backend="gloo", timeout=timeout),
+    )

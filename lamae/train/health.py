@@ -1,0 +1,84 @@
+"""Watches for steps that went wrong: a loss or gradient that is not finite, and losses far above the recent ones."""
+
+import json
+import logging
+import statistics
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lamae.train.distributed import Ranks
+from sharding.errors import LamaeError
+from sharding.format import ShardSet
+
+QUARANTINE_NAME = "quarantine.jsonl"
+SPIKE_WINDOW = 256
+SPIKE_MIN_HISTORY = 32
+# Scales a median absolute deviation to the standard deviation of a normal distribution.
+MAD_TO_SIGMA = 1.4826
+
+log = logging.getLogger(__name__)
+
+
+class SpikeDetector:
+    """Robust z-score of each loss against the recent ones: (loss - median) / (1.4826 * median absolute deviation)."""
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+        self._recent: deque[float] = deque(maxlen=SPIKE_WINDOW)
+
+    def score(self, loss: float) -> float | None:
+        """z-score of a loss, which then joins the recent ones; None while there are too few to tell."""
+        score = None
+        if len(self._recent) >= SPIKE_MIN_HISTORY:
+            median = statistics.median(self._recent)
+            spread = MAD_TO_SIGMA * statistics.median(abs(x - median) for x in self._recent)
+            score = (loss - median) / spread if spread > 0 else None
+        if np.isfinite(loss):
+            self._recent.append(loss)
+        return score
+
+    def is_spike(self, loss: float) -> bool:
+        score = self.score(loss)
+        return bool(self._threshold) and score is not None and score > self._threshold
+
+
+class Quarantine:
+    """Lists the records of skipped steps in ``quarantine.jsonl`` of the run directory, for people to look at."""
+
+    def __init__(self, run_dir: Path, shard_set: ShardSet, ranks: Ranks) -> None:
+        self._path = run_dir / QUARANTINE_NAME
+        self._shard_set = shard_set
+        self._ranks = ranks
+
+    def add(self, step: int, *, rows: np.ndarray, epochs: np.ndarray, losses_B: torch.Tensor) -> list[str]:
+        """Note this rank's share of a skipped step; called by all ranks. Gives the keys that were noted.
+
+        Records whose own loss is not finite are the culprits; where there is none (the gradient overflowed), every
+        record of the step is a suspect.
+        """
+        bad = ~torch.isfinite(losses_B).cpu().numpy()
+        shares = self._ranks.gather((rows, epochs, bad))
+        all_rows, all_epochs, all_bad = (np.concatenate(parts) for parts in zip(*shares, strict=True))
+        reason = "loss" if all_bad.any() else "gradient"
+        chosen = all_bad if all_bad.any() else np.ones_like(all_bad)
+        entries = [
+            {"step": step, "key": self._shard_set.keys[row], "row": int(row), "epoch": int(epoch), "not_finite": reason}
+            for row, epoch in zip(all_rows[chosen], all_epochs[chosen], strict=True)
+        ]
+        if self._ranks.is_main:
+            with self._path.open("a") as file:
+                file.writelines(json.dumps(entry) + "\n" for entry in entries)
+        return [str(entry["key"]) for entry in entries]
+
+
+def stop_if_hopeless(skipped_in_a_row: int, *, limit: int, step: int, run_dir: Path) -> None:
+    """Raises LamaeError after ``limit`` skipped steps in a row: nothing is being learned."""
+    if skipped_in_a_row >= limit:
+        raise LamaeError(
+            f"{skipped_in_a_row} steps in a row, up to step {step}, had a loss or gradient that is not finite; the "
+            f"records are in {run_dir / QUARANTINE_NAME}. Resume from an earlier checkpoint with a lower optim.lr, "
+            "a lower optim.clip_norm or engine.precision=fp32"
+        )

@@ -1,0 +1,74 @@
+"""What a run was made of: revision, versions, machine, data. Written into the run directory at every start."""
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lamae.train.distributed import Ranks
+
+PACKAGES = ("lamae", "torch", "deepspeed", "triton", "numpy", "safetensors", "zarr", "omegaconf", "tensorboard")
+MAX_DIFF_BYTES = 200_000
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.decode(errors="replace")
+
+
+def describe_code() -> dict[str, Any]:
+    """Revision of the source tree and its uncommitted changes; nulls where lamae is installed from a package."""
+    root = Path(__file__).resolve().parents[2]
+    revision = _git(root, "rev-parse", "HEAD") if (root / ".git").exists() else None
+    diff = _git(root, "diff", "HEAD") if revision else None
+    return {
+        "revision": revision.strip() if revision else None,
+        "diff_sha256": hashlib.sha256(diff.encode()).hexdigest() if diff else None,
+        "diff": diff[:MAX_DIFF_BYTES] if diff else None,
+    }
+
+
+def describe_versions() -> dict[str, str | None]:
+    """Installed version of each package that can change a result."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+def describe_machine(ranks: Ranks) -> dict[str, Any]:
+    """Host, processor, device and how many ranks there are."""
+    on_cuda = ranks.device.type == "cuda"
+    return {
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "threads_per_rank": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(ranks.device) if on_cuda else platform.processor() or platform.machine(),
+        "cuda": torch.version.cuda if on_cuda else None,
+        "world_size": ranks.world_size,
+        "local_world_size": ranks.local_world_size,
+    }
+
+
+def build_manifest(ranks: Ranks, **about: Any) -> dict[str, Any]:
+    """Everything above, the command line, and what the caller knows of data and configuration."""
+    return {
+        **about,
+        "command": sys.argv,
+        "code": describe_code(),
+        "versions": describe_versions(),
+        "machine": describe_machine(ranks),
+    }

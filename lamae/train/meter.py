@@ -1,0 +1,67 @@
+"""Sums over the steps of a logging interval, kept on the device and brought to the host once per interval."""
+
+from dataclasses import dataclass
+
+import torch
+
+from lamae.train.distributed import Ranks
+from lamae.train.engine import StepOutput
+
+
+@dataclass
+class Interval:
+    """Means over ranks of what happened since the previous interval, on the host."""
+
+    losses: list[float]
+    """Mean loss of the global batch, one per step, in order."""
+    parts: dict[str, float]
+    """Mean of each part of the loss over the micro-batches where it was defined."""
+    lead_weights: list[float]
+    """Mean pooling weight of each lead."""
+
+    @property
+    def loss(self) -> float:
+        """Mean over the steps with a finite loss; NaN where there was none."""
+        finite = [loss for loss in self.losses if loss == loss and abs(loss) != float("inf")]
+        return sum(finite) / len(finite) if finite else float("nan")
+
+
+class Meter:
+    """Accumulates outputs of micro-batches without looking at them."""
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self._step_losses: list[torch.Tensor] = []
+        self._parts: dict[str, torch.Tensor] = {}
+        self._lead_weights: torch.Tensor | None = None
+        self._num_outputs = 0
+
+    def add_step(self, outputs: list[StepOutput]) -> None:
+        """Count one optimiser step: the outputs of its equal micro-batches."""
+        self._step_losses.append(torch.stack([output.loss.detach().float() for output in outputs]).mean())
+        for output in outputs:
+            for name, value in output.parts.items():
+                # Mean over defined values: a micro-batch may have masked no sample of a kind.
+                defined = torch.isfinite(value)
+                pair = torch.stack([torch.where(defined, value, 0.0), defined]).float()
+                self._parts[name] = self._parts[name] + pair if name in self._parts else pair
+            weights_L = output.lead_weights_BL.float().mean(0)
+            self._lead_weights = weights_L if self._lead_weights is None else self._lead_weights + weights_L
+        self._num_outputs += len(outputs)
+
+    def read(self, ranks: Ranks) -> Interval:
+        """Bring the interval to the host, averaged over ranks, and begin the next. Synchronises."""
+        assert self._lead_weights is not None, "read() needs at least one step"
+        names = sorted(self._parts)
+        pieces = [torch.stack(self._step_losses), self._lead_weights / self._num_outputs]
+        pieces += [self._parts[name] for name in names]
+        values = ranks.mean(torch.cat(pieces).double().cpu()).tolist()
+        num_steps, num_leads = len(self._step_losses), len(self._lead_weights)
+        sums = values[num_steps + num_leads :]
+        parts = {
+            name: sums[2 * i] / sums[2 * i + 1] if sums[2 * i + 1] else float("nan") for i, name in enumerate(names)
+        }
+        self._reset()
+        return Interval(values[:num_steps], parts, values[num_steps : num_steps + num_leads])

@@ -1,0 +1,119 @@
+"""What a run tells: a line in the log, a row in metrics.jsonl, TensorBoard events. Rank 0 alone writes.
+
+A restarted run continues the same files: rows and events beyond the step it resumes from are cut, so that no curve
+doubles back.
+"""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lamae.train.checkpoint import write_durably
+from sharding.leads import LEADS
+
+METRICS_NAME = "metrics.jsonl"
+TENSORBOARD_NAME = "tensorboard"
+
+log = logging.getLogger(__name__)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Rows of a metrics.jsonl, oldest first; a last line cut short by a kill is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            continue
+    return rows
+
+
+def format_duration(seconds: float) -> str:
+    """``59 s``, ``12:03``, ``2:03:04``, ``3 d 02:03``."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    days, h = divmod(hours, 24)
+    if days:
+        return f"{days} d {h:02d}:{m:02d}"
+    if hours:
+        return f"{hours}:{m:02d}:{s:02d}"
+    return f"{m}:{s:02d}" if minutes else f"{s} s"
+
+
+class Monitor:
+    """Writes the metrics of a run; on any rank but 0 every method does nothing."""
+
+    def __init__(self, run_dir: Path, *, steps: int, resume_step: int, tensorboard: bool, is_main: bool) -> None:
+        self._steps = steps
+        self._is_main = is_main
+        self._tensorboard: Any = None
+        self._began = time.perf_counter()
+        self._first_step = resume_step
+        if not is_main:
+            return
+        self._path = run_dir / METRICS_NAME
+        kept = [row for row in read_metrics(self._path) if row["step"] <= resume_step]
+        write_durably(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._file = self._path.open("a", buffering=1)
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._tensorboard = SummaryWriter(str(run_dir / TENSORBOARD_NAME), purge_step=resume_step + 1)
+
+    def scalars(self, step: int, values: Mapping[str, float], *, samples: int, line: str = "") -> None:
+        """One row: ``values`` by name; numbers that are not finite become null in JSON. ``line`` goes to the log."""
+        if not self._is_main:
+            return
+        row: dict[str, float | None] = {"step": step, "samples": samples}
+        row |= {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._file.write(json.dumps(row) + "\n")
+        if self._tensorboard is not None:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(name if "/" in name else f"train/{name}", value, step)
+        if line:
+            log.info("%s", line)
+
+    def train_line(self, step: int, values: Mapping[str, float]) -> str:
+        """The aligned console line of a logging interval."""
+        width = len(str(self._steps))
+        elapsed = time.perf_counter() - self._began
+        left = elapsed / max(step - self._first_step, 1) * (self._steps - step)
+        skipped = f"  skipped {values['skipped_steps']:.0f}" if values["skipped_steps"] else ""
+        return (
+            f"step {step:{width}d}/{self._steps}  loss {values['loss']:7.4f}  lr {values['learning_rate']:.2e}  "
+            f"norm {values['gradient_norm']:7.3f}  {values['records_per_s']:8.1f} rec/s  "
+            f"data wait {100 * values['data_wait_share']:3.0f} %{skipped}  left {format_duration(left)}"
+        )
+
+    def lead_weights(self, step: int, weights: list[float]) -> None:
+        """Mean pooling weight of each lead, as scalars of one group."""
+        if self._tensorboard is not None:
+            for name, weight in zip(LEADS, weights, strict=True):
+                self._tensorboard.add_scalar(f"lead_weight/{name}", weight, step)
+
+    def figures(self, step: int, figures: Mapping[str, Any]) -> None:
+        """matplotlib figures, or uint8 images ``[H, W, 3]``."""
+        if self._tensorboard is not None:
+            for name, figure in figures.items():
+                if isinstance(figure, np.ndarray):
+                    self._tensorboard.add_image(name, figure, step, dataformats="HWC")
+                else:
+                    self._tensorboard.add_figure(name, figure, step)
+
+    def text(self, name: str, text: str) -> None:
+        """A text panel, shown as preformatted."""
+        if self._tensorboard is not None:
+            indented = "\n".join("    " + line for line in text.splitlines())
+            self._tensorboard.add_text(name, indented, self._first_step)
+
+    def close(self) -> None:
+        if self._is_main:
+            self._file.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()

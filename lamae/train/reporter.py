@@ -1,0 +1,152 @@
+"""Turns steps into what is told of them: interval means, rates, spikes, quarantined records, figures."""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from lamae.data.batch import Batch
+from lamae.data.loader import RingLoader
+from lamae.data.transforms import Signal
+from lamae.model.masking import Mask
+from lamae.train.distributed import Ranks
+from lamae.train.engine import Engine, StepOutput
+from lamae.train.health import Quarantine, SpikeDetector, stop_if_hopeless
+from lamae.train.inputs import Inputs
+from lamae.train.meter import Meter
+from lamae.train.monitor import Monitor
+from lamae.train.state import TrainState
+
+if TYPE_CHECKING:
+    from lamae.config import RunConfig
+
+FIGURE_RECORDS = 4
+MAX_KEYS_IN_A_LINE = 8
+
+DrawFigures = Callable[[torch.nn.Module, Signal, Mask], dict[str, Any]]
+
+log = logging.getLogger(__name__)
+
+
+class Reporter:
+    """Follows a run step by step and tells about it every ``monitor.log_every`` steps. Called by all ranks alike."""
+
+    def __init__(
+        self,
+        config: "RunConfig",
+        *,
+        run_dir: Path,
+        inputs: Inputs,
+        ranks: Ranks,
+        state: TrainState,
+        draw_figures: DrawFigures | None,
+    ) -> None:
+        self._config = config
+        self._run_dir = run_dir
+        self._inputs = inputs
+        self._ranks = ranks
+        self._draw_figures = draw_figures
+        self._meter = Meter()
+        self._spikes = SpikeDetector(config.monitor.spike_zscore)
+        self._quarantine = Quarantine(run_dir, inputs.shard_set, ranks)
+        self._rows: list[np.ndarray] = []
+        self._first_step = state.step + 1
+        self._interval_began = time.perf_counter()
+        self._waited_before = 0.0
+        self.monitor = Monitor(
+            run_dir,
+            steps=config.train.steps,
+            resume_step=state.step,
+            tensorboard=config.monitor.tensorboard,
+            is_main=ranks.is_main,
+        )
+
+    def begin(self) -> None:
+        """The first step is about to start: set-up time is not training time."""
+        self._interval_began = time.perf_counter()
+
+    def note_step(self, state: TrainState, batch: Batch, outputs: list[StepOutput], *, applied: bool) -> None:
+        """Count a step. A skipped one goes to the quarantine; too many in a row raise LamaeError."""
+        self._meter.add_step(outputs)
+        self._rows.append(batch.row.numpy().copy())
+        if not applied:
+            keys = self._quarantine.add(
+                state.step,
+                rows=batch.row.numpy(),
+                epochs=batch.epoch.numpy(),
+                losses_B=torch.cat([output.loss_B for output in outputs]),
+            )
+            log.warning(
+                "step %d skipped: loss or gradient not finite; %d records quarantined: %s",
+                state.step,
+                len(keys),
+                _shorten(keys),
+            )
+            limit = self._config.train.max_skipped_in_a_row
+            stop_if_hopeless(state.skipped_in_a_row, limit=limit, step=state.step, run_dir=self._run_dir)
+
+    def is_due(self, step: int) -> bool:
+        return step % self._config.monitor.log_every == 0
+
+    def report(
+        self, state: TrainState, engine: Engine, loader: RingLoader, *, schedule: dict[str, float], **extra: float
+    ) -> None:
+        """Tell the steps since the last report, if there were any. Synchronises."""
+        num_steps = len(self._rows)
+        if num_steps == 0:
+            return
+        interval = self._meter.read(self._ranks)
+        elapsed = time.perf_counter() - self._interval_began
+        waited = loader.wait_s - self._waited_before
+        wait_share = float(self._ranks.mean(torch.tensor([waited / elapsed]))[0])
+        values = {
+            "loss": interval.loss,
+            **schedule,
+            "gradient_norm": engine.gradient_norm(),
+            "skipped_steps": float(state.skipped_steps),
+            "records_per_s": num_steps * self._config.train.global_batch_size / elapsed,
+            "step_s": elapsed / num_steps,
+            "data_wait_share": wait_share,
+            **extra,
+            **{f"parts/{name}": value for name, value in interval.parts.items()},
+        }
+        line = self.monitor.train_line(state.step, values) if self._ranks.is_main else ""
+        self.monitor.scalars(state.step, values, samples=state.samples_consumed, line=line)
+        self.monitor.lead_weights(state.step, interval.lead_weights)
+        self._tell_spikes(interval.losses)
+        self._rows.clear()
+        self._first_step = state.step + 1
+        self._waited_before = loader.wait_s
+        self._interval_began = time.perf_counter()
+
+    def _tell_spikes(self, losses: list[float]) -> None:
+        """Every rank knows every step's loss, so all agree on which steps to ask each other's records for."""
+        for offset, loss in enumerate(losses):
+            if self._spikes.is_spike(loss):
+                rows = np.concatenate(self._ranks.gather(self._rows[offset]))
+                keys = [self._inputs.shard_set.keys[row] for row in rows]
+                log.warning("loss spike %.4f at step %d: %s", loss, self._first_step + offset, _shorten(keys))
+
+    def figures(self, step: int, engine: Engine) -> None:
+        """Draw a few fixed records, hidden by fixed masks, as the model now reconstructs them."""
+        every = self._config.monitor.figures_every
+        # At stage 3 the weights are gathered layer by layer: all ranks run the model or none can.
+        takes_part = self._ranks.is_main or engine.zero_stage == 3
+        if self._draw_figures is None or not every or step % every or not takes_part:
+            return
+        batch = self._inputs.fixed_batch(split="val", num_records=FIGURE_RECORDS)
+        signal, mask = self._inputs.prepare(batch, device=self._ranks.device, train=False)
+        with engine.evaluating() as model:
+            self.monitor.figures(step, self._draw_figures(model, signal, mask))
+
+    def close(self) -> None:
+        self.monitor.close()
+
+
+def _shorten(keys: list[str]) -> str:
+    more = len(keys) - MAX_KEYS_IN_A_LINE
+    return " ".join(keys[:MAX_KEYS_IN_A_LINE]) + (f" and {more} more" if more > 0 else "")

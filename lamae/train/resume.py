@@ -1,0 +1,51 @@
+"""May this run go on from that checkpoint? What must not have changed, and what to say where it has."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from lamae.train.checkpoint import CheckpointReader, differing_keys
+from sharding.errors import UsageError
+
+# Everything else (steps, learning rate, precision, ZeRO stage, paths, monitoring) may change from start to start.
+FIXED_SECTIONS = ("model.", "mask.", "signal.")
+FIXED_KEYS = ("data.split", "data.order", "data.window_shards", "train.seed", "train.global_batch_size")
+# The shard set may move; its hash may not.
+IGNORED_KEYS = ("run.dir", "data.path", "train.stop_at")
+
+log = logging.getLogger(__name__)
+
+
+def check_resumable(
+    reader: CheckpointReader, *, config: dict[str, Any], index_hash: str, subject_hash: str, allow_changes: bool
+) -> None:
+    """Raises UsageError listing every difference that would make this another run, unless ``allow_changes``.
+
+    Differences that are harmless are logged.
+    """
+    manifest = reader.manifest
+    fatal, harmless = [], []
+    for key, old, new in differing_keys(manifest["config"], config):
+        if key in FIXED_KEYS or key.startswith(FIXED_SECTIONS):
+            fatal.append(f"{key}: {old} -> {new}")
+        elif key not in IGNORED_KEYS:
+            harmless.append(f"{key}: {old} -> {new}")
+    if manifest["index_hash"] != index_hash:
+        fatal.append(f"shard set index: {manifest['index_hash'][:12]} -> {index_hash[:12]}")
+    elif manifest["subject_hash"] != subject_hash:
+        fatal.append(f"subjects: {manifest['subject_hash'][:12]} -> {subject_hash[:12]}")
+    if harmless:
+        log.info("changed since %s: %s", reader.path.name, "; ".join(harmless))
+    if not fatal:
+        return
+    if allow_changes:
+        log.warning("resuming %s although it was another run: %s", reader.path.name, "; ".join(fatal))
+        return
+    raise UsageError(
+        f"{_run_dir(reader.path)} holds another run (checkpoint {reader.path.name}): {'; '.join(fatal)}. "
+        "Take another run.dir, undo the changes, or set checkpoint.allow_changes=true"
+    )
+
+
+def _run_dir(checkpoint: Path) -> Path:
+    return checkpoint.parent.parent

@@ -1,0 +1,59 @@
+"""Pure functions of the step: learning rate, weight decay, and how a global batch is cut into micro-batches."""
+
+import math
+from dataclasses import dataclass
+
+from lamae.train.config import OptimConfig
+from sharding.errors import UsageError
+
+
+def _cosine(start: float, end: float, progress: float) -> float:
+    """From ``start`` at progress 0 to ``end`` at progress 1 along half a cosine."""
+    return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+
+
+def learning_rate(step: int, config: OptimConfig, *, steps: int) -> float:
+    """Learning rate of optimiser step ``step`` (0-based) of ``steps``.
+
+    Rises linearly over the warm-up to ``lr``, which step ``warmup_steps`` uses, then falls along a cosine to
+    ``final_lr`` at the last step.
+    """
+    warmup = min(config.warmup_steps, steps)
+    if step < warmup:
+        return config.lr * (step + 1) / (warmup + 1)
+    return _cosine(config.lr, config.final_lr, (step - warmup) / max(steps - 1 - warmup, 1))
+
+
+def weight_decay(step: int, config: OptimConfig, *, steps: int) -> float:
+    """Weight decay of step ``step`` (0-based) of ``steps``: constant, or a cosine to ``final_weight_decay``."""
+    final = config.weight_decay if config.final_weight_decay is None else config.final_weight_decay
+    return _cosine(config.weight_decay, final, step / max(steps - 1, 1))
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How the records of one optimiser step are shared out: ``world_size * accumulation * micro`` of them."""
+
+    world_size: int
+    accumulation: int
+    micro: int
+
+    @property
+    def per_rank(self) -> int:
+        return self.accumulation * self.micro
+
+
+def plan_batch(global_batch_size: int, *, micro_batch_size: int, world_size: int) -> BatchPlan:
+    """The fewest equal micro-batches of at most ``micro_batch_size`` records.
+
+    Raises UsageError when the global batch cannot be shared out equally over the ranks.
+    """
+    per_rank, rest = divmod(global_batch_size, world_size)
+    if rest or per_rank == 0:
+        near = max(round(global_batch_size / world_size), 1) * world_size
+        raise UsageError(
+            f"train.global_batch_size={global_batch_size} cannot be shared out equally over {world_size} ranks; "
+            f"take a multiple of {world_size}, for example train.global_batch_size={near}"
+        )
+    accumulation = next(n for n in range(1, per_rank + 1) if per_rank % n == 0 and per_rank // n <= micro_batch_size)
+    return BatchPlan(world_size, accumulation, per_rank // accumulation)

@@ -1,0 +1,37 @@
+"""Which subjects a model has seen, as hashes: enough to refuse them as test subjects, without carrying their ids."""
+
+import hashlib
+
+import numpy as np
+
+from sharding.format import ShardSet
+
+
+def hash_subjects(subjects: np.ndarray, *, source: str) -> np.ndarray:
+    """uint64 hash of each subject id (int64), salted with the source's name: ids of different sources never meet.
+
+    SplitMix64's finaliser: a bijection for a given source, so two subjects never share a hash.
+    """
+    salt = int.from_bytes(hashlib.sha256(source.encode()).digest()[:8], "little")
+    x = subjects.astype(np.int64).view(np.uint64) ^ np.uint64(salt)
+    with np.errstate(over="ignore"):
+        x = x + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def subject_set(shard_set: ShardSet, rows: np.ndarray) -> np.ndarray:
+    """Sorted hashes (uint64, each once) of the subjects that ``rows`` belong to.
+
+    A negative id stands for "the source does not say who": it means nothing outside its own shard set.
+    """
+    subjects = shard_set.column("subject")[rows]
+    known = hash_subjects(subjects[subjects >= 0], source=str(shard_set.manifest["source"]))
+    unknown = hash_subjects(subjects[subjects < 0], source=shard_set.index_hash)
+    return np.unique(np.concatenate([known, unknown]))
+
+
+def subject_set_hash(hashes: np.ndarray) -> str:
+    """sha256 over a sorted hash set: one name for "trained on exactly these subjects"."""
+    return hashlib.sha256(np.ascontiguousarray(hashes, dtype="<u8").tobytes()).hexdigest()
