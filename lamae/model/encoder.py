@@ -5,7 +5,7 @@ B batch, L leads (12), N patches, P samples per patch, V slots for leads, S patc
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,8 @@ from lamae.model.masking import Mask
 from sharding.leads import NUM_LEADS
 
 
-@dataclass(frozen=True)
-class Latents:
-    """Tokens of the visible leads."""
+class Latents(NamedTuple):
+    """Tokens of the visible leads. A tuple, because ZeRO stage 3 finds tensors between modules in tuples only."""
 
     z_BVTD: Tensor
     """The summary of every slot, then its patches."""

@@ -4,7 +4,7 @@ B batch, L leads (12), T samples, N patches, P samples per patch, V slots for le
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -180,8 +180,8 @@ class PretrainModel(nn.Module):
         if self.pool_instant is not None and not mask.shared_times:
             latents = on_shared_grid(latents, num_patches=mask.num_patches)
         if self.exchange is not None:
-            latents = replace(latents, z_BVTD=self.exchange(latents))
-        latents = replace(latents, z_BVTD=self.norm(latents.z_BVTD))
+            latents = latents._replace(z_BVTD=self.exchange(latents))
+        latents = latents._replace(z_BVTD=self.norm(latents.z_BVTD))
         slot_BV, summary_BVD = latents.slot_BV, latents.summary_BVD
         instant_BSD = None
         known_BS = slot_BV.any(1, keepdim=True).expand_as(latents.patch_BVS[:, 0])
