@@ -5,12 +5,14 @@
       shards/NNNNNN.tar   plain WebDataset: KEY.npy (int16 [12, T], canonical lead order) and KEY.json
       index.zarr/         zarr v3 group of columns, row i = record i
       rejects.csv         records that were left out, with the reason (key,reason,detail)
+  unmatched.csv       where the source has a list of its own: what is missing, unlisted or unused (path,status)
 
 A record is read by ``pread`` of ``payload_length`` bytes at ``payload_offset`` of its shard: the samples of KEY.npy
 without the npy header. -32768 means "no sample". A shard set is read-only once ``dataset.json`` is there.
 """
 
 import hashlib
+import io
 import json
 import os
 from dataclasses import dataclass, field
@@ -20,7 +22,6 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
-import zarr
 
 from sharding.errors import LamaeError, UsageError
 from sharding.leads import NUM_LEADS
@@ -31,6 +32,7 @@ MANIFEST_NAME = "dataset.json"
 INDEX_NAME = "index.zarr"
 SHARDS_NAME = "shards"
 REJECTS_NAME = "rejects.csv"
+UNMATCHED_NAME = "unmatched.csv"
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 
 
@@ -49,6 +51,9 @@ COLUMNS: dict[str, Column] = {
     "payload_offset": Column("uint64", (), "byte offset of the first sample within the tar"),
     "payload_length": Column("uint32", (), "bytes of samples: 2 * 12 * T"),
     "crc32c": Column("uint32", (), "CRC-32C (Castagnoli) of those bytes"),
+    "extent_crc32c": Column(
+        "uint32", (), "CRC-32C of all the record's bytes in the tar: both members with their headers"
+    ),
     "subject": Column("int64", (), "subject id; -1 - row where the source has none"),
     "split": Column("uint8", (), "index into SPLITS"),
     "gain": Column("float32", (NUM_LEADS,), "ADC units per millivolt; 1 where the lead is missing"),
@@ -69,9 +74,25 @@ def shard_name(shard: int) -> str:
     return f"{shard:06d}.tar"
 
 
+def npy_header(num_samples: int) -> bytes:
+    """The npy header (version 1.0) of an int16 array ``[12, num_samples]``."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        buffer, {"descr": "<i2", "fortran_order": False, "shape": (NUM_LEADS, num_samples)}
+    )
+    return buffer.getvalue()
+
+
 def lead_mask_to_bool(lead_mask: np.ndarray) -> np.ndarray:
     """uint16 bit masks ``[...]`` to booleans ``[..., 12]``."""
     return (lead_mask[..., None] >> np.arange(NUM_LEADS, dtype=np.uint16)) & 1 == 1
+
+
+def manifest_text(manifest: dict[str, Any]) -> str:
+    """The text of dataset.json for ``manifest``, which it ends with its own sha256."""
+    content = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return json.dumps(content | {"manifest_sha256": digest}, indent=1) + "\n"
 
 
 def index_digest(index_dir: Path) -> str:
@@ -139,10 +160,12 @@ class ShardSet:
     def column(self, name: str) -> np.ndarray:
         """Column ``name`` of the index as an array ``[N, ...]``; see COLUMNS. Read-only."""
         if name not in self._columns:
+            import zarr  # slow to import, and packing's workers never read an index
+
             try:
                 group = zarr.open_group(self.root / INDEX_NAME, mode="r")
                 values = np.asarray(group[name])
-            except (KeyError, OSError, ValueError) as error:
+            except Exception as error:  # damaged bytes trip a codec or anything in zarr's own parsing
                 raise LamaeError(
                     f"{self.root / INDEX_NAME}: column {name} unreadable ({error}); run 'lamae verify'"
                 ) from None

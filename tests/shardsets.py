@@ -8,6 +8,7 @@ import io
 import json
 import tarfile
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import google_crc32c
@@ -24,6 +25,7 @@ from sharding.format import (
     SHARDS_NAME,
     SPLITS,
     index_digest,
+    manifest_text,
     shard_name,
 )
 from sharding.leads import NUM_LEADS
@@ -69,10 +71,11 @@ def write_shard_set(
     baseline = np.broadcast_to(np.asarray(baseline, np.int16), lead_mask.shape)
 
     (path / SHARDS_NAME).mkdir(parents=True)
-    shards, offsets, checksums = [], [], []
+    shards, offsets, checksums, extent_checksums = [], [], [], []
     for first in range(0, num_records, shard_size):
         shard = first // shard_size
         tar_path = path / SHARDS_NAME / shard_name(shard)
+        edges = [0]
         with tarfile.open(tar_path, "w", format=tarfile.USTAR_FORMAT) as tar:
             for row in range(first, min(first + shard_size, num_records)):
                 meta = {"key": keys[row], "gain": gain[row].tolist(), "lead_mask": lead_mask[row].tolist()}
@@ -83,7 +86,9 @@ def write_shard_set(
                 payload = adc[row].astype("<i2").tobytes()
                 offsets.append(start + len(array.getvalue()) - len(payload))
                 checksums.append(google_crc32c.value(payload))
+                edges.append(tar.offset)
         data = tar_path.read_bytes()
+        extent_checksums.extend(google_crc32c.value(data[start:end]) for start, end in pairwise(edges))
         shards.append({"name": tar_path.name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
 
     count = np.maximum(present.sum(-1), 1)
@@ -96,6 +101,7 @@ def write_shard_set(
         "payload_offset": np.array(offsets),
         "payload_length": np.full(num_records, 2 * NUM_LEADS * num_samples),
         "crc32c": np.array(checksums),
+        "extent_crc32c": np.array(extent_checksums),
         "subject": -1 - np.arange(num_records) if subjects is None else np.asarray(subjects),
         "split": np.array([SPLITS.index(split) for split in splits or ["train"] * num_records]),
         "gain": gain,
@@ -123,7 +129,7 @@ def write_shard_set(
         "index_sha256": index_digest(path / INDEX_NAME),
         "rejects": {},
     }
-    (path / MANIFEST_NAME).write_text(json.dumps(manifest, indent=1))
+    (path / MANIFEST_NAME).write_text(manifest_text(manifest))
     return path
 
 

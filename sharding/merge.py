@@ -1,0 +1,191 @@
+"""The third step of packing: the parts' rows become the index, and dataset.json makes the shard set complete.
+
+Everything is written beside its place and renamed; dataset.json comes last. Killed anywhere, the merge starts over.
+"""
+
+import csv
+import hashlib
+import os
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sharding.errors import LamaeError
+from sharding.format import (
+    COLUMNS,
+    FORMAT_VERSION,
+    INDEX_NAME,
+    MANIFEST_NAME,
+    REJECTS_NAME,
+    SPLITS,
+    UNMATCHED_NAME,
+    index_digest,
+    manifest_text,
+    shard_name,
+)
+from sharding.leads import LEADS
+from sharding.part import is_done, read_report
+from sharding.plan import WORK_NAME, Plan
+from sharding.progress import Progress, ignore
+from sharding.quality import LEAD_FLAGS, RECORD_FLAGS
+
+_ROWS_PER_CHUNK = 1 << 16
+
+
+def merge(out: Path, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Make the packed parts in ``out`` a complete shard set; returns the manifest.
+
+    Raises LamaeError where a part is not packed yet, where no record at all was accepted, or where the disk is full.
+    """
+    progress = progress or ignore
+    planned = Plan.open(out)
+    open_parts = [part for part in range(planned.num_parts) if not is_done(planned, part)]
+    if open_parts:
+        raise LamaeError(
+            f"{out}: {len(open_parts)} of {planned.num_parts} parts are not packed yet, "
+            f"the first is {open_parts[0]}; pack them before merging"
+        )
+    try:
+        return _merge(planned, progress)
+    except OSError as error:
+        raise LamaeError(
+            f"{out}: cannot write the index ({error.strerror or error}); run the same command again to go on"
+        ) from None
+
+
+def finish(out: Path) -> None:
+    """Remove what packing left beside a complete shard set."""
+    shutil.rmtree(out / WORK_NAME, ignore_errors=True)
+
+
+def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
+    out = planned.out
+    reports = [read_report(planned.part_path(part)) for part in range(planned.num_parts)]
+    rejects = [reject for report in reports for reject in report["rejects"]]
+    _write_csv(out / REJECTS_NAME, ("key", "reason", "detail"), rejects)
+    num_records = planned.num_listed - len(rejects)
+    reasons = Counter(reason for _, reason, _ in rejects)
+    if num_records == 0:
+        told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        raise LamaeError(f"{out}: no record was accepted ({told}); see {out / REJECTS_NAME}")
+    columns = _write_index(planned, num_records, progress)
+    has_list = planned.content["reconciliation"]["expected"] is not None
+    if has_list:
+        shutil.copyfile(out / WORK_NAME / UNMATCHED_NAME, out / UNMATCHED_NAME)
+    manifest: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "source": planned.content["source"],
+        "leads": list(LEADS),
+        "rate_hz": planned.rate_hz,
+        "num_samples": planned.num_samples,
+        "num_records": num_records,
+        "num_subjects": len(np.unique(columns["subject"])),
+        "splits": _splits(columns),
+        "reconciliation": planned.content["reconciliation"],
+        "rejects": dict(sorted(reasons.items())),
+        "readers": {
+            name: sum(report["readers"].get(name, 0) for report in reports) for name in ("fast", "wfdb", "audited")
+        },
+        "lead_flags": _count_bits(columns["lead_flags"], LEAD_FLAGS),
+        "record_flags": _count_bits(columns["record_flags"], RECORD_FLAGS),
+        "masked_leads": int(_masked_leads(columns)),
+        "plan": planned.content,
+        "shards": [
+            {"name": shard_name(part), "bytes": report["bytes"], "sha256": report["sha256"]}
+            for part, report in enumerate(reports)
+        ],
+        "index_sha256": index_digest(out / INDEX_NAME),
+        "files_sha256": {
+            name: hashlib.sha256((out / name).read_bytes()).hexdigest()
+            for name in (REJECTS_NAME, UNMATCHED_NAME)
+            if (out / name).is_file()
+        },
+    }
+    text = manifest_text(manifest)
+    partial = out / WORK_NAME / MANIFEST_NAME
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(out / MANIFEST_NAME)
+    _sync_directory(out)
+    return manifest
+
+
+def _write_index(planned: Plan, num_records: int, progress: Progress) -> dict[str, np.ndarray]:
+    """Write every column; returns those the manifest counts."""
+    import zarr  # packing itself does without
+
+    building = planned.out / WORK_NAME / INDEX_NAME
+    shutil.rmtree(building, ignore_errors=True)
+    group = zarr.open_group(building, mode="w", zarr_format=3)
+    counted: dict[str, np.ndarray] = {}
+    for done, name in enumerate(COLUMNS):
+        values = _column(planned, name)
+        if name == "subject":
+            unknown = values < 0
+            values = np.where(unknown, -1 - np.arange(num_records), values)
+        if name in ("subject", "split", "lead_flags", "record_flags", "lead_mask"):
+            counted[name] = values
+        chunks = (min(num_records, _ROWS_PER_CHUNK), *values.shape[1:])
+        group.create_array(name, data=values, chunks=chunks)
+        progress("merge", done + 1, len(COLUMNS))
+    shutil.rmtree(planned.out / INDEX_NAME, ignore_errors=True)
+    for path in building.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    building.replace(planned.out / INDEX_NAME)
+    return counted
+
+
+def _column(planned: Plan, name: str) -> np.ndarray:
+    values = []
+    for part in range(planned.num_parts):
+        with np.load(planned.part_path(part), allow_pickle=False) as result:
+            values.append(result[name])
+    if name != "key":
+        return np.concatenate(values)
+    keys = np.concatenate(values)
+    return np.ascontiguousarray(keys).view(np.uint8).reshape(len(keys), keys.dtype.itemsize)
+
+
+def _splits(columns: dict[str, np.ndarray]) -> dict[str, dict[str, int]]:
+    return {
+        name: {
+            "records": int(np.count_nonzero(columns["split"] == split)),
+            "subjects": len(np.unique(columns["subject"][columns["split"] == split])),
+        }
+        for split, name in enumerate(SPLITS)
+    }
+
+
+def _count_bits(flags: np.ndarray, names: tuple[str, ...]) -> dict[str, int]:
+    return {name: int(np.count_nonzero(flags & (1 << bit))) for bit, name in enumerate(names)}
+
+
+def _masked_leads(columns: dict[str, np.ndarray]) -> np.integer[Any]:
+    """Leads that the header has and quality control took out."""
+    usable = np.bitwise_count(columns["lead_mask"]).sum()
+    missing = np.count_nonzero(columns["lead_flags"] & (1 << LEAD_FLAGS.index("missing")))
+    return columns["lead_flags"].size - missing - usable
+
+
+def _write_csv(path: Path, header: tuple[str, ...], rows: list[Any]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+    partial.replace(path)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

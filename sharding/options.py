@@ -1,0 +1,58 @@
+"""What a user may ask of packing. Everything but ``workers`` is part of what a shard set is."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from sharding.quality import QualityConfig
+
+SOURCE_KINDS = ("auto", "mimic", "ptbxl", "wfdb")
+
+
+@dataclass
+class PackOptions:
+    """How a source becomes a shard set."""
+
+    source: str = "auto"
+    """What the source is: mimic (MIMIC-IV-ECG), ptbxl (PTB-XL), wfdb (any directory of WFDB records) or auto."""
+    workers: int = 1
+    """Processes that pack. The result is the same bytes for any number."""
+    shard_size: int = 1024
+    """Records listed per tar, before quality control; 123 MB of 10 s at 500 Hz."""
+    limit: int | None = None
+    """Pack only the first so many records of the sorted listing."""
+    split_fractions: list[float] = field(default_factory=lambda: [0.8, 0.1, 0.1])
+    """Shares of subjects in train, val and test where neither the source nor splits_from gives folds."""
+    splits_from: str | None = None
+    """CSV file with a key or study_id column and a strat_fold, fold or split column; the last fold is test, the one
+    before it val."""
+    ptbxl_rate_hz: int = 500
+    """Which of PTB-XL's two copies of each record to take: 500 or 100."""
+    audit: float = 0.01
+    """Share of records, chosen by a hash of the key, that stock wfdb reads too and that are compared bit for bit."""
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    """Quality rules: thresholds and what to do."""
+
+    def check(self) -> None:
+        """Raises ValueError naming the option and what it may be."""
+        if self.source not in SOURCE_KINDS:
+            raise ValueError(f"source={self.source!r} is none of {', '.join(SOURCE_KINDS)}")
+        for name in ("workers", "shard_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"limit={self.limit} must be at least 1")
+        if self.ptbxl_rate_hz not in (100, 500):
+            raise ValueError(f"ptbxl_rate_hz={self.ptbxl_rate_hz} is neither 100 nor 500")
+        if not 0 <= self.audit <= 1:
+            raise ValueError(f"audit={self.audit} is no share between 0 and 1")
+        fractions = self.split_fractions
+        if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:
+            raise ValueError(f"split_fractions={fractions} must be three shares that add up to 1")
+        self.quality.check()
+
+    def identity(self) -> dict[str, Any]:
+        """The options that decide the bytes of the result, as plain values."""
+        values = dataclasses.asdict(self)
+        del values["workers"]
+        return values

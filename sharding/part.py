@@ -1,0 +1,178 @@
+"""The second step of packing: one shard, from its records' files to its tar and its rows of the index.
+
+Parts share nothing, so any process on any machine may pack any part, in any order, twice.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+from sharding.errors import LamaeError
+from sharding.files import DirectoryFiles
+from sharding.format import COLUMNS, NO_SAMPLE, SHARDS_NAME, SPLITS, npy_header, shard_name
+from sharding.leads import NUM_LEADS
+from sharding.plan import Plan
+from sharding.progress import Progress, ignore
+from sharding.quality import QualityConfig, assess
+from sharding.recording import Recording, RejectError, audit, read_recording
+from sharding.sources import Entry
+from sharding.tar import BLOCK, TarWriter, member
+
+_LEAD_BITS = (1 << np.arange(NUM_LEADS)).astype(np.int64)
+
+
+def pack_part(source: Path, out: Path, part: int, *, progress: Progress | None = None) -> None:
+    """Pack shard ``part`` of the plan in ``out``; does nothing where that is done.
+
+    Raises LamaeError where the disk is full or the fast reader and stock wfdb disagree.
+    """
+    planned = Plan.open(out)
+    if is_done(planned, part):
+        return
+    try:
+        _pack_part(planned, DirectoryFiles(source), part, progress or ignore)
+    except OSError as error:
+        raise LamaeError(
+            f"{out}: cannot write shard {part} ({error.strerror or error}); run the same command again to go on"
+        ) from None
+
+
+def is_done(planned: Plan, part: int) -> bool:
+    """Whether a part's result and its tar are both there, the tar with the size it should have."""
+    try:
+        report = read_report(planned.part_path(part))
+        return (planned.out / SHARDS_NAME / shard_name(part)).stat().st_size == report["bytes"]
+    except FileNotFoundError:
+        return False
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """What a part says of itself: its tar's size and sha256, its rejects, its counts."""
+    with np.load(path, allow_pickle=False) as result:
+        report: dict[str, Any] = json.loads(result["report"].tobytes())
+        return report
+
+
+def _pack_part(planned: Plan, files: DirectoryFiles, part: int, progress: Progress) -> None:
+    entries = planned.entries(part)
+    quality = QualityConfig(**planned.options["quality"])
+    audit_share = planned.options["audit"]
+    header = npy_header(planned.num_samples)
+    rows: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    rejects: list[tuple[str, str, str]] = []
+    readers: Counter[str] = Counter()
+    with TarWriter(planned.out / SHARDS_NAME / shard_name(part)) as tar:
+        for done, entry in enumerate(entries):
+            try:
+                recording = read_recording(files, entry.path)
+                if recording.fast and is_audited(entry.key, audit_share):
+                    audit(files, entry.path, recording)
+                    readers["audited"] += 1
+                _check_expected(recording, entry, planned)
+                row = _row(recording, entry, quality)
+            except RejectError as reject:
+                rejects.append((entry.key, reject.reason, reject.detail))
+                continue
+            readers["fast" if recording.fast else "wfdb"] += 1
+            payload = recording.samples.tobytes()
+            extent = b"".join(
+                member(f"{entry.key}.npy", header, payload)
+                + member(f"{entry.key}.json", _describe(recording, entry, row))
+            )
+            row |= {
+                "shard": part,
+                "payload_offset": tar.write(extent) + BLOCK + len(header),
+                "payload_length": len(payload),
+                "crc32c": google_crc32c.value(payload),
+                "extent_crc32c": google_crc32c.value(extent),
+            }
+            for name, value in row.items():
+                rows[name].append(value)
+            if done % 64 == 0:
+                progress("pack", done, len(entries))
+        sha256 = tar.close()
+    progress("pack", len(entries), len(entries))
+    report = {
+        "bytes": tar.size,
+        "sha256": sha256,
+        "num_listed": len(entries),
+        "readers": dict(readers),
+        "rejects": rejects,
+    }
+    _write_result(planned.part_path(part), rows, report)
+
+
+def is_audited(key: str, share: float) -> bool:
+    """Whether a record belongs to the share that stock wfdb reads too: by a hash of its key, so always the same."""
+    draw = int.from_bytes(hashlib.sha256(f"audit {key}".encode()).digest()[:8], "big") / 2**64
+    return draw < share
+
+
+def _check_expected(recording: Recording, entry: Entry, planned: Plan) -> None:
+    if recording.rate_hz != planned.rate_hz:
+        raise RejectError("wrong_rate", f"{recording.rate_hz:g} Hz, the shard set has {planned.rate_hz:g}")
+    num_samples = recording.samples.shape[1]
+    if num_samples != planned.num_samples:
+        raise RejectError("wrong_length", f"{num_samples} samples, the shard set has {planned.num_samples}")
+    if recording.subject is not None and entry.subject is not None and recording.subject != entry.subject:
+        raise RejectError("subject_mismatch", f"header says {recording.subject}, the listing {entry.subject}")
+
+
+def _row(recording: Recording, entry: Entry, quality: QualityConfig) -> dict[str, Any]:
+    found = assess(recording, quality)
+    return {
+        "key": entry.key,
+        "subject": -1 if entry.subject is None else entry.subject,
+        "split": entry.split,
+        "gain": recording.gain,
+        "baseline": recording.baseline,
+        "lead_mask": int(found.usable @ _LEAD_BITS),
+        "mean_mv": found.mean_mv,
+        "std_mv": found.std_mv,
+        "min_adc": found.min_adc,
+        "max_adc": found.max_adc,
+        "num_missing": found.num_missing,
+        "lead_flags": found.lead_flags,
+        "record_flags": found.record_flags,
+    }
+
+
+def _describe(recording: Recording, entry: Entry, row: dict[str, Any]) -> bytes:
+    """KEY.json: what a reader of the tar alone needs to make millivolts of KEY.npy."""
+    assert entry.split is not None
+    content = {
+        "baseline": recording.baseline.tolist(),
+        "gain": recording.gain.tolist(),
+        "key": entry.key,
+        "lead_mask": row["lead_mask"],
+        "no_sample": NO_SAMPLE,
+        "rate_hz": recording.rate_hz,
+        "record": entry.path,
+        "split": SPLITS[entry.split],
+        "subject": entry.subject,
+    }
+    return json.dumps(content, separators=(",", ":")).encode()
+
+
+def _write_result(path: Path, rows: dict[str, list[Any]], report: dict[str, Any]) -> None:
+    """Write a part's rows and report; the rename makes the part done."""
+    num_rows = len(rows["key"])
+    arrays = {
+        name: np.asarray(rows[name], dtype=column.dtype).reshape((num_rows, *column.shape))
+        for name, column in COLUMNS.items()
+        if name != "key"
+    }
+    arrays["key"] = np.array(rows["key"], dtype="S")
+    arrays["report"] = np.frombuffer(json.dumps(report).encode(), np.uint8)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

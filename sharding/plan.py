@@ -1,0 +1,250 @@
+"""The first of packing's three steps: decide everything, write nothing but the plan.
+
+    OUT/.packing/plan.json            options, the records' common shape, counts of the listing
+    OUT/.packing/listing/000042.csv   the records of shard 42: key,path,subject,split
+    OUT/.packing/parts/000042.npz     what packing shard 42 gave (sharding.part); its presence means "done"
+
+The plan is a function of the source's listing and of the options. Shard membership is fixed here, before any quality
+control, so packing can be killed, restarted and spread over machines and still gives the same bytes.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from sharding.errors import LamaeError, UsageError
+from sharding.files import HEADER_SUFFIX, DirectoryFiles
+from sharding.format import FORMAT_VERSION, MANIFEST_NAME, SHARDS_NAME, UNMATCHED_NAME
+from sharding.header import parse_strict
+from sharding.options import PackOptions
+from sharding.progress import Progress, ignore
+from sharding.sources import Entry, Listing, list_source
+from sharding.splits import FoldFile, split_of_subject
+
+WORK_NAME = ".packing"
+_PLAN_NAME = "plan.json"
+_LISTING_NAME = "listing"
+_PARTS_NAME = "parts"
+_NUM_HEADERS_READ_FOR_SHAPE = 64
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be packed, as written in OUT/.packing."""
+
+    out: Path
+    content: dict[str, Any]
+
+    @property
+    def num_parts(self) -> int:
+        return int(self.content["num_parts"])
+
+    @property
+    def num_listed(self) -> int:
+        return int(self.content["num_listed"])
+
+    @property
+    def rate_hz(self) -> float:
+        """Sampling rate every record must have."""
+        return float(self.content["rate_hz"])
+
+    @property
+    def num_samples(self) -> int:
+        """Samples per lead every record must have."""
+        return int(self.content["num_samples"])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """PackOptions.identity() with the fold file by its hash."""
+        options: dict[str, Any] = self.content["options"]
+        return options
+
+    def entries(self, part: int) -> list[Entry]:
+        """The records of one shard, sorted by key."""
+        with (self.out / WORK_NAME / _LISTING_NAME / f"{part:06d}.csv").open(newline="") as file:
+            return [
+                Entry(key, path, int(subject) if subject else None, int(split))
+                for key, path, subject, split in csv.reader(file)
+            ]
+
+    def part_path(self, part: int) -> Path:
+        """Where the result of a part is kept until the merge."""
+        return self.out / WORK_NAME / _PARTS_NAME / f"{part:06d}.npz"
+
+    @classmethod
+    def open(cls, out: Path) -> "Plan":
+        """The plan in ``out``. Raises UsageError where there is none."""
+        path = out / WORK_NAME / _PLAN_NAME
+        try:
+            return cls(out, json.loads(path.read_text()))
+        except OSError:
+            raise UsageError(f"{out}: no packing under way here ({path.name} is missing); plan it first") from None
+        except ValueError as error:
+            raise LamaeError(f"{path}: damaged ({error}); delete {out} and pack again") from None
+
+
+def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | None = None) -> Plan:
+    """Plan the packing of ``source`` into ``out``, or take up the plan that is there when it is the same.
+
+    Raises UsageError for bad options, an empty source and an ``out`` that holds anything else, naming the difference.
+    """
+    progress = progress or ignore
+    try:
+        options.check()
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    _refuse_foreign(out)
+    listing = list_source(source, kind=options.source, ptbxl_rate_hz=options.ptbxl_rate_hz, progress=progress)
+    identity = options.identity()
+    entries, folds_sha256 = _with_splits(listing, options)
+    identity["splits_from"] = folds_sha256
+    entries = entries[: options.limit]
+    rate_hz, num_samples = common_shape(DirectoryFiles(source), entries)
+    lines = [_listing_line(entry) for entry in entries]
+    content: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "source": listing.kind,
+        "options": identity,
+        "rate_hz": rate_hz,
+        "num_samples": num_samples,
+        "reconciliation": listing.reconciliation.counts(),
+        "num_listed": len(entries),
+        "num_parts": -(-len(entries) // options.shard_size),
+        "listing_sha256": hashlib.sha256("".join(lines).encode()).hexdigest(),
+    }
+    planned = Plan(out, content)
+    if (out / WORK_NAME).is_dir():
+        _refuse_difference(Plan.open(out).content, content, out)
+    elif (out / MANIFEST_NAME).is_file():
+        _refuse_difference(_plan_of_manifest(out), content, out)
+    else:
+        _write(planned, listing, lines, options.shard_size)
+    return planned
+
+
+def common_shape(files: DirectoryFiles, entries: list[Entry]) -> tuple[float, int]:
+    """Sampling rate and samples per lead that most records have, by headers spread evenly over the listing.
+
+    Raises UsageError where no header says.
+    """
+    step = max(1, len(entries) // _NUM_HEADERS_READ_FOR_SHAPE)
+    for chosen in (entries[::step], entries):
+        shapes = Counter(shape for entry in chosen if (shape := _shape(files, entry.path)) is not None)
+        if shapes:
+            # The most frequent; among equals the smallest, so that the answer does not depend on the order.
+            return min(shapes, key=lambda shape: (-shapes[shape], shape))
+    raise UsageError(f"{files.root}: none of {len(entries)} headers gives a sampling rate and a length")
+
+
+def _shape(files: DirectoryFiles, record: str) -> tuple[float, int] | None:
+    try:
+        text = files.read(record + HEADER_SUFFIX)
+    except OSError:
+        return None
+    header = parse_strict(text, record=PurePosixPath(record).name)
+    if header is not None:
+        return header.rate_hz, header.num_samples
+    import wfdb  # slow to import and needed by few sources
+
+    try:
+        with files.on_disk(record) as path:
+            read: Any = wfdb.rdheader(str(path))
+    except Exception:  # whatever wfdb trips over, packing the record will report it
+        return None
+    return (float(read.fs), int(read.sig_len)) if read.fs and read.sig_len and read.n_sig else None
+
+
+def _with_splits(listing: Listing, options: PackOptions) -> tuple[list[Entry], str | None]:
+    """The entries with their splits decided, and the sha256 of the fold file."""
+    folds = FoldFile.read(Path(options.splits_from)) if options.splits_from else None
+    split_by_subject: dict[int, int] = {}
+    if folds is not None:
+        if not any(entry.key in folds.split_by_key for entry in listing.entries):
+            raise UsageError(f"{options.splits_from}: none of its keys is a record of the source")
+        for entry in listing.entries:
+            split = folds.split_by_key.get(entry.key)
+            if split is None or entry.subject is None:
+                continue
+            if split_by_subject.setdefault(entry.subject, split) != split:
+                raise UsageError(
+                    f"{options.splits_from}: subject {entry.subject} is in two splits; folds must be by subject"
+                )
+
+    def decide(entry: Entry) -> int:
+        if folds is not None:
+            if entry.key in folds.split_by_key:
+                return folds.split_by_key[entry.key]
+            if entry.subject in split_by_subject:
+                return split_by_subject[entry.subject]
+        elif entry.split is not None:
+            return entry.split
+        name = f"key {entry.key}" if entry.subject is None else str(entry.subject)
+        return split_of_subject(name, options.split_fractions)
+
+    decided = [Entry(entry.key, entry.path, entry.subject, decide(entry)) for entry in listing.entries]
+    return decided, folds.sha256 if folds else None
+
+
+def _listing_line(entry: Entry) -> str:
+    path = f'"{entry.path}"' if "," in entry.path else entry.path
+    return f"{entry.key},{path},{'' if entry.subject is None else entry.subject},{entry.split}\n"
+
+
+def _write(planned: Plan, listing: Listing, lines: list[str], shard_size: int) -> None:
+    """Put the plan in place in one rename: it is there whole or not at all."""
+    building = planned.out / f"{WORK_NAME}.new"
+    shutil.rmtree(building, ignore_errors=True)
+    (building / _LISTING_NAME).mkdir(parents=True)
+    (building / _PARTS_NAME).mkdir()
+    (planned.out / SHARDS_NAME).mkdir(exist_ok=True)
+    for part in range(planned.num_parts):
+        chunk = lines[part * shard_size : (part + 1) * shard_size]
+        (building / _LISTING_NAME / f"{part:06d}.csv").write_text("".join(chunk))
+    unmatched = listing.reconciliation
+    with (building / UNMATCHED_NAME).open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("path", "status"))
+        for status in ("missing", "unlisted", "unused"):
+            writer.writerows((path, status) for path in getattr(unmatched, status))
+    (building / _PLAN_NAME).write_text(json.dumps(planned.content, indent=1, sort_keys=True))
+    os.rename(building, planned.out / WORK_NAME)
+
+
+def _refuse_foreign(out: Path) -> None:
+    """Raise UsageError where ``out`` holds something that no packing put there."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out}: exists and is no directory; choose another output")
+    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if names - {f"{WORK_NAME}.new", SHARDS_NAME} and not names & {WORK_NAME, MANIFEST_NAME}:
+        raise UsageError(f"{out}: not empty and no shard set; choose an empty or new directory")
+
+
+def _plan_of_manifest(out: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads((out / MANIFEST_NAME).read_text())["plan"]
+        return content
+    except (ValueError, KeyError) as error:
+        raise LamaeError(f"{out / MANIFEST_NAME}: unreadable ({error}); delete {out} and pack again") from None
+
+
+def _refuse_difference(there: dict[str, Any], wanted: dict[str, Any], out: Path) -> None:
+    differences = list(_differences(there, wanted))
+    if differences:
+        raise UsageError(
+            f"{out}: holds another packing: {'; '.join(differences[:3])}; "
+            f"use the same source and options to go on with it, or another directory"
+        )
+
+
+def _differences(there: Any, wanted: Any, name: str = "") -> Any:
+    if isinstance(there, dict) and isinstance(wanted, dict):
+        for key in sorted(there.keys() | wanted.keys()):
+            yield from _differences(there.get(key), wanted.get(key), f"{name}.{key}" if name else key)
+    elif there != wanted:
+        yield f"{name} is {there!r} there and {wanted!r} now"

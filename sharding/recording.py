@@ -1,0 +1,206 @@
+"""One WFDB record from its files to samples in canonical lead order, with nothing taken on trust.
+
+    .hea ── strict parser ──▶ .dat as int16 ── size, header checksums ──▶ Recording
+      └──── any other shape ──▶ stock wfdb ── header checksums ──────────────▲
+
+A record that cannot be taken is a ``RejectError`` with a reason from REJECT_REASONS: packing counts it and goes on.
+"""
+
+import posixpath
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sharding.errors import LamaeError
+from sharding.files import HEADER_SUFFIX, DirectoryFiles
+from sharding.format import NO_SAMPLE
+from sharding.header import Header, parse_strict, subject_comment
+from sharding.leads import NUM_LEADS, canonical_columns
+
+REJECT_REASONS: dict[str, str] = {
+    "missing_file": "the header or a signal file it names is not there",
+    "bad_header": "the header is no WFDB header that wfdb can read",
+    "no_leads": "the header names none of the twelve standard leads",
+    "duplicate_lead": "the header names one of the twelve leads twice",
+    "truncated": "a signal file is shorter than the header says",
+    "unreadable": "wfdb cannot read the signal file",
+    "checksum": "the samples do not add up to the checksum in the header",
+    "units": "a lead is recorded in units that are no voltage",
+    "not_16_bit": "samples or baselines do not fit 16 bits",
+    "wrong_rate": "another sampling rate than the shard set's",
+    "wrong_length": "another number of samples than the shard set's",
+    "subject_mismatch": "the header's subject comment contradicts the listing",
+    "no_usable_lead": "no lead holds a usable sample",
+}
+
+_GAIN_PER_MV = {"mv": 1.0, "uv": 1e3, "µv": 1e3, "v": 1e-3}
+_IDENTITY = list(range(NUM_LEADS))
+
+
+class RejectError(Exception):
+    """This record is left out of the shard set."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One record as recorded."""
+
+    samples: np.ndarray  # int16 [12, T], canonical lead order; NO_SAMPLE where there is none
+    gain: np.ndarray  # float64 [12], ADC units per millivolt; 1 where the lead is missing
+    baseline: np.ndarray  # int16 [12], ADC value of 0 mV
+    present: np.ndarray  # bool [12], whether the record has the lead
+    rate_hz: float
+    subject: int | None  # of the header comment
+    fast: bool  # read by the strict parser, not by stock wfdb
+
+
+def read_recording(files: DirectoryFiles, record: str) -> Recording:
+    """Read ``record`` (its path without suffix). Raises RejectError."""
+    header_text = _read(files, record + HEADER_SUFFIX)
+    header = parse_strict(header_text, record=posixpath.basename(record))
+    if header is not None:
+        data = _read(files, posixpath.join(posixpath.dirname(record), header.data_file))
+        expected = 2 * len(header.names) * header.num_samples
+        if len(data) < expected:
+            raise RejectError("truncated", f"{header.data_file} has {len(data)} of {expected} bytes")
+        if len(data) == expected:
+            return _decode(header, data)
+    return read_with_wfdb(files, record)
+
+
+def read_with_wfdb(files: DirectoryFiles, record: str) -> Recording:
+    """Read ``record`` by stock wfdb, then apply the same checks. Raises RejectError."""
+    import wfdb  # slow to import (pandas) and needed by few records
+    from wfdb.io._signal import _digi_nan
+
+    with files.on_disk(record) as path:
+        try:
+            header: Any = wfdb.rdheader(str(path))
+        except FileNotFoundError:
+            raise RejectError("missing_file", f"{record}{HEADER_SUFFIX}") from None
+        except Exception as error:  # wfdb raises whatever its parser trips over
+            raise RejectError("bad_header", _one_line(error)) from None
+        if not header.n_sig:
+            raise RejectError("no_leads", "the header describes no signals")
+        try:
+            read: Any = wfdb.rdrecord(str(path), physical=False)
+        except FileNotFoundError as error:
+            raise RejectError("missing_file", posixpath.basename(str(error.filename))) from None
+        except Exception as error:
+            raise RejectError("unreadable", _one_line(error)) from None
+    names, digital = read.sig_name, read.d_signal
+    if digital is None or any(name is None for name in names):
+        raise RejectError("no_leads", "the header names no signals")
+    columns = _canonical(names)
+    checksums = getattr(header, "checksum", None) or [None] * len(names)
+    for name, samples, checksum in zip(names, digital.T, checksums, strict=True):
+        if checksum is not None and (int(samples.sum()) - checksum) % 65536:
+            raise RejectError("checksum", f"lead {name}")
+    samples = np.full((NUM_LEADS, len(digital)), NO_SAMPLE, np.int16)
+    gains, baselines = [1.0] * len(names), [0] * len(names)
+    for lead, column in enumerate(columns):
+        if column is None:
+            continue
+        values = digital[:, column]
+        values = np.where(values == _digi_nan(read.fmt[column]), NO_SAMPLE, values)
+        if values.size and (values.min() < NO_SAMPLE or values.max() > 32767):
+            raise RejectError("not_16_bit", f"lead {names[column]} spans {values.min()}..{values.max()}")
+        samples[lead] = values
+        factor = _GAIN_PER_MV.get(str(read.units[column]).strip().casefold())
+        if factor is None:
+            raise RejectError("units", f"lead {names[column]} is in {read.units[column]!r}")
+        gains[column], baselines[column] = float(read.adc_gain[column]) * factor, int(read.baseline[column])
+    return _recording(
+        samples,
+        columns,
+        gains=gains,
+        baselines=baselines,
+        rate_hz=float(read.fs),
+        subject=subject_comment("\n".join(f"# {comment}" for comment in read.comments)),
+        fast=False,
+    )
+
+
+def audit(files: DirectoryFiles, record: str, recording: Recording) -> None:
+    """Compare a fast read with stock wfdb bit for bit. Raises LamaeError naming the record where they differ."""
+    try:
+        reference = read_with_wfdb(files, record)
+    except RejectError as reject:
+        raise LamaeError(f"{record}: the fast reader accepts what wfdb does not ({reject}); please report it") from None
+    for name in ("samples", "gain", "baseline", "present", "rate_hz", "subject"):
+        if not np.array_equal(getattr(recording, name), getattr(reference, name)):
+            raise LamaeError(f"{record}: the fast reader and wfdb disagree on {name}; please report it")
+
+
+def _decode(header: Header, data: bytes) -> Recording:
+    columns = _canonical(header.names)
+    # One cache-friendly transpose; the sums then run along contiguous rows and wrap modulo 65536 by themselves.
+    signals = np.ascontiguousarray(np.frombuffer(data, "<i2").reshape(header.num_samples, -1).T)
+    sums = np.add.reduce(signals.view(np.uint16), axis=1, dtype=np.uint16)
+    wrong = np.flatnonzero(sums != np.asarray(header.checksums, np.uint16))
+    if wrong.size:
+        raise RejectError("checksum", f"lead {header.names[wrong[0]]}")
+    if columns == _IDENTITY:
+        samples = signals[:NUM_LEADS]
+    else:
+        samples = signals[[column or 0 for column in columns]]
+        samples[[column is None for column in columns]] = NO_SAMPLE
+    return _recording(
+        samples,
+        columns,
+        gains=header.gains,
+        baselines=header.baselines,
+        rate_hz=header.rate_hz,
+        subject=header.subject,
+        fast=True,
+    )
+
+
+def _recording(
+    samples: np.ndarray,
+    columns: Sequence[int | None],
+    *,
+    gains: Sequence[float],
+    baselines: Sequence[int],
+    rate_hz: float,
+    subject: int | None,
+    fast: bool,
+) -> Recording:
+    gain, baseline = np.ones(NUM_LEADS), np.zeros(NUM_LEADS, np.int16)
+    present = np.array([column is not None for column in columns])
+    for lead, column in enumerate(columns):
+        if column is not None:
+            if not -32768 <= baselines[column] <= 32767:
+                raise RejectError("not_16_bit", f"baseline {baselines[column]}")
+            gain[lead], baseline[lead] = gains[column], baselines[column]
+    return Recording(samples, gain, baseline, present, rate_hz, subject, fast)
+
+
+def _canonical(names: Sequence[str]) -> list[int | None]:
+    try:
+        columns = canonical_columns(names)
+    except ValueError as error:
+        raise RejectError("duplicate_lead", str(error)) from None
+    if all(column is None for column in columns):
+        raise RejectError("no_leads", f"signals are {', '.join(names)}")
+    return columns
+
+
+def _read(files: DirectoryFiles, path: str) -> bytes:
+    try:
+        return files.read(path)
+    except FileNotFoundError:
+        raise RejectError("missing_file", path) from None
+    except OSError as error:
+        raise RejectError("unreadable", f"{path}: {error.strerror or error}") from None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

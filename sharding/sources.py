@@ -1,0 +1,202 @@
+"""What there is to pack: a source's records with their keys, subjects and folds, reconciled with its own list.
+
+mimic   MIMIC-IV-ECG: record_list.csv and files/pNNNN/pNNNNNNNN/sNNNNNNNN/NNNNNNNN.hea; key study_id
+ptbxl   PTB-XL: ptbxl_database.csv and records500/NNNNN/NNNNN_hr.hea (or records100); key the file's stem
+wfdb    any directory of WFDB records; key the stem, or the path where stems repeat; each its own subject
+"""
+
+import csv
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sharding.errors import UsageError
+from sharding.files import DirectoryFiles
+from sharding.progress import Progress, ignore
+from sharding.splits import split_of_fold
+
+MIMIC_LIST = "record_list.csv"
+PTBXL_LIST = "ptbxl_database.csv"
+_MIMIC_PATH = re.compile(r"(?:.*/)?p\d+/p(?P<subject>\d+)/s(?P<study>\d+)/(?P=study)")
+_PTBXL_LAST_FOLD = 10
+_MAX_KEY = 90  # KEY.json must fit the 100 bytes of a tar name
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One record of a listing."""
+
+    key: str
+    path: str  # relative to the source, without .hea
+    subject: int | None
+    split: int | None  # index into SPLITS where the source gives folds
+
+
+@dataclass(frozen=True)
+class Reconciliation:
+    """The source's own list against what is there."""
+
+    expected: int | None  # records in the source's list; None where it has none
+    found: int  # headers found
+    missing: list[str]  # paths listed but not found
+    unlisted: list[str]  # paths found but not listed
+    unused: list[str]  # paths found that cannot be packed: no subject is known for them
+
+    def counts(self) -> dict[str, int | None]:
+        """The numbers that go into the manifest."""
+        return {
+            "expected": self.expected,
+            "found": self.found,
+            "missing": len(self.missing),
+            "unlisted": len(self.unlisted),
+            "unused": len(self.unused),
+        }
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Every record that will be looked at, sorted by key."""
+
+    kind: str
+    entries: list[Entry]
+    reconciliation: Reconciliation
+
+
+def list_source(
+    source: Path, *, kind: str = "auto", ptbxl_rate_hz: int = 500, progress: Progress | None = None
+) -> Listing:
+    """List the records of ``source``. Raises UsageError where there is nothing to pack."""
+    if not source.exists():
+        raise UsageError(f"{source}: no such directory; give the root of MIMIC-IV-ECG, of PTB-XL or of WFDB records")
+    if not source.is_dir():
+        raise UsageError(f"{source}: not a directory; give the root of MIMIC-IV-ECG, of PTB-XL or of WFDB records")
+    kind = detect(source) if kind == "auto" else kind
+    found = _walk(DirectoryFiles(source), progress or ignore)
+    if not found:
+        raise UsageError(f"{source}: no WFDB header (*.hea) anywhere below; is this the right directory?")
+    if kind == "mimic":
+        listing = _list_mimic(source, found)
+    elif kind == "ptbxl":
+        listing = _list_ptbxl(source, found, ptbxl_rate_hz)
+    else:
+        listing = _list_wfdb(found)
+    if not listing.entries:
+        raise UsageError(
+            f"{source}: {len(found)} WFDB headers, but none where {kind} keeps its records; "
+            f"choose another source kind, for example wfdb"
+        )
+    return listing
+
+
+def detect(source: Path) -> str:
+    """``mimic``, ``ptbxl`` or ``wfdb``, by the files in the root."""
+    if (source / PTBXL_LIST).is_file():
+        return "ptbxl"
+    if (source / MIMIC_LIST).is_file() or any((source / "files").glob("p[0-9]*")):
+        return "mimic"
+    return "wfdb"
+
+
+def _walk(files: DirectoryFiles, progress: Progress) -> list[str]:
+    found = []
+    for path in files.records():
+        found.append(path)
+        if len(found) % 1000 == 0:
+            progress("list", len(found), None)
+    progress("list", len(found), len(found))
+    return sorted(found)
+
+
+def _list_mimic(source: Path, found: list[str]) -> Listing:
+    expected = None
+    if (source / MIMIC_LIST).is_file():
+        expected = {row["path"] for row in _csv_rows(source / MIMIC_LIST, ("path",))}
+    subjects = {path: int(match["subject"]) for path in found if (match := _MIMIC_PATH.fullmatch(path))}
+    unused = [path for path in found if path not in subjects]
+    paths = list(subjects)
+    entries = [
+        Entry(key, path, subject=subjects[path], split=None) for key, path in zip(keys_of(paths), paths, strict=True)
+    ]
+    return _listing("mimic", entries, expected, found, unused)
+
+
+def _list_ptbxl(source: Path, found: list[str], rate_hz: int) -> Listing:
+    folder, column = ("records500/", "filename_hr") if rate_hz == 500 else ("records100/", "filename_lr")
+    rows = {row[column]: row for row in _csv_rows(source / PTBXL_LIST, ("patient_id", "strat_fold", column))}
+    found = [path for path in found if path.startswith(folder)]
+    paths = [path for path in found if path in rows]
+    entries = []
+    for key, path in zip(keys_of(paths), paths, strict=True):
+        row = rows[path]
+        try:
+            subject, fold = int(float(row["patient_id"])), int(float(row["strat_fold"]))
+        except ValueError:
+            raise UsageError(
+                f"{source / PTBXL_LIST}: {path} has patient_id {row['patient_id']!r} and strat_fold "
+                f"{row['strat_fold']!r}; both must be numbers"
+            ) from None
+        entries.append(Entry(key, path, subject=subject, split=split_of_fold(fold, _PTBXL_LAST_FOLD)))
+    unused = [path for path in found if path not in rows]
+    return _listing("ptbxl", entries, set(rows), found, unused)
+
+
+def _list_wfdb(found: list[str]) -> Listing:
+    entries = [Entry(key, path, None, None) for key, path in zip(keys_of(found), found, strict=True)]
+    return _listing("wfdb", entries, None, found, [])
+
+
+def _listing(
+    kind: str, entries: list[Entry], expected: set[str] | None, found: list[str], unused: list[str]
+) -> Listing:
+    there = set(found)
+    reconciliation = Reconciliation(
+        expected=None if expected is None else len(expected),
+        found=len(found),
+        missing=[] if expected is None else sorted(expected - there),
+        unlisted=[] if expected is None else sorted(there - expected),
+        unused=unused,
+    )
+    return Listing(kind, sorted(entries, key=lambda entry: entry.key), reconciliation)
+
+
+def keys_of(paths: Iterable[str]) -> list[str]:
+    """A unique key for every path: the stem; where stems repeat, the path with ``/`` as ``__``.
+
+    A key is ASCII without ``.`` (webdataset cuts there); what that would make equal or too long gets 8 hex digits of
+    the path's sha256, so every path keeps a key of its own that does not depend on the order of the listing.
+    """
+    paths = list(paths)
+    stems = [_clean(path.rpartition("/")[2]) for path in paths]
+    repeated = Counter(stems)
+    keys = [
+        stem if repeated[stem] == 1 else _clean(path.replace("/", "__"))
+        for stem, path in zip(stems, paths, strict=True)
+    ]
+    repeated = Counter(keys)
+    return [
+        key if repeated[key] == 1 and len(key) <= _MAX_KEY else f"{key[: _MAX_KEY - 9]}-{_short_hash(path)}"
+        for key, path in zip(keys, paths, strict=True)
+    ]
+
+
+def _clean(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_+=@-]", "_", name)
+
+
+def _short_hash(path: str) -> str:
+    return hashlib.sha256(path.encode()).hexdigest()[:8]
+
+
+def _csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            absent = [column for column in columns if column not in (rows.fieldnames or [])]
+            if absent:
+                raise UsageError(f"{path}: no column {', '.join(absent)}; this is not the file of that name")
+            yield from rows
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path}: unreadable ({error})") from None
