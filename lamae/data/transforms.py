@@ -1,6 +1,6 @@
 """From ADC units as recorded to the float32 signal a model sees, for whole batches on the batch's device.
 
-    sentinel -> validity   resample   crop   millivolt   (high-pass)   (augment)   clip   scale   missing -> 0
+    sentinel -> validity   resample   (high-pass)   crop   millivolt   (augment)   clip   scale   missing -> 0
 
 Shapes: B records, L leads (12), T samples.
 """
@@ -11,15 +11,20 @@ from dataclasses import dataclass
 import torch
 
 from lamae import keyed
+from lamae.data.augment import disturb, drop_leads
 from lamae.data.batch import Batch
 from lamae.data.config import SignalConfig
+from lamae.data.highpass import highpass
 from lamae.data.resample import Decimator
 from sharding.errors import UsageError
 from sharding.format import NO_SAMPLE
 
 logger = logging.getLogger(__name__)
 
+# What a record's random numbers are for; the augmentations use 2 and above.
 _CROP = 1
+# A lead that is flatter than this keeps its size under the per-lead scalings.
+_FLAT_MV = 0.01
 
 
 @dataclass
@@ -65,6 +70,15 @@ class SignalTransform:
             )
         self._num_positions = whole - wanted + 1 if wanted else 1
         self._num_samples = wanted or whole
+        if config.highpass_hz > 0:
+            logger.warning(
+                "signal.highpass_hz=%g bends the ST segment, which is where infarction shows", config.highpass_hz
+            )
+        if config.scaling != "global":
+            logger.warning(
+                "signal.scaling=%s destroys amplitude, and with it voltage criteria (hypertrophy) and ST level",
+                config.scaling,
+            )
 
     @property
     def num_samples(self) -> int:
@@ -73,14 +87,37 @@ class SignalTransform:
 
     def __call__(self, batch: Batch, *, seed: int, train: bool) -> Signal:
         """``train`` turns random crops and augmentations on; they depend on (seed, epoch, record) alone."""
+        config = self.config
         x, valid = self._resample(batch)
+        if config.highpass_hz > 0:
+            x = highpass(x, valid, cutoff_hz=config.highpass_hz, rate_hz=config.rate_hz)
         if self._num_positions > 1:
             x, valid = self._crop(x, valid, batch, seed=seed if train else None)
-        x = x.sub_(batch.baseline[..., None]).div_(batch.gain[..., None])
-        if self.config.clip_mv > 0:
-            x = x.clamp_(-self.config.clip_mv, self.config.clip_mv)
-        x = x.div_(self.config.scale_mv).masked_fill_(~valid, 0)
-        return Signal(x, valid, batch.lead_mask, batch.row, batch.epoch)
+        if config.highpass_hz == 0:  # else there is no baseline left
+            x = x.sub_(batch.baseline[..., None])
+        x = x.div_(batch.gain[..., None])
+        lead_mask = batch.lead_mask
+        if train:
+            x = disturb(x, config, seed=seed, epoch=batch.epoch, row=batch.row)
+            if config.lead_dropout > 0:
+                lead_mask = drop_leads(
+                    lead_mask, probability=config.lead_dropout, seed=seed, epoch=batch.epoch, row=batch.row
+                )
+                valid &= lead_mask[..., None]
+        if config.clip_mv > 0:
+            x = x.clamp_(-config.clip_mv, config.clip_mv)
+        x = self._scale(x.masked_fill_(~valid, 0), valid)
+        return Signal(x, valid, lead_mask, batch.row, batch.epoch)
+
+    def _scale(self, x: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """Millivolt (0 where not valid) to the model's unit."""
+        if self.config.scaling == "global":
+            return x.div_(self.config.scale_mv)
+        count = valid.sum(-1, keepdim=True).clamp(min=1)
+        if self.config.scaling == "lead_zscore":
+            x = (x - x.sum(-1, keepdim=True) / count).masked_fill_(~valid, 0)
+        rms = (x.square().sum(-1, keepdim=True) / count).sqrt()
+        return x / rms.clamp(min=_FLAT_MV)
 
     def _resample(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """ADC units at the model's rate, and where they are valid."""

@@ -1,0 +1,71 @@
+"""Augmentations that leave an ECG a possible ECG: each is a pure function of (seed, epoch, record).
+
+Noise and wander are drawn as electrode potentials and led through the definition of the twelve leads, so that
+III = II - I and its kin hold afterwards as they did before; the gain is one factor for all leads of a record.
+
+B records, L leads (12), E electrodes (9), T samples.
+"""
+
+import math
+
+import torch
+
+from lamae import keyed
+from lamae.data.config import SignalConfig
+from sharding.leads import LIMB_FROM_I_II, NUM_LEADS
+
+# What a record's random numbers are for; crops use 1.
+_LEAD_DROPOUT, _GAIN, _NOISE, _WANDER = range(2, 6)
+_WANDER_HZ = (0.05, 0.5)
+_WANDER_TONES = 3
+
+
+def _leads_from_electrodes() -> torch.Tensor:
+    """float32 ``[12, 9]``: the leads as sums of the potentials at RA, LA, LL, V1..V6."""
+    matrix = torch.zeros(NUM_LEADS, 9)
+    lead_i_ii = torch.tensor([[-1.0, 1.0, 0.0], [-1.0, 0.0, 1.0]])
+    matrix[:6, :3] = torch.from_numpy(LIMB_FROM_I_II).float() @ lead_i_ii
+    matrix[6:, :3] = -1 / 3  # Wilson's central terminal
+    matrix[6:, 3:] = torch.eye(6)
+    return matrix
+
+
+LEADS_FROM_ELECTRODES = _leads_from_electrodes()
+
+
+def drop_leads(
+    lead_mask_BL: torch.Tensor, *, probability: float, seed: int, epoch: torch.Tensor, row: torch.Tensor
+) -> torch.Tensor:
+    """bool ``[B, 12]``: the leads that stay. Of those a record has, at least one does."""
+    chance_BL = keyed.uniform(keyed.record_keys(seed, epoch, row, purpose=_LEAD_DROPOUT), NUM_LEADS)
+    luckiest_B = chance_BL.masked_fill(~lead_mask_BL, -1).argmax(1)
+    stays_BL = (chance_BL >= probability).scatter(1, luckiest_B[:, None], True)
+    return lead_mask_BL & stays_BL
+
+
+def disturb(
+    x_BLT: torch.Tensor, config: SignalConfig, *, seed: int, epoch: torch.Tensor, row: torch.Tensor
+) -> torch.Tensor:
+    """Millivolt ``[B, 12, T]`` with the gain, noise and wander of ``config``."""
+    batch, _, num_samples = x_BLT.shape
+    if config.gain_jitter > 0:
+        key_B = keyed.record_keys(seed, epoch, row, purpose=_GAIN)
+        x_BLT = x_BLT * torch.exp(config.gain_jitter * keyed.normal(key_B, 1, 1))
+    potential_BET = None
+    if config.noise_mv > 0:
+        key_B = keyed.record_keys(seed, epoch, row, purpose=_NOISE)
+        potential_BET = config.noise_mv * keyed.normal(key_B, 9, num_samples)
+    if config.wander_mv > 0:
+        key_B = keyed.record_keys(seed, epoch, row, purpose=_WANDER)
+        draws = keyed.uniform(key_B, 3, 9, _WANDER_TONES, 1)
+        low, high = (2 * math.pi * hz / config.rate_hz for hz in _WANDER_HZ)
+        angular = low + (high - low) * draws[:, 0]
+        sample_T = torch.arange(num_samples, device=x_BLT.device)
+        tones = draws[:, 2] * torch.sin(angular * sample_T + 2 * math.pi * draws[:, 1])
+        wander_BET = config.wander_mv / _WANDER_TONES * tones.sum(2)
+        potential_BET = wander_BET if potential_BET is None else potential_BET + wander_BET
+    if potential_BET is None:
+        return x_BLT
+    mixing = LEADS_FROM_ELECTRODES.to(x_BLT.device)
+    with torch.autocast(x_BLT.device.type, enabled=False):
+        return torch.baddbmm(x_BLT, mixing.expand(batch, -1, -1), potential_BET)
