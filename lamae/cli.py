@@ -6,12 +6,12 @@ Exit codes: 0 done, 1 failed, 2 bad usage or configuration (never retried), 75 s
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from lamae import console
-from sharding.errors import LamaeError
+from sharding.errors import LamaeError, UsageError
 
 app = typer.Typer(
     name="lamae",
@@ -67,6 +67,58 @@ def synth(
 
 
 @app.command()
+def shard(
+    source: Annotated[Path, typer.Argument(help="MIMIC-IV-ECG or PTB-XL root, or any directory of WFDB records.")],
+    out: Annotated[Path, typer.Argument(help="Shard set to make; must not exist or be empty.")],
+    kind: Annotated[str, typer.Option("--source", help="mimic, ptbxl, wfdb, or auto to detect it.")] = "auto",
+    workers: Annotated[int, typer.Option(help="Processes; any number gives the same bytes.")] = 1,
+    shard_size: Annotated[int, typer.Option(help="Records listed per tar.")] = 1024,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many records of the sorted listing.")] = None,
+    splits_from: Annotated[Path | None, typer.Option(help="CSV with study_id or key, and strat_fold or fold.")] = None,
+    audit: Annotated[
+        float, typer.Option(help="Share of records that stock wfdb reads too, compared bit for bit.")
+    ] = 0.01,
+) -> None:
+    """Pack WFDB records into WebDataset tar shards with an index, quality control and splits by subject."""
+    from sharding.options import PackOptions
+    from sharding.pack import pack
+
+    options = PackOptions(
+        source=kind,
+        workers=workers,
+        shard_size=shard_size,
+        limit=limit,
+        splits_from=str(splits_from) if splits_from else None,
+        audit=audit,
+    )
+    with console.show_progress() as progress:
+        manifest = pack(source, out, options=options, progress=progress)
+    rows = [["records", f"{manifest['num_records']:,}"], ["subjects", f"{manifest['num_subjects']:,}"]]
+    rows += [[f"split {name}", f"{count['records']:,}"] for name, count in manifest["splits"].items()]
+    rows += [[f"rejected: {reason}", f"{count:,}"] for reason, count in manifest["rejects"].items()]
+    rows += [[f"leads flagged: {flag}", f"{count:,}"] for flag, count in manifest["lead_flags"].items() if count]
+    rows += [[f"records flagged: {flag}", f"{count:,}"] for flag, count in manifest["record_flags"].items() if count]
+    console.print_table(f"{out}: packed", ["", "number"], rows)
+    console.console.print(f"next: lamae verify {out}", soft_wrap=True)
+
+
+@app.command()
+def verify(shards: ShardsArgument) -> None:
+    """Check every byte of a shard set: tar hashes, record checksums, index, counts, splits."""
+    from sharding.verify import verify as verify_shard_set
+
+    with console.show_progress() as progress:
+        report = verify_shard_set(shards, progress=progress)
+    for problem in report.problems:
+        console.print_error(problem)
+    if report.problems:
+        raise LamaeError(f"{shards}: {len(report.problems)} problems; pack again what is named above")
+    console.console.print(
+        f"{shards}: whole, {report.num_records:,} records in {report.num_shards:,} shards", soft_wrap=True
+    )
+
+
+@app.command()
 def inspect(
     shards: ShardsArgument,
     key: Annotated[str | None, typer.Argument(help="Record key; the first record when left out.")] = None,
@@ -106,6 +158,150 @@ def run_training(config_path: str, overrides: list[str]) -> int:
     from lamae.train.loop import train as train_loop
 
     return train_loop(config, draw_figures=draw_figures)
+
+
+@app.command()
+def labels(
+    shards: ShardsArgument,
+    file: Annotated[Path, typer.Argument(help="records_w_diag_icd10.csv or ptbxl_database.csv.")],
+    out: Annotated[Path, typer.Argument(help="labels.zarr to make.")],
+    source: Annotated[str, typer.Option(help="mimic-icd10 or ptbxl; by default told from the file's name.")] = "auto",
+    protocol: Annotated[str, typer.Option(help="shards keeps their splits; or ed2all, all2all, folds.")] = "shards",
+    min_count: Annotated[int, typer.Option(help="mimic-icd10: keep codes with so many records.")] = 2000,
+    top: Annotated[int | None, typer.Option(help="mimic-icd10: keep only so many most frequent codes.")] = None,
+    task: Annotated[
+        str, typer.Option(help="ptbxl: superclass, subclass, diagnostic, form, rhythm, all.")
+    ] = "superclass",
+    allow_missing: Annotated[bool, typer.Option(help="Go on although some records have no line in FILE.")] = False,
+) -> None:
+    """Join diagnoses to the rows of a shard set."""
+    from lamae.evaluate.sources import build_labels
+
+    if source == "auto":
+        source = "ptbxl" if file.name.startswith("ptbxl") else "mimic-icd10"
+    report = build_labels(
+        shards,
+        out,
+        source=source,
+        file=file,
+        protocol=protocol,
+        min_count=min_count,
+        top=top,
+        task=task,
+        allow_missing=allow_missing,
+    )
+    console.console.print(str(report), soft_wrap=True)
+
+
+@app.command()
+def embed(
+    run: RunArgument,
+    shards: ShardsArgument,
+    out: Annotated[Path, typer.Argument(help="embeddings.zarr to make.")],
+    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
+    leads: Annotated[str | None, typer.Option(help="Show the model only these, for example I,II,V2.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Records at once.")] = 64,
+    per_lead: Annotated[bool, typer.Option(help="Also keep one latent per lead.")] = False,
+    random_weights: Annotated[bool, typer.Option(help="The same architecture untrained: the reference row.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+) -> None:
+    """Embed every record with a frozen model."""
+    from lamae.evaluate.embed import embed as embed_records
+    from sharding.leads import parse_leads
+
+    try:
+        chosen = parse_leads(leads) if leads else None
+    except ValueError as error:
+        raise UsageError(f"--leads: {error}") from None
+    with console.show_progress() as progress:
+        embed_records(
+            run,
+            shards,
+            out,
+            split=split,
+            leads=chosen,
+            batch_size=batch_size,
+            per_lead=per_lead,
+            random_weights=random_weights,
+            device=_device(device),
+            progress=progress,
+        )
+    console.console.print(f"next: lamae probe {out} LABELS.zarr", soft_wrap=True)
+
+
+@app.command()
+def probe(
+    embeddings: Annotated[Path, typer.Argument(metavar="EMBEDDINGS", help="embeddings.zarr of 'lamae embed'.")],
+    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="labels.zarr of 'lamae labels'.")],
+    readout: Annotated[
+        str, typer.Option(help="record (the model's own pooling) or mean (common to all models).")
+    ] = "record",
+    against: Annotated[Path | None, typer.Option(help="Other embeddings.zarr: paired differences to it.")] = None,
+    transductive: Annotated[
+        bool, typer.Option(help="Allow test subjects that were in pretraining; said in the result.")
+    ] = False,
+    json: Annotated[Path | None, typer.Option(help="Write the result here too.")] = None,
+) -> None:
+    """Logistic regression on frozen embeddings: AUROC of every code with 95 % intervals by subject."""
+    from lamae.evaluate import probe as probing
+
+    result = probing.probe(embeddings, labels, readout=readout, transductive=transductive)
+    rows = [[code, f"{result.prevalence[code]:.3f}", str(value)] for code, value in result.by_code().items()]
+    columns = ["code", "prevalence", "AUROC (95 %)"]
+    macro = ["macro", "", str(result.macro)]
+    summary: dict[str, Any] = {"probe": result.to_dict()}
+    if against is not None:
+        other = probing.probe(against, labels, readout=readout, transductive=transductive)
+        difference = probing.difference(result, other)
+        columns.append(f"minus {other.name}")
+        rows = [[*row, str(difference.by_code[row[0]])] for row in rows]
+        macro.append(str(difference.macro))
+        summary |= {"against": other.to_dict(), "difference": difference.to_dict()}
+    console.print_table(
+        f"{result.name}: probe on {len(result.test_rows):,} test records of {result.num_test_subjects:,} subjects, "
+        f"subjects seen in pretraining: {result.contamination}",
+        columns,
+        [*rows, macro],
+    )
+    for code, reason in result.left_out.items():
+        console.console.print(f"left out of the macro: {code} ({reason})", soft_wrap=True)
+    if json is not None:
+        console.write_json(json, summary)
+
+
+def _device(name: str) -> str:
+    if name != "auto":
+        return name
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@app.command()
+def checkpoints(
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    verify: Annotated[bool, typer.Option(help="Read every file and compare it with its hash.")] = False,
+    keep: Annotated[int | None, typer.Option(help="Remove all but the newest so many (pinned ones stay).")] = None,
+) -> None:
+    """List, verify or prune the checkpoints of a run."""
+    from lamae.train import checkpoint
+
+    root = run / "checkpoints"
+    if not root.is_dir():
+        raise UsageError(f"{run}: no checkpoints/ in it; is this a run directory?")
+    if keep is not None:
+        for removed in checkpoint.prune_checkpoints(root, keep=keep):
+            console.console.print(f"removed {removed}", soft_wrap=True)
+    infos = checkpoint.list_checkpoints(root)
+    rows, broken = [], 0
+    for info in infos:
+        problems = checkpoint.verify_checkpoint(info.path) if verify else []
+        broken += bool(problems)
+        state = "; ".join(problems) if problems else ("whole" if verify else "")
+        rows.append([info.path.name, f"{info.step:,}", f"{info.samples_consumed:,}", state])
+    console.print_table(f"{root}", ["checkpoint", "step", "samples", "state"], rows)
+    if broken:
+        raise LamaeError(f"{root}: {broken} of {len(infos)} checkpoints are broken; a resume passes over them")
 
 
 @app.command()
