@@ -1,0 +1,187 @@
+"""What runs on each node of a job: starts the node's ranks, passes signals on, and sees that all ranks leave together.
+
+One of these per node, under submitit. It computes nothing: the ranks are processes of their own, so that whatever
+happens to one of them (a crash, SIGKILL), somebody is left on the node to say so and to end the others.
+"""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from cluster import policy
+from cluster.after import conclude
+from cluster.place import NodePlace, find_node, meet, rank_environment
+from cluster.submission import (
+    CODE_NAME,
+    EXIT_STOPPED,
+    NodeReport,
+    RankEnd,
+    Submission,
+    attempt_folder,
+    read_reports,
+)
+from lamae.console import set_up_logging
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+POLL_S = 0.2
+PEERS_EVERY_S = 1.0
+# After one rank has failed, the others can only notice it (and leave) or hang.
+FAILED_GRACE_S = 10.0
+# After one rank has left in good order, the others may still be writing a checkpoint.
+LEAVE_GRACE_S = 600.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class NodeJob:
+    """The callable that submitit carries to every node of a job."""
+
+    folder: str
+    task: int | None = None
+    """Which entry of the submission's ``array`` this is; None for a job that is no array."""
+
+    def __call__(self) -> str:
+        """Run one attempt; under Slurm the batch script then decides what follows, here a local job decides itself."""
+        set_up_logging()
+        logging.getLogger("submitit").propagate = False  # it has a handler of its own: every line would come twice
+        folder = Path(self.folder)
+        submission = Submission.read(folder)
+        place = find_node(os.environ)
+        while True:
+            attempt = attempt_folder(folder, job_id=place.job_id, restart=place.restart)
+            argv = submission.argv if self.task is None else submission.array[self.task]
+            report = run_attempt(argv, submission, place, attempt, code=folder / CODE_NAME)
+            if submission.kind == "slurm":
+                break
+            decision = conclude(folder, submission, attempt, hosts=[place.host])
+            if decision.action != policy.REQUEUE:
+                if decision.exit_code:
+                    sys.exit(decision.exit_code)
+                break
+            time.sleep(decision.delay_s)
+            place = NodePlace(**{**place.__dict__, "restart": place.restart + 1})
+        if all(end.code == 0 for end in report.ranks):
+            return "done"
+        # Not an exception: submitit would file it as the result of a job that goes on after a restart.
+        sys.exit(0)
+
+
+def run_attempt(argv: list[str], submission: Submission, place: NodePlace, attempt: Path, *, code: Path) -> NodeReport:
+    """Run this node's ranks until all of them have ended; what became of them, also left in ``attempt``."""
+    num_ranks = submission.ranks_per_node
+    first = place.node * num_ranks
+    report = NodeReport(place.node, place.host, [RankEnd(first + i, None) for i in range(num_ranks)])
+    with _Signals() as signals:  # from here on a stop request is kept until there is somebody to pass it on to
+        report.write(attempt)
+        rendezvous = meet(attempt, place, run_dir=submission.run_dir)
+        log.info(
+            "node %d of %d (%s), restart %d: ranks %d to %d meet at %s:%d",
+            *(place.node, place.num_nodes, place.host, place.restart, first, first + num_ranks - 1),
+            *(rendezvous.address, rendezvous.port),
+        )
+        ranks = []
+        for local_rank in range(num_ranks):
+            own = rank_environment(place, rendezvous, local_rank=local_rank, ranks_per_node=num_ranks)
+            environment = {**os.environ, **own, "PYTHONPATH": str(code), "PYTHONSAFEPATH": "1"}
+            # A session of its own: signals reach a rank once, from us.
+            ranks.append(subprocess.Popen([sys.executable, *argv], env=environment, start_new_session=True))
+        _Watch(ranks, report, signals, attempt).run()
+    report.finished = True
+    report.write(attempt)
+    return report
+
+
+class _Signals:
+    """Collects stop signals; a context manager."""
+
+    def __init__(self) -> None:
+        self.pending: list[int] = []
+
+    def __enter__(self) -> "_Signals":
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._keep)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # nothing is left to stop; what remains is to report
+
+    def _keep(self, number: int, _frame: FrameType | None) -> None:
+        self.pending.append(number)
+
+
+@dataclass
+class _Watch:
+    """Waits for the ranks of a node and for the news of other nodes."""
+
+    ranks: list[subprocess.Popen[bytes]]
+    report: NodeReport
+    signals: _Signals
+    attempt: Path
+    deadline: float = field(default=float("inf"), init=False)
+    peer_failed: bool = field(default=False, init=False)
+    peer_left: bool = field(default=False, init=False)
+    next_look: float = field(default=0.0, init=False)
+
+    def run(self) -> None:
+        """Until every rank has ended, of itself or put down after a failure elsewhere."""
+        while not self._collect():
+            self._look_at_peers()
+            self._pass_signals_on()
+            self._set_deadline()
+            if time.monotonic() > self.deadline:
+                self._put_down()
+            time.sleep(POLL_S)
+
+    def _collect(self) -> bool:
+        """Note the ranks that have ended; whether all have."""
+        for rank, end in zip(self.ranks, self.report.ranks, strict=True):
+            code = rank.poll()
+            if code is None or end.code is not None:
+                continue
+            if -code in STOP_SIGNALS:
+                code = EXIT_STOPPED  # asked to stop before it was able to listen
+            end.code, end.at = code, time.time()
+            log.info("rank %d ended with %s", end.rank, code)
+            self.report.write(self.attempt)
+        return all(end.code is not None for end in self.report.ranks)
+
+    def _look_at_peers(self) -> None:
+        if time.monotonic() < self.next_look:
+            return
+        self.next_look = time.monotonic() + PEERS_EVERY_S
+        peers = [report for report in read_reports(self.attempt) if report.node != self.report.node]
+        self.peer_failed = any(peer.failed for peer in peers)
+        self.peer_left = any(end.code is not None for peer in peers for end in peer.ranks)
+
+    def _pass_signals_on(self) -> None:
+        while self.signals.pending:
+            number = self.signals.pending.pop(0)
+            if self.peer_failed or self.report.failed:
+                continue  # ranks that wait for a dead one cannot save; they leave with the grace below
+            log.info("passing %s on to the ranks", signal.Signals(number).name)
+            for rank in self.ranks:
+                if rank.poll() is None:
+                    rank.send_signal(number)
+
+    def _set_deadline(self) -> None:
+        if self.peer_failed or self.report.failed:
+            self.deadline = min(self.deadline, time.monotonic() + FAILED_GRACE_S)
+        elif self.peer_left or any(end.code is not None for end in self.report.ranks):
+            self.deadline = min(self.deadline, time.monotonic() + LEAVE_GRACE_S)
+
+    def _put_down(self) -> None:
+        waited_for_a_failure = self.peer_failed or self.report.failed
+        for rank, end in zip(self.ranks, self.report.ranks, strict=True):
+            if rank.poll() is None:
+                log.warning("rank %d did not leave after another rank had ended: killing it", end.rank)
+                end.put_down = waited_for_a_failure
+                rank.kill()

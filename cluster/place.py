@@ -1,0 +1,127 @@
+"""Where a node of a job is and how its ranks reach each other, by address: names may not resolve, or only slowly."""
+
+import fcntl
+import os
+import socket
+import struct
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.submission import RENDEZVOUS_NAME, newest_step, read_json, write_json
+from sharding.errors import LamaeError
+
+LOOPBACK = "127.0.0.1"
+RENDEZVOUS_TIMEOUT_S = 300.0
+_SIOCGIFADDR = 0x8915  # ioctl: the IPv4 address of a network interface (netdevice(7))
+
+
+@dataclass(frozen=True)
+class NodePlace:
+    """This node among those of the job."""
+
+    job_id: str
+    restart: int
+    node: int
+    num_nodes: int
+    host: str
+
+
+def find_node(environ: Mapping[str, str]) -> NodePlace:
+    """What Slurm says of this node (one task per node, or the batch script), else the only node of a local job."""
+    if "SLURM_JOB_ID" not in environ or environ.get("SUBMITIT_EXECUTOR") == "local":
+        return NodePlace(environ.get("SUBMITIT_LOCAL_JOB_ID", str(os.getpid())), 0, 0, 1, socket.gethostname())
+    array_job = environ.get("SLURM_ARRAY_JOB_ID")
+    return NodePlace(
+        job_id=f"{array_job}_{environ['SLURM_ARRAY_TASK_ID']}" if array_job else environ["SLURM_JOB_ID"],
+        restart=int(environ.get("SLURM_RESTART_COUNT", 0)),
+        node=int(environ["SLURM_NODEID"]),
+        num_nodes=int(environ["SLURM_JOB_NUM_NODES"]),
+        host=environ.get("SLURMD_NODENAME", socket.gethostname()),
+    )
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """Where rank 0 of an attempt listens, and the newest checkpoint before the attempt."""
+
+    address: str
+    port: int
+    step_before: int | None
+
+
+def meet(attempt: Path, place: NodePlace, *, run_dir: str | None) -> Rendezvous:
+    """Node 0 chooses a fresh port and tells the others through the attempt's folder.
+
+    A restart has an attempt of its own, so nobody waits at the port of an attempt that is over.
+    Raises LamaeError where node 0 does not turn up.
+    """
+    path = attempt / RENDEZVOUS_NAME
+    if place.node == 0:
+        address = LOOPBACK if place.num_nodes == 1 else own_address(place.host)
+        rendezvous = Rendezvous(address, _free_port(), newest_step(run_dir))
+        write_json(path, rendezvous.__dict__)
+        return rendezvous
+    deadline = time.monotonic() + RENDEZVOUS_TIMEOUT_S
+    while time.monotonic() < deadline:
+        values = read_json(path)
+        if values:
+            return Rendezvous(**values)
+        time.sleep(0.2)
+    raise LamaeError(f"{path}: not there after {RENDEZVOUS_TIMEOUT_S:.0f} s; is this folder shared between the nodes?")
+
+
+def own_address(host: str) -> str:
+    """An address of this machine that other nodes reach: what its name stands for, else what Slurm launched from."""
+    try:
+        address = socket.gethostbyname(host)
+        if not address.startswith("127."):  # many systems give their own name a loopback address
+            return address
+    except OSError:
+        pass
+    address = os.environ.get("SLURM_LAUNCH_NODE_IPADDR", "")
+    if not address:
+        raise LamaeError(f"{host}: its name has no address other nodes could reach; add it to DNS or /etc/hosts")
+    return address
+
+
+def interface_towards(address: str) -> str | None:
+    """The network interface whose address this machine uses to reach ``address``."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((address, 9))  # sends nothing: only asks the routing table
+        own = probe.getsockname()[0]
+        for _, name in socket.if_nameindex():
+            request = struct.pack("256s", name.encode()[:15])
+            try:
+                reply = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, request)
+            except OSError:  # an interface without an address
+                continue
+            if socket.inet_ntoa(reply[20:24]) == own:
+                return name
+    return None
+
+
+def rank_environment(
+    place: NodePlace, rendezvous: Rendezvous, *, local_rank: int, ranks_per_node: int
+) -> dict[str, str]:
+    """The variables by which a trainer finds its place, as torchrun would set them."""
+    environment = {
+        "RANK": str(place.node * ranks_per_node + local_rank),
+        "WORLD_SIZE": str(place.num_nodes * ranks_per_node),
+        "LOCAL_RANK": str(local_rank),
+        "LOCAL_WORLD_SIZE": str(ranks_per_node),
+        "MASTER_ADDR": rendezvous.address,
+        "MASTER_PORT": str(rendezvous.port),
+    }
+    interface = interface_towards(rendezvous.address)
+    if interface is not None:
+        # Left alone, gloo binds to whatever the host's name resolves to, which may be loopback.
+        environment["GLOO_SOCKET_IFNAME"] = interface
+    return environment
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,109 @@
+"""What to do when the ranks of an attempt have ended: a pure function of what the nodes reported."""
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cluster.submission import EXIT_STOPPED, EXIT_USAGE, NodeReport, RankEnd
+
+DONE, REQUEUE, STOP = "done", "requeue", "stop"
+
+LONGEST_BACKOFF_S = 3600
+
+# Deaths that a rank brings upon itself when a peer has vanished: they do not point at its node.
+_SELF_INFLICTED = (-signal.SIGABRT,)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What became of an attempt."""
+
+    action: str
+    """``done``, ``requeue`` or ``stop``."""
+
+    reason: str
+    """For people: what ended the attempt, and why it is (not) tried again."""
+
+    exit_code: int = 0
+    """Exit code of the job when it is not requeued."""
+
+    culprit: str | None = None
+    """Host at which the failure points."""
+
+    is_failure: bool = False
+    """Counts against ``max_restarts``."""
+
+    delay_s: int = 0
+    """How long to wait before the restart."""
+
+    step: int | None = None
+    """Step of the newest checkpoint after the attempt, None where the job is no training run."""
+
+
+def decide(
+    reports: Sequence[NodeReport],
+    *,
+    hosts: Sequence[str],
+    step_before: int | None,
+    step_after: int | None,
+    failures_before: int,
+    max_restarts: int,
+    backoff_s: int,
+) -> Decision:
+    """What to do after an attempt on ``hosts``, of which every node that could has reported.
+
+    step_before, step_after: newest checkpoint before and after the attempt, None for jobs other than training.
+    failures_before: earlier attempts of this job that counted as failures.
+    """
+    ends = [(report.host, end) for report in reports for end in report.ranks]
+    own = [(host, end) for host, end in ends if not end.put_down]
+    lost = sorted(set(hosts) - {report.host for report in reports if report.finished})
+    got_on = step_after is not None and step_before is not None and step_after > step_before
+
+    usage = [host for host, end in own if end.code == EXIT_USAGE]
+    if usage:
+        reason = f"exit code 2 on {usage[0]}: the command or configuration can never work as written; see the log"
+        return Decision(STOP, reason, EXIT_USAGE, step=step_after)
+    bad = [(host, end) for host, end in own if end.code not in (0, EXIT_STOPPED)]
+    if not bad and not lost:
+        if any(end.code == EXIT_STOPPED for _, end in own):
+            if got_on or step_after is None:
+                return Decision(REQUEUE, "stopped on request after saving", step=step_after)
+            return _restart(
+                "stopped on request without getting past the step it started from",
+                None,
+                step_after,
+                failures_before,
+                max_restarts,
+                backoff_s,
+            )
+        return Decision(DONE, "all ranks ended well", step=step_after)
+
+    culprit, what = _cause(bad, lost)
+    if not lost and not got_on and all((end.code or 0) > 0 for _, end in bad):
+        reason = f"{what} without getting past the step it started from: an error of the code or data; see the log"
+        return Decision(STOP, reason, bad[0][1].code or 1, is_failure=True, step=step_after)
+    return _restart(what, culprit, step_after, failures_before, max_restarts, backoff_s)
+
+
+def _cause(bad: list[tuple[str, RankEnd]], lost: list[str]) -> tuple[str | None, str]:
+    """The host a failure points at, if it points at one, and what happened."""
+    if lost:
+        return (lost[0] if len(lost) == 1 else None), f"no word from {', '.join(lost)}"
+    killed = [(end.at, host, end) for host, end in bad if (end.code or 0) < 0 and end.code not in _SELF_INFLICTED]
+    if killed:
+        _, host, end = min(killed, key=lambda entry: entry[0])
+        return host, f"rank {end.rank} on {host} was killed by {signal.Signals(-(end.code or 0)).name}"
+    host, end = min(bad, key=lambda entry: entry[1].at)
+    return None, f"rank {end.rank} on {host} ended with exit code {end.code}"
+
+
+def _restart(
+    what: str, culprit: str | None, step: int | None, failures_before: int, max_restarts: int, backoff_s: int
+) -> Decision:
+    if failures_before >= max_restarts:
+        reason = f"{what}; restarted {failures_before} times already (max_restarts={max_restarts})"
+        return Decision(STOP, reason, 1, culprit, is_failure=True, step=step)
+    delay_s = min(LONGEST_BACKOFF_S, backoff_s * 2**failures_before)
+    reason = f"{what}; restart {failures_before + 1} of at most {max_restarts}"
+    return Decision(REQUEUE, reason, 1, culprit, is_failure=True, delay_s=delay_s, step=step)

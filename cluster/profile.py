@@ -1,0 +1,170 @@
+"""What a job asks of a cluster: one YAML file per cluster, ``configs/cluster/NAME.yaml``."""
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sharding.errors import UsageError
+
+KINDS = ("slurm", "local")
+
+
+@dataclass
+class Profile:
+    """Resources, environment and patience of the jobs sent to one cluster."""
+
+    kind: str = "slurm"
+    """``slurm``, or ``local`` to run the same on this machine without a scheduler."""
+
+    partition: str | None = None
+    """Partition; None leaves the cluster's default."""
+
+    account: str | None = None
+    """Account to charge."""
+
+    qos: str | None = None
+    """Quality of service."""
+
+    constraint: str | None = None
+    """Node features required, in sbatch's syntax."""
+
+    exclude: str | None = None
+    """Nodes never to use, in sbatch's syntax (``n[3-5],n9``)."""
+
+    nodes: str = "1"
+    """Number of nodes, or a range such as ``2-4``: the job then starts, and restarts, with as many as are free."""
+
+    gpus_per_node: int = 0
+    """GPUs per node; 0 for none."""
+
+    cpus_per_node: int = 0
+    """Processor cores per node, shared by its ranks; 0 leaves the cluster's default."""
+
+    ranks_per_node: int = 0
+    """Training processes per node; 0 is one per GPU, or one where there are none."""
+
+    mem_gb: float = 0
+    """Memory per node; 0 leaves the cluster's default."""
+
+    time_min: int = 60
+    """Time limit of one stay on the cluster; a training run that needs longer saves, is requeued and goes on."""
+
+    save_before_end_s: int = 120
+    """How long before the time limit a run is told to save and leave."""
+
+    setup: list[str] = field(default_factory=list)
+    """Shell lines run on the first node before anything else, for example ``module load cuda``."""
+
+    environment: dict[str, str] = field(default_factory=dict)
+    """Environment variables of the job."""
+
+    python: str | None = None
+    """Command that starts Python on the nodes (a container, say); None is the Python that submits."""
+
+    slurm: dict[str, Any] = field(default_factory=dict)
+    """Any further sbatch option by its long name: ``{reservation: ecg, nice: 100, exclusive: true}``."""
+
+    array_tasks: int = 16
+    """Largest number of array tasks ``lamae submit shard`` is spread over."""
+
+    max_restarts: int = 5
+    """How often a failed job is started again. Preemptions and time limits do not count while the run gets on."""
+
+    backoff_s: int = 30
+    """Delay before the first restart after a failure; doubled at each further one, up to an hour."""
+
+    exclude_culprits: bool = True
+    """After a failure that points at one node, restart without that node wherever enough others are usable."""
+
+    def check(self) -> None:
+        """Raises ValueError naming the key to change."""
+        if self.kind not in KINDS:
+            raise ValueError(f"kind={self.kind!r} is none of {', '.join(KINDS)}")
+        _, high = self.node_range()
+        if self.kind == "local" and high != 1:
+            raise ValueError(f"nodes={self.nodes}: kind=local has one node; set nodes=1 or kind=slurm")
+        if self.kind == "local" and self.setup:
+            raise ValueError(
+                "setup: a local job inherits the shell it is submitted from; run these lines there instead"
+            )
+        for name in ("gpus_per_node", "cpus_per_node", "ranks_per_node", "mem_gb", "max_restarts", "backoff_s"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)} must be 0 or more")
+        for name in ("time_min", "save_before_end_s", "array_tasks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.save_before_end_s >= self.time_min * 60:
+            raise ValueError(
+                f"save_before_end_s={self.save_before_end_s} leaves no time to run within time_min={self.time_min}"
+            )
+
+    def node_range(self) -> tuple[int, int]:
+        """Fewest and most nodes."""
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", str(self.nodes).strip())
+        low = int(match[1]) if match else 0
+        high = int(match[2] or match[1]) if match else 0
+        if not 1 <= low <= high:
+            raise ValueError(f"nodes={self.nodes!r} must be a number such as 4 or a range such as 2-4")
+        return low, high
+
+    @property
+    def num_local_ranks(self) -> int:
+        """Training processes on each node."""
+        return self.ranks_per_node or self.gpus_per_node or 1
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Profile:
+    """The profile in ``path`` (YAML) with ``key=value`` overrides, checked.
+
+    ``configs/...`` is found in the working directory first, then in the installed package.
+    Raises UsageError naming the file or key and the fix.
+    """
+    merged: Any = OmegaConf.structured(Profile)
+    try:
+        loaded = OmegaConf.create(_find(Path(path)).read_text())
+        dotted = OmegaConf.from_dotlist(list(overrides))
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from None
+    except Exception as error:  # YAML's own errors span several lines and several classes
+        raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    for source, layer in ((str(path), loaded), ("--set", dotted)):
+        if not isinstance(layer, DictConfig):
+            raise UsageError(f"{source}: a cluster profile is a mapping of keys to values")
+        _refuse_unknown(layer, source)
+        try:
+            merged = OmegaConf.merge(merged, layer)
+        except OmegaConfBaseException as error:
+            reason = str(getattr(error, "msg", None) or error).splitlines()[0]
+            raise UsageError(f"{source}: {getattr(error, 'full_key', '')}: {reason}") from None
+    profile = OmegaConf.to_object(merged)
+    assert isinstance(profile, Profile)
+    try:
+        profile.check()
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}") from None
+    return profile
+
+
+def _find(path: Path) -> Any:
+    if not path.exists() and path.parts[:1] == ("configs",):
+        packaged = resources.files("configs").joinpath(*path.parts[1:])
+        if packaged.is_file():
+            return packaged
+    return path
+
+
+def _refuse_unknown(layer: DictConfig, source: str) -> None:
+    known = [entry.name for entry in dataclasses.fields(Profile)]
+    for key in layer:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.75)
+            hint = f"did you mean {near[0]}?" if near else "options of sbatch belong under slurm:"
+            raise UsageError(f"{source}: unknown key {key!s}; {hint}")

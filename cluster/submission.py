@@ -1,0 +1,174 @@
+"""One submitted job on disk: what it runs, with which code, and what became of each attempt.
+
+    FOLDER/
+      submission.json      what was asked (class Submission)
+      job_id               the scheduler's number, once it has one
+      config.yaml          the resolved configuration, for training
+      code/                the packages as they were when the job was submitted
+      logs/                submitit's files: the batch script, one log per node
+      attempts/JOB-RESTART/
+        rendezvous.json    where the ranks of this attempt meet
+        node-N.json        what node N says of its ranks (class NodeReport)
+        decision.json      what was decided when they had ended (class policy.Decision)
+
+FOLDER is ``RUN/jobs/NNN`` for training and ``lamae-jobs/NNN-VERB`` for anything else.
+"""
+
+import dataclasses
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sharding.errors import UsageError
+
+SUBMISSION_NAME = "submission.json"
+JOB_ID_NAME = "job_id"
+CONFIG_NAME = "config.yaml"
+CODE_NAME = "code"
+LOGS_NAME = "logs"
+ATTEMPTS_NAME = "attempts"
+DECISION_NAME = "decision.json"
+RENDEZVOUS_NAME = "rendezvous.json"
+RUN_JOBS_NAME = "jobs"
+OTHER_JOBS_NAME = "lamae-jobs"
+
+
+@dataclass
+class Submission:
+    """What was asked of the scheduler."""
+
+    verb: str
+    """The verb of ``lamae`` it runs."""
+
+    argv: list[str]
+    """Arguments after ``python`` of every rank, for example ``-m lamae train …/config.yaml``."""
+
+    kind: str
+    """``slurm`` or ``local``."""
+
+    ranks_per_node: int
+    max_restarts: int
+    backoff_s: int
+    exclude_culprits: bool
+    run_dir: str | None = None
+    """Run directory of a training job."""
+
+    array: list[list[str]] = field(default_factory=list)
+    """One ``argv`` per task of an array job; ``argv`` is empty then."""
+
+    submitted_at: float = 0.0
+    """Unix time."""
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / SUBMISSION_NAME, dataclasses.asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> "Submission":
+        """Raises UsageError where the folder holds no submission."""
+        try:
+            return cls(**json.loads((folder / SUBMISSION_NAME).read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise UsageError(f"{folder}: not a job of 'lamae submit' ({error})") from None
+
+
+@dataclass
+class RankEnd:
+    """How one rank of an attempt ended."""
+
+    rank: int
+    code: int | None
+    """Exit code, minus the number of the signal it died of, or None while it runs."""
+
+    at: float = 0.0
+    """Unix time by its node's clock."""
+
+    put_down: bool = False
+    """Killed by us because another rank had failed: a consequence, never a cause."""
+
+
+@dataclass
+class NodeReport:
+    """What a node says of its ranks; written at the start, at the first failure and at the end."""
+
+    node: int
+    host: str
+    ranks: list[RankEnd]
+    finished: bool = False
+
+    @property
+    def failed(self) -> bool:
+        return any(end.code not in (None, 0, EXIT_STOPPED) for end in self.ranks)
+
+    def write(self, attempt: Path) -> None:
+        write_json(attempt / f"node-{self.node}.json", dataclasses.asdict(self))
+
+
+EXIT_STOPPED = 75
+"""A trainer's exit code after it was asked to stop and has saved."""
+
+EXIT_USAGE = 2
+"""Bad usage or configuration: never tried again."""
+
+
+def read_reports(attempt: Path) -> list[NodeReport]:
+    """The reports of an attempt so far, by node."""
+    reports = []
+    for path in attempt.glob("node-*.json"):
+        values = read_json(path)
+        if values:
+            ends = [RankEnd(**end) for end in values.pop("ranks")]
+            reports.append(NodeReport(**values, ranks=ends))
+    return sorted(reports, key=lambda report: report.node)
+
+
+def attempt_folder(folder: Path, *, job_id: str, restart: int) -> Path:
+    return folder / ATTEMPTS_NAME / f"{job_id}-{restart}"
+
+
+def list_attempts(folder: Path) -> list[Path]:
+    """Attempt folders, oldest first."""
+    root = folder / ATTEMPTS_NAME
+    found = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    return sorted(found, key=lambda path: [int(part) for part in re.findall(r"\d+", path.name)])
+
+
+def make_folder(root: Path, *, suffix: str = "") -> Path:
+    """A new numbered folder in ``root``; two submissions at once never share one."""
+    root.mkdir(parents=True, exist_ok=True)
+    taken = [int(match[0]) for path in root.iterdir() if (match := re.match(r"\d+", path.name))]
+    number = max(taken, default=0) + 1
+    while True:
+        folder = root / f"{number:03d}{suffix}"
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            number += 1
+
+
+def newest_step(run_dir: str | Path | None) -> int | None:
+    """Step of the newest published checkpoint of a run, -1 where there is none; None where there is no run."""
+    if run_dir is None:
+        return None
+    names = (path.name for path in (Path(run_dir) / "checkpoints").glob("step-*"))
+    return max((int(match[1]) for name in names if (match := re.fullmatch(r"step-(\d+)", name))), default=-1)
+
+
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Replace ``path`` in one rename: a reader on another node sees the old text or the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(values, indent=1) + "\n")
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """None where the file is not there (yet)."""
+    try:
+        values: dict[str, Any] = json.loads(path.read_text())
+        return values
+    except (OSError, ValueError):
+        return None

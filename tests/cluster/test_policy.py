@@ -1,0 +1,83 @@
+"""What follows an attempt, by what its nodes reported."""
+
+import pytest
+
+from cluster.policy import DONE, REQUEUE, STOP, decide
+from cluster.submission import NodeReport, RankEnd
+
+HOSTS = ("n1", "n2")
+
+
+def reports(*codes: int | None, finished: bool = True, put_down: int | None = None) -> list[NodeReport]:
+    """One rank per node, ending a second apart in the order given."""
+    return [
+        NodeReport(i, HOSTS[i], [RankEnd(i, code, at=100.0 + i, put_down=i == put_down)], finished=finished)
+        for i, code in enumerate(codes)
+    ]
+
+
+def outcome(reports, *, before=10, after=20, failures=0, max_restarts=3, backoff_s=30):
+    return decide(
+        reports,
+        hosts=HOSTS,
+        step_before=before,
+        step_after=after,
+        failures_before=failures,
+        max_restarts=max_restarts,
+        backoff_s=backoff_s,
+    )
+
+
+def test_all_ranks_ended_well_is_done():
+    assert outcome(reports(0, 0)).action == DONE
+
+
+def test_a_stop_after_saving_is_requeued_and_costs_nothing():
+    decision = outcome(reports(75, 75), failures=3)
+    assert (decision.action, decision.is_failure, decision.delay_s) == (REQUEUE, False, 0)
+
+
+def test_stops_that_never_get_further_are_bounded():
+    assert outcome(reports(75, 75), after=10).is_failure
+    assert outcome(reports(75, 75), after=10, failures=3).action == STOP
+
+
+@pytest.mark.parametrize("codes", [(2, 0), (0, 2), (2, -9), (75, 2)])
+def test_a_usage_error_on_any_rank_is_never_retried(codes):
+    decision = outcome(reports(*codes))
+    assert (decision.action, decision.exit_code) == (STOP, 2)
+
+
+def test_a_killed_rank_names_its_node_although_the_other_failed_first():
+    decision = outcome(reports(1, -9))
+    assert (decision.action, decision.culprit, decision.is_failure) == (REQUEUE, "n2", True)
+    assert "SIGKILL" in decision.reason
+
+
+def test_a_rank_we_put_down_is_not_the_culprit():
+    assert outcome(reports(-9, -11, put_down=0)).culprit == "n2"
+
+
+def test_an_abort_points_at_nobody():
+    decision = outcome(reports(-6, -6), after=10)
+    assert (decision.action, decision.culprit) == (REQUEUE, None)
+
+
+def test_a_node_without_a_last_word_is_the_culprit():
+    lost = [*reports(1, 0)[:1], NodeReport(1, "n2", [RankEnd(1, None)])]
+    assert outcome(lost).culprit == "n2"
+    assert outcome(reports(1)).culprit == "n2"
+
+
+def test_an_exception_is_retried_only_if_the_run_got_further():
+    assert outcome(reports(1, 1), after=20).action == REQUEUE
+    stopped = outcome(reports(1, 1), after=10)
+    assert (stopped.action, stopped.exit_code) == (STOP, 1)
+    assert outcome(reports(1, 0), before=None, after=None).action == STOP  # no checkpoints to judge by
+
+
+def test_failures_are_bounded_and_back_off():
+    delays = [outcome(reports(0, -9), failures=n).delay_s for n in range(3)]
+    assert delays == [30, 60, 120]
+    assert outcome(reports(0, -9), failures=3).action == STOP
+    assert outcome(reports(0, -9), failures=30, max_restarts=99).delay_s == 3600

@@ -1,0 +1,60 @@
+"""What ``lamae submit`` would send, without a scheduler."""
+
+import subprocess
+import sys
+
+import pytest
+
+from cluster import profile, snapshot
+from cluster.submit import refuse_uneven_worlds, submit
+from sharding.errors import UsageError
+
+CPU = "configs/cluster/cpu-partition.yaml"
+
+
+def train_arguments(tmp_path):
+    return ["configs/pretrain/tiny.yaml", f"run.dir={tmp_path / 'run'}", f"data.path={tmp_path / 'shards'}"]
+
+
+def test_a_dry_run_shows_the_batch_script_and_writes_nothing(tmp_path):
+    chosen = profile.load(CPU, ["nodes=1-2", "account=ecg", "setup=[module load python]", "slurm={nice: 7}"])
+    submitted = submit("train", train_arguments(tmp_path), profile=chosen, dry_run=True)
+    lines = submitted.script.splitlines()
+    wanted = ["nodes=1-2", "account=ecg", "nice=7", "ntasks-per-node=1", "cpus-per-task=16", "mem=64GB", "requeue"]
+    assert {f"#SBATCH --{option}" for option in wanted} <= set(lines)
+    assert "#SBATCH --signal=USR2@120" in lines
+    assert "module load python" in lines
+    srun = next(line for line in lines if line.startswith("srun"))
+    assert "--cpus-per-task=16" in srun
+    assert lines.index(srun) < next(i for i, line in enumerate(lines) if "cluster.after" in line)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_world_that_cannot_share_the_batch_is_refused_with_the_nearest_that_can(tmp_path):
+    chosen = profile.load(CPU, ["nodes=2-3"])
+    with pytest.raises(UsageError, match=r"128 cannot be shared by 3 ranks.* are 2 or 4"):
+        submit("train", train_arguments(tmp_path), profile=chosen, dry_run=True)
+    refuse_uneven_worlds([1, 2, 4], global_batch_size=128)
+
+
+def test_the_configuration_is_checked_at_submission(tmp_path):
+    with pytest.raises(UsageError, match=r"train\.setps; did you mean train\.steps"):
+        submit("train", [*train_arguments(tmp_path), "train.setps=3"], profile=profile.load(CPU), dry_run=True)
+    with pytest.raises(UsageError, match="cannot be submitted"):
+        submit("jobs", [], profile=profile.load(CPU), dry_run=True)
+
+
+def test_without_slurm_nothing_is_left_behind(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match="sbatch not found"):
+        submit("train", train_arguments(tmp_path), profile=profile.load(CPU))
+    assert list((tmp_path / "run" / "jobs").iterdir()) == []
+
+
+def test_a_job_imports_the_snapshot_and_not_the_checkout(tmp_path):
+    snapshot.copy_code(tmp_path / "code")
+    environment = {"PYTHONPATH": str(tmp_path / "code"), "PYTHONSAFEPATH": "1"}
+    code = "import lamae.config, cluster.job, configs; print(lamae.config.__file__, cluster.job.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert all(path.startswith(str(tmp_path / "code")) for path in done.stdout.split())
+    assert (tmp_path / "code" / "configs" / "pretrain" / "tiny.yaml").is_file()
