@@ -24,11 +24,11 @@ class Decoder(nn.Module):
     same heart: the map from latent to lead is a product of the two, not a sum.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, *, reads_instants: bool) -> None:
         super().__init__()
         width = config.decoder_width
         self.own = linear(config.width, width)
-        self.instant = linear(config.width, width)
+        self.instant = linear(config.width, width) if reads_instants else None
         self.summary = linear(config.width, width)
         self.hidden = nn.Parameter(torch.randn(width) * 0.02)
         self.positions = Positions(config.positions, width, config.max_patches)
@@ -55,7 +55,7 @@ class Decoder(nn.Module):
         B, N = len(mask.lead_BV), mask.num_patches
         own_BLNW = self._lay_out(self.own(latents.tokens_BVSD), latents, N)
         hidden = self.hidden.to(own_BLNW.dtype)
-        if instant_BSD is None:
+        if instant_BSD is None or self.instant is None:
             moment_BLNW = hidden.expand(B, 1, N, -1)
         else:
             to_patch_BS = latents.patch_BVS[:, 0].masked_fill(~known_BS, -1)

@@ -89,7 +89,7 @@ class PretrainModel(nn.Module):
         self.pool_record = AttentionPool(config.width) if exchanges else None
         pools_instants = exchanges and config.scope != "summary"
         self.pool_instant = AttentionPool(config.width) if pools_instants else None
-        self.decoder = Decoder(config)
+        self.decoder = Decoder(config, reads_instants=pools_instants)
 
     def forward(self, x_BLT: Tensor, valid_BLT: Tensor, lead_mask_BL: Tensor, mask: Mask) -> PretrainOutput:
         """Loss of a batch.

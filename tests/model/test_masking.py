@@ -1,0 +1,126 @@
+"""Masks: pure per record, never touching missing leads, of fixed shape."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lamae.model.config import MaskConfig, num_visible
+from lamae.model.masking import Mask, draw_mask, show_all
+from sharding.leads import CHEST_LEADS, LIMB_LEADS, NUM_LEADS
+
+NUM_PATCHES = 20
+CONFIGS = [
+    MaskConfig(kind="grid"),
+    MaskConfig(kind="grid", hidden_leads=5, ratio=0.7),
+    MaskConfig(kind="grid", limb_tied=False, hidden_leads=7),
+    MaskConfig(kind="random", ratio=0.75),
+    MaskConfig(kind="random", limb_tied=False),
+]
+all_configs = pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.kind}-{c.limb_tied}-{c.hidden_leads}")
+lead_masks = st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=1, max_size=6).map(torch.tensor)
+
+
+def draw(config: MaskConfig, lead_mask_BL: torch.Tensor, *, seed: int = 3, epoch: int = 0, first_row: int = 0) -> Mask:
+    row_B = torch.arange(first_row, first_row + len(lead_mask_BL))
+    return draw_mask(
+        config,
+        seed=seed,
+        epoch_B=torch.full_like(row_B, epoch),
+        row_B=row_B,
+        lead_mask_BL=lead_mask_BL,
+        num_patches=NUM_PATCHES,
+    )
+
+
+def shown_BLN(mask: Mask) -> torch.Tensor:
+    """The visible patches as the slots list them."""
+    shown = torch.zeros_like(mask.hidden_BLN)
+    for b, v in mask.slot_BV.nonzero().tolist():
+        shown[b, mask.lead_BV[b, v], mask.patch_BVS[b, v]] = True
+    return shown
+
+
+@all_configs
+@given(lead_mask_BL=lead_masks)
+@settings(max_examples=25, deadline=None)
+def test_every_patch_of_a_present_lead_is_either_shown_or_hidden(config: MaskConfig, lead_mask_BL):
+    mask = draw(config, lead_mask_BL)
+    shown = shown_BLN(mask)
+    assert not (shown & mask.hidden_BLN).any()
+    assert torch.equal(shown | mask.hidden_BLN, lead_mask_BL[:, :, None].expand_as(shown))
+    assert torch.equal(shown.any(2), mask.visible_lead_BL)
+    # Whatever a record lacks, something of it is shown and something asked for, unless it has no lead at all.
+    assert torch.equal(shown.flatten(1).any(1), lead_mask_BL.any(1))
+    assert torch.equal(mask.hidden_BLN.flatten(1).any(1), lead_mask_BL.any(1))
+
+
+@all_configs
+def test_shapes_do_not_depend_on_which_leads_are_there(config: MaskConfig):
+    full, sparse = (draw(config, torch.rand(8, 12) < share) for share in (1.1, 0.3))
+    for name in ("lead_BV", "slot_BV", "patch_BVS", "hidden_BLN"):
+        assert getattr(full, name).shape == getattr(sparse, name).shape
+    assert full.patch_BVS.shape[2] == num_visible(config, NUM_PATCHES)
+
+
+@all_configs
+def test_a_mask_depends_on_its_own_record_alone(config: MaskConfig):
+    lead_mask_BL = torch.rand(32, 12, generator=torch.Generator().manual_seed(0)) < 0.9
+    together = draw(config, lead_mask_BL, first_row=100)
+    for b in (0, 7, 31):
+        alone = draw(config, lead_mask_BL[b : b + 1], first_row=100 + b)
+        assert torch.equal(alone.hidden_BLN[0], together.hidden_BLN[b])
+        assert torch.equal(alone.lead_BV[0], together.lead_BV[b])
+        assert torch.equal(alone.patch_BVS[0], together.patch_BVS[b])
+        assert torch.equal(alone.record_only_B[0], together.record_only_B[b])
+
+
+def test_a_drawn_mask_never_changes_between_releases():
+    """Masks are part of a run's sample stream: a change breaks resuming and belongs in the changelog."""
+    mask = draw(MaskConfig(), torch.ones(3, 12, dtype=torch.bool), seed=1234, epoch=5)
+    shown = ["".join(str(int(bit)) for bit in row) for row in mask.visible_lead_BL]
+    assert shown == ["111111101100", "111111101010", "111111101100"]
+    assert mask.patch_BVS[:, 0].tolist() == [
+        [1, 2, 6, 7, 8, 10, 13, 15, 16, 17],
+        [1, 2, 4, 6, 7, 8, 10, 11, 16, 19],
+        [1, 2, 3, 4, 8, 9, 10, 12, 13, 16],
+    ]
+
+
+@all_configs
+def test_seed_epoch_and_row_each_change_the_mask(config: MaskConfig):
+    leads = torch.ones(16, 12, dtype=torch.bool)
+    base = draw(config, leads).hidden_BLN
+    others = (draw(config, leads, seed=4), draw(config, leads, epoch=1), draw(config, leads, first_row=16))
+    for other in others:
+        assert not torch.equal(base, other.hidden_BLN)
+    assert not torch.equal(base[0], base[1])
+
+
+@pytest.mark.parametrize("kind", ["grid", "random"])
+def test_tied_limb_leads_hide_together(kind: str):
+    hidden = draw(MaskConfig(kind=kind), torch.ones(64, 12, dtype=torch.bool)).hidden_BLN
+    limb = hidden[:, list(LIMB_LEADS)]
+    assert torch.equal(limb, limb[:, :1].expand_as(limb))
+    chest = hidden[:, list(CHEST_LEADS)]
+    assert not torch.equal(chest, chest[:, :1].expand_as(chest))
+
+
+def test_grid_hides_the_leads_and_instants_it_was_told_to():
+    mask = draw(MaskConfig(kind="grid", hidden_leads=2, limb_hidden_share=0.25), torch.ones(4000, 12, dtype=torch.bool))
+    visible_BL = mask.visible_lead_BL
+    limb_hidden_B = ~visible_BL[:, 0]
+    assert limb_hidden_B.float().mean().item() == pytest.approx(0.25, abs=0.03)
+    assert visible_BL[limb_hidden_B, 6:].all()
+    assert (visible_BL[~limb_hidden_B, 6:].sum(1) == 4).all()
+    # Every chest lead is hidden equally often, every instant shown equally often.
+    assert visible_BL[~limb_hidden_B, 6:].float().mean(0).sub(4 / 6).abs().max() < 0.03
+    assert mask.hidden_BLN[visible_BL].float().mean(0).sub(0.5).abs().max() < 0.04
+    assert mask.record_only_B.float().mean().item() == pytest.approx(0.25, abs=0.03)
+
+
+def test_show_all_hides_nothing():
+    lead_mask_BL = torch.rand(4, NUM_LEADS) < 0.5
+    mask = show_all(lead_mask_BL, num_patches=NUM_PATCHES)
+    assert not mask.hidden_BLN.any()
+    assert torch.equal(mask.visible_lead_BL, lead_mask_BL)

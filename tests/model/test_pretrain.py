@@ -1,0 +1,288 @@
+"""The model as users meet it: what may not change its answer, what its loss means, what its gradients reach."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from lamae.model import PretrainModel, build_model
+from lamae.model.config import MaskConfig, ModelConfig
+from lamae.model.masking import Mask, draw_mask
+from sharding.errors import UsageError
+
+SMALL = ModelConfig(patch_size=10, width=32, depth=2, heads=2, latent_depth=1, decoder_width=16, decoder_heads=2)
+GRID = MaskConfig(kind="grid")
+NUM_SAMPLES = 120
+VARIANTS = {
+    "lamae-aligned": (SMALL, GRID),
+    "lamae-summary": (dataclasses.replace(SMALL, scope="summary"), GRID),
+    "lamae-joint": (dataclasses.replace(SMALL, scope="joint"), GRID),
+    "lamae-aligned-random": (SMALL, MaskConfig(kind="random")),
+    "lamae-joint-random": (dataclasses.replace(SMALL, scope="joint"), MaskConfig(kind="random")),
+    "lamae-learned-huber": (dataclasses.replace(SMALL, positions="learned", loss="huber"), GRID),
+    "independent": (dataclasses.replace(SMALL, kind="independent"), GRID),
+    "independent-random": (dataclasses.replace(SMALL, kind="independent"), MaskConfig(kind="random")),
+}
+all_variants = pytest.mark.parametrize("variant", VARIANTS)
+
+
+@dataclasses.dataclass
+class Records:
+    x: torch.Tensor
+    valid: torch.Tensor
+    leads: torch.Tensor
+
+    def __getitem__(self, rows: slice) -> "Records":
+        return Records(self.x[rows], self.valid[rows], self.leads[rows])
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        return self.x, self.valid, self.leads
+
+
+def make_records(num: int = 6, *, num_samples: int = NUM_SAMPLES) -> Records:
+    """Records with all leads, with some, with one, with none; and samples that were not recorded."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(num, 12, num_samples, generator=generator)
+    leads = torch.rand(num, 12, generator=generator) < 0.8
+    leads[0], leads[1] = True, False
+    leads[2] = torch.arange(12) == 7
+    valid = (torch.rand(num, 12, num_samples, generator=generator) < 0.95) & leads[:, :, None]
+    return Records(torch.where(leads[:, :, None], x, 0.0), valid, leads)
+
+
+def make_model(variant: str, *, dtype: torch.dtype = torch.float64) -> tuple[PretrainModel, MaskConfig]:
+    config, mask = VARIANTS[variant]
+    torch.manual_seed(0)
+    model = build_model(config, mask, num_samples=NUM_SAMPLES)
+    with torch.no_grad():  # a fresh pooling is a plain mean, which would hide mistakes in its weights
+        for name, parameter in model.named_parameters():
+            if name.endswith("query"):
+                parameter.normal_()
+    return model.to(dtype), mask
+
+
+def make_mask(config: MaskConfig, records: Records, *, num_patches: int = NUM_SAMPLES // 10) -> Mask:
+    row = torch.arange(len(records.x))
+    return draw_mask(
+        config, seed=0, epoch_B=torch.zeros_like(row), row_B=row, lead_mask_BL=records.leads, num_patches=num_patches
+    )
+
+
+@all_variants
+def test_the_loss_is_the_mean_over_records_of_their_own_mean_error(variant: str):
+    model, mask_config = make_model(variant)
+    records = make_records()
+    mask = make_mask(mask_config, records)
+    output = model(*records.tensors, mask)
+    y, predicted = model.reconstruct(*records.tensors, mask)
+    for b in range(len(records.x)):
+        asked = predicted[b] & records.valid[b]
+        error = (y[b] - records.x[b])[asked]
+        if model.config.loss == "huber":
+            expected = torch.where(error.abs() < 1, error**2 / 2, error.abs() - 0.5)
+        else:
+            expected = error**2
+        mean = expected.mean().item() if asked.any() else 0.0
+        assert output.loss_B[b].item() == pytest.approx(mean, rel=1e-5)
+    assert output.loss.item() == pytest.approx(output.loss_B.mean().item())
+    assert not predicted[1].any()
+    assert output.loss_B[1] == 0  # the record without leads
+
+
+@all_variants
+def test_the_mean_gradient_of_single_records_is_the_gradient_of_the_batch(variant: str):
+    model, mask_config = make_model(variant)
+    records = make_records()
+    model(*records.tensors, make_mask(mask_config, records)).loss.backward()
+    together = [p.grad.clone() if p.grad is not None else None for p in model.parameters()]
+    model.zero_grad()
+    mask = make_mask(mask_config, records)
+    for b in range(len(records.x)):
+        row = {f.name: getattr(mask, f.name) for f in dataclasses.fields(mask)}
+        one = Mask(**{k: v[b : b + 1] if isinstance(v, torch.Tensor) else v for k, v in row.items()})
+        (model(*records[b : b + 1].tensors, one).loss / len(records.x)).backward()
+    for batch_gradient, parameter in zip(together, model.parameters(), strict=True):
+        if batch_gradient is not None:
+            torch.testing.assert_close(parameter.grad, batch_gradient, rtol=1e-6, atol=1e-9)
+
+
+@all_variants
+def test_what_stands_in_a_missing_lead_changes_nothing(variant: str):
+    model, mask_config = make_model(variant)
+    records = make_records()
+    mask = make_mask(mask_config, records)
+    garbage = records.x.clone()
+    garbage[~records.leads] = float("nan")
+    garbage[3][~records.leads[3]] = 1e30
+    clean, dirty = model(*records.tensors, mask), model(garbage, records.valid, records.leads, mask)
+    assert torch.equal(clean.loss_B, dirty.loss_B)
+    before, after = model.embed(*records.tensors), model.embed(garbage, records.valid, records.leads)
+    for name in ("record_BD", "mean_BD", "lead_BLD", "lead_weights_BL"):
+        assert torch.equal(getattr(before, name), getattr(after, name))
+        assert getattr(after, name).isfinite().all()
+
+
+@all_variants
+def test_what_is_hidden_does_not_reach_the_prediction(variant: str):
+    model, mask_config = make_model(variant)
+    records = make_records()
+    mask = make_mask(mask_config, records)
+    y, predicted = model.reconstruct(*records.tensors, mask)
+    hidden_T = mask.hidden_BLN.repeat_interleave(10, dim=2)
+    changed = torch.where(hidden_T, torch.randn_like(records.x), records.x)
+    y_changed, _ = model.reconstruct(changed, records.valid, records.leads, mask)
+    assert torch.equal(y[predicted], y_changed[predicted])
+
+
+@all_variants
+def test_leads_are_a_set(variant: str):
+    model, _ = make_model(variant)
+    records = make_records()
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
+    straight = model.embed(*records.tensors)
+    shuffled = model.embed(*(t[:, order] for t in records.tensors), leads=order.tolist())
+    torch.testing.assert_close(straight.record_BD, shuffled.record_BD)
+    torch.testing.assert_close(straight.mean_BD, shuffled.mean_BD)
+    torch.testing.assert_close(straight.lead_BLD[:, order], shuffled.lead_BLD)
+    torch.testing.assert_close(straight.lead_weights_BL[:, order], shuffled.lead_weights_BL)
+    # The identity is part of the element: the same signals under other names are another set.
+    renamed = model.embed(*(t[:, order] for t in records.tensors))
+    assert not torch.allclose(straight.record_BD[0], renamed.record_BD[0])
+
+
+@all_variants
+def test_the_order_of_slots_changes_nothing(variant: str):
+    model, mask_config = make_model(variant)
+    records = make_records()
+    mask = make_mask(mask_config, records)
+    order = torch.randperm(mask.lead_BV.shape[1], generator=torch.Generator().manual_seed(2))
+    shuffled = dataclasses.replace(
+        mask, lead_BV=mask.lead_BV[:, order], slot_BV=mask.slot_BV[:, order], patch_BVS=mask.patch_BVS[:, order]
+    )
+    torch.testing.assert_close(model(*records.tensors, mask).loss_B, model(*records.tensors, shuffled).loss_B)
+
+
+@all_variants
+@pytest.mark.parametrize("leads", [[0, 1, 6, 7, 8, 9, 10, 11], [0, 1, 2, 3, 4, 5], [1, 7, 10], [1]])
+def test_any_subset_of_leads_embeds_like_a_record_that_lacks_the_others(variant: str, leads: list[int]):
+    model, _ = make_model(variant)
+    records = make_records(num_samples=80)[0:1]  # another length than in training
+    present = torch.zeros_like(records.leads)
+    present[:, leads] = True
+    subset = model.embed(*(t[:, leads] for t in records.tensors), leads=leads)
+    lacking = model.embed(records.x, records.valid, present)
+    torch.testing.assert_close(subset.record_BD, lacking.record_BD)
+    torch.testing.assert_close(subset.lead_BLD, lacking.lead_BLD[:, leads])
+    assert subset.lead_weights_BL.sum().item() == pytest.approx(1)
+
+
+def test_a_length_that_is_no_multiple_of_the_patch_is_refused():
+    model, _ = make_model("lamae-aligned")
+    with pytest.raises(UsageError, match="patch_size=10"):
+        model.embed(*make_records(num_samples=85).tensors)
+    with pytest.raises(UsageError, match=r"model\.patch_size"):
+        build_model(SMALL, GRID, num_samples=85)
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.startswith("lamae") and "random" not in v])
+def test_every_weight_is_trained_and_the_pooling_through_the_record_embedding(variant: str):
+    model, mask_config = make_model(variant)
+    records = make_records(num=16)
+    model(*records.tensors, make_mask(mask_config, records)).loss.backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert silent == []
+    # Decoding from the record embedding alone is enough to train the pooling.
+    model.zero_grad()
+    blind = dataclasses.replace(mask_config, record_only_share=1.0, limb_hidden_share=0.0)
+    model(*records.tensors, make_mask(blind, records)).loss.backward()
+    assert model.pool_record is not None
+    assert model.pool_record.query.grad is not None
+    assert model.pool_record.query.grad.norm() > 1e-6
+
+
+def test_a_record_only_record_ignores_the_instants_for_its_hidden_leads():
+    model, mask_config = make_model("lamae-aligned")
+    records = make_records()[0:1]
+    mask = make_mask(mask_config, records)
+    hidden_T = ~mask.visible_lead_BL[0]
+    assert hidden_T.any()
+    predictions = {}
+    for record_only in (False, True):
+        for scale in (1.0, 1.5):
+            with torch.no_grad():
+                model.decoder.instant.weight.mul_(scale)
+            chosen = dataclasses.replace(mask, record_only_B=torch.tensor([record_only]))
+            predictions[record_only, scale] = model.reconstruct(*records.tensors, chosen)[0][0, hidden_T]
+            with torch.no_grad():
+                model.decoder.instant.weight.div_(scale)
+    torch.testing.assert_close(predictions[True, 1.0], predictions[True, 1.5])
+    assert not torch.allclose(predictions[False, 1.0], predictions[False, 1.5])
+
+
+def test_the_independent_baseline_uses_no_other_lead():
+    model, mask_config = make_model("independent")
+    records = make_records()[0:1]
+    mask = make_mask(mask_config, records)
+    y, predicted = model.reconstruct(*records.tensors, mask)
+    visible = mask.visible_lead_BL[0]
+    assert not predicted[0, ~visible].any()  # nothing of a hidden lead is known to it, so it is not asked
+    lead = int(visible.nonzero()[0])
+    changed = records.x.clone()
+    changed[:, torch.arange(12) != lead] = torch.randn(1, 11, NUM_SAMPLES)
+    torch.testing.assert_close(model.reconstruct(changed, *records.tensors[1:], mask)[0][0, lead], y[0, lead])
+
+
+def test_a_parameter_matched_baseline_has_lamaes_size():
+    def size(**changes: object) -> int:
+        model = build_model(dataclasses.replace(ModelConfig(), **changes), GRID, num_samples=1000)
+        return sum(p.numel() for p in model.parameters())
+
+    assert size(kind="independent", match_parameters=True) == pytest.approx(size(), rel=0.05)
+    assert size(kind="independent") < 0.9 * size()
+
+
+@all_variants
+def test_bfloat16_weights_follow_float64(variant: str):
+    model, mask_config = make_model(variant)
+    records = make_records()
+    mask = make_mask(mask_config, records)
+    exact = model(*records.tensors, mask)
+    half = make_model(variant, dtype=torch.bfloat16)[0](*records.tensors, mask)
+    assert half.loss.dtype == torch.float32
+    torch.testing.assert_close(half.loss_B, exact.loss_B.float(), rtol=3e-2, atol=1e-3)
+    half.loss.backward()
+
+
+@all_variants
+def test_the_same_seed_gives_the_same_weights_and_losses_bit_by_bit(variant: str):
+    records = make_records()
+    first, second = (
+        model(*records.tensors, make_mask(config, records)).loss
+        for model, config in (make_model(variant, dtype=torch.float32) for _ in range(2))
+    )
+    assert torch.equal(first, second)
+
+
+def test_the_parts_say_how_much_each_way_of_hiding_costs():
+    model, mask_config = make_model("lamae-aligned")
+    records = make_records()[0:1]
+    mask = make_mask(mask_config, records)
+    parts = model(*records.tensors, mask).parts
+    y, _ = model.reconstruct(*records.tensors, mask)
+    shown_N = torch.zeros(12, dtype=torch.bool)
+    shown_N[mask.patch_BVS[0, 0]] = True
+    at = shown_N.repeat_interleave(10) & ~mask.visible_lead_BL[0][:, None] & records.valid[0]
+    assert parts["hidden_leads"].item() == pytest.approx((y - records.x)[0][at].square().mean().item(), rel=1e-5)
+    assert 0 < parts["pool_entropy"] <= 1
+    assert not any(value.requires_grad for value in parts.values())
+
+
+def test_targets_normalised_per_patch_come_back_in_signal_units():
+    config = dataclasses.replace(SMALL, normalize_targets=True)
+    torch.manual_seed(0)
+    model = build_model(config, GRID, num_samples=NUM_SAMPLES)
+    records = make_records()[0:1]
+    mask = make_mask(GRID, records)
+    y, predicted = model.reconstruct(records.x * 100 + 1000, *records.tensors[1:], mask)
+    assert y[predicted].mean().item() == pytest.approx(1000, abs=50)
