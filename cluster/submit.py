@@ -140,7 +140,7 @@ def executor_parameters(folder: Path, profile: Profile) -> dict[str, Any]:
     if profile.cpus_per_node:
         srun.append(f"--cpus-per-task={profile.cpus_per_node}")  # srun does not take it over from sbatch
     return {
-        "name": f"lamae-{folder.name}",
+        "name": f"lamae-{folder.parent.parent.name if folder.parent.name == RUN_JOBS_NAME else folder.name}",
         "timeout_min": profile.time_min,
         "tasks_per_node": 1,
         "cpus_per_task": profile.cpus_per_node or None,

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cluster import cli as cluster_cli
 from lamae import console
 from sharding.errors import LamaeError, UsageError
 
@@ -78,10 +79,17 @@ def shard(
     audit: Annotated[
         float, typer.Option(help="Share of records that stock wfdb reads too, compared bit for bit.")
     ] = 0.01,
+    plan_only: Annotated[
+        bool, typer.Option("--plan-only", help="Only plan: then pack --parts anywhere, and merge without either.")
+    ] = False,
+    parts: Annotated[
+        str | None, typer.Option(metavar="K/N", help="Of a plan, pack part K and every N-th after it; do not merge.")
+    ] = None,
 ) -> None:
     """Pack WFDB records into WebDataset tar shards with an index, quality control and splits by subject."""
     from sharding.options import PackOptions
-    from sharding.pack import pack
+    from sharding.pack import pack, pack_part
+    from sharding.plan import Plan, plan
 
     options = PackOptions(
         source=kind,
@@ -92,6 +100,13 @@ def shard(
         audit=audit,
     )
     with console.show_progress() as progress:
+        if plan_only:
+            plan(source, out, options=options, progress=progress)
+            return
+        if parts is not None:
+            for part in _every_nth(parts, count=Plan.open(out).num_parts):
+                pack_part(source, out, part, progress=progress)
+            return
         manifest = pack(source, out, options=options, progress=progress)
     rows = [["records", f"{manifest['num_records']:,}"], ["subjects", f"{manifest['num_subjects']:,}"]]
     rows += [[f"split {name}", f"{count['records']:,}"] for name, count in manifest["splits"].items()]
@@ -100,6 +115,14 @@ def shard(
     rows += [[f"records flagged: {flag}", f"{count:,}"] for flag, count in manifest["record_flags"].items() if count]
     console.print_table(f"{out}: packed", ["", "number"], rows)
     console.console.print(f"next: lamae verify {out}", soft_wrap=True)
+
+
+def _every_nth(text: str, *, count: int) -> range:
+    """``K/N`` as K, K + N, K + 2 N, … below ``count``. Raises UsageError."""
+    first, _, stride = text.partition("/")
+    if not (first.isdecimal() and stride.isdecimal() and int(first) < int(stride)):
+        raise UsageError(f"--parts {text}: write K/N with K from 0 to N - 1, for example 0/16")
+    return range(int(first), count, int(stride))
 
 
 @app.command()
@@ -335,6 +358,10 @@ def bench(
     console.print_table(f"{name}: {BENCH_NOTE}", ["ratio", "median", "spread"], rows)
     if json is not None:
         write_result(result, json)
+
+
+app.command(context_settings=cluster_cli.SUBMIT_CONTEXT)(cluster_cli.submit)
+app.command()(cluster_cli.jobs)
 
 
 if __name__ == "__main__":

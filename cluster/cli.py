@@ -1,0 +1,106 @@
+"""The verbs ``submit`` and ``jobs`` of the command line; ``lamae.cli`` registers them."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lamae import console
+from sharding.errors import UsageError
+
+ClusterOption = Annotated[str, typer.Option("--cluster", help="Cluster profile: configs/cluster/NAME.yaml.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over the profile; repeatable.")]
+
+SUBMIT_CONTEXT = {"ignore_unknown_options": True}
+"""For the command line's registration of ``submit``: options it does not know belong to the submitted verb."""
+
+
+def submit(
+    verb: Annotated[str, typer.Argument(help="The verb to run: train, shard, embed, probe, finetune, bench, …")],
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="ARGS", help="Its arguments and options.")] = None,
+    cluster: ClusterOption = "configs/cluster/local.yaml",
+    overrides: SetOption = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where jobs other than training keep their files (default: lamae-jobs here).")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print batch script and plan; do nothing.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the log until the job ends; its exit code.")] = False,
+) -> None:
+    """Run a verb on a SLURM cluster, or on this machine as a cluster would: restarted until it is done."""
+    from cluster import jobs as jobs_module
+    from cluster import profile
+    from cluster.submit import submit as submit_job
+
+    submitted = submit_job(
+        verb, arguments or [], profile=profile.load(cluster, overrides or []), folder=folder, dry_run=dry_run
+    )
+    out = console.console
+    if dry_run:
+        if submitted.script is not None:
+            out.print(submitted.script, soft_wrap=True, markup=False)
+        out.print(f"plan: {submitted.plan}", soft_wrap=True, markup=False)
+        return
+    assert submitted.job_id is not None
+    run = submitted.folder.parent.parent if verb == "train" else submitted.folder
+    out.print(f"job {submitted.job_id}: {submitted.plan}", soft_wrap=True, markup=False)
+    out.print(f"log: {jobs_module.log_path(submitted.folder, submitted.job_id)}", soft_wrap=True, markup=False)
+    if not wait:
+        out.print(f"next: lamae jobs {shlex.quote(str(run))}   (--cancel ends it)", soft_wrap=True, markup=False)
+        return
+    status = jobs_module.follow(submitted.folder, write=_write_through)
+    if status.state != jobs_module.DONE:
+        console.print_error(f"job {status.job_id} {status.state}: {status.detail}")
+        raise typer.Exit(status.exit_code or 1)
+
+
+def jobs(
+    run: Annotated[Path | None, typer.Argument(help="Run or job directory; else all submitted from here.")] = None,
+    cancel: Annotated[bool, typer.Option("--cancel", help="End its jobs for good; what is saved stays.")] = False,
+) -> None:
+    """Show submitted jobs: state, node, restarts, step, records/s, loss, time left, last log line."""
+    from cluster import jobs as jobs_module
+
+    if cancel and run is None:
+        raise UsageError("jobs --cancel: say whose, for example lamae jobs RUN --cancel")
+    statuses = jobs_module.read_statuses(jobs_module.find_jobs(run))
+    if not statuses:
+        console.console.print("no jobs submitted from here; see lamae submit --help")
+        return
+    if cancel:
+        for status in statuses:
+            if not status.ended:
+                jobs_module.cancel(status)
+                console.console.print(f"job {status.job_id}: cancelled")
+        return
+    columns = ["job", "verb", "state", "nodes", "restarts", "step", "records/s", "loss", "left"]
+    rows = [
+        [
+            status.job_id,
+            status.verb,
+            status.state,
+            status.nodes or "-",
+            str(status.restarts),
+            "-" if status.step is None else f"{status.step}" + (f"/{status.steps}" if status.steps else ""),
+            "-" if status.records_per_s is None else f"{status.records_per_s:,.1f}",
+            "-" if status.loss is None else f"{status.loss:.4f}",
+            "-" if status.eta_s is None else _format_left(status.eta_s),
+        ]
+        for status in statuses
+    ]
+    console.print_table("jobs", columns, rows)
+    for status in statuses:
+        for label, text in (("why", status.detail), ("log", status.last_line), ("in", str(status.folder))):
+            if text:
+                console.console.print(f"{status.job_id} {label}: {text}", soft_wrap=True, markup=False)
+
+
+def _format_left(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d}" if hours else f"{minutes} min"
+
+
+def _write_through(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

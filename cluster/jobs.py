@@ -1,0 +1,261 @@
+"""``lamae jobs``: what became of submitted jobs, from their folders, squeue and, where there is one, accounting."""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster import policy, registry, slurm
+from cluster.submission import (
+    DECISION_NAME,
+    JOB_ID_NAME,
+    LOGS_NAME,
+    RUN_JOBS_NAME,
+    SUBMISSION_NAME,
+    Submission,
+    list_attempts,
+    newest_step,
+    read_json,
+)
+from lamae import config as run_config
+from sharding.errors import LamaeError, UsageError
+
+METRICS_TAIL_BYTES = 1 << 16
+LOG_TAIL_BYTES = 1 << 13
+
+RUNNING, PENDING, DONE, FAILED, GONE = "running", "pending", "done", "failed", "gone"
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """One submitted job as of now."""
+
+    folder: Path
+    job_id: str
+    verb: str
+    state: str
+    """``running``, ``pending``, ``done``, ``failed`` or ``gone`` (ended without a decision: cancelled, or killed)."""
+
+    detail: str
+    """Why: the scheduler's reason or ours."""
+
+    exit_code: int | None
+    """Of an ended job."""
+
+    nodes: str
+    restarts: int
+    step: int | None
+    steps: int | None
+    loss: float | None
+    records_per_s: float | None
+    eta_s: float | None
+    last_line: str
+
+    @property
+    def ended(self) -> bool:
+        return self.state in (DONE, FAILED, GONE)
+
+
+def find_jobs(run: Path | None) -> list[Path]:
+    """Job folders of a run directory (or the job folder itself), or all that were submitted from here.
+
+    Raises UsageError where ``run`` holds none.
+    """
+    if run is None:
+        return registry.folders()
+    if (run / SUBMISSION_NAME).is_file():
+        return [run]
+    for root in (run / RUN_JOBS_NAME, run):
+        found = sorted(path.parent for path in root.glob(f"*/{SUBMISSION_NAME}"))
+        if found:
+            return found
+    raise UsageError(f"{run}: no job of 'lamae submit' in it")
+
+
+def read_statuses(folders: Sequence[Path]) -> list[JobStatus]:
+    """The jobs of ``folders``; the scheduler is asked once for those that may still be there."""
+    submissions = {folder: Submission.read(folder) for folder in folders}
+    ids = {folder: _job_id(folder) for folder in folders}
+    open_ids = [
+        ids[folder]
+        for folder, submission in submissions.items()
+        if submission.kind == "slurm" and ids[folder] and _final_decision(folder, submission) is None
+    ]
+    queued, accounted = {}, {}
+    if open_ids and slurm.available():
+        queued = slurm.queue(open_ids)
+        accounted = slurm.accounted_states(open_ids)
+    return [_status(folder, submissions[folder], ids[folder], queued, accounted) for folder in folders]
+
+
+def cancel(status: JobStatus) -> None:
+    """End a job for good; what it has saved stays."""
+    kind = Submission.read(status.folder).kind
+    if kind == "slurm":
+        slurm.cancel(status.job_id)
+    elif _local_alive(status.job_id):
+        os.kill(int(status.job_id), 15)
+
+
+def judge(
+    *,
+    queued: Sequence[slurm.QueueEntry],
+    decision: dict[str, Any] | None,
+    accounted: str | None,
+    alive: bool = False,
+) -> tuple[str, str, int | None]:
+    """State, detail and exit code of a job from what is known of it.
+
+    queued: its entries in the queue; decision: the last one taken, if the last attempt has one; accounted: what sacct
+    says; alive: whether a local job's process is there.
+    """
+    running = [entry for entry in queued if entry.state in ("RUNNING", "COMPLETING")]
+    if decision is not None and decision["action"] == policy.DONE:
+        return DONE, "", 0
+    if decision is not None and decision["action"] == policy.STOP:
+        return FAILED, decision["reason"], decision["exit_code"]
+    if running or alive:
+        return RUNNING, decision["reason"] if decision else "", None
+    if queued:
+        why = f"{decision['reason']}; " if decision else ""
+        return PENDING, why + queued[0].reason, None
+    return GONE, (accounted or "neither in the queue nor ended of itself: cancelled, or killed").lower(), 1
+
+
+def _status(
+    folder: Path,
+    submission: Submission,
+    job_id: str,
+    queued: dict[str, slurm.QueueEntry],
+    accounted: dict[str, str],
+) -> JobStatus:
+    own = [entry for name, entry in queued.items() if name == job_id or name.startswith(f"{job_id}_")]
+    attempts = list_attempts(folder)
+    state, detail, exit_code = judge(
+        queued=own,
+        decision=_final_decision(folder, submission) or _last_decision(attempts),
+        accounted=next((text for name, text in accounted.items() if name.split("_")[0] == job_id), None),
+        alive=submission.kind == "local" and _local_alive(job_id),
+    )
+    step, steps, loss, rate, eta = _progress(submission)
+    return JobStatus(
+        folder=folder,
+        job_id=job_id,
+        verb=submission.verb,
+        state=state,
+        detail=detail,
+        exit_code=exit_code,
+        nodes=",".join(entry.nodes for entry in own if entry.nodes),
+        restarts=max((int(path.name.rsplit("-", 1)[1]) for path in attempts), default=0),
+        step=step,
+        steps=steps,
+        loss=loss,
+        records_per_s=rate,
+        eta_s=eta if state == RUNNING else None,
+        last_line=last_log_line(folder, job_id),
+    )
+
+
+def _job_id(folder: Path) -> str:
+    try:
+        return (folder / JOB_ID_NAME).read_text().strip()
+    except OSError:
+        return ""
+
+
+def _last_decision(attempts: Sequence[Path]) -> dict[str, Any] | None:
+    return read_json(attempts[-1] / DECISION_NAME) if attempts else None
+
+
+def _final_decision(folder: Path, submission: Submission) -> dict[str, Any] | None:
+    """The decision that ended the job, of an array the worst one once every task has one; None while it goes on."""
+    last_of_task: dict[str, dict[str, Any] | None] = {}
+    for attempt in list_attempts(folder):
+        last_of_task[attempt.name.rsplit("-", 1)[0]] = read_json(attempt / DECISION_NAME)
+    decisions = [decision for decision in last_of_task.values() if decision and decision["action"] != policy.REQUEUE]
+    if not decisions or len(decisions) < max(1, len(submission.array)):
+        return None
+    return max(decisions, key=lambda decision: decision["action"] == policy.STOP)
+
+
+def _progress(
+    submission: Submission,
+) -> tuple[int | None, int | None, float | None, float | None, float | None]:
+    """Step, steps of the run, loss, records per second and seconds left, as far as the run has told."""
+    if submission.run_dir is None:
+        return None, None, None, None, None
+    run_dir = Path(submission.run_dir)
+    row = last_metrics(run_dir / "metrics.jsonl")
+    step = row.get("step", newest_step(run_dir))
+    try:
+        config = run_config.load(run_dir / "config.yaml")
+    except LamaeError:  # not started yet
+        return step, None, row.get("loss"), row.get("records_per_s"), None
+    rate, eta = row.get("records_per_s"), None
+    if rate:
+        eta = (config.train.steps - row["step"]) * config.train.global_batch_size / rate
+    return step, config.train.steps, row.get("loss"), rate, eta
+
+
+def last_metrics(path: Path) -> dict[str, Any]:
+    """The newest row of a metrics.jsonl that has a loss; empty where there is none."""
+    for line in reversed(_tail(path, METRICS_TAIL_BYTES)):
+        try:
+            row: dict[str, Any] = json.loads(line)
+        except ValueError:  # cut short by a kill, or by the tail
+            continue
+        if isinstance(row, dict) and "loss" in row:
+            return row
+    return {}
+
+
+def log_path(folder: Path, job_id: str) -> Path:
+    """The log of the job's first node, where rank 0 and the batch script write."""
+    return folder / LOGS_NAME / f"{job_id}_0_log.out"
+
+
+def last_log_line(folder: Path, job_id: str) -> str:
+    lines = [line for line in _tail(log_path(folder, job_id), LOG_TAIL_BYTES) if line.strip()]
+    return lines[-1].strip() if lines else ""
+
+
+def _tail(path: Path, num_bytes: int) -> list[str]:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - num_bytes))
+            return file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def _local_alive(job_id: str) -> bool:
+    """Whether a local job's controller runs; its number may by now belong to somebody else's process."""
+    try:
+        return b"submitit" in Path(f"/proc/{int(job_id)}/cmdline").read_bytes()
+    except (OSError, ValueError):
+        return False
+
+
+def follow(folder: Path, *, write: Any, poll_s: float = 1.0, ask_scheduler_every_s: float = 15.0) -> JobStatus:
+    """Pass the log of the job's first node on to ``write`` as it grows, until the job has ended; how it ended."""
+    path = log_path(folder, _job_id(folder))
+    position, next_question = 0, 0.0
+    submission = Submission.read(folder)
+    while True:
+        decided = _final_decision(folder, submission) is not None
+        status = None
+        if decided or time.monotonic() >= next_question:
+            next_question = time.monotonic() + ask_scheduler_every_s
+            status = read_statuses([folder])[0]
+        if path.exists() and path.stat().st_size > position:
+            with path.open("rb") as file:
+                file.seek(position)
+                text = file.read()
+            position += len(text)
+            write(text.decode(errors="replace"))
+        if status is not None and status.ended:
+            return status
+        time.sleep(poll_s)
