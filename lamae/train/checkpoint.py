@@ -16,7 +16,6 @@ any topology reads what any other wrote. A checkpoint appears by one rename, aft
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterable
@@ -28,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from lamae.train.state import TrainState
 from sharding.errors import LamaeError, UsageError
@@ -52,72 +51,14 @@ def step_name(step: int) -> str:
     return f"step-{step:08d}"
 
 
-# -- durable files -------------------------------------------------------------------------------------------------
-
-
-def fsync(path: Path) -> None:
-    """Make a file's bytes, or a directory's entries, survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Replace ``path`` atomically: at any instant it holds the old text or the new."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    fsync(temporary)
-    temporary.replace(path)
-    fsync(path.parent)
-
-
 def file_digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _self_digest(manifest: dict[str, Any]) -> str:
+def manifest_digest(manifest: dict[str, Any]) -> str:
     rest = {key: value for key, value in manifest.items() if key != "digest"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-# -- writing -------------------------------------------------------------------------------------------------------
-
-
-def publish(temporary: Path, manifest: dict[str, Any], *, subjects: np.ndarray, root: Path) -> Path:
-    """Turn a directory that holds every rank's file into checkpoint ``step-…`` of ``root``, durably.
-
-    ``manifest`` names the ranks' files with their digests; the rest of what makes it whole is added here.
-    """
-    save_file({"subjects": subjects}, temporary / SUBJECTS_NAME)
-    fsync(temporary / SUBJECTS_NAME)
-    subjects_entry = {
-        "sha256": file_digest(temporary / SUBJECTS_NAME),
-        "bytes": (temporary / SUBJECTS_NAME).stat().st_size,
-    }
-    manifest = {**manifest, "format_version": FORMAT_VERSION}
-    manifest["files"] = {**manifest["files"], SUBJECTS_NAME: subjects_entry}
-    manifest["digest"] = _self_digest(manifest)
-    write_durably(temporary / MANIFEST_NAME, json.dumps(manifest, indent=1))
-
-    final = root / step_name(manifest["state"]["step"])
-    if final.exists():  # one that did not verify, or the run would have resumed from it
-        doomed = root / f"{WRITING_PREFIX}replaced-{final.name}"
-        shutil.rmtree(doomed, ignore_errors=True)
-        final.rename(doomed)
-        shutil.rmtree(doomed)
-    temporary.rename(final)
-    fsync(root)
-    write_durably(root / LATEST_NAME, final.name + "\n")
-    return final
-
-
-def clear_unfinished(root: Path) -> None:
-    """Remove what killed writers left behind."""
-    for path in root.glob(f"{WRITING_PREFIX}*"):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 # -- listing, verifying, pruning -----------------------------------------------------------------------------------
@@ -129,6 +70,8 @@ class CheckpointInfo:
 
     path: Path
     step: int
+    samples_consumed: int
+    """0 where the manifest is unreadable."""
     num_bytes: int
     pinned: bool
 
@@ -140,7 +83,12 @@ def list_checkpoints(root: Path) -> list[CheckpointInfo]:
         match = STEP_NAME.fullmatch(path.name)
         if match and path.is_dir():
             num_bytes = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
-            found.append(CheckpointInfo(path, int(match[1]), num_bytes, (path / PINNED_NAME).exists()))
+            try:
+                samples_consumed = int(read_manifest(path)["state"]["samples_consumed"])
+            except LamaeError:
+                samples_consumed = 0
+            pinned = (path / PINNED_NAME).exists()
+            found.append(CheckpointInfo(path, int(match[1]), samples_consumed, num_bytes, pinned))
     return sorted(found, key=lambda info: info.step)
 
 
@@ -159,7 +107,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise LamaeError(f"{file}: unreadable ({error})") from None
     if version > FORMAT_VERSION:
         raise LamaeError(f"{path}: checkpoint format {version} is newer than {FORMAT_VERSION}, which this lamae reads")
-    if digest != _self_digest(manifest):
+    if digest != manifest_digest(manifest):
         raise LamaeError(f"{file}: contents do not match their own digest")
     return dict(manifest)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lamae.train.checkpoint import write_durably
+from lamae.train.durable import write_durably
 from sharding.leads import LEADS
 
 METRICS_NAME = "metrics.jsonl"

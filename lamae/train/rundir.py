@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lamae.train.checkpoint import CheckpointReader, clear_unfinished, newest_whole, write_durably
+from lamae.train.checkpoint import CheckpointReader, newest_whole
+from lamae.train.durable import clear_unfinished, write_durably
 from sharding.errors import LamaeError, UsageError
 
 CONFIG_NAME = "config.yaml"

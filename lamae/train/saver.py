@@ -20,9 +20,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from lamae.train.checkpoint import WRITING_PREFIX, file_digest, fsync, prune_checkpoints, publish, step_name
+from lamae.train.checkpoint import WRITING_PREFIX, file_digest, prune_checkpoints, step_name
 from lamae.train.config import CheckpointConfig
 from lamae.train.distributed import Ranks
+from lamae.train.durable import fsync, publish
 from lamae.train.engine import MOMENTS, Engine
 from lamae.train.state import TrainState
 

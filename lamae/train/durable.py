@@ -1,0 +1,76 @@
+"""Files that survive a kill or a power cut at any instant: written aside, synced, renamed.
+
+The last step of a checkpoint is here too: the directory that holds every rank's file gets its manifest and its name.
+"""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from lamae.train.checkpoint import (
+    FORMAT_VERSION,
+    LATEST_NAME,
+    MANIFEST_NAME,
+    SUBJECTS_NAME,
+    WRITING_PREFIX,
+    file_digest,
+    manifest_digest,
+    step_name,
+)
+
+
+def fsync(path: Path) -> None:
+    """Make a file's bytes, or a directory's entries, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Replace ``path`` atomically: at any instant it holds the old text or the new."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    fsync(temporary)
+    temporary.replace(path)
+    fsync(path.parent)
+
+
+def publish(temporary: Path, manifest: dict[str, Any], *, subjects: np.ndarray, root: Path) -> Path:
+    """Turn a directory that holds every rank's file into checkpoint ``step-…`` of ``root``, durably.
+
+    ``manifest`` names the ranks' files with their digests; the rest of what makes it whole is added here.
+    """
+    save_file({"subjects": subjects}, temporary / SUBJECTS_NAME)
+    fsync(temporary / SUBJECTS_NAME)
+    subjects_entry = {
+        "sha256": file_digest(temporary / SUBJECTS_NAME),
+        "bytes": (temporary / SUBJECTS_NAME).stat().st_size,
+    }
+    manifest = {**manifest, "format_version": FORMAT_VERSION}
+    manifest["files"] = {**manifest["files"], SUBJECTS_NAME: subjects_entry}
+    manifest["digest"] = manifest_digest(manifest)
+    write_durably(temporary / MANIFEST_NAME, json.dumps(manifest, indent=1))
+
+    final = root / step_name(manifest["state"]["step"])
+    if final.exists():  # one that did not verify, or the run would have resumed from it
+        doomed = root / f"{WRITING_PREFIX}replaced-{final.name}"
+        shutil.rmtree(doomed, ignore_errors=True)
+        final.rename(doomed)
+        shutil.rmtree(doomed)
+    temporary.rename(final)
+    fsync(root)
+    write_durably(root / LATEST_NAME, final.name + "\n")
+    return final
+
+
+def clear_unfinished(root: Path) -> None:
+    """Remove what killed writers left behind."""
+    for path in root.glob(f"{WRITING_PREFIX}*"):
+        shutil.rmtree(path, ignore_errors=True)

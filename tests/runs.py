@@ -1,0 +1,82 @@
+"""Tiny training runs for tests: their data, their configuration, and what they left behind."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lamae.config import RunConfig, from_dict, to_dict
+from lamae.train.checkpoint import CheckpointReader, newest_whole
+from lamae.train.monitor import read_metrics
+from tests.shardsets import random_adc, write_shard_set
+
+TINY: dict[str, Any] = {
+    "data": {"threads": 1, "prefetch": 1},
+    "signal": {"rate_hz": 100},
+    "model": {
+        "patch_size": 50,
+        "width": 16,
+        "depth": 1,
+        "heads": 2,
+        "latent_depth": 1,
+        "decoder_width": 8,
+        "decoder_heads": 2,
+        "decoder_depth": 1,
+    },
+    "train": {"steps": 8, "global_batch_size": 8, "micro_batch_size": 4, "num_threads": 1},
+    "optim": {"warmup_steps": 2, "lr": 3e-3},
+    "checkpoint": {"every": 0},
+    "monitor": {"log_every": 1, "tensorboard": False},
+}
+
+
+def write_tiny_shards(path: Path, *, num_records: int = 30) -> Path:
+    """Records of 5 s at 100 Hz, two per subject; the last six are the val split, the other 24 three global batches."""
+    adc = random_adc(num_records, 500)
+    adc[::5, 3] = -32768  # some records lack aVR
+    splits = ["train"] * (num_records - 6) + ["val"] * 6
+    subjects = [100 + row // 2 for row in range(num_records)]
+    return write_shard_set(path, adc, rate_hz=100.0, splits=splits, subjects=subjects)
+
+
+def tiny_config(shards: Path, run_dir: Path, *overrides: str) -> RunConfig:
+    """The tiny configuration with ``section.key=value`` overrides, checked as the command line checks it."""
+    from omegaconf import OmegaConf
+
+    place = {"run": {"dir": str(run_dir)}, "data": {"path": str(shards)}}
+    merged = OmegaConf.merge(TINY, place, OmegaConf.from_dotlist(list(overrides)))
+    return from_dict(OmegaConf.to_container(merged))  # type: ignore[arg-type]
+
+
+def write_config(config: RunConfig, path: Path) -> Path:
+    from omegaconf import OmegaConf
+
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(to_dict(config))))
+    return path
+
+
+def losses(run_dir: Path) -> dict[int, float]:
+    """Loss by step, from metrics.jsonl."""
+    rows = read_metrics(run_dir / "metrics.jsonl")
+    assert len({row["step"] for row in rows}) == len(rows), "a step was written twice"
+    return {row["step"]: row["loss"] for row in rows}
+
+
+def final_state(run_dir: Path) -> dict[str, torch.Tensor]:
+    """Every weight and moment of the newest checkpoint."""
+    path = newest_whole(run_dir / "checkpoints")
+    assert path is not None
+    reader = CheckpointReader(path)
+    return {
+        f"{kind}/{name}": reader.read(kind, name, 0, int(torch.Size(entry["shape"]).numel()))
+        for name, entry in reader.manifest["parameters"].items()
+        for kind in ("master", "exp_avg", "exp_avg_sq")
+    }
+
+
+def assert_same_state(a: Path, b: Path) -> None:
+    """Bitwise equal weights and moments in the newest checkpoints of two runs."""
+    left, right = final_state(a), final_state(b)
+    assert left.keys() == right.keys()
+    different = [name for name in left if not torch.equal(left[name], right[name])]
+    assert not different

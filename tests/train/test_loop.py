@@ -1,0 +1,147 @@
+"""A run as its user sees it: what it writes, how it resumes, what it refuses."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from lamae.config import RunConfig
+from lamae.train.checkpoint import list_checkpoints, load_model
+from lamae.train.loop import EXIT_DONE, EXIT_STOPPED, train
+from sharding.errors import UsageError
+from tests.runs import assert_same_state, losses
+
+MakeConfig = Callable[..., RunConfig]
+
+
+def test_a_run_leaves_config_manifest_metrics_events_and_checkpoints(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config("run", "train.steps=6", "checkpoint.every=2", "checkpoint.keep=2", "monitor.tensorboard=true")
+    assert train(config) == EXIT_DONE
+    run = tmp_path / "run"
+    assert list(losses(run)) == [1, 2, 3, 4, 5, 6]
+    assert [info.step for info in list_checkpoints(run / "checkpoints")] == [4, 6]
+    assert (run / "checkpoints" / "latest").read_text().strip() == "step-00000006"
+    assert "zero_stage: 1" in (run / "config.yaml").read_text()
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["num_records"] == 24
+    assert manifest["versions"]["deepspeed"] == "0.19.8"
+    assert list((run / "tensorboard").glob("events.*"))
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    expected = {"samples", "loss", "learning_rate", "gradient_norm", "records_per_s", "data_wait_share"}
+    assert expected <= rows[0].keys()
+    assert rows[-1]["samples"] == 48
+
+
+def test_training_lowers_the_loss(make_config: MakeConfig, tmp_path: Path) -> None:
+    train(make_config("run", "train.steps=40", "monitor.log_every=10"))
+    by_step = losses(tmp_path / "run")
+    assert by_step[40] < 0.95 * by_step[10]
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        ("engine.precision=bf16", "engine.zero_stage=1"),
+        ("engine.precision=fp32", "engine.zero_stage=0"),
+        ("engine.precision=bf16", "engine.zero_stage=3"),
+    ],
+    ids=["bf16-stage1", "fp32-stage0", "bf16-stage3"],
+)
+def test_a_run_stopped_mid_epoch_goes_on_bitwise_like_one_that_was_not(
+    make_config: MakeConfig, tmp_path: Path, engine: tuple[str, ...]
+) -> None:
+    train(make_config("whole", *engine))
+    for stop in (2, 7):  # neither is an epoch's end: three batches make an epoch
+        assert train(make_config("parts", *engine, f"train.stop_at={stop}")) == EXIT_DONE
+        assert max(losses(tmp_path / "parts")) == stop
+    assert train(make_config("parts", *engine)) == EXIT_DONE
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    assert_same_state(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_resuming_from_an_older_checkpoint_cuts_what_lies_beyond_it(make_config: MakeConfig, tmp_path: Path) -> None:
+    train(make_config("run", "checkpoint.every=4", "checkpoint.keep=0"))
+    before = losses(tmp_path / "run")
+    last = list_checkpoints(tmp_path / "run" / "checkpoints")[-1].path
+    (last / "rank-00000.safetensors").write_bytes(b"truncated")
+    train(make_config("run", "checkpoint.every=4", "checkpoint.keep=0"))
+    assert losses(tmp_path / "run") == before
+
+
+def test_a_signal_saves_and_leaves_with_75_and_the_next_start_goes_on(make_config: MakeConfig, tmp_path: Path) -> None:
+    train(make_config("whole"))
+
+    def interrupt(*_: object) -> dict[str, object]:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return {}
+
+    config = make_config("run", "monitor.figures_every=3")
+    assert train(config, draw_figures=interrupt) == EXIT_STOPPED
+    stopped_at = list_checkpoints(tmp_path / "run" / "checkpoints")[-1].step
+    assert stopped_at == 5  # raised in step 3, shared in step 4, acted on in step 5
+    assert train(make_config("run")) == EXIT_DONE
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    assert_same_state(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_finished_run_started_again_does_nothing(make_config: MakeConfig, tmp_path: Path) -> None:
+    train(make_config("run", "train.steps=2"))
+    metrics = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    assert train(make_config("run", "train.steps=2")) == EXIT_DONE
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_load_model_gives_the_trained_weights_in_float32(make_config: MakeConfig, tmp_path: Path) -> None:
+    train(make_config("run", "train.steps=3"))
+    loaded = load_model(tmp_path / "run")
+    assert (loaded.step, loaded.samples_consumed, loaded.num_samples) == (3, 24, 500)
+    assert not loaded.model.training
+    assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
+    assert len(loaded.subject_hashes) == 12  # 24 training records, two per subject
+    again = load_model(loaded.path)
+    assert all(torch.equal(a, b) for a, b in zip(loaded.model.parameters(), again.model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["model.depth=2"], r"model.depth: 1 -> 2"),
+        (["train.seed=1", "signal.scale_mv=1.0"], r"signal.scale_mv: 0.25 -> 1.0; train.seed: 0 -> 1"),
+        (["data.split=all"], r"data.split: train -> all"),
+    ],
+)
+def test_resuming_another_run_is_refused_with_the_differences(
+    make_config: MakeConfig, tmp_path: Path, overrides: list[str], named: str
+) -> None:
+    train(make_config("run", "train.stop_at=1"))
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+    with pytest.raises(UsageError, match=named):
+        train(make_config("run", *overrides))
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == before
+
+
+def test_an_explicit_override_resumes_all_the_same(make_config: MakeConfig, tmp_path: Path) -> None:
+    train(make_config("run", "train.stop_at=1"))
+    changed = make_config("run", "train.stop_at=2", "mask.ratio=0.4", "checkpoint.allow_changes=true")
+    assert train(changed) == EXIT_DONE
+    assert list(losses(tmp_path / "run")) == [1, 2]
+
+
+def test_a_run_directory_that_is_a_file_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("in the way")
+    with pytest.raises(UsageError, match=r"run.dir=.*choose a directory"):
+        train(make_config("run"))
+
+
+def test_bf16_without_zero_is_refused(make_config: MakeConfig) -> None:
+    with pytest.raises(UsageError, match=r"engine.zero_stage=0 with engine.precision=bf16 is refused"):
+        make_config("run", "engine.zero_stage=0", "engine.precision=bf16")
+
+
+def test_an_empty_split_is_refused(make_config: MakeConfig) -> None:
+    with pytest.raises(UsageError, match=r"data.split=test"):
+        train(make_config("run", "data.split=test"))
