@@ -20,6 +20,7 @@ from sharding.format import (
     INDEX_NAME,
     MANIFEST_NAME,
     REJECTS_NAME,
+    SHARDS_NAME,
     SPLITS,
     UNMATCHED_NAME,
     index_digest,
@@ -31,6 +32,7 @@ from sharding.part import is_done, read_report
 from sharding.plan import WORK_NAME, Plan
 from sharding.progress import Progress, ignore
 from sharding.quality import LEAD_FLAGS, RECORD_FLAGS
+from sharding.tar import PARTIAL_SUFFIX
 
 _ROWS_PER_CHUNK = 1 << 16
 
@@ -58,6 +60,8 @@ def merge(out: Path, *, progress: Progress | None = None) -> dict[str, Any]:
 
 def finish(out: Path) -> None:
     """Remove what packing left beside a complete shard set."""
+    for leftover in (out / SHARDS_NAME).glob(f"*{PARTIAL_SUFFIX}"):
+        leftover.unlink(missing_ok=True)
     shutil.rmtree(out / WORK_NAME, ignore_errors=True)
 
 

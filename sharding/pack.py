@@ -8,12 +8,15 @@ was, and the result is the same bytes, whatever the number of workers. The resul
 
 import logging
 import multiprocessing
+import os
+import threading
+import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 from sharding.errors import UsageError
-from sharding.format import MANIFEST_NAME, SHARDS_NAME, ShardSet
+from sharding.format import MANIFEST_NAME, ShardSet
 from sharding.merge import finish, merge
 from sharding.options import PackOptions
 from sharding.part import is_done, pack_part
@@ -52,8 +55,6 @@ def pending_parts(planned: Plan) -> list[int]:
 
 def _pack_parts(source: Path, planned: Plan, *, workers: int, progress: Progress) -> None:
     pending = pending_parts(planned)
-    for leftover in (planned.out / SHARDS_NAME).glob("*.partial"):
-        leftover.unlink()
     shard_size = planned.options["shard_size"]
     packed = min(planned.num_listed, (planned.num_parts - len(pending)) * shard_size)
     if packed:
@@ -67,7 +68,9 @@ def _pack_parts(source: Path, planned: Plan, *, workers: int, progress: Progress
         return
     # Workers start from a clean interpreter: a fork of a process with threads (torch, BLAS) may hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(pending)), mp_context=context) as pool:
+    with ProcessPoolExecutor(
+        min(workers, len(pending)), mp_context=context, initializer=_die_with, initargs=(os.getpid(),)
+    ) as pool:
         futures = [pool.submit(pack_part, source, planned.out, part) for part in pending]
         try:
             for future in as_completed(futures):
@@ -77,6 +80,17 @@ def _pack_parts(source: Path, planned: Plan, *, workers: int, progress: Progress
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def _die_with(parent: int) -> None:
+    """End this worker soon after ``parent`` is gone; a pool whose owner was killed would wait for work for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _shifted(progress: Progress, before: int, total: int) -> Progress:

@@ -6,6 +6,7 @@ Parts share nothing, so any process on any machine may pack any part, in any ord
 import hashlib
 import json
 import os
+import secrets
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -170,7 +171,7 @@ def _write_result(path: Path, rows: dict[str, list[Any]], report: dict[str, Any]
     }
     arrays["key"] = np.array(rows["key"], dtype="S")
     arrays["report"] = np.frombuffer(json.dumps(report).encode(), np.uint8)
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     with partial.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
         file.flush()

@@ -119,10 +119,10 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
         "listing_sha256": hashlib.sha256("".join(lines).encode()).hexdigest(),
     }
     planned = Plan(out, content)
-    if (out / WORK_NAME).is_dir():
-        _refuse_difference(Plan.open(out).content, content, out)
-    elif (out / MANIFEST_NAME).is_file():
+    if (out / MANIFEST_NAME).is_file():
         _refuse_difference(_plan_of_manifest(out), content, out)
+    elif (out / WORK_NAME).is_dir():
+        _refuse_difference(Plan.open(out).content, content, out)
     else:
         _write(planned, listing, lines, options.shard_size)
     return planned

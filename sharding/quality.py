@@ -111,6 +111,7 @@ def assess(recording: Recording, config: QualityConfig) -> Assessment:
         "amplitude": np.maximum(high_mv, -low_mv) > config.amplitude_max_mv,
     }
     lead_flags = np.where(recording.present, np.uint16(0), _LEAD_BIT["missing"])
+    lead_flags[recording.present & ~has_samples] |= _LEAD_BIT["gaps"]
     usable = has_samples.copy()
     for name, leads in found.items():
         action = getattr(config, name)

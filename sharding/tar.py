@@ -2,13 +2,16 @@
 the same bytes everywhere. ``tar`` and ``webdataset`` read it; nothing here is slower than copying.
 """
 
+import contextlib
 import hashlib
 import os
+import secrets
 from pathlib import Path
 from types import TracebackType
 
 BLOCK = 512
 MAX_NAME = 100
+PARTIAL_SUFFIX = ".partial"
 # name, then mode 0444, uid 0, gid 0 | size | mtime 0 | checksum | type '0', link name | magic, version, owners, device
 _MODE_UID_GID = b"0000444\0" + b"0000000\0" * 2
 _MTIME = b"00000000000\0"
@@ -35,11 +38,12 @@ def member(name: str, *chunks: bytes) -> tuple[bytes, ...]:
 
 
 class TarWriter:
-    """Writes ``path`` so that it exists only when it is whole: to ``path.partial`` first, synced, then renamed."""
+    """Writes ``path`` so that it exists only when it is whole: to a name of its own first, synced, then renamed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._partial = path.with_name(path.name + ".partial")
+        # Two writers of one shard (a requeued job and its ghost) must not share a file.
+        self._partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
         self._file = self._partial.open("wb", buffering=1 << 20)
         self._digest = hashlib.sha256()
         self.size = 0
@@ -68,5 +72,6 @@ class TarWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._file.closed:
-            self._file.close()
             self._partial.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what is still buffered does not fit on a full disk either
+                self._file.close()

@@ -1,0 +1,77 @@
+"""Packing that is killed, or runs out of disk, goes on where it was and ends with the same bytes."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sharding.pack import PackOptions, pack
+from sharding.verify import verify
+from tests.sharding.kill_points import digests
+from tests.sharding.wfdbtree import write_mimic_tree
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def start(*arguments: str, code: str | None = None) -> subprocess.Popen:
+    command = [sys.executable, *(["-c", code] if code else []), *arguments]
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    root = tmp_path_factory.mktemp("restart") / "mimic"
+    write_mimic_tree(root, num_subjects=4, num_samples=100)
+    return root
+
+
+def test_killed_before_any_operation_on_the_disk_and_started_again(source, tmp_path):
+    process = start("-m", "tests.sharding.kill_points", str(source), str(tmp_path))
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, out + err
+    assert int(out) >= 12
+
+
+def test_killed_at_random_with_workers(tmp_path):
+    write_mimic_tree(tmp_path / "source", num_subjects=100, num_samples=1000)
+    pack(tmp_path / "source", tmp_path / "whole", options=PackOptions(shard_size=10))
+    code = (
+        "import sys; from pathlib import Path; from sharding.pack import PackOptions, pack\n"
+        "if __name__ == '__main__':\n"
+        "    pack(Path(sys.argv[1]), Path(sys.argv[2]), options=PackOptions(shard_size=10, workers=2))\n"
+    )
+    arguments = (str(tmp_path / "source"), str(tmp_path / "out"))
+    chance = random.Random(5)
+    for _ in range(2):
+        process = start(*arguments, code=code)
+        time.sleep(chance.uniform(0.4, 1.2))
+        process.send_signal(signal.SIGKILL)  # only the owner: its workers must not outlive it for long
+        process.communicate(timeout=30)  # returns once they have let go of the pipes too
+        assert not (tmp_path / "out" / "dataset.json").exists() or verify(tmp_path / "out").problems == []
+    process = start(*arguments, code=code)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
+def test_full_disk_is_one_line_and_the_same_command_goes_on(source, tmp_path):
+    code = (
+        "import resource, sys; from pathlib import Path\n"
+        "from sharding.errors import LamaeError; from sharding.pack import PackOptions, pack\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
+        "try: pack(Path(sys.argv[1]), Path(sys.argv[2]), options=PackOptions(shard_size=3))\n"
+        "except LamaeError as error: print(error)\n"
+    )
+    process = start(str(source), str(tmp_path / "out"), code=code)
+    out, err = process.communicate(timeout=60)
+    assert "cannot write shard 0" in out, err
+    assert "run the same command again to go on" in out
+    assert not (tmp_path / "out" / "dataset.json").exists()
+    assert os.listdir(tmp_path / "out" / "shards") == []
+    pack(source, tmp_path / "out", options=PackOptions(shard_size=3))
+    assert verify(tmp_path / "out").problems == []
