@@ -73,7 +73,7 @@ def plot_reconstruction(
 
 def plot_lead_weights(weights_BL: np.ndarray, *, title: str = "Share of each lead in the record embedding") -> Figure:
     """Mean share of each lead over the records, with the 5th to 95th percentile; absent leads count as zero."""
-    figure = Figure(figsize=(7, 2.8), layout="constrained")
+    figure = Figure(figsize=(10.6, 3.2), layout="constrained")
     FigureCanvasAgg(figure)
     ax = figure.subplots()
     style_axes(ax)

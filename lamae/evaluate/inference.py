@@ -1,0 +1,89 @@
+"""From rows of a shard set to the model's input, in evaluation mode: no augmentation, no shuffling."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lamae.data.loader import read_batch
+from lamae.data.transforms import Signal, SignalTransform
+from lamae.model import PretrainModel, build_model
+from lamae.train.checkpoint import LoadedModel, load_model
+from sharding.errors import UsageError
+from sharding.format import ShardSet
+from sharding.leads import NUM_LEADS
+
+
+def transform_for(loaded: LoadedModel, shard_set: ShardSet) -> SignalTransform:
+    """The run's transform for recordings of ``shard_set``.
+
+    Raises UsageError when their rate or length does not fit the model.
+    """
+    transform = SignalTransform(
+        loaded.config.signal, source_rate_hz=shard_set.rate_hz, num_samples=shard_set.num_samples
+    )
+    if transform.num_samples != loaded.num_samples:
+        raise UsageError(
+            f"{shard_set.root}: its records give {transform.num_samples} samples at {loaded.config.signal.rate_hz} Hz, "
+            f"the model takes {loaded.num_samples}; use records of the length it was trained on"
+        )
+    return transform
+
+
+def read_signals(
+    shard_set: ShardSet,
+    rows: np.ndarray,
+    *,
+    transform: SignalTransform,
+    batch_size: int,
+    device: str = "cpu",
+    leads: Sequence[int] | None = None,
+) -> Iterator[Signal]:
+    """Batches of ``rows``, in their order, the next one being read while one is used.
+
+    ``leads`` (canonical indices) withholds all others, as if they had not been recorded.
+    """
+    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        pending = reader.submit(read_batch, shard_set, batches[0]) if batches else None
+        for following in [*batches[1:], None]:
+            assert pending is not None
+            batch = pending.result()
+            if following is not None:
+                pending = reader.submit(read_batch, shard_set, following)
+            signal = transform(batch.to(device), seed=0, train=False)
+            yield signal if leads is None else withhold_leads(signal, keep=leads)
+
+
+def withhold_leads(signal: Signal, *, keep: Sequence[int]) -> Signal:
+    """The same records with only the leads ``keep``; the others look missing."""
+    kept_L = torch.zeros(NUM_LEADS, dtype=torch.bool, device=signal.x_BLT.device)
+    kept_L[list(keep)] = True
+    return dataclasses.replace(
+        signal,
+        x_BLT=signal.x_BLT * kept_L[:, None],
+        valid_BLT=signal.valid_BLT & kept_L[:, None],
+        lead_mask_BL=signal.lead_mask_BL & kept_L,
+    )
+
+
+def load_for_inference(
+    run: Path, shard_set: ShardSet, *, device: str = "cpu", random_weights: bool = False, seed: int = 0
+) -> tuple[LoadedModel, PretrainModel, SignalTransform]:
+    """The checkpoint, the model to use and its transform.
+
+    With ``random_weights`` the model is the checkpoint's architecture as initialised from ``seed``, which is what a
+    pretrained model has to beat.
+    """
+    loaded = load_model(run, device=device)
+    transform = transform_for(loaded, shard_set)
+    model = loaded.model
+    if random_weights:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = build_model(loaded.config.model, loaded.config.mask, num_samples=transform.num_samples)
+        model = model.to(device).eval()
+    return loaded, model, transform

@@ -1,0 +1,154 @@
+"""Self-contained HTML pages: everything inline, nothing fetched, readable on paper too."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from sharding.errors import UsageError
+
+VERDICTS = {"holds": "good", "does not hold": "bad", "not decided": "open"}
+
+
+class Page:
+    """A page built from top to bottom. All text is escaped."""
+
+    def __init__(self, title: str, *, subtitle: str = "") -> None:
+        self.title = title
+        self._sections: list[str] = []
+        self._body = [f"<header><h1>{_text(title)}</h1>{_paragraph(subtitle, 'subtitle')}</header>"]
+
+    def section(self, title: str, *, lead: str = "") -> None:
+        """Start a section; ``lead`` says in a sentence or two what is to be seen."""
+        anchor = "".join(c if c.isalnum() else "-" for c in title.lower())
+        self._sections.append(f'<a href="#{anchor}">{_text(title)}</a>')
+        self._body.append(f'<h2 id="{anchor}">{_text(title)}</h2>{_paragraph(lead, "lead")}')
+
+    def paragraph(self, text: str) -> None:
+        self._body.append(_paragraph(text, ""))
+
+    def cards(self, entries: Sequence[tuple[str, str, str]]) -> None:
+        """Key figures: (label, value, note)."""
+        cells = "".join(
+            f'<div class="card"><div class="label">{_text(label)}</div><div class="value">{_text(value)}</div>'
+            f'<div class="note">{_text(note)}</div></div>'
+            for label, value, note in entries
+        )
+        self._body.append(f'<div class="cards">{cells}</div>')
+
+    def verdicts(self, entries: Sequence[tuple[str, str, str]]) -> None:
+        """Claims: (verdict from VERDICTS, claim, the numbers behind it)."""
+        items = "".join(
+            f'<li><span class="badge {VERDICTS[verdict]}">{_text(verdict)}</span>'
+            f"<div><strong>{_text(claim)}</strong><br><span>{_text(evidence)}</span></div></li>"
+            for verdict, claim, evidence in entries
+        )
+        self._body.append(f'<ul class="verdicts">{items}</ul>')
+
+    def table(
+        self, heads: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = "", strong_rows: Sequence[int] = ()
+    ) -> None:
+        """A table whose first column is text and whose others are numbers, aligned right."""
+        head = "".join(f"<th>{_text(name)}</th>" for name in heads)
+        lines = ""
+        for r, row in enumerate(rows):
+            cells = "".join(f"<td>{_text(cell)}</td>" for cell in row)
+            lines += f'<tr class="strong">{cells}</tr>' if r in strong_rows else f"<tr>{cells}</tr>"
+        self._body.append(
+            f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
+            + _paragraph(caption, "caption")
+        )
+
+    def figure(self, figure: Figure, *, caption: str = "", raster: bool = False, alt: str = "") -> None:
+        """A plot, as SVG or (``raster``, for plots with very many points) as PNG."""
+        source = figure_to_data_uri(figure, raster=raster)
+        self._body.append(
+            f'<figure><img src="{source}" alt="{_text(alt or caption)}">'
+            f"<figcaption>{_text(caption)}</figcaption></figure>"
+        )
+
+    def html(self) -> str:
+        menu = f"<nav>{''.join(self._sections)}</nav>"
+        return (
+            '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<title>{_text(self.title)}</title><style>{_CSS}</style></head><body><main>"
+            f"{self._body[0]}{menu}{''.join(self._body[1:])}</main></body></html>\n"
+        )
+
+    def write(self, path: Path) -> None:
+        """Raises UsageError when ``path`` cannot be written."""
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(self.html(), encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def figure_to_data_uri(figure: Figure, *, raster: bool = False, dpi: int = 110) -> str:
+    """The figure as a data URI; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    kind = "png" if raster else "svg"
+    metadata = {"Software": None} if raster else {"Date": None}
+    with matplotlib.rc_context({"svg.hashsalt": "lamae"}):
+        figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
+    mime = "image/png" if raster else "image/svg+xml"
+    return f"data:{mime};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _text(text: str) -> str:
+    return html.escape(str(text), quote=True)
+
+
+def _paragraph(text: str, css_class: str) -> str:
+    return f'<p class="{css_class}">{_text(text)}</p>' if text else ""
+
+
+_CSS = """
+:root { --ink: #1c2330; --muted: #667085; --rule: #e3e7ee; --accent: #c8102e; --paper: #ffffff; --wash: #f7f8fa; }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--wash); color: var(--ink);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", Arial, sans-serif; }
+main { max-width: 1120px; margin: 0 auto; padding: 48px 56px 80px; background: var(--paper); }
+header { border-bottom: 3px solid var(--accent); padding-bottom: 18px; }
+h1 { font-size: 30px; line-height: 1.2; margin: 0 0 8px; letter-spacing: -0.01em; }
+h2 { font-size: 21px; margin: 56px 0 6px; padding-top: 8px; letter-spacing: -0.005em; }
+p { margin: 8px 0; max-width: 46em; }
+.subtitle { font-size: 17px; color: var(--muted); max-width: 52em; }
+.lead { color: #3a4354; margin-bottom: 16px; }
+.caption, figcaption { color: var(--muted); font-size: 13.5px; line-height: 1.45; max-width: 62em; }
+nav { display: flex; flex-wrap: wrap; gap: 4px 18px; padding: 12px 0; font-size: 14px; }
+nav a { color: var(--muted); text-decoration: none; border-bottom: 1px solid var(--rule); }
+nav a:hover { color: var(--accent); border-color: var(--accent); }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(180px, 1fr)); gap: 14px; margin: 22px 0; }
+.card { border: 1px solid var(--rule); border-radius: 8px; padding: 14px 16px; background: var(--wash); }
+.card .label { font-size: 13px; color: var(--muted); }
+.card .value { font-size: 25px; font-weight: 650; line-height: 1.25; margin: 2px 0; }
+.card .note { font-size: 13px; color: var(--muted); line-height: 1.35; }
+.verdicts { list-style: none; padding: 0; margin: 18px 0; border-top: 1px solid var(--rule); }
+.verdicts li { display: grid; grid-template-columns: 132px 1fr; gap: 14px; padding: 12px 0;
+  border-bottom: 1px solid var(--rule); align-items: start; }
+.verdicts span { color: #3a4354; font-size: 15px; }
+.verdicts .badge { display: inline-block; justify-self: start; padding: 2px 11px; border-radius: 999px; font-size: 13px;
+  font-weight: 600; white-space: nowrap; }
+.badge.good { background: #e3f4ea; color: #14713d; }
+.badge.bad { background: #fde7e9; color: #a40e26; }
+.badge.open { background: #eef0f4; color: #4d5666; }
+.scroll { overflow-x: auto; margin: 16px 0 4px; }
+table { border-collapse: collapse; width: 100%; font-size: 14.5px; font-variant-numeric: tabular-nums; }
+th, td { padding: 7px 12px 7px 0; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
+th { font-weight: 600; color: var(--muted); font-size: 13px; vertical-align: bottom; white-space: normal; }
+th:first-child, td:first-child { text-align: left; }
+tr.strong td { font-weight: 650; border-top: 1.5px solid var(--ink); }
+figure { margin: 20px 0 10px; }
+figure img { width: 100%; height: auto; display: block; }
+figcaption { margin-top: 6px; }
+code { font-family: ui-monospace, "SFMono-Regular", Menlo, Consolas, monospace; font-size: 0.92em; }
+@media (max-width: 700px) { main { padding: 24px 18px; } .verdicts li { grid-template-columns: 1fr; gap: 4px; } }
+@media print { body { background: none; } main { max-width: none; padding: 0; } nav { display: none; }
+  figure, .cards, .verdicts li, tr { break-inside: avoid; } }
+"""

@@ -1,0 +1,146 @@
+"""Embeddings belong to rows, survive interruption, and say who was in pretraining."""
+
+import numpy as np
+import pytest
+import torch
+
+from lamae.data.loader import read_batch
+from lamae.evaluate import embed as embed_module
+from lamae.evaluate import inference, store
+from lamae.evaluate.embed import embed, read_embeddings
+from sharding.errors import UsageError
+from tests.evaluate.conftest import make_loaded, waves
+from tests.shardsets import write_shard_set
+
+
+@pytest.fixture
+def few_rows_per_block(monkeypatch):
+    monkeypatch.setattr(embed_module, "BLOCK_ROWS", 16)
+
+
+def direct(loaded, shard_set, row, *, leads=None):
+    """One record's embedding by the shortest way."""
+    transform = inference.transform_for(loaded, shard_set)
+    signal = transform(read_batch(shard_set, np.array([row])), seed=0, train=False)
+    if leads is not None:
+        signal = inference.withhold_leads(signal, keep=leads)
+    return loaded.model.embed(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL)
+
+
+def test_row_i_is_record_i(loaded, shard_set, tmp_path, few_rows_per_block):
+    embed(tmp_path, shard_set, tmp_path / "e.zarr", batch_size=7, per_lead=True)
+    found = read_embeddings(tmp_path / "e.zarr")
+    means = read_embeddings(tmp_path / "e.zarr", readout="mean")
+    group = store.open_store(tmp_path / "e.zarr", kind="embeddings")
+    for row in (0, 3, 15, 16, 59):
+        expected = direct(loaded, shard_set, row)
+        np.testing.assert_allclose(found.x_ND[row], expected.record_BD[0], atol=1e-5)
+        np.testing.assert_allclose(means.x_ND[row], expected.mean_BD[0], atol=1e-5)
+        np.testing.assert_allclose(group["lead_weights"][row], expected.lead_weights_BL[0], atol=1e-5)
+        np.testing.assert_allclose(group["lead"][row], expected.lead_BLD[0], atol=1e-2)
+    assert group["lead_weights"][3, 8] == 0, "a missing lead weighs nothing"
+    assert found.embedded_N.all()
+    assert found.index_hash == shard_set.index_hash
+
+
+def test_subjects_are_grouped_without_their_ids(loaded, shard_set, tmp_path):
+    embed(tmp_path, shard_set, tmp_path / "e.zarr")
+    found = read_embeddings(tmp_path / "e.zarr")
+    np.testing.assert_array_equal(found.subject_N, np.arange(60) // 2)
+    np.testing.assert_array_equal(found.pretrained_N, [1] * 30 + [0] * 30)
+    assert b"1000" not in (tmp_path / "e.zarr" / "zarr.json").read_bytes()
+
+
+def test_a_split_leaves_other_rows_unembedded(loaded, shard_set, tmp_path, few_rows_per_block):
+    embed(tmp_path, shard_set, tmp_path / "e.zarr", split="test")
+    found = read_embeddings(tmp_path / "e.zarr")
+    np.testing.assert_array_equal(np.flatnonzero(found.embedded_N), np.arange(40, 60))
+    np.testing.assert_allclose(found.x_ND[45], direct(loaded, shard_set, 45).record_BD[0], atol=1e-5)
+    assert not found.x_ND[:40].any()
+
+
+def test_withheld_leads_do_not_matter(loaded, shard_set, tmp_path):
+    embed(tmp_path, shard_set, tmp_path / "e.zarr", leads=[0, 1, 7])
+    found = read_embeddings(tmp_path / "e.zarr")
+    np.testing.assert_allclose(found.x_ND[5], direct(loaded, shard_set, 5, leads=[0, 1, 7]).record_BD[0], atol=1e-5)
+    assert not np.allclose(found.x_ND[5], direct(loaded, shard_set, 5).record_BD[0], atol=1e-3)
+    weights = store.open_store(tmp_path / "e.zarr", kind="embeddings")["lead_weights"][:]
+    assert not np.delete(weights, [0, 1, 7], axis=1).any()
+
+
+def test_random_weights_are_seeded_and_saw_nobody(loaded, shard_set, tmp_path):
+    for name, seed in [("a", 0), ("b", 0), ("c", 1)]:
+        embed(tmp_path, shard_set, tmp_path / name, random_weights=True, seed=seed)
+    a, b, c = (read_embeddings(tmp_path / name) for name in "abc")
+    np.testing.assert_array_equal(a.x_ND, b.x_ND)
+    assert not np.allclose(a.x_ND, c.x_ND)
+    assert not a.pretrained_N.any()
+    assert not np.allclose(a.x_ND[5], direct(loaded, shard_set, 5).record_BD[0], atol=1e-3)
+
+
+def test_interrupted_it_goes_on_and_nothing_unfinished_looks_finished(
+    loaded, shard_set, tmp_path, few_rows_per_block, monkeypatch
+):
+    out = tmp_path / "e.zarr"
+
+    def interrupt(stage, done, total):
+        if done >= 32:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embed(tmp_path, shard_set, out, progress=interrupt)
+    assert not out.exists()
+    read = []
+    original = embed_module.read_signals
+    monkeypatch.setattr(
+        embed_module, "read_signals", lambda s, rows, **rest: (read.extend(rows), original(s, rows, **rest))[1]
+    )
+    embed(tmp_path, shard_set, out)
+    assert read == list(range(32, 60)), "the finished blocks are not read again"
+    whole = tmp_path / "whole.zarr"
+    embed(tmp_path, shard_set, whole)
+    np.testing.assert_array_equal(read_embeddings(out).x_ND, read_embeddings(whole).x_ND)
+
+
+def test_what_another_model_left_unfinished_is_not_taken_up(loaded, shard_set, tmp_path, few_rows_per_block):
+    def interrupt(stage, done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embed(tmp_path, shard_set, tmp_path / "e.zarr", progress=interrupt)
+    with torch.no_grad():
+        next(loaded.model.parameters()).add_(0.5)
+    embed(tmp_path, shard_set, tmp_path / "e.zarr")
+    found = read_embeddings(tmp_path / "e.zarr")
+    np.testing.assert_allclose(found.x_ND[0], direct(loaded, shard_set, 0).record_BD[0], atol=1e-5)
+
+
+def test_recordings_that_do_not_fit_are_refused(loaded, tmp_path):
+    short = write_shard_set(tmp_path / "short", waves(4, 400), rate_hz=100.0)
+    with pytest.raises(UsageError, match="400 samples at 100 Hz, the model takes 500"):
+        embed(tmp_path, short, tmp_path / "e.zarr")
+    odd = write_shard_set(tmp_path / "odd", waves(4, 500), rate_hz=150.0)
+    with pytest.raises(UsageError, match="rate_hz"):
+        embed(tmp_path, odd, tmp_path / "e.zarr")
+
+
+def test_wrong_stores_are_named(loaded, shard_set, tmp_path):
+    with pytest.raises(UsageError, match="no such store"):
+        read_embeddings(tmp_path / "absent.zarr")
+    store.write(tmp_path / "l.zarr", kind="labels", columns={}, attributes={})
+    with pytest.raises(UsageError, match="holds labels, not embeddings"):
+        read_embeddings(tmp_path / "l.zarr")
+    embed(tmp_path, shard_set, tmp_path / "e.zarr")
+    with pytest.raises(UsageError, match="exists"):
+        embed(tmp_path, shard_set, tmp_path / "e.zarr")
+    with pytest.raises(UsageError, match="'lead'"):
+        read_embeddings(tmp_path / "e.zarr", readout="lead")
+
+
+def test_independent_baseline_embeds_too(shard_set, tmp_path, monkeypatch):
+    loaded = make_loaded(shard_set, kind="independent")
+    monkeypatch.setattr(inference, "load_model", lambda run, device="cpu": loaded)
+    embed(tmp_path, shard_set, tmp_path / "e.zarr")
+    np.testing.assert_allclose(
+        read_embeddings(tmp_path / "e.zarr").x_ND[9], direct(loaded, shard_set, 9).record_BD[0], atol=1e-5
+    )

@@ -1,0 +1,165 @@
+"""The probe finds what is there, nothing where there is nothing, and refuses what would flatter it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from lamae.evaluate import store
+from lamae.evaluate.embed import PRETRAINED, Embeddings
+from lamae.evaluate.labels import NO_SPLIT, Labels
+from lamae.evaluate.probe import difference, probe, probe_arrays
+from sharding.errors import UsageError
+
+CODES = ["SEEN", "FAINT", "NOISE"]
+
+
+def simulate(num_subjects=500, *, strength=3.0, seed=0):
+    """Two records per subject; code SEEN is in the embedding, FAINT weakly, NOISE not at all."""
+    rng = np.random.default_rng(seed)
+    N = 2 * num_subjects
+    subject = np.arange(N) // 2
+    split = np.where(subject < 0.5 * num_subjects, 0, np.where(subject < 0.65 * num_subjects, 1, 2))
+    x = rng.normal(size=(N, 20)).astype(np.float32)
+    odds = np.stack([strength * x[:, 0], 0.5 * x[:, 1] - 1, np.zeros(N)], axis=1)
+    labels = (rng.random((N, 3)) < 1 / (1 + np.exp(-odds))).astype(np.uint8)
+    features = Embeddings(
+        x_ND=x,
+        embedded_N=np.ones(N, dtype=bool),
+        subject_N=subject.astype(np.int32),
+        split_N=split.astype(np.uint8),
+        pretrained_N=np.where(split == 0, 1, 0).astype(np.uint8),
+        index_hash="i",
+        name="features",
+    )
+    truth = Labels(labels, np.ones(N, dtype=bool), split.astype(np.uint8), list(CODES), {}, "simulated", "i")
+    return features, truth
+
+
+def test_finds_what_is_there_and_nothing_where_there_is_nothing():
+    result = probe_arrays(*simulate())
+    auroc = result.by_code()
+    assert auroc["SEEN"].low > 0.85
+    assert 0.5 < auroc["FAINT"].value < auroc["SEEN"].value
+    assert auroc["NOISE"].low < 0.5 < auroc["NOISE"].high
+    assert result.macro.value == pytest.approx(np.mean([i.value for i in auroc.values()]))
+    assert (result.num_train, result.num_val, len(result.test_rows)) == (500, 150, 350)
+    assert result.num_test_subjects == 175
+
+
+def test_penalty_comes_from_val_not_from_test():
+    features, truth = simulate()
+    chosen = probe_arrays(features, truth).C
+    shuffled = truth.label_NK.copy()
+    test_rows = truth.rows("test")
+    shuffled[test_rows] = shuffled[np.random.default_rng(0).permutation(test_rows)]
+    assert chosen == probe_arrays(features, dataclasses.replace(truth, label_NK=shuffled)).C
+    val = probe_arrays(features, truth).val_macro_by_C
+    assert val[chosen] == max(val.values())
+
+
+def test_only_labelled_records_of_the_protocol_are_used():
+    features, truth = simulate()
+    labelled, split = truth.labelled_N.copy(), truth.split_N.copy()
+    labelled[900:920] = False
+    split[920:940] = NO_SPLIT
+    result = probe_arrays(features, dataclasses.replace(truth, labelled_N=labelled, split_N=split))
+    assert not set(result.test_rows) & set(range(900, 940))
+
+
+def test_paired_differences_are_narrower_than_unpaired_and_zero_against_itself():
+    features, truth = simulate()
+    noisy = dataclasses.replace(
+        features, x_ND=features.x_ND + np.random.default_rng(5).normal(size=features.x_ND.shape).astype(np.float32)
+    )
+    better, worse = probe_arrays(features, truth), probe_arrays(noisy, truth)
+    gap = difference(better, worse)
+    assert gap.macro.low > 0
+    assert gap.by_code["SEEN"].low > 0
+    spread = gap.by_code["SEEN"].high - gap.by_code["SEEN"].low
+    unpaired = sum(r.by_code()["SEEN"].high - r.by_code()["SEEN"].low for r in (better, worse))
+    assert spread < unpaired
+    assert difference(better, better).macro == dataclasses.replace(gap.macro, value=0, low=0, high=0)
+
+
+def test_difference_needs_the_same_test_records():
+    features, truth = simulate()
+    split = truth.split_N.copy()
+    split[-2:] = NO_SPLIT
+    other = probe_arrays(features, dataclasses.replace(truth, split_N=split))
+    with pytest.raises(UsageError, match="not tested on the same records"):
+        difference(probe_arrays(features, truth), other)
+
+
+def test_codes_with_one_class_are_left_out_and_counted():
+    features, truth = simulate()
+    labels = truth.label_NK.copy()
+    labels[truth.rows("test"), 1] = 0
+    labels[truth.rows("train"), 2] = 1
+    result = probe_arrays(features, dataclasses.replace(truth, label_NK=labels))
+    assert result.codes == ["SEEN"]
+    assert result.left_out == {"FAINT": "no positive record in test", "NOISE": "no negative record in train"}
+    assert result.macro.value == result.by_code()["SEEN"].value
+
+
+def test_subjects_seen_in_pretraining_are_refused_unless_told():
+    features, truth = simulate()
+    pretrained = features.pretrained_N.copy()
+    pretrained[truth.rows("test")[:6]] = PRETRAINED
+    features = dataclasses.replace(features, pretrained_N=pretrained)
+    with pytest.raises(UsageError, match=r"3 of 175 test subjects .*--transductive"):
+        probe_arrays(features, truth)
+    assert "3 of 175" in probe_arrays(features, truth, transductive=True).contamination
+    assert probe_arrays(*simulate()).contamination == "none"
+
+
+def test_a_subject_on_both_sides_is_refused():
+    features, truth = simulate()
+    split = truth.split_N.copy()
+    split[0] = 2
+    with pytest.raises(UsageError, match="1 subjects are in both train and test"):
+        probe_arrays(features, dataclasses.replace(truth, split_N=split))
+
+
+def test_missing_pieces_are_named():
+    features, truth = simulate()
+    with pytest.raises(UsageError, match="no labelled record in split val"):
+        probe_arrays(features, dataclasses.replace(truth, split_N=np.where(truth.split_N == 1, 0, truth.split_N)))
+    with pytest.raises(UsageError, match="were not embedded"):
+        probe_arrays(dataclasses.replace(features, embedded_N=features.split_N != 2), truth)
+
+
+def test_stores_of_different_shard_sets_are_refused(tmp_path):
+    features, truth = simulate(20)
+    write_stores(tmp_path, features, truth, labels_hash="other")
+    with pytest.raises(UsageError, match="different shard sets"):
+        probe(tmp_path / "e.zarr", tmp_path / "l.zarr")
+
+
+def test_probing_stores_equals_probing_arrays(tmp_path):
+    features, truth = simulate()
+    write_stores(tmp_path, features, truth)
+    np.testing.assert_array_equal(
+        probe(tmp_path / "e.zarr", tmp_path / "l.zarr").draws_BK, probe_arrays(features, truth).draws_BK
+    )
+
+
+def write_stores(path, features, truth, *, labels_hash="i"):
+    store.write(
+        path / "e.zarr",
+        kind="embeddings",
+        columns={
+            "record": features.x_ND,
+            "embedded": features.embedded_N,
+            "subject": features.subject_N,
+            "split": features.split_N,
+            "pretrained": features.pretrained_N,
+        },
+        attributes={"index_sha256": "i"},
+    )
+    store.write(
+        path / "l.zarr",
+        kind="labels",
+        columns={"label": truth.label_NK, "labelled": truth.labelled_N, "split": truth.split_N},
+        attributes={"index_sha256": labels_hash, "codes": truth.codes, "descriptions": {}, "protocol": "simulated"},
+    )

@@ -1,0 +1,96 @@
+"""Errors are counted once, in the right situation, on the same samples for every predictor."""
+
+import numpy as np
+import pytest
+import torch
+
+from lamae.evaluate.inference import transform_for
+from lamae.evaluate.reconstruction import GROUPS, SITUATIONS, lead_moments, reconstruction_errors, situations
+from lamae.evaluate.trivial import LINEAR
+from lamae.model.config import MaskConfig
+from tests.evaluate.conftest import make_loaded
+
+HIDDEN_LEAD, HIDDEN_SPAN, HIDDEN_BOTH = SITUATIONS
+
+
+class Oracle(torch.nn.Module):
+    """Knows every hidden sample but is off by 0.5 in model units."""
+
+    def reconstruct(self, x_BLT, valid_BLT, lead_mask_BL, mask):
+        predicted = mask.hidden_BLN.repeat_interleave(x_BLT.shape[2] // mask.num_patches, dim=2)
+        return x_BLT + 0.5 * predicted, predicted
+
+
+def errors_of(model, loaded, shard_set, **options):
+    return reconstruction_errors(
+        model,
+        shard_set,
+        shard_set.rows_of_split("test"),
+        transform=transform_for(loaded, shard_set),
+        mask=options.pop("mask", loaded.config.mask),
+        patch_size=loaded.config.model.patch_size,
+        **options,
+    )
+
+
+def test_situations_by_hand():
+    visible = np.array([[[1, 1, 0, 0], [0, 0, 0, 0]]], dtype=bool)
+    hidden = ~visible
+    assert situations(hidden, visible).tolist() == [[[-1, -1, 1, 1], [0, 0, 2, 2]]]
+
+
+def test_every_hidden_sample_is_counted_once_and_errors_are_in_millivolt(loaded, shard_set):
+    errors = errors_of(Oracle(), loaded, shard_set)
+    per_record = errors.count_RSL.sum((1, 2))
+    assert (per_record > 0).all()
+    for situation in SITUATIONS:
+        for group in GROUPS:
+            mse = errors.mse(situation, group)["model"]
+            if np.isfinite(mse):
+                assert mse == pytest.approx((0.5 * loaded.config.signal.scale_mv) ** 2)
+    assert errors.unit == "mV"
+
+
+def test_leads_that_mix_two_sources_are_solved_by_regression_not_by_trivial_means(loaded, shard_set):
+    errors = errors_of(Oracle(), loaded, shard_set)
+    mse = errors.mse(HIDDEN_LEAD, "V1-V6")
+    assert mse[LINEAR] < 1e-3 * mse["zero"]
+    assert mse["interpolation"] != mse["interpolation"], "a hidden lead has nothing to interpolate between"
+    assert errors.best_trivial(HIDDEN_LEAD, "V1-V6")[0] in ("zero", "lead mean")
+    spans = errors.mse(HIDDEN_SPAN, "V1-V6")
+    assert spans[LINEAR] != spans[LINEAR], "no lead shows a hidden instant"
+    assert spans["interpolation"] > 0
+
+
+def test_limb_algebra_is_exact_where_two_limb_leads_show(loaded, shard_set):
+    errors = errors_of(Oracle(), loaded, shard_set, mask=MaskConfig(kind="random", limb_tied=False, ratio=0.5))
+    mse = errors.mse(HIDDEN_SPAN, "derived")
+    assert mse["limb algebra"] < 0.5 * mse["lead mean"]
+
+
+def test_same_masks_whatever_the_batch_and_only_what_a_model_predicts(loaded, shard_set):
+    small, large = (errors_of(Oracle(), loaded, shard_set, batch_size=size) for size in (3, 32))
+    np.testing.assert_array_equal(small.count_RSL, large.count_RSL)
+    np.testing.assert_allclose(small.squared_RSLP, large.squared_RSLP, atol=1e-9)
+    independent = make_loaded(shard_set, kind="independent")
+    counts = errors_of(independent.model, independent, shard_set).count_RSL.sum((0, 2))
+    assert counts[SITUATIONS.index(HIDDEN_LEAD)] == 0, "it is asked for no hidden lead"
+    assert counts[SITUATIONS.index(HIDDEN_SPAN)] == small.count_RSL.sum((0, 2))[SITUATIONS.index(HIDDEN_SPAN)]
+
+
+def test_ratio_of_an_oracle_is_small_with_its_interval(loaded, shard_set):
+    ratio = errors_of(Oracle(), loaded, shard_set).ratio(HIDDEN_LEAD, "V1-V6")
+    assert 0 < ratio.low <= ratio.value <= ratio.high < 0.2
+
+
+def test_table_holds_plain_numbers_for_what_occurs(loaded, shard_set):
+    table = errors_of(loaded.model, loaded, shard_set).table()
+    assert {row["situation"] for row in table} == set(SITUATIONS)
+    assert all(row["num_samples"] > 0 and row["unit"] == "mV²" for row in table)
+
+
+def test_missing_leads_do_not_enter_the_moments(loaded, shard_set):
+    mean, covariance = lead_moments(shard_set, np.array([2, 3]), transform=transform_for(loaded, shard_set))
+    alone, _ = lead_moments(shard_set, np.array([2]), transform=transform_for(loaded, shard_set))
+    np.testing.assert_allclose(mean, alone)
+    assert covariance.shape == (12, 12)

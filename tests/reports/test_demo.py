@@ -1,0 +1,120 @@
+"""The report's verdicts follow from the numbers, and its page needs nothing from outside."""
+
+import copy
+import json
+import re
+
+import numpy as np
+import pytest
+
+from lamae.evaluate.probe import probe_arrays
+from lamae.evaluate.reconstruction import SITUATIONS, ReconstructionErrors
+from lamae.evaluate.trivial import LINEAR, TRIVIAL
+from lamae.reports.demo import judge, write_demo_report
+from tests.evaluate.test_probe import simulate
+
+
+def errors(model_error, *, num_records=40):
+    """Every predictor is off by 1 on every hidden sample, the model by ``model_error``."""
+    predictors = ("model", *TRIVIAL, LINEAR)
+    count = np.full((num_records, len(SITUATIONS), 12), 100)
+    squared = np.ones((num_records, len(SITUATIONS), 12, len(predictors))) * count[..., None]
+    squared[..., 0] *= model_error
+    defined = np.full(squared.shape[1:], 100 * num_records)
+    defined[0, :, predictors.index("interpolation")] = 0
+    return ReconstructionErrors(squared, count, defined, predictors, np.arange(num_records), "mV")
+
+
+def results(*, model_error=0.5, noise=1.0):
+    """LAMAE sees the features, the others a noisy copy."""
+    features, truth = simulate(400)
+    rng = np.random.default_rng(0)
+    noisy = copy.copy(features)
+    object.__setattr__(noisy, "x_ND", features.x_ND + noise * rng.normal(size=features.x_ND.shape).astype(np.float32))
+    wave = np.sin(np.arange(1000) / 9)[None].repeat(12, 0)
+    hidden = np.zeros((12, 1000), dtype=bool)
+    hidden[7] = True
+    run = {
+        "num_parameters": 1000,
+        "steps": 30,
+        "wall_s": 12.0,
+        "metrics": [{"step": s, "samples": 32 * s, "loss": 2 / s} for s in range(1, 31)],
+    }
+    example = {"x_LT": wave, "y_LT": 0.9 * wave, "predicted_LT": hidden, "valid_LT": np.ones_like(hidden)}
+    return {
+        "main": "LAMAE",
+        "random": "random weights",
+        "dataset": {"num_records": 800, "num_subjects": 400, "splits": {}, "rejects": {}, "description": "<made here>"},
+        "runs": {"LAMAE": run, "independent": run},
+        "probes": {
+            "LAMAE": probe_arrays(features, truth),
+            "independent": probe_arrays(noisy, truth),
+            "random weights": probe_arrays(noisy, truth),
+        },
+        "reconstruction": {"LAMAE": errors(model_error), "independent": errors(1.0)},
+        "lead_weights_NL": rng.dirichlet(np.ones(12), size=20),
+        "records": [{"title": "record & co", "mv_LT": wave, "rate_hz": 100.0}],
+        "examples": [example | {"title": "example", "rate_hz": 100.0}],
+        "stages": {"synth": 1.0, "train": 20.0},
+        "environment": {"torch": "2.13.0"},
+        "null_code": "NOISE",
+    }
+
+
+def verdicts(values):
+    return {claim.statement: claim.verdict for claim in judge(values)}
+
+
+def verdict_about(values, words):
+    (found,) = [verdict for statement, verdict in verdicts(values).items() if words in statement]
+    return found
+
+
+@pytest.mark.parametrize(("model_error", "verdict"), [(0.5, "holds"), (0.8, "holds"), (0.81, "does not hold")])
+def test_reconstruction_is_judged_against_the_best_trivial_predictor(model_error, verdict):
+    assert verdict_about(results(model_error=model_error), "infers hidden leads") == verdict
+
+
+def test_better_than_random_needs_an_interval_above_zero():
+    assert verdict_about(results(noise=20.0), "random weights") == "holds"
+    assert verdict_about(results(noise=0.0), "random weights") == "does not hold"
+    assert verdict_about(results(noise=0.0), "independent") == "not decided", "a tie decides nothing"
+
+
+def test_null_code_is_judged_by_whether_its_interval_covers_one_half():
+    assert verdict_about(results(), "NOISE is not in the waveform") == "holds"
+    assert verdict_about(results() | {"null_code": "SEEN"}, "SEEN is not in the waveform") == "does not hold"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """(what was handed over, where it was written, the summary returned)"""
+    out = tmp_path_factory.mktemp("demo") / "out"
+    values = results()
+    return values, out, write_demo_report(values, out)
+
+
+def test_json_holds_the_numbers_and_no_nan(written):
+    values, out, summary = written
+    text = (out / "report.json").read_text()
+    loaded = json.loads(text)
+    assert "NaN" not in text
+    assert loaded["probe"]["LAMAE"]["macro_auroc"]["value"] == pytest.approx(values["probes"]["LAMAE"].macro.value)
+    assert set(loaded["probe_differences"]) == {"LAMAE - independent", "LAMAE - random weights"}
+    assert loaded["runs"]["LAMAE"]["last_loss"] == pytest.approx(2 / 30)
+    assert loaded["reconstruction"]["LAMAE"][0]["mse"]["interpolation"] is None
+    assert [claim["verdict"] for claim in loaded["claims"]] == [claim["verdict"] for claim in summary["claims"]]
+
+
+def test_page_is_self_contained_and_escaped(written):
+    page = (written[1] / "report.html").read_text()
+    assert not re.search(r"(src|href)=[\"']?(https?:|//|file:|/)", page)
+    assert "<script" not in page
+    assert "&lt;made here&gt;" in page
+    assert page.count("<img ") >= 7
+    assert all(source.startswith("data:image/") for source in re.findall(r'<img src="([^"]{20})', page))
+
+
+def test_same_results_give_the_same_page(written, tmp_path):
+    write_demo_report(results(), tmp_path)
+    assert (tmp_path / "report.html").read_bytes() == (written[1] / "report.html").read_bytes()
