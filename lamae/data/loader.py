@@ -95,7 +95,7 @@ class RingLoader(Iterator[Batch]):
 
         self._rows = np.ascontiguousarray(rows, dtype=np.int64)
         self._seed = seed
-        self._skip_corrupt = config.on_corrupt == "skip"
+        self._config = config
         self._global_batch_size = global_batch_size
         self._size = global_batch_size // world_size
         self._rank = rank
@@ -116,6 +116,9 @@ class RingLoader(Iterator[Batch]):
         self._files_checked = time.monotonic()
         self._closed = False
         self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="lamae-reader")
+        self._adviser = ThreadPoolExecutor(1, thread_name_prefix="lamae-adviser")
+        self._advised_until = samples_consumed
+        self._advice: deque[Future[None]] = deque()
 
     def __next__(self) -> Batch:
         if self._closed:
@@ -156,7 +159,8 @@ class RingLoader(Iterator[Batch]):
     def close(self) -> None:
         """Stop the threads, drop what was read ahead and close the shards. Safe to call twice."""
         self._closed = True
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        for pool in (self._adviser, self._pool):
+            pool.shutdown(wait=True, cancel_futures=True)
         self._ahead.clear()
         self._lent = None
         self._reader.close()
@@ -176,6 +180,7 @@ class RingLoader(Iterator[Batch]):
         start = self._position + self._rank * self._size
         slot.epoch, index = self._order.take(start, start + self._size)
         slot.rows = self._rows[index]
+        self._advise(slot.rows.copy() if self._config.order == "global" else self._rows_of_next_window())
         self._position += self._global_batch_size
         slot.samples_consumed = self._position
         slot.tasks = [
@@ -186,6 +191,25 @@ class RingLoader(Iterator[Batch]):
             self._files_checked = time.monotonic()
             slot.tasks.append(self._pool.submit(self._check_files))
         self._ahead.append(slot)
+
+    def _advise(self, rows: np.ndarray) -> None:
+        """Hint at what will be read, on a thread of its own, since a slow disk can make even hints wait."""
+        if len(rows):
+            self._advice.append(self._adviser.submit(self._reader.advise, rows, until=lambda: self._closed))
+        while self._advice and self._advice[0].done():
+            self._advice.popleft().result()
+
+    def _rows_of_next_window(self) -> np.ndarray:
+        """What this rank reads up to the end of the next window, less what was hinted at before.
+
+        The reader sorts it by file and offset, so a disk sees a long sweep per window instead of scattered reads.
+        """
+        start, stop = self._advised_until, self._order.end_of_next_window(self._position)
+        if stop <= start:
+            return np.empty(0, np.int64)
+        self._advised_until = stop
+        rank = (np.arange(start, stop) - self._position) % self._global_batch_size // self._size
+        return self._rows[self._order.take(start, stop)[1][rank == self._rank]]
 
     def _fill(self, slot: _Slot, start: int, stop: int) -> int:
         """Read records ``start`` to ``stop`` of a slot; how many of them had to be replaced."""
@@ -198,7 +222,9 @@ class RingLoader(Iterator[Batch]):
             replaced.append(place)
 
         self._reader.read_into(
-            slot.rows[start:stop].copy(), slot.memory[start:stop], on_corrupt=replace if self._skip_corrupt else None
+            slot.rows[start:stop].copy(),
+            slot.memory[start:stop],
+            on_corrupt=replace if self._config.on_corrupt == "skip" else None,
         )
         return len(replaced)
 

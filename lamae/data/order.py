@@ -49,7 +49,7 @@ class GlobalOrder:
                 raise ValueError("mode='window' needs the shard of every record")
             distinct, self._shard_ranks = np.unique(shards, return_inverse=True)
             self._num_shards = len(distinct)
-        self._permutations: dict[int, np.ndarray] = {}
+        self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def take(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Samples ``start`` to ``stop`` of the stream: (epoch, index), both int64 ``[stop - start]``."""
@@ -65,21 +65,36 @@ class GlobalOrder:
 
     def permutation(self, epoch: int) -> np.ndarray:
         """int64 ``[num_records]``: the order of one epoch. The two latest are kept; treat as read-only."""
-        if epoch not in self._permutations:
-            while len(self._permutations) >= 2:
-                del self._permutations[next(iter(self._permutations))]
-            self._permutations[epoch] = self._draw(epoch)
-        return self._permutations[epoch]
+        return self._epoch(epoch)[0]
 
-    def _draw(self, epoch: int) -> np.ndarray:
+    def end_of_next_window(self, position: int) -> int:
+        """Where the window after the one that holds ``position`` ends in the stream; windows end with their epoch."""
+        epoch, within = divmod(position, self.num_records)
+        ends = self._epoch(epoch)[1]
+        window = int(np.searchsorted(ends, within, side="right"))
+        if window + 1 < len(ends):
+            return epoch * self.num_records + int(ends[window + 1])
+        return (epoch + 1) * self.num_records + int(self._epoch(epoch + 1)[1][0])
+
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The permutation of an epoch and the places where its windows end."""
+        if epoch not in self._epochs:
+            while len(self._epochs) >= 2:
+                del self._epochs[next(iter(self._epochs))]
+            self._epochs[epoch] = self._draw(epoch)
+        return self._epochs[epoch]
+
+    def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         random = np.random.Philox(key=np.array([self.seed, epoch], dtype=np.uint64))
         index_bits = (self.num_records - 1).bit_length()
         words = random.random_raw(self.num_records)
         high_bits = 0
+        window_ends = np.array([self.num_records])
         if self._shard_ranks is not None:
             place = np.argsort(random.random_raw(self._num_shards), kind="stable")
             window_of_shard = np.empty(self._num_shards, dtype=np.uint64)
             window_of_shard[place] = np.arange(self._num_shards) // self.window_shards
+            window_ends = np.bincount(window_of_shard[self._shard_ranks].astype(np.int64)).cumsum()
             high_bits = ((self._num_shards - 1) // self.window_shards).bit_length()
             if high_bits:
                 words >>= np.uint64(high_bits)
@@ -91,4 +106,4 @@ class GlobalOrder:
         words |= np.arange(self.num_records, dtype=np.uint64)
         words.sort()
         words &= np.uint64((1 << index_bits) - 1)
-        return words.view(np.int64)
+        return words.view(np.int64), window_ends

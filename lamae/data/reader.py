@@ -1,7 +1,9 @@
 """Reading records of a shard set into memory that is already there, from any number of threads."""
 
+import contextlib
 import logging
 import os
+import resource
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +19,7 @@ from sharding.leads import NUM_LEADS
 
 logger = logging.getLogger(__name__)
 
-MAX_OPEN_SHARDS = 512
+MAX_OPEN_SHARDS = 4096
 
 OnCorrupt = Callable[[int, "CorruptRecordError"], None]
 
@@ -77,6 +79,7 @@ class RecordReader:
                 f"run 'lamae verify {shard_set.root}'"
             )
         self._shard_bytes = {shard["name"]: int(shard["bytes"]) for shard in shard_set.manifest["shards"]}
+        self._max_open = max(1, min(MAX_OPEN_SHARDS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
         self._open: dict[int, _OpenShard] = {}
         self._lock = threading.Lock()
 
@@ -112,6 +115,20 @@ class RecordReader:
                 if on_corrupt is None:
                     raise corrupt
                 on_corrupt(place, corrupt)
+
+    def advise(self, rows: np.ndarray, *, until: Callable[[], bool]) -> None:
+        """Ask the system to fetch ``rows`` into the page cache, in file order; stops early once ``until()``.
+
+        A hint: whatever is wrong with a file is left for reading to find.
+        """
+        shards, offsets = self._shard[rows], self._offset[rows]
+        by_place = np.lexsort((offsets, shards))
+        for shard, offset in zip(shards[by_place].tolist(), offsets[by_place].tolist(), strict=True):
+            if until():
+                return
+            with contextlib.suppress(OSError, ReplacedShardError):
+                file = self._open.get(shard) or self._open_shard(shard)
+                os.posix_fadvise(file.fd, offset, self.num_bytes, os.POSIX_FADV_WILLNEED)
 
     @staticmethod
     def _read_rest(fd: int, rest: np.ndarray, offset: int) -> int:
@@ -164,7 +181,7 @@ class RecordReader:
             packed_size = self._shard_bytes.get(path.name)
             if packed_size is not None and opened.size != packed_size:
                 raise self._replaced(path, f"{opened.size} bytes long, but {packed_size} when it was packed")
-            while len(self._open) >= MAX_OPEN_SHARDS:
+            while len(self._open) >= self._max_open:
                 del self._open[next(iter(self._open))]
             self._open[shard] = opened
             return opened

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lamae.data.order import GlobalOrder
@@ -25,6 +25,7 @@ def order_arguments(draw) -> dict:
     }
 
 
+@settings(deadline=None)
 @given(order_arguments(), st.integers(0, 3))
 def test_every_record_comes_exactly_once_per_epoch(arguments, epoch):
     order = GlobalOrder(**arguments)
@@ -36,6 +37,7 @@ def test_every_record_comes_exactly_once_per_epoch(arguments, epoch):
         np.testing.assert_array_equal(np.sort(part), np.arange(num_records))
 
 
+@settings(deadline=None)
 @given(order_arguments(), st.integers(0, 400), st.lists(st.integers(0, 150), max_size=6))
 def test_the_stream_does_not_depend_on_how_it_is_cut(arguments, start, lengths):
     whole = np.stack(GlobalOrder(**arguments).take(start, start + sum(lengths)))
@@ -73,6 +75,20 @@ def test_windows_keep_reads_together_and_still_shuffle():
     assert seen != [set(range(4 * window, 4 * window + 4)) for window in range(5)]
     # Within a window the records of its shards mix.
     assert all(len(set(window[:40].tolist())) == 4 for window in windows)
+
+
+def test_the_next_window_ends_where_its_shards_do():
+    shards = np.repeat(np.arange(7), [5, 1, 9, 2, 2, 4, 7])  # three shards to a window: 3, 3 and 1
+    order = GlobalOrder(30, seed=3, mode="window", shards=shards, window_shards=3)
+    edges = [0]
+    for epoch in range(3):
+        place_of_shard = [np.flatnonzero(shards[order.permutation(epoch)] == shard).max() for shard in range(7)]
+        ends = np.sort(place_of_shard)
+        edges += [30 * epoch + 1 + int(ends[last]) for last in (2, 5, 6)]
+    assert edges[3::3] == [30, 60, 90]
+    for position in range(60):
+        window = max(index for index, edge in enumerate(edges) if edge <= position)
+        assert order.end_of_next_window(position) == edges[window + 2]
 
 
 @pytest.mark.parametrize("mode", ["global", "window"])

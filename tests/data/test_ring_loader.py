@@ -14,6 +14,7 @@ import lamae.data.loader as loader_module
 from lamae.data.config import DataConfig
 from lamae.data.loader import RingLoader, read_batch
 from lamae.data.order import GlobalOrder
+from lamae.data.reader import RecordReader
 from sharding.errors import LamaeError, UsageError
 from sharding.format import NO_SAMPLE, ShardSet
 from tests.shardsets import random_adc, write_shard_set
@@ -274,6 +275,30 @@ def test_closing_midway_leaves_no_threads(shard_set):
     assert threading.active_count() == before
     with pytest.raises(ValueError, match="closed"):
         next(loader)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("order", ["global", "window"])
+def test_hints_name_what_this_rank_reads(shard_set, monkeypatch, order, rank):
+    hints = []
+    monkeypatch.setattr(RecordReader, "advise", lambda _, rows, *, until: hints.append(rows.tolist()))
+    config = DataConfig(path="", order=order, window_shards=3)
+    arguments = {"seed": 1, "global_batch_size": 6, "rank": rank, "world_size": 2}
+    with RingLoader(shard_set, np.arange(NUM_RECORDS), config=config, **arguments) as loader:
+        read = [row for batch, _ in zip(loader, range(25), strict=False) for row in batch.row.tolist()]
+    hinted = [row for hint in hints for row in hint]
+    assert hinted[: len(read)] == read
+    # Seven shards make windows of 3, 3 and 1: a hint per window and epoch, or one per batch.
+    assert (len(hints) < 12) == (order == "window")
+
+
+def test_hints_sweep_through_the_files(shard_set, monkeypatch):
+    asked = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda fd, offset, length, advice: asked.append((fd, offset, length)))
+    rows = np.random.default_rng(0).permutation(NUM_RECORDS)
+    RecordReader(shard_set).advise(rows, until=lambda: len(asked) == 40)
+    assert [offset for _, offset, _ in asked] == shard_set.column("payload_offset")[:40].tolist()
+    assert {length for _, _, length in asked} == {24 * NUM_SAMPLES}
 
 
 def test_batches_that_do_not_divide_are_refused(shard_set):
