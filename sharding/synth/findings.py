@@ -49,13 +49,12 @@ FINDINGS: tuple[Finding, ...] = (
     Finding("sinus_tachycardia", "R000", 0.12),
     Finding("atrial_fibrillation", "I4891", 0.12, age_slope=0.6),
     Finding("first_degree_av_block", "I440", 0.12, age_slope=0.3),
-    Finding("left_bundle_branch_block", "I447", 0.08, age_slope=0.4),
+    Finding("left_bundle_branch_block", "I447", 0.08, age_slope=0.3),
     Finding("right_bundle_branch_block", "I4510", 0.10, age_slope=0.4),
     Finding("left_ventricular_hypertrophy", "I517", 0.15, age_slope=0.2),
     Finding("anterior_infarction", "I2109", 0.10, age_slope=0.3),
     Finding("inferior_infarction", "I2119", 0.10, age_slope=0.3),
 )
-FINDING_INDEX: Mapping[str, int] = {finding.name: index for index, finding in enumerate(FINDINGS)}
 
 # Gastro-oesophageal reflux disease: drawn by a coin that knows nothing of the patient or of the waveform.
 NULL_CODE, NULL_PREVALENCE = "K219", 0.20

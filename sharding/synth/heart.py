@@ -30,14 +30,14 @@ _NORMAL: dict[str, tuple[float, float, float, float, float]] = {
     "P_RIGHT": (36, 14, 0.032, 0.080, -0.045),
     "P_LEFT": (66, 17, 0.055, 0.050, 0.040),
     "SEPTAL": (-22, 6.5, -0.13, 0.00, -0.25),
-    "MAIN": (-2, 7.6, 1.12, 0.64, 0.04),
+    "MAIN": (-2, 7.6, 1.14, 0.58, 0.04),
     "WALL": (11, 7.6, 0.52, 0.20, 0.88),
     "BASAL": (28, 7, -0.22, -0.16, 0.26),
     "LATE": (70, 15, 0.0, 0.0, 0.0),
     **{f"NEAR_V{k + 1}": (-12 + 5 * k, 5, 0.0, 0.0, 0.0) for k in range(6)},
     "ST": (125, 45, 0.02, 0.015, -0.04),
-    "T_RISE": (-48, 42, 0.085, 0.055, -0.060),
-    "T_PEAK": (0, 34, 0.20, 0.12, -0.14),
+    "T_RISE": (-48, 42, 0.090, 0.042, -0.060),
+    "T_PEAK": (0, 34, 0.22, 0.10, -0.14),
 }
 WAVES: tuple[str, ...] = tuple(_NORMAL)
 P_WAVES, QRS_WAVES, NEAR_WAVES, T_WAVES = slice(0, 2), slice(2, 13), slice(7, 13), slice(14, 16)
@@ -45,10 +45,16 @@ P_RIGHT, P_LEFT, SEPTAL, MAIN, WALL, BASAL, LATE = range(7)
 ST, T_RISE, T_PEAK = 13, 14, 15
 # Size of the local sources as a share of each wave's vector, and of their own NEAR wave in millivolt.
 _LOCAL_SHARE = np.array([0.20, 0.22, 0.20, 0.18, 0.14, 0.12])
-_NEAR_MV = np.array([0.16, 0.26, 0.26, 0.24, 0.18, 0.12])
+_NEAR_MV = np.array([0.20, 0.30, 0.30, 0.28, 0.22, 0.16])
 _QRS_ONSET_S = -0.042  # of a normal QRS, relative to its R peak
+_VISIBLE = 2.4  # a wave is seen to start and end this many widths from its centre
 
-_BEFORE_R, _AFTER_R = int(0.45 * RATE_HZ), int(0.65 * RATE_HZ)
+# Where waves are evaluated, in samples before and after the R peak: QRS is short, the others are not.
+_WINDOWS: tuple[tuple[list[int], int, int], ...] = (
+    (list(range(len(WAVES)))[QRS_WAVES], round(0.09 * RATE_HZ), round(0.21 * RATE_HZ)),
+    ([P_RIGHT, P_LEFT, ST, T_RISE, T_PEAK], round(0.45 * RATE_HZ), round(0.65 * RATE_HZ)),
+)
+_MARGIN = 2 * RATE_HZ  # room for beats that lie partly or wholly outside the recording
 
 
 @dataclass(frozen=True)
@@ -72,11 +78,11 @@ class Beat:
 
     @property
     def qrs_onset_s(self) -> float:
-        return float((self.centre_W - 2.2 * self.width_W)[QRS_WAVES][self._is_loud].min())
+        return float((self.centre_W - _VISIBLE * self.width_W)[QRS_WAVES][self._is_loud].min())
 
     @property
     def qrs_end_s(self) -> float:
-        return float((self.centre_W + 2.2 * self.width_W)[QRS_WAVES][self._is_loud].max())
+        return float((self.centre_W + _VISIBLE * self.width_W)[QRS_WAVES][self._is_loud].max())
 
     @property
     def _is_loud(self) -> np.ndarray:
@@ -166,8 +172,8 @@ def apply_findings(beat: Beat, severity: Mapping[str, float], *, acuteness: floa
     if (s := severity["left_bundle_branch_block"]) > 0:
         # The septum depolarises from the right and the free wall late: broad, slurred, leftwards; T discordant.
         amplitude[SEPTAL, :3] = (1 - s) * amplitude[SEPTAL, :3] + s * np.array([0.10, 0.06, 0.10])
-        centre[[MAIN, WALL, BASAL]] += s * np.array([0.008, 0.034, 0.052])
-        width[[MAIN, WALL, BASAL]] *= 1 + s * np.array([0.5, 0.9, 0.7])
+        centre[[MAIN, WALL, BASAL]] += s * np.array([0.010, 0.040, 0.062])
+        width[[MAIN, WALL, BASAL]] *= 1 + s * np.array([0.7, 1.1, 1.0])
         amplitude[WALL, :3] += s * np.array([0.35, -0.10, 0.25])
         amplitude[BASAL, :3] = (1 - s) * amplitude[BASAL, :3] + s * np.array([0.22, -0.02, 0.30])
         amplitude[T_WAVES, :3] += s * np.array([[-0.12, -0.04, -0.10], [-0.30, -0.10, -0.26]])
@@ -206,7 +212,7 @@ def draw_rhythm(rng: np.random.Generator, severity: Mapping[str, float], *, sinu
         spread = 0.07 + 0.17 * severity["atrial_fibrillation"]
         rr = 60 / rate_bpm * np.exp(spread * chance)
     else:
-        rate_bpm = sinus_rate_bpm - 24 * severity["sinus_bradycardia"] + 50 * severity["sinus_tachycardia"]
+        rate_bpm = sinus_rate_bpm - 30 * severity["sinus_bradycardia"] + 50 * severity["sinus_tachycardia"]
         rate_bpm = float(np.clip(rate_bpm, 34, 175))
         depth = 0.045 * np.exp(0.7 * rng.standard_normal()) * np.clip(75 / rate_bpm, 0.3, 1.5)
         breath = np.sin(phase + 2 * np.pi * breath_hz * np.arange(len(chance)) * 60 / rate_bpm)
@@ -221,31 +227,32 @@ def draw_rhythm(rng: np.random.Generator, severity: Mapping[str, float], *, sinu
 
 
 def render_sources(rng: np.random.Generator, beat: Beat, rhythm: Rhythm) -> np.ndarray:
-    """float32 ``[6, 5000]``: the time course of every source over the recording, in millivolt."""
+    """float32 ``[9, 5000]``: the time course of every source over the recording, in millivolt."""
     r_s, rr_s = rhythm.r_s_K, rhythm.rr_s_K
-    first = np.round(r_s * RATE_HZ).astype(int) - _BEFORE_R
-    time_KT = (first[:, None] + np.arange(_BEFORE_R + _AFTER_R)) / RATE_HZ - r_s[:, None]
     centre_KW = np.tile(beat.centre_W, (len(r_s), 1))
     centre_KW[:, P_WAVES] += _QRS_ONSET_S - beat.pr_s
-    # T peaks about 75 ms before it ends; a broad QRS pushes repolarisation back by half of what it takes longer.
+    # T peaks about 85 ms before it ends; a broad QRS pushes repolarisation back by half of what it takes longer.
     delay_s = 0.5 * max(0.0, beat.qrs_end_s - 0.055)
     centre_KW[:, T_WAVES] += (beat.qt_s(rr_s) + _QRS_ONSET_S - 0.085 + delay_s)[:, None]
-    scaled = (time_KT[:, :, None] - centre_KW[:, None]).astype(np.float32) / beat.width_W.astype(np.float32)
-    gauss_KTW = np.exp(-0.5 * scaled * scaled)
     amplitude_WS = beat.amplitude_WS.astype(np.float32)
     if rhythm.fibrillation_mv > 0:
         amplitude_WS[P_WAVES] = 0
-    beats_KTS = gauss_KTW @ amplitude_WS
-    beats_KTS *= _breathing(rng, r_s)[:, None, :]
 
-    margin = _BEFORE_R + _AFTER_R
-    padded_TS = np.zeros((NUM_SAMPLES + 4 * margin, NUM_SOURCES), dtype=np.float32)
-    for start, beat_TS in zip(first + 2 * margin, beats_KTS, strict=True):
-        padded_TS[start : start + margin] += beat_TS
-    sources = np.ascontiguousarray(padded_TS[2 * margin : 2 * margin + NUM_SAMPLES].T)
+    sample_K = np.round(r_s * RATE_HZ).astype(int)
+    breathing_KS = _breathing(rng, r_s)
+    padded_TS = np.zeros((NUM_SAMPLES + 2 * _MARGIN, NUM_SOURCES), dtype=np.float32)
+    for waves, before, after in _WINDOWS:
+        time_KT = (sample_K[:, None] + np.arange(-before, after)) / RATE_HZ - r_s[:, None]
+        scaled_KTW = (time_KT[:, :, None] - centre_KW[:, None, waves]).astype(np.float32)
+        scaled_KTW /= beat.width_W[waves].astype(np.float32)
+        beats_KTS = np.exp(-0.5 * scaled_KTW * scaled_KTW) @ amplitude_WS[waves]
+        beats_KTS *= breathing_KS[:, None]
+        for start, beat_TS in zip(sample_K - before + _MARGIN, beats_KTS, strict=True):
+            padded_TS[start : start + before + after] += beat_TS
+    sources_ST = np.ascontiguousarray(padded_TS[_MARGIN : _MARGIN + NUM_SAMPLES].T)
     if rhythm.fibrillation_mv > 0:
-        sources += _fibrillatory_waves(rng, rhythm.fibrillation_mv)
-    return sources
+        sources_ST += _fibrillatory_waves(rng, rhythm.fibrillation_mv)
+    return sources_ST
 
 
 def _breathing(rng: np.random.Generator, r_s: np.ndarray) -> np.ndarray:
@@ -256,14 +263,15 @@ def _breathing(rng: np.random.Generator, r_s: np.ndarray) -> np.ndarray:
 
 
 def _fibrillatory_waves(rng: np.random.Generator, amplitude_mv: float) -> np.ndarray:
-    """float32 ``[6, 5000]``: a saw-like oscillation of 4.5 to 8 Hz that drifts, largest near V1."""
+    """float32 ``[9, 5000]``: two saw-like oscillations of 4.5 to 8 Hz whose phases wander, largest near V1."""
     time_s = np.arange(NUM_SAMPLES, dtype=np.float32) / RATE_HZ
-    drift = sum(
-        rng.normal(0, 1.2 / (k + 1)) * np.sin(2 * np.pi * rng.uniform(0.1, 0.9) * time_s + rng.uniform(0, 6.3))
-        for k in range(3)
-    )
-    phase = 2 * np.pi * rng.uniform(4.5, 8.0) * time_s + drift
-    wave = np.sin(phase) + 0.35 * np.sin(2 * phase + 0.8)
-    swell = 1 + 0.4 * np.sin(2 * np.pi * rng.uniform(0.1, 0.5) * time_s + rng.uniform(0, 6.3))
-    direction = np.array([0.25, 0.55, -0.45, 0.5, 0.15, 0, 0, 0, 0]) + rng.normal(0, 0.12, NUM_SOURCES)
-    return (amplitude_mv * direction[:, None] * (wave * swell)).astype(np.float32)
+    waves = np.zeros((NUM_SOURCES, NUM_SAMPLES), dtype=np.float32)
+    for share in (1.0, 0.6):
+        steps = rng.standard_normal(NUM_SAMPLES, dtype=np.float32)
+        phase = 2 * np.pi * rng.uniform(4.5, 8.0) * time_s + 0.07 * np.cumsum(steps)
+        wave = np.sin(phase) + 0.35 * np.sin(2 * phase + 0.8)
+        swell = 1 + 0.5 * np.sin(2 * np.pi * rng.uniform(0.1, 0.5) * time_s + rng.uniform(0, 6.3))
+        direction = np.array([0.20, 0.50, -0.25, 0.5, 0.10, 0, 0, 0, 0])
+        direction += rng.normal(0, 1, NUM_SOURCES) * np.repeat([0.12, 0.05], [3, 6])
+        waves += (share * amplitude_mv * direction[:, None]).astype(np.float32) * (wave * swell)
+    return waves
