@@ -1,6 +1,6 @@
 """The report's verdicts follow from the numbers, and its page needs nothing from outside."""
 
-import copy
+import dataclasses
 import json
 import re
 
@@ -28,9 +28,9 @@ def errors(model_error, *, num_records=40):
 def results(*, model_error=0.5, noise=1.0):
     """LAMAE sees the features, the others a noisy copy."""
     features, truth = simulate(400)
-    rng = np.random.default_rng(0)
-    noisy = copy.copy(features)
-    object.__setattr__(noisy, "x_ND", features.x_ND + noise * rng.normal(size=features.x_ND.shape).astype(np.float32))
+    rng = np.random.default_rng(99)
+    disturbed = features.x_ND + noise * rng.normal(size=features.x_ND.shape).astype(np.float32)
+    noisy = dataclasses.replace(features, x_ND=disturbed)
     wave = np.sin(np.arange(1000) / 9)[None].repeat(12, 0)
     hidden = np.zeros((12, 1000), dtype=bool)
     hidden[7] = True
@@ -76,7 +76,7 @@ def test_reconstruction_is_judged_against_the_best_trivial_predictor(model_error
 
 
 def test_better_than_random_needs_an_interval_above_zero():
-    assert verdict_about(results(noise=20.0), "random weights") == "holds"
+    assert verdict_about(results(noise=5.0), "random weights") == "holds"
     assert verdict_about(results(noise=0.0), "random weights") == "does not hold"
     assert verdict_about(results(noise=0.0), "independent") == "not decided", "a tie decides nothing"
 
