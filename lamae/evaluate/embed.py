@@ -221,3 +221,8 @@ def read_embeddings(path: Path, *, readout: str = "record") -> Embeddings:
         )
     except KeyError as error:
         raise LamaeError(f"{path}: {error} is missing; embed again") from None
+
+
+def read_lead_weights(path: Path, *, rows: np.ndarray) -> np.ndarray:
+    """float32 ``[len(rows), 12]``: what each lead weighs in the pooled embedding of these rows."""
+    return np.asarray(store.open_store(path, kind=KIND)["lead_weights"])[rows]

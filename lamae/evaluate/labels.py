@@ -166,9 +166,19 @@ def count_codes(codes: Sequence[frozenset[str] | None]) -> list[tuple[str, int]]
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
-def choose_vocabulary(counts: list[tuple[str, int]], *, min_count: int, top: int | None = None) -> list[str]:
-    """Codes with at least ``min_count`` records, at most the ``top`` most frequent, in order of the alphabet."""
+def choose_vocabulary(
+    counts: list[tuple[str, int]], *, min_count: int, top: int | None = None, distinct: bool = False
+) -> list[str]:
+    """Codes with at least ``min_count`` records, at most the ``top`` most frequent, in order of the alphabet.
+
+    ``distinct`` leaves out a code that only ever occurs together with one and the same code below it (I210 where
+    every I210 is I2109): its column would count one diagnosis twice.
+    """
     kept = [code for code, count in counts if count >= min_count]
+    if distinct:
+        number = dict(counts)
+        # A code's records include those of every code below it, so equal numbers mean equal records.
+        kept = [a for a in kept if not any(b != a and b.startswith(a) and number[b] == number[a] for b in kept)]
     return sorted(kept[:top])
 
 

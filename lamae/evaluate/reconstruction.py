@@ -13,18 +13,19 @@ on the lead's training mean. Derived leads (III, aVR, aVL, aVF) are kept apart: 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from lamae.data.transforms import SignalTransform
+from lamae.data.transforms import Signal, SignalTransform
 from lamae.evaluate.auroc import Interval, interval, subject_weights
-from lamae.evaluate.inference import read_signals
+from lamae.evaluate.inference import read_signals, transform_for
 from lamae.evaluate.trivial import LINEAR, TRIVIAL, predictors
-from lamae.model import PretrainModel
 from lamae.model.config import MaskConfig
-from lamae.model.masking import draw_mask
+from lamae.model.masking import Mask, draw_mask
+from lamae.train.checkpoint import LoadedModel
 from sharding.format import ShardSet
 from sharding.leads import CHEST_LEADS, DERIVED_LEADS, INDEPENDENT_LEADS, LEADS, NUM_LEADS
 from sharding.progress import Progress, ignore
@@ -119,46 +120,40 @@ class ReconstructionErrors:
 
 @torch.inference_mode()
 def reconstruction_errors(
-    model: PretrainModel,
-    shard_set: ShardSet,
+    loaded: LoadedModel,
+    shards: Path | ShardSet,
     rows: np.ndarray,
     *,
-    transform: SignalTransform,
-    mask: MaskConfig,
-    patch_size: int,
+    mask: MaskConfig | None = None,
     seed: int = 0,
     batch_size: int = 32,
     device: str = "cpu",
     train_rows: np.ndarray | None = None,
     progress: Progress | None = None,
 ) -> ReconstructionErrors:
-    """Hide parts of ``rows`` as ``mask`` says and compare what the model and the trivial predictors make of them.
+    """Hide parts of ``rows`` and compare what the model and the trivial predictors make of them.
 
-    Masks are a function of ``seed`` and the row, so two models are judged on the same hidden samples. The share of
-    records decoded from their embedding alone (``mask.record_only_share``) is left out: it is a training device.
-    Only samples that this kind of model predicts at all are counted: the independent baseline knows no hidden leads.
-    ``train_rows`` (default: the train split), at most NUM_TRAIN_RECORDS of them, give lead means and covariance.
+    ``mask`` is the run's own unless given; masks follow from ``seed`` and the row, so two models are judged on the
+    same hidden samples. The share of records decoded from their embedding alone (``mask.record_only_share``) is left
+    out: it is a training device. Only samples that this kind of model predicts at all are counted: the independent
+    baseline knows no hidden leads. ``train_rows`` (default: the train split), at most NUM_TRAIN_RECORDS of them, give
+    lead means and covariance. Raises UsageError when the recordings do not fit the model.
     """
     progress = progress or ignore
+    shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
+    transform = transform_for(loaded, shard_set)
     train_rows = shard_set.rows_of_split("train") if train_rows is None else train_rows
     mean_L, covariance_LL = lead_moments(shard_set, _spread(train_rows, NUM_TRAIN_RECORDS), transform=transform)
     trivial = predictors(mean_L, covariance_LL)
-    mask = dataclasses.replace(mask, record_only_share=0.0)
     squared, count = [], []
     defined_SLP = np.zeros((len(SITUATIONS), NUM_LEADS, 1 + len(trivial)), dtype=np.int64)
     for signal in read_signals(shard_set, rows, transform=transform, batch_size=batch_size, device=device):
-        drawn = draw_mask(
-            mask,
-            seed=seed,
-            epoch_B=torch.zeros_like(signal.row),
-            row_B=signal.row,
-            lead_mask_BL=signal.lead_mask_BL,
-            num_patches=transform.num_samples // patch_size,
-        )
-        y_BLT, predicted_BLT = model.reconstruct(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, drawn)
+        drawn = draw_evaluation_mask(loaded, signal, mask=mask, seed=seed)
+        y_BLT, predicted_BLT = loaded.model.reconstruct(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, drawn)
         x_BLT = signal.x_BLT.double().cpu().numpy()
         valid_BLT = signal.valid_BLT.cpu().numpy()
-        hidden_BLT = drawn.hidden_BLN.repeat_interleave(patch_size, dim=2).cpu().numpy() & valid_BLT
+        hidden_BLN = drawn.hidden_BLN.cpu().numpy()
+        hidden_BLT = hidden_BLN.repeat(loaded.config.model.patch_size, axis=2) & valid_BLT
         visible_BLT = valid_BLT & ~hidden_BLT
         judged_BLT = hidden_BLT & predicted_BLT.cpu().numpy()
         situation_BLT = np.where(judged_BLT, situations(hidden_BLT, visible_BLT), -1)
@@ -173,16 +168,79 @@ def reconstruction_errors(
         squared.append(np.stack(squared_P, axis=-1))
         count.append(which_BSLT.sum(-1))
         progress("reconstruct", sum(map(len, count)), len(rows))
-    keeps_amplitude = transform.config.scaling == "global"
-    unit = transform.config.scale_mv if keeps_amplitude else 1.0
+    scale, unit = output_scale(loaded)
     return ReconstructionErrors(
-        squared_RSLP=np.concatenate(squared) * unit**2,
+        squared_RSLP=np.concatenate(squared) * scale**2,
         count_RSL=np.concatenate(count),
         defined_SLP=defined_SLP,
         predictors=(MODEL, *trivial),
         subject_R=shard_set.column("subject")[rows],
-        unit="mV" if keeps_amplitude else "model units",
+        unit=unit,
     )
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """One record as a figure shows it; arrays [12, T] in ``unit``."""
+
+    key: str
+    x_LT: np.ndarray
+    y_LT: np.ndarray
+    predicted_LT: np.ndarray
+    valid_LT: np.ndarray
+    rate_hz: float
+    unit: str
+
+
+@torch.inference_mode()
+def reconstruct_records(
+    loaded: LoadedModel,
+    shards: Path | ShardSet,
+    rows: np.ndarray,
+    *,
+    mask: MaskConfig | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> list[Reconstruction]:
+    """What the model makes of hidden parts of ``rows``, under the same masks as ``reconstruction_errors``."""
+    shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
+    transform = transform_for(loaded, shard_set)
+    scale, unit = output_scale(loaded)
+    found = []
+    for signal in read_signals(shard_set, rows, transform=transform, batch_size=16, device=device):
+        drawn = draw_evaluation_mask(loaded, signal, mask=mask, seed=seed)
+        y_BLT, predicted_BLT = loaded.model.reconstruct(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, drawn)
+        for b, row in enumerate(signal.row.tolist()):
+            found.append(
+                Reconstruction(
+                    key=shard_set.keys[row],
+                    x_LT=scale * signal.x_BLT[b].cpu().numpy(),
+                    y_LT=scale * y_BLT[b].cpu().numpy(),
+                    predicted_LT=predicted_BLT[b].cpu().numpy(),
+                    valid_LT=signal.valid_BLT[b].cpu().numpy(),
+                    rate_hz=float(loaded.config.signal.rate_hz),
+                    unit=unit,
+                )
+            )
+    return found
+
+
+def draw_evaluation_mask(loaded: LoadedModel, signal: Signal, *, mask: MaskConfig | None, seed: int) -> Mask:
+    """The masks under which a batch is judged: keyed by seed and row, nothing decoded from the embedding alone."""
+    return draw_mask(
+        dataclasses.replace(mask or loaded.config.mask, record_only_share=0.0),
+        seed=seed,
+        epoch_B=torch.zeros_like(signal.row),
+        row_B=signal.row,
+        lead_mask_BL=signal.lead_mask_BL,
+        num_patches=loaded.num_samples // loaded.config.model.patch_size,
+    )
+
+
+def output_scale(loaded: LoadedModel) -> tuple[float, str]:
+    """Factor from the model's units to a unit, and that unit: millivolt unless the run's scaling gave amplitude up."""
+    signal = loaded.config.signal
+    return (signal.scale_mv, "mV") if signal.scaling == "global" else (1.0, "model units")
 
 
 def situations(hidden_BLT: np.ndarray, visible_BLT: np.ndarray) -> np.ndarray:

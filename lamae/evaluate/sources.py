@@ -47,6 +47,7 @@ def build_labels(
     column: str = "all_diag_all",
     min_count: int = 2000,
     top: int | None = None,
+    distinct: bool = False,
     task: str = "superclass",
     min_likelihood: float = 0.0,
 ) -> LabelReport:
@@ -57,7 +58,9 @@ def build_labels(
     """
     shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
     if source == "mimic-icd10":
-        table = read_mimic_icd10(file, column=column, min_count=min_count, top=top, protocol=protocol)
+        table = read_mimic_icd10(
+            file, column=column, min_count=min_count, top=top, distinct=distinct, protocol=protocol
+        )
     elif source == "ptbxl":
         table = read_ptbxl(file, task=task, min_likelihood=min_likelihood, protocol=protocol)
     else:
@@ -66,14 +69,21 @@ def build_labels(
 
 
 def read_mimic_icd10(
-    file: Path, *, column: str = "all_diag_all", min_count: int = 2000, top: int | None = None, protocol: str = "shards"
+    file: Path,
+    *,
+    column: str = "all_diag_all",
+    min_count: int = 2000,
+    top: int | None = None,
+    distinct: bool = False,
+    protocol: str = "shards",
 ) -> LabelTable:
     """``records_w_diag_icd10.csv`` of MIMIC-IV-ECG-Ext-ICD (Strodthoff et al., doi:10.13026/hdyc-1h77).
 
     ICD-10-CM codes of ``column`` are cut to 5 characters, trailing placeholder X removed, and their ancestors down to
     3 characters added. Codes with at least ``min_count`` records anywhere in the file are kept, at most the ``top``
-    most frequent, so that the label set doesn't depend on which records were packed. A record without any code is
-    unlabelled: nothing is known, rather than nothing wrong.
+    most frequent, so that the label set doesn't depend on which records were packed; ``distinct`` leaves out codes that
+    say the same as one below them. A record without any code is unlabelled: nothing is known, rather than nothing
+    wrong.
 
     ``protocol`` "ed2all" trains and tests on ECGs taken in the emergency department, "all2all" on those taken there or
     in hospital, both with strat_fold 0 to 17 / 18 / 19 as train / val / test and only the first ECG of a stay in val
@@ -101,7 +111,7 @@ def read_mimic_icd10(
             first = _integer(row["ecg_no_within_stay"], "ecg_no_within_stay", where) == 0
             taken = row[flag].strip().lower() in ("true", "1", "1.0")
             split.append(_strodthoff_split(fold, first) if taken else NO_SPLIT)
-    vocabulary = choose_vocabulary(count_codes(codes), min_count=min_count, top=top)
+    vocabulary = choose_vocabulary(count_codes(codes), min_count=min_count, top=top, distinct=distinct)
     return LabelTable(
         key_choices=(keys,),
         codes=codes,
@@ -111,6 +121,7 @@ def read_mimic_icd10(
         descriptions={},
         protocol=f"MIMIC-IV-ECG-Ext-ICD {column}, 5 characters with ancestors, at least {min_count} records"
         + (f", {top} most frequent" if top else "")
+        + (", distinct" if distinct else "")
         + f"; protocol {protocol}",
     )
 

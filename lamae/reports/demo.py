@@ -15,7 +15,7 @@ import numpy as np
 
 from lamae.evaluate.auroc import Interval
 from lamae.evaluate.probe import ProbeResult, difference
-from lamae.evaluate.reconstruction import GROUPS, MODEL, SITUATIONS, ReconstructionErrors
+from lamae.evaluate.reconstruction import GROUPS, MODEL, SITUATIONS, Reconstruction, ReconstructionErrors
 from lamae.evaluate.trivial import LINEAR, TRIVIAL
 from lamae.reports.charts import plot_auroc, plot_bars, plot_differences, plot_loss
 from lamae.reports.page import Page
@@ -46,17 +46,6 @@ class RecordExample(TypedDict):
     rate_hz: float
 
 
-class ReconstructionExample(TypedDict):
-    """What a model made of hidden samples; arrays [12, T], signals in millivolt."""
-
-    title: str
-    x_LT: np.ndarray
-    y_LT: np.ndarray
-    predicted_LT: np.ndarray
-    valid_LT: np.ndarray
-    rate_hz: float
-
-
 class DemoResults(TypedDict):
     """Everything the report shows. Models are keyed by the names the reader sees, ``main`` first."""
 
@@ -72,7 +61,7 @@ class DemoResults(TypedDict):
     lead_weights_NL: np.ndarray
     """[N, 12]: the main model's pooling weights over test records."""
     records: Sequence[RecordExample]
-    examples: Sequence[ReconstructionExample]
+    examples: Sequence[Reconstruction]
     """Reconstructions by the main model."""
     stages: Mapping[str, float]
     """Seconds by stage of the demo, in order."""
@@ -239,11 +228,17 @@ def _page(results: DemoResults, claims: Sequence[Claim]) -> Page:
     for example in results["examples"]:
         page.figure(
             plot_reconstruction(
-                example["x_LT"], example["y_LT"], example["predicted_LT"], valid_LT=example["valid_LT"],
-                rate_hz=example["rate_hz"], unit="mV", title=example["title"],
+                example.x_LT,
+                example.y_LT,
+                example.predicted_LT,
+                valid_LT=example.valid_LT,
+                rate_hz=example.rate_hz,
+                unit=example.unit,
+                title=example.key,
             ),
-            raster=True, alt=f"Reconstruction of {example['title']}",
-        )  # fmt: skip
+            raster=True,
+            alt=f"Reconstruction of {example.key}",
+        )
     _add_reconstruction(page, results)
 
     page.section(

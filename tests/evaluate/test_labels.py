@@ -174,3 +174,9 @@ def test_ptbxl_superclasses_as_listed_with_the_recordings(real_data, tmp_path):
         expected = set(listed[key].split(";")[0].removeprefix("super=").split("|")) - {""}
         assert (found, bool(labelled)) == (expected, bool(expected)), key
     assert set(labels.split_N.tolist()) == {0}, "these are folds 1 to 8"
+
+
+def test_distinct_vocabulary_counts_no_diagnosis_twice():
+    counts = [("I21", 30), ("I210", 20), ("I2109", 20), ("I211", 10), ("K21", 5), ("K219", 5)]
+    assert choose_vocabulary(counts, min_count=5, distinct=True) == ["I21", "I2109", "I211", "K219"]
+    assert len(choose_vocabulary(counts, min_count=5)) == len(counts)

@@ -1,11 +1,20 @@
 """Errors are counted once, in the right situation, on the same samples for every predictor."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from lamae.evaluate.inference import transform_for
-from lamae.evaluate.reconstruction import GROUPS, SITUATIONS, lead_moments, reconstruction_errors, situations
+from lamae.evaluate.reconstruction import (
+    GROUPS,
+    SITUATIONS,
+    lead_moments,
+    reconstruct_records,
+    reconstruction_errors,
+    situations,
+)
 from lamae.evaluate.trivial import LINEAR
 from lamae.model.config import MaskConfig
 from tests.evaluate.conftest import make_loaded
@@ -22,15 +31,8 @@ class Oracle(torch.nn.Module):
 
 
 def errors_of(model, loaded, shard_set, **options):
-    return reconstruction_errors(
-        model,
-        shard_set,
-        shard_set.rows_of_split("test"),
-        transform=transform_for(loaded, shard_set),
-        mask=options.pop("mask", loaded.config.mask),
-        patch_size=loaded.config.model.patch_size,
-        **options,
-    )
+    loaded = dataclasses.replace(loaded, model=model)
+    return reconstruction_errors(loaded, shard_set, shard_set.rows_of_split("test"), **options)
 
 
 def test_situations_by_hand():
@@ -94,3 +96,13 @@ def test_missing_leads_do_not_enter_the_moments(loaded, shard_set):
     alone, _ = lead_moments(shard_set, np.array([2]), transform=transform_for(loaded, shard_set))
     np.testing.assert_allclose(mean, alone)
     assert covariance.shape == (12, 12)
+
+
+def test_shown_records_carry_the_errors_that_are_counted(loaded, shard_set):
+    rows = shard_set.rows_of_split("test")[:5]
+    shown = reconstruct_records(loaded, shard_set, rows)
+    errors = reconstruction_errors(loaded, shard_set, rows)
+    assert [record.key for record in shown] == [shard_set.keys[row] for row in rows]
+    squared = sum(((r.y_LT - r.x_LT) ** 2)[r.predicted_LT & r.valid_LT].sum() for r in shown)
+    assert squared == pytest.approx(errors.squared_RSLP[..., 0].sum(), rel=1e-4)
+    np.testing.assert_allclose(shown[0].x_LT, shard_set.read(int(rows[0])) / 200, atol=1e-4)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lamae.evaluate.probe import probe_arrays
-from lamae.evaluate.reconstruction import SITUATIONS, ReconstructionErrors
+from lamae.evaluate.reconstruction import SITUATIONS, Reconstruction, ReconstructionErrors
 from lamae.evaluate.trivial import LINEAR, TRIVIAL
 from lamae.reports.demo import judge, write_demo_report
 from tests.evaluate.test_probe import simulate
@@ -40,7 +40,7 @@ def results(*, model_error=0.5, noise=1.0):
         "wall_s": 12.0,
         "metrics": [{"step": s, "samples": 32 * s, "loss": 2 / s} for s in range(1, 31)],
     }
-    example = {"x_LT": wave, "y_LT": 0.9 * wave, "predicted_LT": hidden, "valid_LT": np.ones_like(hidden)}
+    example = Reconstruction("example", wave, 0.9 * wave, hidden, np.ones_like(hidden), 100.0, "mV")
     return {
         "main": "LAMAE",
         "random": "random weights",
@@ -54,7 +54,7 @@ def results(*, model_error=0.5, noise=1.0):
         "reconstruction": {"LAMAE": errors(model_error), "independent": errors(1.0)},
         "lead_weights_NL": rng.dirichlet(np.ones(12), size=20),
         "records": [{"title": "record & co", "mv_LT": wave, "rate_hz": 100.0}],
-        "examples": [example | {"title": "example", "rate_hz": 100.0}],
+        "examples": [example],
         "stages": {"synth": 1.0, "train": 20.0},
         "environment": {"torch": "2.13.0"},
         "null_code": "NOISE",
