@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from lamae.evaluate.labels import NO_SPLIT, read_labels
+from lamae.evaluate.labels import NO_SPLIT, choose_vocabulary, read_labels
 from lamae.evaluate.sources import build_labels, icd10_ancestors
 from sharding.errors import UsageError
 from sharding.format import SPLITS, ShardSet
