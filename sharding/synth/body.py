@@ -145,7 +145,7 @@ def draw_noise(rng: np.random.Generator) -> np.ndarray:
     own = 0.6 * np.exp(0.7 * rng.standard_normal((NUM_ELECTRODES, 1)))
     wander = rng.normal(0, 0.75, (NUM_ELECTRODES, _NUM_ORIGINS)) @ origins
     wander += own * rng.standard_normal((NUM_ELECTRODES, 2 * _NUM_WANDER))
-    wander *= 0.025 * np.exp(0.55 * rng.standard_normal()) / np.tile(np.arange(1, _NUM_WANDER + 1), 2)
+    wander *= 0.023 * np.exp(0.55 * rng.standard_normal()) / np.tile(np.arange(1, _NUM_WANDER + 1), 2)
     mains = 0.0008 * rng.standard_normal((NUM_ELECTRODES, 2))
     noise = np.hstack([mains, wander]).astype(np.float32) @ _sines()
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-NO_SAMPLE = -32768
+from sharding.format import NO_SAMPLE
+
 SATURATED_ADC = 16000  # 80 mV, where the recorders of the Challenge 2011 set come to rest
 DEFECTS: tuple[str, ...] = ("missing_run", "flat", "missing", "saturated")
 
@@ -21,7 +22,7 @@ class Defect:
     leads: tuple[int, ...]
     """Positions in stored order."""
     start: int
-    """First damaged sample; ``flat``, and ``missing`` damage the whole lead."""
+    """First damaged sample; ``flat`` and ``missing`` damage the whole lead."""
     length: int
     sign: int
 

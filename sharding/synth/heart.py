@@ -21,7 +21,6 @@ DURATION_S = NUM_SAMPLES / RATE_HZ
 SOURCES: tuple[str, ...] = ("x", "y", "z", "V1", "V2", "V3", "V4", "V5", "V6")
 NUM_SOURCES = len(SOURCES)
 X, Y, Z, V1, V2, V3, V4, V5, V6 = range(NUM_SOURCES)
-LOCAL = slice(3, 9)
 
 # Centre and width in milliseconds, then x, y, z in millivolt. P waves are timed from the onset of P, T waves from
 # the peak of T, the others from the R peak. LATE is silent in a normal heart. NEAR waves have no dipole: they are what
@@ -156,11 +155,11 @@ def apply_findings(beat: Beat, severity: Mapping[str, float], *, acuteness: floa
 
     if (s := severity["inferior_infarction"]) > 0:
         # The first forces point up (Q in II, III, aVF); a fresh one lifts ST there, an old one turns T over.
-        amplitude[SEPTAL, Y] -= 0.30 * s
+        amplitude[SEPTAL, Y] -= 0.36 * s
         width[SEPTAL] *= 1 + 0.35 * s
-        amplitude[MAIN, Y] -= 0.22 * s
+        amplitude[MAIN, Y] -= 0.26 * s
         amplitude[ST, [X, Y]] += s * acuteness * np.array([-0.05, 0.14])
-        amplitude[T_WAVES, Y] -= s * (1 - acuteness) * np.array([0.07, 0.17])
+        amplitude[T_WAVES, Y] -= s * (1 - acuteness) * np.array([0.08, 0.19])
 
     if (s := severity["right_bundle_branch_block"]) > 0:
         # The right ventricle comes last: a slow wave to the right and front (R' in V1, S in I and V6).

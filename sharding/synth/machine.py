@@ -1,7 +1,7 @@
-"""What the ECG machine would print: measured intervals and axes, and a report that follows from them alone.
+"""What the ECG machine would print: intervals, axes, and a report in words.
 
-Measurements come from the parameters that the waveform is drawn from plus a reading error, not from the discharge
-codes. 29999 means "not measured", as in MIMIC-IV-ECG's ``machine_measurements.csv``.
+Both come from what the waveform is drawn from plus a reading error, never from the discharge codes. 29999 means "not
+measured", as in MIMIC-IV-ECG's ``machine_measurements.csv``.
 """
 
 import numpy as np

@@ -39,7 +39,8 @@ def draw_subject(seed: int, subject: int) -> Subject:
     """Subject number ``subject``, 0-based."""
     rng = random_stream(seed, Stream.SUBJECT, subject)
     female = bool(rng.uniform() < 0.49)
-    age = int(np.clip(round(rng.normal(AGE_MEAN_YEARS, AGE_STD_YEARS)), 18, 91))
+    age = max(18, round(rng.normal(AGE_MEAN_YEARS, AGE_STD_YEARS)))
+    age = 91 if age > 89 else age  # as MIMIC-IV conceals it
     anchor_year = int(rng.integers(2110, 2200))
     first_visit = datetime(anchor_year, 1, 1) + timedelta(minutes=int(rng.integers(365 * 24 * 60)))
     return Subject(
@@ -70,10 +71,11 @@ class Visit:
 _PLACES, _PLACE_SHARES = ("ed", "ed_admitted", "hosp", "outside"), (0.22, 0.25, 0.48, 0.05)
 
 
-def _draw_visit(seed: int, number: int, subject: int, person: Subject, previous: Visit | None) -> Visit:
+def _draw_visit(seed: int, subject: int, person: Subject, *, number: int, after: datetime) -> Visit:
+    """Stay ``number`` of a subject. Returns come sooner each time, so that many of them fit into one life."""
     rng = random_stream(seed, Stream.STAY, subject, number)
-    gap_minutes = int(rng.exponential(240 * 24 * 60)) + 10 * 24 * 60
-    start = person.first_visit if previous is None else previous.start + timedelta(minutes=gap_minutes)
+    gap_days = 0.0 if number == 0 else 0.5 + rng.exponential(400 / number)
+    start = after + timedelta(minutes=round(gap_days * 24 * 60))
     place = str(rng.choice(_PLACES, p=_PLACE_SHARES))
     age = person.age_years + start.year - person.anchor_year
     return Visit(number, place, start, draw_stay(rng, person.liability, age_years=age, female=person.female))
@@ -99,14 +101,13 @@ class Record:
 
 def draw_records(seed: int, subject: int, person: Subject, *, num_records: int, defect_rate: float) -> Iterator[Record]:
     """The first ``num_records`` records of a subject, in order of time."""
-    visit = _draw_visit(seed, 0, subject, person, None)
-    number_within_stay = 0
-    time = visit.start
+    visit = _draw_visit(seed, subject, person, number=0, after=person.first_visit)
+    time, number_within_stay = visit.start, 0
     for number in range(num_records):
         rng = random_stream(seed, Stream.RECORD, subject, number)
         starts_stay, minutes = rng.uniform() < 0.7, int(rng.integers(20, 36 * 60))
         if number > 0 and starts_stay:
-            visit = _draw_visit(seed, visit.number + 1, subject, person, visit)
+            visit = _draw_visit(seed, subject, person, number=visit.number + 1, after=time)
             time, number_within_stay = visit.start, 0
         elif number > 0:
             time, number_within_stay = time + timedelta(minutes=minutes), number_within_stay + 1

@@ -4,6 +4,7 @@ import ast
 import csv
 import filecmp
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -183,6 +184,15 @@ def test_a_directory_in_use_is_refused_and_left_alone(tmp_path):
         synthesize(tmp_path / "note.txt" / "below", num_records=2, num_subjects=2, seed=0)
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
     assert (tmp_path / "note.txt").read_text() == "mine"
+
+
+def test_a_subject_with_many_records_has_them_in_order_within_one_life(tmp_path):
+    synthesize(tmp_path / "out", num_records=300, num_subjects=1, seed=0)
+    rows = sorted(table(tmp_path / "out", "records_w_diag_icd10.csv"), key=lambda row: row["ecg_time"])
+    assert float(rows[-1]["age"]) - float(rows[0]["age"]) < 30
+    place_in_stay = [int(row["ecg_no_within_stay"]) for row in rows]
+    assert all(after in (-1, 0, before + 1) for before, after in pairwise(place_in_stay))
+    assert len({row["ecg_time"] for row in rows}) == 300
 
 
 def test_an_empty_directory_will_do(tmp_path):
