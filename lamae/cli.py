@@ -332,12 +332,19 @@ def demo(
     out: Annotated[Path, typer.Option(help="Directory for everything the demo makes.")] = Path("demo"),
     records: Annotated[int, typer.Option(help="Synthetic ECGs to make.")] = 4000,
     seed: Annotated[int, typer.Option(help="Seed of the data and of both models.")] = 0,
+    steps: Annotated[int, typer.Option(help="Training steps of each model.")] = 300,
     processes: Annotated[int, typer.Option(help="Training processes (default: one per core, at most 2).")] = 0,
 ) -> None:
     """The whole way in minutes: synth, shard, verify, train LAMAE and a baseline, embed, probe, report."""
     from lamae.demo import run_demo
 
-    run_demo(out, num_records=records, seed=seed, num_processes=processes or min(2, os.cpu_count() or 1))
+    run_demo(
+        out,
+        num_records=records,
+        seed=seed,
+        num_processes=processes or min(2, os.cpu_count() or 1),
+        steps=steps,
+    )
 
 
 @app.command()

@@ -5,9 +5,11 @@
 Test records are touched once. Subjects that were in pretraining are refused as test subjects unless told otherwise.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,6 +64,21 @@ class ProbeResult:
     def prevalence(self) -> dict[str, float]:
         """Share of positive test records of each code."""
         return dict(zip(self.codes, self.y_NK.mean(0).tolist(), strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every number but the scores, as plain values."""
+        return {
+            "macro_auroc": dataclasses.asdict(self.macro),
+            "auroc": {code: dataclasses.asdict(value) for code, value in self.by_code().items()},
+            "prevalence": self.prevalence,
+            "left_out": self.left_out,
+            "C": self.C,
+            "num_train": self.num_train,
+            "num_val": self.num_val,
+            "num_test": len(self.test_rows),
+            "num_test_subjects": self.num_test_subjects,
+            "contamination": self.contamination,
+        }
 
 
 def probe(
@@ -140,6 +157,12 @@ class Difference:
 
     macro: Interval
     by_code: dict[str, Interval]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "macro_auroc": dataclasses.asdict(self.macro),
+            "auroc": {code: dataclasses.asdict(value) for code, value in self.by_code.items()},
+        }
 
 
 def difference(first: ProbeResult, second: ProbeResult) -> Difference:

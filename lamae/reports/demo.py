@@ -146,28 +146,9 @@ def summarise(results: DemoResults, claims: Sequence[Claim]) -> dict[str, Any]:
             | {"first_loss": run["metrics"][0]["loss"], "last_loss": run["metrics"][-1]["loss"]}
             for name, run in results["runs"].items()
         },
-        "probe": {
-            name: {
-                "macro_auroc": dataclasses.asdict(result.macro),
-                "auroc": {code: dataclasses.asdict(value) for code, value in result.by_code().items()},
-                "prevalence": result.prevalence,
-                "left_out": result.left_out,
-                "C": result.C,
-                "num_train": result.num_train,
-                "num_val": result.num_val,
-                "num_test": len(result.test_rows),
-                "num_test_subjects": result.num_test_subjects,
-                "contamination": result.contamination,
-            }
-            for name, result in probes.items()
-        },
+        "probe": {name: result.to_dict() for name, result in probes.items()},
         "probe_differences": {
-            f"{main} - {name}": {
-                "macro_auroc": dataclasses.asdict(difference(probes[main], other).macro),
-                "auroc": {
-                    code: dataclasses.asdict(value) for code, value in difference(probes[main], other).by_code.items()
-                },
-            }
+            f"{main} - {name}": difference(probes[main], other).to_dict()
             for name, other in probes.items()
             if name != main
         },

@@ -1,0 +1,334 @@
+"""The whole way in one command, on synthetic ECGs: what a newcomer runs first.
+
+    synth ─▶ shard ─▶ verify ─▶ labels ─▶ train (LAMAE, independent) ─▶ embed (both, random weights) ─▶ probe ─▶ report
+
+Every stage is the function behind the verb of the same name, on the same files. A stage whose result is there already
+is not run again, so an interrupted demo goes on where it stopped.
+"""
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lamae import console, launch
+from sharding.errors import LamaeError, UsageError
+from sharding.format import MANIFEST_NAME, ShardSet
+from sharding.progress import Progress
+
+CONFIG = "configs/pretrain/tiny.yaml"
+# A third of the subjects is kept for testing: the intervals of the comparison are over these.
+SPLIT_FRACTIONS = [0.6, 0.1, 0.3]
+RECORDS_PER_SUBJECT = 2.5
+# Labels with fewer records than this share have intervals too wide to read.
+MIN_PREVALENCE = 0.01
+METHODS = {"lamae": "LAMAE", "independent": "independent leads"}
+RANDOM_WEIGHTS = "LAMAE, random weights"
+NUM_RECONSTRUCTED = 256
+NUM_SHOWN = 2
+SETTINGS_NAME = "demo.json"
+DONE_NAME = "done.json"
+NEXT_STEPS = (
+    "your own recordings: lamae shard SOURCE SHARDS, then lamae train configs/pretrain/small.yaml run.dir=RUN "
+    "data.path=SHARDS",
+    "README.md: the road to MIMIC-IV-ECG and to a SLURM cluster",
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a demo directory was made with."""
+
+    num_records: int
+    seed: int
+    num_processes: int
+    steps: int
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where everything lies; each path is there only once what it names is complete."""
+
+    tree: Path
+    shards: Path
+    labels: Path
+    verified: Path
+    runs: dict[str, Path]
+    embeddings: dict[str, Path]
+
+    @classmethod
+    def below(cls, out: Path) -> "Paths":
+        return cls(
+            tree=out / "mimic-iv-ecg",
+            shards=out / "shards",
+            labels=out / "labels.zarr",
+            verified=out / "verified.json",
+            runs={kind: out / "runs" / kind for kind in METHODS},
+            embeddings={kind: out / "embeddings" / f"{kind}.zarr" for kind in (*METHODS, "random")},
+        )
+
+    @property
+    def manifest(self) -> Path:
+        return self.shards / MANIFEST_NAME
+
+
+class Stages:
+    """Runs the stages in order under numbered headings, and keeps how long each took, over restarts too."""
+
+    def __init__(self, log: Path, *, count: int) -> None:
+        self.log, self.count, self.number = log, count, 0
+        self.seconds: dict[str, float] = json.loads(log.read_text()) if log.exists() else {}
+
+    def run(self, title: str, result: Path, action: Callable[[Progress], None]) -> None:
+        """Run ``action`` unless ``result`` exists, which it makes, atomically, as its last deed."""
+        self.number += 1
+        console.console.print(f"[bold]\\[{self.number}/{self.count}][/bold] {title}", soft_wrap=True)
+        if result.exists():
+            console.console.print(f"      kept from before: {result}", soft_wrap=True)
+            return
+        start = time.monotonic()
+        with console.show_progress() as progress:
+            action(progress)
+        self.seconds[title] = round(time.monotonic() - start, 1)
+        console.write_json(self.log, self.seconds)
+        console.console.print(f"      {self.seconds[title]:.1f} s", soft_wrap=True)
+
+
+def run_demo(out: Path, *, num_records: int, seed: int, num_processes: int, steps: int) -> dict[str, Any]:
+    """Run every stage below ``out`` and return what ``report.json`` holds.
+
+    Raises UsageError when ``out`` holds something else, or a demo made with other settings.
+    """
+    settings = Settings(num_records, seed, num_processes, steps)
+    _claim(out, settings)
+    paths = Paths.below(out)
+    stages = Stages(out / "stages.json", count=6 + len(METHODS) + len(paths.embeddings) - 1)
+
+    stages.run("synth: ECGs with diagnoses, as a MIMIC-IV-ECG tree", paths.tree, lambda p: _synth(paths, settings, p))
+    stages.run("shard: quality control, splits by subject, tars", paths.manifest, lambda p: _shard(paths, settings, p))
+    stages.run("verify: every byte of the shard set", paths.verified, lambda p: _verify(paths, p))
+    stages.run("labels: ICD-10 codes of every record", paths.labels, lambda _: _labels(paths, settings))
+    for kind, name in METHODS.items():
+        stages.run(
+            f"train: {name}, DeepSpeed ZeRO 1, bf16, {num_processes} processes",
+            paths.runs[kind] / DONE_NAME,
+            lambda p, kind=kind: _train(kind, paths, settings, p),  # type: ignore[misc]
+        )
+    for kind, embeddings in paths.embeddings.items():
+        stages.run(
+            f"embed: {METHODS.get(kind, RANDOM_WEIGHTS)}",
+            embeddings,
+            lambda p, kind=kind: _embed(kind, paths, p),  # type: ignore[misc]
+        )
+    report: dict[str, Any] = {}
+    stages.run(
+        "probe, reconstruct, report",
+        out / "report.html",
+        lambda p: report.update(_report(out, paths, settings, stages.seconds, p)),
+    )
+    report = report or json.loads((out / "report.json").read_text())
+    _print_summary(report, out)
+    return report
+
+
+def _claim(out: Path, settings: Settings) -> None:
+    """Take ``out`` for this demo, or go on with the one that is there."""
+    path = out / SETTINGS_NAME
+    if path.exists():
+        found = json.loads(path.read_text())
+        if found != dataclasses.asdict(settings):
+            raise UsageError(f"{out}: holds a demo made with other settings ({found}); take another --out or remove it")
+        return
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out}: not empty and no demo; take another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    console.write_json(path, dataclasses.asdict(settings))
+
+
+def _synth(paths: Paths, settings: Settings, progress: Progress) -> None:
+    from sharding.synth import synthesize
+
+    num_subjects = max(1, round(settings.num_records / RECORDS_PER_SUBJECT))
+    synthesize(
+        paths.tree,
+        num_records=settings.num_records,
+        num_subjects=num_subjects,
+        seed=settings.seed,
+        progress=progress,
+    )
+
+
+def _shard(paths: Paths, settings: Settings, progress: Progress) -> None:
+    from sharding.options import PackOptions
+    from sharding.pack import pack
+
+    options = PackOptions(workers=settings.num_processes, shard_size=512, split_fractions=SPLIT_FRACTIONS)
+    pack(paths.tree, paths.shards, options=options, progress=progress)
+
+
+def _verify(paths: Paths, progress: Progress) -> None:
+    from sharding.verify import verify
+
+    problems = verify(paths.shards, progress=progress).problems
+    if problems:
+        raise LamaeError(f"{paths.shards}: {len(problems)} problems, the first: {problems[0]}")
+    console.write_json(paths.verified, {"index_sha256": ShardSet.open(paths.shards).index_hash})
+
+
+def _labels(paths: Paths, settings: Settings) -> None:
+    from lamae.evaluate.sources import build_labels
+
+    report = build_labels(
+        paths.shards,
+        paths.labels,
+        source="mimic-icd10",
+        file=paths.tree / "records_w_diag_icd10.csv",
+        min_count=max(2, round(MIN_PREVALENCE * settings.num_records)),
+        distinct=True,
+    )
+    console.console.print(f"      {report}", soft_wrap=True)
+
+
+def _train(kind: str, paths: Paths, settings: Settings, progress: Progress) -> None:
+    from lamae.train.monitor import read_metrics
+
+    run = paths.runs[kind]
+    overrides = [
+        f"run.dir={run}",
+        f"data.path={paths.shards}",
+        f"model.kind={kind}",
+        f"train.seed={settings.seed}",
+        f"train.steps={settings.steps}",
+    ]
+    run.mkdir(parents=True, exist_ok=True)
+    log = run / "train.log"
+
+    def show_step() -> None:
+        metrics = read_metrics(run / "metrics.jsonl")
+        if metrics:
+            progress("train", int(metrics[-1]["step"]), settings.steps)
+
+    start = time.monotonic()
+    code = launch.train_locally(
+        CONFIG, overrides, num_processes=settings.num_processes, log_path=log, on_poll=show_step
+    )
+    launch.check_exit(code, log)
+    show_step()
+    console.write_json(run / DONE_NAME, {"wall_s": time.monotonic() - start})
+
+
+def _embed(kind: str, paths: Paths, progress: Progress) -> None:
+    from lamae.evaluate.embed import embed
+
+    run = paths.runs.get(kind, paths.runs["lamae"])
+    out = paths.embeddings[kind]
+    embed(run, paths.shards, out, random_weights=kind not in paths.runs, threads=os.cpu_count(), progress=progress)
+
+
+def _report(
+    out: Path,
+    paths: Paths,
+    settings: Settings,
+    seconds: dict[str, float],
+    progress: Progress,
+) -> dict[str, Any]:
+    """Probe, reconstruct and write the report; its numbers."""
+    from lamae.evaluate.embed import read_lead_weights
+    from lamae.evaluate.probe import probe
+    from lamae.evaluate.reconstruction import reconstruct_records, reconstruction_errors
+    from lamae.reports.demo import DemoResults, write_demo_report
+    from lamae.reports.paper import to_millivolt
+    from lamae.train.checkpoint import load_model
+    from sharding.synth.findings import AGE_SEX_CODE, FINDINGS, NULL_CODE, REASON_CODES
+
+    start = time.monotonic()
+    shard_set = ShardSet.open(paths.shards)
+    test_rows = shard_set.rows_of_split("test")
+    shown = test_rows[:NUM_SHOWN]
+    loaded = {kind: load_model(run) for kind, run in paths.runs.items()}
+    probes = {}
+    for number, (kind, path) in enumerate(paths.embeddings.items()):
+        probes[METHODS.get(kind, RANDOM_WEIGHTS)] = probe(path, paths.labels)
+        progress("probe", number + 1, len(paths.embeddings))
+    results = DemoResults(
+        main=METHODS["lamae"],
+        random=RANDOM_WEIGHTS,
+        dataset={
+            "description": f"Synthetic 12-lead ECGs of seed {settings.seed}, written and read as a MIMIC-IV-ECG tree.",
+            "num_records": shard_set.num_records,
+            "num_subjects": shard_set.manifest["num_subjects"],
+            "splits": {name: count["records"] for name, count in shard_set.manifest["splits"].items()},
+            "rejects": shard_set.manifest["rejects"],
+        },
+        runs={METHODS[kind]: _run_info(paths.runs[kind], loaded[kind]) for kind in METHODS},
+        probes=probes,
+        reconstruction={
+            METHODS[kind]: reconstruction_errors(
+                loaded[kind],
+                shard_set,
+                test_rows[:NUM_RECONSTRUCTED],
+                progress=lambda _, done, total, kind=kind: progress(f"reconstruct, {METHODS[kind]}", done, total),  # type: ignore[misc]
+            )
+            for kind in METHODS
+        },
+        lead_weights_NL=read_lead_weights(paths.embeddings["lamae"], rows=test_rows),
+        records=[
+            {
+                "title": f"record {shard_set.keys[row]}",
+                "mv_LT": to_millivolt(
+                    shard_set.read(row), gain=shard_set.column("gain")[row], baseline=shard_set.column("baseline")[row]
+                ),
+                "rate_hz": shard_set.rate_hz,
+            }
+            for row in shown.tolist()
+        ],
+        examples=reconstruct_records(loaded["lamae"], shard_set, shown),
+        stages=seconds | {"probe and report": time.monotonic() - start},
+        environment=_environment(paths.runs["lamae"], settings),
+        null_code=NULL_CODE,
+        code_descriptions={finding.icd10: finding.name.replace("_", " ") for finding in FINDINGS}
+        | dict.fromkeys(REASON_CODES, "why the ECG was taken: not in the waveform")
+        | {AGE_SEX_CODE: "age and sex only", NULL_CODE: "not in the waveform"},
+        next_steps=NEXT_STEPS,
+    )
+    return write_demo_report(results, out)
+
+
+def _run_info(run: Path, loaded: Any) -> Any:
+    from lamae.train.monitor import read_metrics
+
+    return {
+        "num_parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
+        "steps": loaded.step,
+        "wall_s": json.loads((run / DONE_NAME).read_text())["wall_s"],
+        "metrics": read_metrics(run / "metrics.jsonl"),
+    }
+
+
+def _environment(run: Path, settings: Settings) -> dict[str, str]:
+    """What it takes to run this again, from the run's own manifest."""
+    manifest = json.loads((run / "manifest.json").read_text())
+    machine, versions = manifest["machine"], manifest["versions"]
+    return {
+        "command": f"lamae demo --records {settings.num_records} --seed {settings.seed} "
+        f"--steps {settings.steps} --processes {settings.num_processes}",
+        "device": f"{machine['device']}, {machine['cores']} cores, {machine['world_size']} processes x "
+        f"{machine['threads_per_rank']} threads",
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
+        "configuration": f"{CONFIG}, hash {manifest['config_hash']}",
+    }
+
+
+def _print_summary(report: dict[str, Any], out: Path) -> None:
+    rows = [[claim["verdict"], claim["statement"], claim["evidence"]] for claim in report["claims"]]
+    console.console.print()
+    for verdict, statement, evidence in rows:
+        console.console.print(f"[bold]{verdict}[/bold]: {statement}. {evidence}", soft_wrap=True)
+    console.console.print(f"\nlook at: {out / 'report.html'}", soft_wrap=True)
+    console.console.print(f"curves:  tensorboard --logdir {out / 'runs'}", soft_wrap=True)
+    for step in NEXT_STEPS:
+        console.console.print(f"next:    {step}", soft_wrap=True)
