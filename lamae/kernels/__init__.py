@@ -1,6 +1,5 @@
 """Attention over the leads of a record, in several implementations behind one function."""
 
 from lamae.kernels.dispatch import cross_lead_attention, sequence_attention
-from lamae.kernels.eager import eager_attention
 
-__all__ = ["cross_lead_attention", "eager_attention", "sequence_attention"]
+__all__ = ["cross_lead_attention", "sequence_attention"]
