@@ -85,7 +85,7 @@ class PretrainModel(nn.Module):
         further = config.latent_depth if config.match_parameters and not exchanges else 0
         self.encoder = Encoder(config, depth=config.depth + further)
         self.exchange = Exchange(config, scope=config.scope, depth=config.latent_depth) if exchanges else None
-        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.norm_summary = nn.LayerNorm(config.width, eps=1e-6)
         self.pool_record = AttentionPool(config.width) if exchanges else None
         pools_instants = exchanges and config.scope != "summary"
         self.pool_instant = AttentionPool(config.width) if pools_instants else None
@@ -181,8 +181,9 @@ class PretrainModel(nn.Module):
             latents = on_shared_grid(latents, num_patches=mask.num_patches)
         if self.exchange is not None:
             latents = latents._replace(z_BVTD=self.exchange(latents))
-        latents = latents._replace(z_BVTD=self.norm(latents.z_BVTD))
-        slot_BV, summary_BVD = latents.slot_BV, latents.summary_BVD
+        # The summaries alone are normalised. Patch tokens go to the decoder as they are: normalising them divides by
+        # their size, which is the amplitude that has to be reconstructed.
+        slot_BV, summary_BVD = latents.slot_BV, self.norm_summary(latents.summary_BVD)
         instant_BSD = None
         known_BS = slot_BV.any(1, keepdim=True).expand_as(latents.patch_BVS[:, 0])
         if self.pool_record is None:
