@@ -15,7 +15,7 @@ def plot_loss(
     curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, ylabel: str = "training loss"
 ) -> Figure:
     """Loss against records seen, one smoothed line per run over its raw values: {name: (records, loss)}."""
-    figure, ax = _chart(10.6, 3.4)
+    figure, ax = new_chart(10.6, 3.4)
     for (name, (records, loss)), color in zip(curves.items(), SERIES, strict=False):
         ax.plot(records, loss, color=color, linewidth=0.6, alpha=0.3)
         ax.plot(records, _smooth(np.asarray(loss, dtype=float)), color=color, linewidth=1.8, label=name)
@@ -28,7 +28,7 @@ def plot_loss(
 def plot_auroc(rows: Sequence[str], series: Mapping[str, Sequence[Interval]], *, xlabel: str = "AUROC") -> Figure:
     """Points with 95 % intervals: one line of the chart per row, one colour per series."""
     num_series = len(series)
-    figure, ax = _chart(10.6, 0.9 + len(rows) * (0.12 + 0.16 * num_series))
+    figure, ax = new_chart(10.6, 0.9 + len(rows) * (0.12 + 0.16 * num_series))
     style_axes(ax, grid=False)
     ax.grid(axis="x", color=RULE, linewidth=0.6)
     for s, (name, intervals) in enumerate(series.items()):
@@ -45,7 +45,7 @@ def plot_auroc(rows: Sequence[str], series: Mapping[str, Sequence[Interval]], *,
 
 def plot_differences(rows: Sequence[str], intervals: Sequence[Interval], *, xlabel: str) -> Figure:
     """Differences with 95 % intervals around zero; those whose interval excludes zero are filled."""
-    figure, ax = _chart(10.6, 0.8 + 0.27 * len(rows))
+    figure, ax = new_chart(10.6, 0.8 + 0.27 * len(rows))
     style_axes(ax, grid=False)
     ax.grid(axis="x", color=RULE, linewidth=0.6)
     ax.axvline(0, color=INK, linewidth=0.9)
@@ -63,7 +63,7 @@ def plot_bars(
     groups: Sequence[str], series: Mapping[str, Sequence[float]], *, ylabel: str, emphasis: str | None = None
 ) -> Figure:
     """Bars side by side: one cluster per group, one colour per series; NaN leaves a gap."""
-    figure, ax = _chart(10.6, 3.6)
+    figure, ax = new_chart(10.6, 3.6)
     width = 0.82 / max(1, len(series))
     quiet = iter(("#c9d2de", "#a9b6c7", "#8596ad", "#64789a", "#455a82", "#2c3e63"))
     for s, (name, values) in enumerate(series.items()):
@@ -77,7 +77,8 @@ def plot_bars(
     return figure
 
 
-def _chart(width: float, height: float) -> tuple[Figure, Axes]:
+def new_chart(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty chart in the common style, ``width`` by ``height`` inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     ax = figure.subplots()

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from sharding.leads import LEADS, NUM_LEADS
 
@@ -126,6 +127,7 @@ class _Sheet:
         x0, x1 = _MARGIN_MM, _MARGIN_MM + self.paper_mm
         y1 = self.height - _MARGIN_MM - _HEAD_MM + _BOX_MM
         y0 = y1 - _BOX_MM * np.floor((y1 - _MARGIN_MM) / _BOX_MM)
+        self.paper = Rectangle((x0, y0), x1 - x0, y1 - y0, transform=self.axes.transData)
         for step, color, width in ((1.0, GRID_FINE, 0.35), (_BOX_MM, GRID_COARSE, 0.6)):
             xs = np.arange(x0, x1 + step / 2, step)
             ys = np.arange(y0, y1 + step / 2, step)
@@ -158,7 +160,11 @@ class _Sheet:
             self._text(left + length_s * MM_PER_S / 2, middle, "not recorded", size=8, color=NOTE, align="center")
             return
         xs = left + np.arange(len(mv_T)) / rate_hz * MM_PER_S
-        self.axes.plot(xs, middle + mv_T * MM_PER_MV, color=INK, linewidth=0.75, solid_joinstyle="round", zorder=3)
+        ys = middle + mv_T * MM_PER_MV
+        if np.isfinite(mv_T).any() and not (np.abs(mv_T) * MM_PER_MV < self.row_mm).any():
+            self._text(left + length_s * MM_PER_S / 2, middle, "off the paper", size=8, color=NOTE, align="center")
+        (line,) = self.axes.plot(xs, ys, color=INK, linewidth=0.75, solid_joinstyle="round", zorder=3)
+        line.set_clip_path(self.paper)
 
     def _text(
         self,
