@@ -18,6 +18,7 @@ from sharding.errors import LamaeError
 from sharding.files import DirectoryFiles
 from sharding.format import COLUMNS, NO_SAMPLE, SHARDS_NAME, SPLITS, npy_header, shard_name
 from sharding.leads import NUM_LEADS
+from sharding.measures import Measures
 from sharding.plan import Plan
 from sharding.progress import Progress, ignore
 from sharding.quality import QualityConfig, assess
@@ -126,7 +127,8 @@ def _check_expected(recording: Recording, entry: Entry, planned: Plan) -> None:
 
 
 def _row(recording: Recording, entry: Entry, quality: QualityConfig) -> dict[str, Any]:
-    found = assess(recording, quality)
+    measures = Measures(recording)
+    found = assess(measures, quality)
     return {
         "key": entry.key,
         "subject": -1 if entry.subject is None else entry.subject,
@@ -134,11 +136,11 @@ def _row(recording: Recording, entry: Entry, quality: QualityConfig) -> dict[str
         "gain": recording.gain,
         "baseline": recording.baseline,
         "lead_mask": int(found.usable @ _LEAD_BITS),
-        "mean_mv": found.mean_mv,
-        "std_mv": found.std_mv,
-        "min_adc": found.min_adc,
-        "max_adc": found.max_adc,
-        "num_missing": found.num_missing,
+        "mean_mv": measures.mean_mv,
+        "std_mv": measures.std_mv,
+        "min_adc": measures.min_adc,
+        "max_adc": measures.max_adc,
+        "num_missing": measures.num_missing,
         "lead_flags": found.lead_flags,
         "record_flags": found.record_flags,
     }

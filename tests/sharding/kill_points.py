@@ -31,9 +31,10 @@ def watch_operations(log: Path, *, kill_before: int | None) -> None:
     """Log every sync, rename, mkdir and unlink of this process; die just before the ``kill_before``-th."""
     count = 0
     file = log.open("w")
-    for name in ("fsync", "replace", "rename", "mkdir", "unlink", "rmdir"):
+    originals = {name: getattr(os, name) for name in ("fsync", "replace", "rename", "mkdir", "unlink", "rmdir")}
+    for name, original in originals.items():
 
-        def wrapped(*args, name=name, original=getattr(os, name), **kwargs):
+        def wrapped(*args, name=name, original=original, **kwargs):
             nonlocal count
             if count == kill_before:
                 os.kill(os.getpid(), signal.SIGKILL)
