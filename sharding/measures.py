@@ -55,6 +55,11 @@ class Measures:
         return (self.max_adc - self._offset) / self.recording.gain
 
     @cached_property
+    def range_mv(self) -> np.ndarray:
+        """Peak to peak of the valid samples, millivolt."""
+        return (self.max_adc.astype(np.int64) - self.min_adc) / self.recording.gain
+
+    @cached_property
     def _still(self) -> np.ndarray:
         """bool [12, W], whether samples 8w .. 8w + 8 are all equal: eight comparisons read as one 64-bit word."""
         samples = self.recording.samples

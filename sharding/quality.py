@@ -100,7 +100,7 @@ class QualityConfig:
 _LEAD_RULES: dict[str, Callable[[Measures, QualityConfig], np.ndarray]] = {
     "gaps": lambda m, c: (m.num_missing > c.gaps_max_share * m.num_samples) | ~m.has_samples,
     "zero": lambda m, c: m.has_samples & (m.low_mv == 0) & (m.high_mv == 0),
-    "flat": lambda m, c: m.has_samples & (m.high_mv - m.low_mv <= 1e-3 * c.flat_max_range_uv),
+    "flat": lambda m, c: m.has_samples & (m.range_mv <= c.flat_max_range_uv / 1000),
     "flat_run": lambda m, c: m.still_longer_than(c.flat_run_max_s),
     "saturated": lambda m, c: m.share_at_end > c.saturated_max_share,
     "amplitude": lambda m, c: m.beyond_longer_than(c.amplitude_max_mv, c.amplitude_max_s),
