@@ -33,23 +33,25 @@ def submit(
     from cluster import profile
     from cluster.submit import submit as submit_job
 
-    submitted = submit_job(
-        verb, arguments or [], profile=profile.load(cluster, overrides or []), folder=folder, dry_run=dry_run
-    )
+    chosen = profile.load(cluster, overrides or [])
+    submitted = submit_job(verb, arguments or [], profile=chosen, folder=folder, dry_run=dry_run)
     out = console.console
-    if dry_run:
-        if submitted.script is not None:
-            out.print(submitted.script, soft_wrap=True, markup=False)
-        out.print(f"plan: {submitted.plan}", soft_wrap=True, markup=False)
+    for job in submitted:
+        if job.job_id is None:
+            if job.script is not None:
+                out.print(job.script, soft_wrap=True, markup=False)
+            out.print(f"plan: {job.plan}", soft_wrap=True, markup=False)
+        else:
+            out.print(f"job {job.job_id}: {job.plan}", soft_wrap=True, markup=False)
+            out.print(f"log: {jobs_module.log_path(job.folder, job.job_id)}", soft_wrap=True, markup=False)
+    last = submitted[-1]
+    if last.job_id is None:
         return
-    assert submitted.job_id is not None
-    run = submitted.folder.parent.parent if verb == "train" else submitted.folder
-    out.print(f"job {submitted.job_id}: {submitted.plan}", soft_wrap=True, markup=False)
-    out.print(f"log: {jobs_module.log_path(submitted.folder, submitted.job_id)}", soft_wrap=True, markup=False)
     if not wait:
+        run = last.folder.parent.parent if verb == "train" else last.folder
         out.print(f"next: lamae jobs {shlex.quote(str(run))}   (--cancel ends it)", soft_wrap=True, markup=False)
         return
-    status = jobs_module.follow(submitted.folder, write=_write_through)
+    status = jobs_module.follow(last.folder, write=_write_through)
     if status.state != jobs_module.DONE:
         console.print_error(f"job {status.job_id} {status.state}: {status.detail}")
         raise typer.Exit(status.exit_code or 1)

@@ -51,7 +51,7 @@ class NodeJob:
     def __call__(self) -> str:
         """Run one attempt; under Slurm the batch script then decides what follows, here a local job decides itself."""
         set_up_logging()
-        logging.getLogger("submitit").propagate = False  # it has a handler of its own: every line would come twice
+        logging.getLogger("submitit").setLevel(logging.WARNING)  # the last line of the log is to be ours
         folder = Path(self.folder)
         submission = Submission.read(folder)
         place = find_node(os.environ)

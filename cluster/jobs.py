@@ -136,7 +136,7 @@ def _status(
     attempts = list_attempts(folder)
     state, detail, exit_code = judge(
         queued=own,
-        decision=_final_decision(folder, submission) or _last_decision(attempts),
+        decision=_final_decision(folder, submission) or (None if submission.array else _last_decision(attempts)),
         accounted=next((text for name, text in accounted.items() if name.split("_")[0] == job_id), None),
         alive=submission.kind == "local" and _local_alive(job_id),
     )
@@ -213,8 +213,9 @@ def last_metrics(path: Path) -> dict[str, Any]:
 
 
 def log_path(folder: Path, job_id: str) -> Path:
-    """The log of the job's first node, where rank 0 and the batch script write."""
-    return folder / LOGS_NAME / f"{job_id}_0_log.out"
+    """The log of the job's first node, where rank 0 and the batch script write; of an array, that of its first task."""
+    of_array = folder / LOGS_NAME / f"{job_id}_0_0_log.out"
+    return of_array if of_array.exists() else folder / LOGS_NAME / f"{job_id}_0_log.out"
 
 
 def last_log_line(folder: Path, job_id: str) -> str:

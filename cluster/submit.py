@@ -1,39 +1,35 @@
 """``lamae submit``: put a verb on a cluster, or on this machine, through submitit."""
 
 import dataclasses
-import os
 import shlex
-import signal
+import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import submitit
-from submitit.slurm.slurm import _make_sbatch_string  # the text of a batch script on a machine without Slurm
 
 from cluster import registry, slurm
+from cluster.executor import script_text, send
 from cluster.job import NodeJob
 from cluster.profile import Profile
 from cluster.snapshot import copy_code
 from cluster.submission import (
     CODE_NAME,
     CONFIG_NAME,
+    EXIT_USAGE,
     JOB_ID_NAME,
-    LOGS_NAME,
     OTHER_JOBS_NAME,
     RUN_JOBS_NAME,
     Submission,
     make_folder,
 )
 from lamae import config as run_config
-from sharding.errors import UsageError
+from sharding.errors import LamaeError, UsageError
 
 TRAIN = "train"
-VERBS = (TRAIN, "shard", "labels", "embed", "probe", "finetune", "compare", "export", "verify", "bench", "synth")
+SHARD = "shard"
+VERBS = (TRAIN, SHARD, "labels", "embed", "probe", "finetune", "compare", "export", "verify", "bench", "synth")
 
 
 @dataclass
@@ -43,7 +39,7 @@ class Submitted:
     folder: Path
     job_id: str | None
     script: str | None
-    """The batch script; None for a local job."""
+    """The batch script of a dry run; None for a local job."""
 
     plan: str
     """One line for people: what runs where."""
@@ -51,25 +47,56 @@ class Submitted:
 
 def submit(
     verb: str, arguments: Sequence[str], *, profile: Profile, folder: Path | None = None, dry_run: bool = False
-) -> Submitted:
+) -> list[Submitted]:
     """Submit ``lamae VERB ARGUMENTS``; with ``dry_run`` nothing is submitted or written.
 
+    One job, or for ``shard`` on SLURM two: an array that packs and a job that merges what it packed. The last one is
+    done when everything is.
     folder: where jobs other than training keep their files (default ``lamae-jobs`` here); training keeps them in the
     run directory. Raises UsageError for a verb or configuration that can never work.
     """
     if verb not in VERBS:
         raise UsageError(f"{verb}: cannot be submitted; the verbs are {', '.join(VERBS)}")
-    config = None
+    if profile.kind == "slurm" and not dry_run and not slurm.available():
+        raise UsageError("sbatch not found: submit from a login node of the cluster, or use configs/cluster/local.yaml")
     if verb == TRAIN:
-        config = resolve_training(arguments, profile=profile)
-        root = Path(config.run.dir) / RUN_JOBS_NAME
-    else:
-        root = (folder or Path(OTHER_JOBS_NAME)).absolute()
-        if profile.node_range()[0] > 1 or profile.num_local_ranks > 1:
-            profile = dataclasses.replace(profile, nodes="1", ranks_per_node=1)
-    target = root / "NNN" if dry_run else make_folder(root, suffix="" if verb == TRAIN else f"-{verb}")
-    argv = ["-m", "lamae", verb, *(arguments if config is None else [str(target / CONFIG_NAME)])]
-    submission = Submission(
+        return [_submit_training(arguments, profile=profile, dry_run=dry_run)]
+    profile = dataclasses.replace(profile, nodes="1", ranks_per_node=1)
+    root = (folder or Path(OTHER_JOBS_NAME)).absolute()
+    if verb == SHARD and profile.kind == "slurm":
+        return _submit_packing(arguments, profile=profile, root=root, dry_run=dry_run)
+    argv = ["-m", "lamae", verb, *arguments]
+    return [_submit(_submission(verb, argv, profile), profile, root=root, suffix=f"-{verb}", dry_run=dry_run)]
+
+
+def _submit_training(arguments: Sequence[str], *, profile: Profile, dry_run: bool) -> Submitted:
+    config = resolve_training(arguments, profile=profile)
+    submission = _submission(TRAIN, ["-m", "lamae", TRAIN, CONFIG_NAME], profile)
+    submission.run_dir = config.run.dir
+    root = Path(config.run.dir) / RUN_JOBS_NAME
+    return _submit(submission, profile, root=root, dry_run=dry_run, config_yaml=run_config.to_yaml(config))
+
+
+def _submit_packing(arguments: Sequence[str], *, profile: Profile, root: Path, dry_run: bool) -> list[Submitted]:
+    """Plan here, pack in an array, merge in a job that waits for the whole array; the same bytes as packed in one."""
+    verb = ["-m", "lamae", SHARD, *arguments]
+    if not dry_run:
+        planned = subprocess.run([sys.executable, *verb, "--plan-only"], stderr=subprocess.PIPE, text=True)
+        if planned.returncode != 0:
+            error = UsageError if planned.returncode == EXIT_USAGE else LamaeError
+            raise error(planned.stderr.strip().splitlines()[-1].removeprefix("lamae: "))
+    count = profile.array_tasks
+    packing = _submission(SHARD, [], profile)
+    packing.array = [[*verb, "--parts", f"{part}/{count}"] for part in range(count)]
+    first = _submit(packing, profile, root=root, suffix="-shard", dry_run=dry_run)
+    after_all = {"dependency": f"afterok:{first.job_id or 'JOB'}", "kill-on-invalid-dep": "yes"}
+    merging = _submission(SHARD, verb, profile)
+    merge_profile = dataclasses.replace(profile, slurm={**profile.slurm, **after_all})
+    return [first, _submit(merging, merge_profile, root=root, suffix="-merge", dry_run=dry_run)]
+
+
+def _submission(verb: str, argv: list[str], profile: Profile) -> Submission:
+    return Submission(
         verb=verb,
         argv=argv,
         kind=profile.kind,
@@ -77,29 +104,47 @@ def submit(
         max_restarts=profile.max_restarts,
         backoff_s=profile.backoff_s,
         exclude_culprits=profile.exclude_culprits,
-        run_dir=None if config is None else config.run.dir,
         submitted_at=time.time(),
     )
+
+
+def _submit(
+    submission: Submission,
+    profile: Profile,
+    *,
+    root: Path,
+    dry_run: bool,
+    suffix: str = "",
+    config_yaml: str | None = None,
+) -> Submitted:
+    """Make the job's folder with the code and configuration as they are now, and hand the job over."""
+    folder = root / f"NNN{suffix}" if dry_run else make_folder(root, suffix=suffix)
+    if config_yaml is not None:
+        submission.argv = [str(folder / CONFIG_NAME) if word == CONFIG_NAME else word for word in submission.argv]
+    plan = _describe(submission, profile)
+    if dry_run:
+        script = script_text(folder, profile, num_tasks=len(submission.array)) if profile.kind == "slurm" else None
+        return Submitted(folder, None, script, plan)
+    copy_code(folder / CODE_NAME)
+    if config_yaml is not None:
+        (folder / CONFIG_NAME).write_text(config_yaml)
+    submission.write(folder)
+    tasks = range(len(submission.array))
+    job_id = send(folder, profile, [NodeJob(str(folder), task) for task in tasks] or [NodeJob(str(folder))])
+    (folder / JOB_ID_NAME).write_text(f"{job_id}\n")
+    registry.add(folder)
+    return Submitted(folder, job_id, None, plan)
+
+
+def _describe(submission: Submission, profile: Profile) -> str:
     low, high = profile.node_range()
     nodes = f"{low} node{'s' * (low > 1)}" if low == high else f"{low} to {high} nodes"
-    plan = f"{shlex.join(['python', *argv])} on {nodes}, {profile.num_local_ranks} rank(s) each"
-    if dry_run:
-        return Submitted(target, None, script_text(target, profile) if profile.kind == "slurm" else None, plan)
-    if profile.kind == "slurm" and not slurm.available():
-        target.rmdir()
-        raise UsageError("sbatch not found: submit from a login node of the cluster, or use configs/cluster/local.yaml")
-
-    copy_code(target / CODE_NAME)
-    if config is not None:
-        (target / CONFIG_NAME).write_text(run_config.to_yaml(config))
-    submission.write(target)
-    job_id = _send(target, profile, [NodeJob(str(target))])
-    (target / JOB_ID_NAME).write_text(f"{job_id}\n")
-    registry.add(target)
-    script = None
-    if profile.kind == "slurm":
-        script = (target / LOGS_NAME / f"{job_id}_submission.sh").read_text()
-    return Submitted(target, job_id, script, plan)
+    if submission.array:
+        words = submission.array[0]
+        nodes = f"an array of {len(submission.array)} tasks, {nodes} each"
+    else:
+        words = submission.argv
+    return f"{shlex.join(['python', *words])} on {nodes}, {submission.ranks_per_node} process(es) per node"
 
 
 def resolve_training(arguments: Sequence[str], *, profile: Profile) -> run_config.RunConfig:
@@ -128,101 +173,3 @@ def refuse_uneven_worlds(worlds: Sequence[int], *, global_batch_size: int) -> No
             f"train.global_batch_size={global_batch_size} cannot be shared by {world} ranks; the nearest numbers of "
             f"ranks (nodes x ranks per node) that divide it are {near}"
         )
-
-
-def executor_parameters(folder: Path, profile: Profile) -> dict[str, Any]:
-    """What submitit's AutoExecutor is told: one task per node, which starts the node's ranks."""
-    after = shlex.join([profile.python or sys.executable, "-m", "cluster.after", str(folder)])
-    if profile.python:
-        after = f"{profile.python} -m cluster.after {shlex.quote(str(folder))}"
-    environment = job_environment(folder, profile)
-    srun = ["--kill-on-bad-exit=1"]
-    if profile.cpus_per_node:
-        srun.append(f"--cpus-per-task={profile.cpus_per_node}")  # srun does not take it over from sbatch
-    return {
-        "name": f"lamae-{folder.parent.parent.name if folder.parent.name == RUN_JOBS_NAME else folder.name}",
-        "timeout_min": profile.time_min,
-        "tasks_per_node": 1,
-        "cpus_per_task": profile.cpus_per_node or None,
-        "gpus_per_node": profile.gpus_per_node or None,
-        "mem_gb": profile.mem_gb or None,
-        "stderr_to_stdout": True,
-        "slurm_partition": profile.partition,
-        "slurm_account": profile.account,
-        "slurm_qos": profile.qos,
-        "slurm_constraint": profile.constraint,
-        "slurm_exclude": profile.exclude,
-        "slurm_signal_delay_s": profile.save_before_end_s,
-        "slurm_srun_args": srun,
-        "slurm_setup": [
-            *(f"export {name}={shlex.quote(value)}" for name, value in environment.items()),
-            *profile.setup,
-        ],
-        "slurm_teardown": [after],
-        # A range of nodes is beyond submitit's own parameter. Clusters may default to jobs that cannot be requeued.
-        "slurm_additional_parameters": {"nodes": profile.nodes, "requeue": True, **profile.slurm},
-    }
-
-
-def script_text(folder: Path, profile: Profile) -> str:
-    """The batch script as submitit would write it, without needing Slurm here."""
-    parameters = {
-        "timeout_min": "time",
-        "tasks_per_node": "ntasks_per_node",
-        "name": "job_name",
-    }
-    values: dict[str, Any] = {}
-    for key, value in executor_parameters(folder, profile).items():
-        if value is not None and not key.startswith("local_"):
-            values[parameters.get(key, key.removeprefix("slurm_"))] = value
-    if "mem_gb" in values:
-        values["mem"] = f"{values.pop('mem_gb'):g}GB"
-    logs = folder / LOGS_NAME
-    python = profile.python or shlex.quote(sys.executable)
-    command = f"{python} -u -m submitit.core._submit {shlex.quote(str(logs))}"
-    return str(_make_sbatch_string(command=command, folder=logs, **values))
-
-
-def job_environment(folder: Path, profile: Profile) -> dict[str, str]:
-    """Environment of every process of the job."""
-    return {
-        **profile.environment,
-        "PYTHONPATH": str(folder / CODE_NAME),
-        "PYTHONSAFEPATH": "1",  # or the directory of submission would come before the snapshot
-    }
-
-
-def _send(folder: Path, profile: Profile, jobs: list[NodeJob]) -> str:
-    """Hand the jobs to submitit; the scheduler's number of the job or array."""
-    options = {f"{profile.kind}_python": profile.python} if profile.python else {}
-    executor = submitit.AutoExecutor(folder / LOGS_NAME, cluster=profile.kind, **options)
-    executor.update_parameters(**executor_parameters(folder, profile))
-    with _without_outer_job(), _local_job_environment(folder, profile):
-        sent = [executor.submit(jobs[0])] if len(jobs) == 1 else executor.submit_array(jobs)
-    return str(sent[0].job_id).split("_")[0]
-
-
-@contextmanager
-def _without_outer_job() -> Iterator[None]:
-    """Submit as from a login node, also from within another job; where Slurm's configuration lies stays known."""
-    kept = {name: os.environ[name] for name in ("SLURM_CONF", "SLURM_CLUSTERS") if name in os.environ}
-    with submitit.helpers.clean_env():
-        os.environ.update(kept)
-        yield
-
-
-@contextmanager
-def _local_job_environment(folder: Path, profile: Profile) -> Iterator[None]:
-    """What a local job inherits from this process: the environment, and deafness to the terminal's hang-up."""
-    if profile.kind != "local":
-        yield
-        return
-    before = dict(os.environ)
-    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    os.environ.update(job_environment(folder, profile))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGHUP, handler)
-        os.environ.clear()
-        os.environ.update(before)

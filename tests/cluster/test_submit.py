@@ -18,7 +18,7 @@ def train_arguments(tmp_path):
 
 def test_a_dry_run_shows_the_batch_script_and_writes_nothing(tmp_path):
     chosen = profile.load(CPU, ["nodes=1-2", "account=ecg", "setup=[module load python]", "slurm={nice: 7}"])
-    submitted = submit("train", train_arguments(tmp_path), profile=chosen, dry_run=True)
+    [submitted] = submit("train", train_arguments(tmp_path), profile=chosen, dry_run=True)
     lines = submitted.script.splitlines()
     wanted = ["nodes=1-2", "account=ecg", "nice=7", "ntasks-per-node=1", "cpus-per-task=16", "mem=64GB", "requeue"]
     assert {f"#SBATCH --{option}" for option in wanted} <= set(lines)
@@ -48,7 +48,17 @@ def test_without_slurm_nothing_is_left_behind(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match="sbatch not found"):
         submit("train", train_arguments(tmp_path), profile=profile.load(CPU))
-    assert list((tmp_path / "run" / "jobs").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_packing_is_an_array_and_a_merge_that_waits_for_it():
+    chosen = profile.load(CPU, ["array_tasks=3"])
+    array, merge = submit("shard", ["mimic", "out", "--shard-size", "64"], profile=chosen, dry_run=True)
+    assert "#SBATCH --array=0-2%3" in array.script.splitlines()
+    assert "python -m lamae shard mimic out --shard-size 64 --parts 0/3" in array.plan
+    assert "#SBATCH --nodes=1" in array.script.splitlines()
+    assert {"#SBATCH --dependency=afterok:JOB", "#SBATCH --kill-on-invalid-dep=yes"} <= set(merge.script.splitlines())
+    assert "--parts" not in merge.plan
 
 
 def test_a_job_imports_the_snapshot_and_not_the_checkout(tmp_path):

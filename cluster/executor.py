@@ -1,0 +1,116 @@
+"""From a profile to submitit: what the scheduler is asked for, and the batch script it gets."""
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.slurm.slurm import _make_sbatch_string  # the text of a batch script on a machine without Slurm
+
+from cluster.job import NodeJob
+from cluster.profile import Profile
+from cluster.submission import CODE_NAME, LOGS_NAME, RUN_JOBS_NAME
+
+
+def executor_parameters(folder: Path, profile: Profile) -> dict[str, Any]:
+    """What submitit's AutoExecutor is told: one task per node, which starts the node's ranks.
+
+    folder: the job's; named after the run where it is inside one.
+    """
+    python = profile.python or shlex.quote(sys.executable)
+    environment = job_environment(folder, profile)
+    srun = ["--kill-on-bad-exit=1"]
+    if profile.cpus_per_node:
+        srun.append(f"--cpus-per-task={profile.cpus_per_node}")  # srun does not take it over from sbatch
+    return {
+        "name": f"lamae-{folder.parent.parent.name if folder.parent.name == RUN_JOBS_NAME else folder.name}",
+        "timeout_min": profile.time_min,
+        "tasks_per_node": 1,
+        "cpus_per_task": profile.cpus_per_node or None,
+        "gpus_per_node": profile.gpus_per_node or None,
+        "mem_gb": profile.mem_gb or None,
+        "stderr_to_stdout": True,
+        "slurm_partition": profile.partition,
+        "slurm_account": profile.account,
+        "slurm_qos": profile.qos,
+        "slurm_constraint": profile.constraint,
+        "slurm_exclude": profile.exclude,
+        "slurm_signal_delay_s": profile.save_before_end_s,
+        "slurm_srun_args": srun,
+        "slurm_setup": [
+            *(f"export {name}={shlex.quote(value)}" for name, value in environment.items()),
+            *profile.setup,
+        ],
+        "slurm_teardown": [f"{python} -m cluster.after {shlex.quote(str(folder))}"],
+        # A range of nodes is beyond submitit's own parameter. Clusters may default to jobs that cannot be requeued.
+        "slurm_additional_parameters": {"nodes": profile.nodes, "requeue": True, **profile.slurm},
+    }
+
+
+def script_text(folder: Path, profile: Profile, *, num_tasks: int = 0) -> str:
+    """The batch script as submitit would write it, without needing Slurm here; of an array where it has tasks."""
+    parameters = {
+        "timeout_min": "time",
+        "tasks_per_node": "ntasks_per_node",
+        "name": "job_name",
+    }
+    values: dict[str, Any] = {}
+    for key, value in executor_parameters(folder, profile).items():
+        if value is not None and not key.startswith("local_"):
+            values[parameters.get(key, key.removeprefix("slurm_"))] = value
+    if "mem_gb" in values:
+        values["mem"] = f"{values.pop('mem_gb'):g}GB"
+    logs = folder / LOGS_NAME
+    python = profile.python or shlex.quote(sys.executable)
+    command = f"{python} -u -m submitit.core._submit {shlex.quote(str(logs))}"
+    return str(_make_sbatch_string(command=command, folder=logs, map_count=num_tasks or None, **values))
+
+
+def job_environment(folder: Path, profile: Profile) -> dict[str, str]:
+    """Environment of every process of the job."""
+    return {
+        **profile.environment,
+        "PYTHONPATH": str(folder / CODE_NAME),
+        "PYTHONSAFEPATH": "1",  # or the directory of submission would come before the snapshot
+    }
+
+
+def send(folder: Path, profile: Profile, jobs: Sequence[NodeJob]) -> str:
+    """Hand one job, or several as an array, to submitit; the scheduler's number of the job or array."""
+    options = {f"{profile.kind}_python": profile.python} if profile.python else {}
+    executor = submitit.AutoExecutor(folder / LOGS_NAME, cluster=profile.kind, **options)
+    executor.update_parameters(**executor_parameters(folder, profile))
+    with _without_outer_job(), _local_job_environment(folder, profile):
+        sent = [executor.submit(jobs[0])] if len(jobs) == 1 else executor.submit_array(jobs)
+    return str(sent[0].job_id).split("_")[0]
+
+
+@contextmanager
+def _without_outer_job() -> Iterator[None]:
+    """Submit as from a login node, also from within another job; where Slurm's configuration lies stays known."""
+    kept = {name: os.environ[name] for name in ("SLURM_CONF", "SLURM_CLUSTERS") if name in os.environ}
+    with submitit.helpers.clean_env():
+        os.environ.update(kept)
+        yield
+
+
+@contextmanager
+def _local_job_environment(folder: Path, profile: Profile) -> Iterator[None]:
+    """What a local job inherits from this process: the environment, and deafness to the terminal's hang-up."""
+    if profile.kind != "local":
+        yield
+        return
+    before = dict(os.environ)
+    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    os.environ.update(job_environment(folder, profile))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, handler)
+        os.environ.clear()
+        os.environ.update(before)

@@ -1,0 +1,118 @@
+"""``lamae jobs``: what is said of jobs, with a scheduler that is asked and one that has forgotten."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster import jobs, registry
+from cluster.submission import Submission, attempt_folder, write_json
+from sharding.errors import UsageError
+
+
+@pytest.fixture
+def tools(tmp_path, monkeypatch):
+    """Stands in for Slurm's commands: ``tools(squeue=text)``; a command that is not given fails."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+
+    def install(**outputs: str | None) -> None:
+        for name in ("sbatch", "squeue", "sacct"):
+            text = outputs.get(name)
+            body = f"import sys; sys.stdout.write({text!r})" if text is not None else "raise SystemExit(1)"
+            (folder / name).write_text(f"#!{sys.executable}\n{body}\n")
+            (folder / name).chmod(0o755)
+
+    return install
+
+
+def make_job(run: Path, *, decisions: tuple[str | None, ...] = (), array: int = 0) -> Path:
+    """A submitted training job 12 with one attempt per entry of ``decisions`` (None: the attempt has none)."""
+    folder = run / "jobs" / "001"
+    tasks = [["-c", ""]] * array
+    Submission("train", ["-c", ""], "slurm", 1, 3, 0, False, run_dir=str(run), array=tasks).write(folder)
+    (folder / "job_id").write_text("12\n")
+    for number, action in enumerate(decisions):
+        attempt = attempt_folder(folder, job_id=f"12_{number}" if array else "12", restart=0 if array else number)
+        attempt.mkdir(parents=True)
+        if action is not None:
+            values = {"action": action, "reason": f"because {number}", "exit_code": 1 if action == "stop" else 0}
+            write_json(attempt / "decision.json", values)
+    return folder
+
+
+def status(run: Path) -> jobs.JobStatus:
+    [found] = jobs.read_statuses(jobs.find_jobs(run))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("decisions", "squeue", "sacct", "state", "detail"),
+    [
+        ((None,), "12|RUNNING|None|n[1-2]|1:00\n", None, jobs.RUNNING, ""),
+        ((), "12|PENDING|Resources||0:00\n", None, jobs.PENDING, "Resources"),
+        (("requeue",), "12|PENDING|BeginTime||0:00\n", None, jobs.PENDING, "because 0; BeginTime"),
+        (("requeue", None), "12|RUNNING|None|n1|1:00\n", None, jobs.RUNNING, ""),
+        (("requeue", "done"), None, None, jobs.DONE, ""),
+        (("requeue", "stop"), None, None, jobs.FAILED, "because 1"),
+        ((None,), None, "12|CANCELLED by 0\n", jobs.GONE, "cancelled"),
+        ((None,), None, None, jobs.GONE, "neither in the queue"),
+    ],
+)
+def test_states(tmp_path, tools, decisions, squeue, sacct, state, detail):
+    make_job(tmp_path / "run", decisions=decisions)
+    tools(squeue=squeue, sacct=sacct)
+    found = status(tmp_path / "run")
+    assert (found.state, found.restarts) == (state, max(0, len(decisions) - 1))
+    assert found.detail.startswith(detail) if detail else found.detail == ""
+
+
+def test_an_array_is_done_when_every_task_is(tmp_path, tools):
+    make_job(tmp_path / "half", decisions=("done", "done"), array=3)
+    make_job(tmp_path / "whole", decisions=("done", "done", "done"), array=3)
+    make_job(tmp_path / "bad", decisions=("done", "stop", "done"), array=3)
+    tools(squeue="12_2|RUNNING|None|n1|1:00\n")
+    assert status(tmp_path / "half").state == jobs.RUNNING
+    assert status(tmp_path / "whole").state == jobs.DONE
+    assert (status(tmp_path / "bad").state, status(tmp_path / "bad").exit_code) == (jobs.FAILED, 1)
+
+
+def test_progress_comes_from_the_run_directory(tmp_path, tools):
+    run = tmp_path / "run"
+    folder = make_job(run, decisions=(None,))
+    rows = [{"step": 30, "loss": 0.5, "records_per_s": 40.0}, {"step": 40, "val_loss": 0.4}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 50, "lo')
+    (run / "config.yaml").write_text("run: {dir: x}\ndata: {path: y}\ntrain: {steps: 100, global_batch_size: 8}\n")
+    (folder / "logs").mkdir()
+    (folder / "logs" / "12_0_log.out").write_text("first\nstep 30/100\n\n")
+    tools(squeue="12|RUNNING|None|n1|1:00\n")
+    found = status(run)
+    assert (found.step, found.steps, found.loss, found.records_per_s) == (30, 100, 0.5, 40.0)
+    assert found.eta_s == pytest.approx((100 - 30) * 8 / 40)
+    assert (found.last_line, found.nodes) == ("step 30/100", "n1")
+
+
+def test_following_passes_the_log_on_and_ends_with_the_job(tmp_path, tools):
+    folder = make_job(tmp_path / "run", decisions=("done",))
+    (folder / "logs").mkdir()
+    (folder / "logs" / "12_0_log.out").write_text("one\ntwo\n")
+    tools()
+    heard: list[str] = []
+    assert jobs.follow(folder, write=heard.append).state == jobs.DONE
+    assert "".join(heard) == "one\ntwo\n"
+
+
+def test_a_directory_without_jobs_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="no job of 'lamae submit'"):
+        jobs.find_jobs(tmp_path)
+
+
+def test_the_registry_forgets_what_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert registry.folders() == []
+    (tmp_path / "a").mkdir()
+    for name in ("a", "b", "a"):
+        registry.add(tmp_path / name)
+    assert registry.folders() == [tmp_path / "a"]

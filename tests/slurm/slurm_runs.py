@@ -1,0 +1,100 @@
+"""Training runs on the test cluster: what they are, what can be waited for, and what is to be found afterwards."""
+
+import dataclasses
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from minicluster import MiniCluster, wait_until
+
+from cluster.submission import list_attempts, newest_step, read_json
+from lamae.train.monitor import read_metrics
+
+STEPS = 60
+TRAINING = [
+    "configs/pretrain/tiny.yaml",
+    *(f"train.steps={STEPS}", "train.global_batch_size=8", "train.micro_batch_size=4"),
+    *("model.width=64", "model.depth=2", "model.latent_depth=1", "model.decoder_width=32"),
+    *("checkpoint.every=5", "monitor.log_every=1", "monitor.figures_every=0"),
+]
+PROFILE = [
+    *("partition=debug", "cpus_per_node=2", "mem_gb=4", "backoff_s=1", "time_min=30", "save_before_end_s=119"),
+    *("environment.OMP_NUM_THREADS=1", "environment.PYTHONDONTWRITEBYTECODE=1"),
+]
+# Generous: on a busy machine the trainer may take half a minute to start. Tests wait for events, not for time.
+START_S, END_S = 240, 420
+
+
+def run_lamae(*arguments: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "lamae", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@dataclasses.dataclass
+class Run:
+    """A training run that was submitted to the cluster."""
+
+    cluster: MiniCluster
+    dir: Path
+    job_id: str
+
+    @property
+    def folder(self) -> Path:
+        return self.dir / "jobs" / "001"
+
+    def wait_for_step(self, step: int) -> None:
+        """Until a checkpoint of that step or a later one is published."""
+        wait_until(
+            lambda: (newest_step(self.dir) or 0) >= step, f"step {step}", timeout_s=START_S, describe=self.describe
+        )
+
+    def wait_for_restart(self, restart: int = 1) -> None:
+        wait_until(
+            lambda: int(self.cluster.job(self.job_id).get("Restarts", 0)) >= restart,
+            f"restart {restart}",
+            timeout_s=END_S,
+            describe=self.describe,
+        )
+
+    def wait_done(self) -> None:
+        """Until the job has ended well and nothing of it is left on any node."""
+        wait_until(self.last_decision, "an end", timeout_s=END_S, describe=self.describe)
+        assert self.last_decision()["action"] == "done", self.describe()
+        self.cluster.wait_idle()
+
+    def last_decision(self) -> dict[str, Any]:
+        """The decision that ended the job; empty while it goes on."""
+        attempts = list_attempts(self.folder)
+        decision = (read_json(attempts[-1] / "decision.json") if attempts else None) or {}
+        return {} if decision.get("action") == "requeue" else decision
+
+    def decisions(self) -> list[dict[str, Any]]:
+        """What was decided after each attempt; empty where Slurm itself ended the attempt."""
+        return [read_json(attempt / "decision.json") or {} for attempt in list_attempts(self.folder)]
+
+    def curve(self) -> list[tuple[int, int, float]]:
+        """Step, samples and loss of every step, as in metrics.jsonl."""
+        return [(row["step"], row["samples"], row["loss"]) for row in read_metrics(self.dir / "metrics.jsonl")]
+
+    def rank_pid(self, rank: int) -> int:
+        """Process id, on this machine, of a rank of the run."""
+        mark = f"{self.folder}/config.yaml".encode()
+        for process in Path("/proc").iterdir():
+            if process.name.isdigit():
+                try:
+                    arguments = (process / "cmdline").read_bytes().split(b"\0")
+                    environment = (process / "environ").read_bytes().split(b"\0")
+                except OSError:
+                    continue
+                if mark in arguments and f"RANK={rank}".encode() in environment:
+                    return int(process.name)
+        raise AssertionError(f"no process of rank {rank}\n{self.describe()}")
+
+    def describe(self) -> str:
+        logs = [f"== {path}\n{path.read_text()[-3000:]}" for path in sorted(self.folder.glob("logs/*.out"))]
+        return "\n".join([*logs, str(self.cluster.job(self.job_id)), self.cluster.logs()])
+
+
+Submit = Callable[..., Run]

@@ -1,0 +1,131 @@
+"""Whatever the cluster does to a run, it ends where the uninterrupted run ends, having seen each record once.
+
+Each test submits a run of two nodes to a real Slurm, does something to it in mid-flight, and compares the whole loss
+curve with that of a run left alone: bit for bit where the number of ranks is the same.
+"""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from minicluster import MiniCluster, wait_until
+from slurm_runs import END_S, STEPS, Run, Submit
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cluster.submission import list_attempts
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+
+
+def assert_same_run(run: Run, reference: Run) -> None:
+    assert run.curve() == reference.curve()
+    assert tensorboard_steps(run.dir) == list(range(1, STEPS + 1))
+
+
+def tensorboard_steps(run_dir: Path) -> list[int]:
+    events = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    return [event.step for event in events.Scalars("train/loss")]
+
+
+def test_a_run_left_alone_is_done(uninterrupted):
+    assert [step for step, _, _ in uninterrupted.curve()] == list(range(1, STEPS + 1))
+    assert tensorboard_steps(uninterrupted.dir) == list(range(1, STEPS + 1))
+    assert uninterrupted.decisions() == [
+        {**uninterrupted.decisions()[0], "action": "done", "exit_code": 0, "step": STEPS}
+    ]
+
+
+def test_time_limit(submit: Submit, slurm: MiniCluster, uninterrupted: Run):
+    run = submit("time-limit")
+    run.wait_for_step(10)
+    # Shorten the limit so that the signal that comes 119 s before it is due now; lift it for the restart.
+    start = slurm.run(["squeue", "--noheader", f"--jobs={run.job_id}", "--format=%S"]).strip()
+    elapsed_min = (time.time() - time.mktime(time.strptime(start, "%Y-%m-%dT%H:%M:%S"))) / 60
+    slurm.run(["scontrol", "update", f"JobId={run.job_id}", f"TimeLimit={int(elapsed_min) + 2}"])
+    run.wait_for_restart()
+    slurm.run(["scontrol", "update", f"JobId={run.job_id}", "TimeLimit=30"])
+    run.wait_done()
+    first = run.decisions()[0]
+    assert (first["action"], first["is_failure"]) == ("requeue", False)
+    assert_same_run(run, uninterrupted)
+
+
+def test_requeue_by_an_administrator(submit: Submit, slurm: MiniCluster, uninterrupted: Run):
+    run = submit("requeue")
+    run.wait_for_step(10)
+    slurm.run(["scontrol", "requeue", run.job_id])
+    run.wait_for_restart()
+    run.wait_done()
+    assert_same_run(run, uninterrupted)
+
+
+def test_preemption_by_a_partition_of_higher_priority(submit: Submit, slurm: MiniCluster, uninterrupted: Run):
+    run = submit("preemption")
+    run.wait_for_step(10)
+    slurm.run(["sbatch", "--partition=high", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 2"])
+    run.wait_for_restart()
+    run.wait_done()
+    assert_same_run(run, uninterrupted)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_rank_killed(rank: int, submit: Submit, uninterrupted: Run):
+    run = submit(f"rank-{rank}-killed")
+    run.wait_for_step(10)
+    os.kill(run.rank_pid(rank), signal.SIGKILL)
+    run.wait_done()
+    first = run.decisions()[0]
+    culprit = f"n{rank + 1}"
+    assert (first["action"], first["culprit"], first["is_failure"]) == ("requeue", culprit, True)
+    assert not [path for path in list_attempts(run.folder)[-1].glob("node-*.json") if culprit in path.read_text()]
+    assert_same_run(run, uninterrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)
+def test_a_signal_to_one_rank(number: signal.Signals, submit: Submit, uninterrupted: Run):
+    run = submit(f"signal-{number.name}")
+    run.wait_for_step(10)
+    os.kill(run.rank_pid(1), number)
+    run.wait_for_restart()
+    run.wait_done()
+    assert_same_run(run, uninterrupted)
+
+
+@pytest.mark.parametrize("node", ["n1", "n2"])
+def test_a_node_loses_power(node: str, submit: Submit, slurm: MiniCluster, uninterrupted: Run):
+    run = submit(f"power-{node}")
+    run.wait_for_step(10)
+    slurm.power_off(node)
+    try:
+        run.wait_for_restart()
+        wait_until(run.last_decision, "an end without the node", timeout_s=END_S, describe=run.describe)
+        assert node not in {path.read_text().split('"host": "')[1][:2] for path in node_reports(run)}
+    finally:
+        slurm.power_on(node)
+    run.wait_done()
+    assert_same_run(run, uninterrupted)
+
+
+def node_reports(run: Run) -> list[Path]:
+    return list(list_attempts(run.folder)[-1].glob("node-*.json"))
+
+
+def test_fewer_nodes_after_a_restart(submit: Submit, slurm: MiniCluster, uninterrupted: Run):
+    run = submit("elastic", profile=("nodes=1-2",))
+    run.wait_for_step(10)
+    slurm.run(["scontrol", "update", "NodeName=n2,n3", "State=DRAIN", "Reason=test"])
+    try:
+        slurm.run(["scontrol", "requeue", run.job_id])
+        run.wait_for_restart()
+        wait_until(run.last_decision, "an end on one node", timeout_s=END_S, describe=run.describe)
+    finally:
+        slurm.run(["scontrol", "update", "NodeName=n2,n3", "State=RESUME"])
+    run.wait_done()
+    assert len(node_reports(run)) == 1
+    ours, reference = run.curve(), uninterrupted.curve()
+    assert [row[:2] for row in ours] == [row[:2] for row in reference]
+    assert [row[2] for row in ours] == pytest.approx([row[2] for row in reference], rel=0.02)
+    assert tensorboard_steps(run.dir) == list(range(1, STEPS + 1))
