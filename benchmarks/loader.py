@@ -1,0 +1,179 @@
+"""Records per second into batches ``[64, 12, 5000]``: ours, other loaders, and copying memory.
+
+Every candidate starts afresh in every repeat, gives some batches that are not counted (its workers start, its buffers
+fill, what it had read ahead is used up) and then as many as are timed. The page cache is warm: what is measured is
+the loader, not the disk. ``memcpy`` is one thread that copies records at random from an array in memory.
+"""
+
+import contextlib
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.loader_peers import OpenStream, endless, peers
+from benchmarks.timing import Ratio, Timing, ratio_entries
+from lamae.data.config import DataConfig, SignalConfig
+from lamae.data.loader import RingLoader
+from lamae.data.transforms import SignalTransform
+from sharding.format import ShardSet
+from sharding.pack import PackOptions, pack
+from sharding.progress import Progress, ignore
+from sharding.synth import synthesize
+
+BATCH_SIZE = 64
+HEADLINE = "ours_2_threads"
+PEER_PACKAGES = ("litdata", "mosaicml-streaming")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to batches, and how many of them make a fair timing of it."""
+
+    open: OpenStream
+    warmup_batches: int
+    timed_batches: int
+
+
+def run(*, quick: bool, progress: Progress = ignore) -> dict[str, Any]:
+    """Measure; see benchmarks.timing for the form of the result."""
+    num_records, repeats = (512, 3) if quick else (4096, 5)
+    with tempfile.TemporaryDirectory(prefix="lamae-bench-") as name:
+        scratch = Path(name)
+        source, subjects = scratch / "source", num_records // 4
+        synthesize(source, num_records=num_records, num_subjects=subjects, seed=0, progress=progress)
+        pack(source, scratch / "set", options=PackOptions(shard_size=num_records // 8), progress=progress)
+        shard_set = ShardSet.open(scratch / "set")
+        candidates = (
+            _ours(shard_set, quick=quick) | _memcpy(shard_set) | _peers(source, shard_set, scratch, quick=quick)
+        )
+        timings = time_streams(candidates, repeats=repeats, progress=progress)
+    peer_names = [name for name in timings if not name.startswith(("ours", "memcpy"))]
+    tutorial = _fastest(timings, [name for name in peer_names if name.startswith("webdataset_tutorial")])
+    best_peer = _fastest(timings, peer_names)
+    ours = timings[HEADLINE]
+    return {
+        "settings": {
+            "batch_size": BATCH_SIZE,
+            "num_records": shard_set.num_records,
+            "num_samples": shard_set.num_samples,
+            "repeats": repeats,
+            "ours": HEADLINE,
+            "webdataset_tutorial": tutorial,
+            "best_peer": best_peer,
+            "peer_versions": {package: _version(package) for package in PEER_PACKAGES},
+        },
+        "measurements": {name: timing.to_dict() for name, timing in timings.items()},
+        **ratio_entries(
+            {
+                "vs_webdataset_tutorial": Ratio.of(ours, timings[tutorial]),
+                "vs_best_peer": Ratio.of(ours, timings[best_peer]),
+                "vs_memcpy": Ratio.of(ours, timings["memcpy"]),
+                "crc_on_vs_off": Ratio.of(ours, timings["ours_2_threads_no_crc"]),
+                "window_vs_global": Ratio.of(timings["ours_2_threads_window"], ours),
+            }
+        ),
+    }
+
+
+def time_streams(
+    candidates: Mapping[str, Candidate], *, repeats: int, seed: int = 0, progress: Progress = ignore
+) -> dict[str, Timing]:
+    """Time the steady state of each candidate once per repeat, in an order shuffled anew each time."""
+    shuffle = random.Random(seed).shuffle
+    seconds: dict[str, list[float]] = {name: [] for name in candidates}
+    for repeat in range(repeats):
+        order = list(candidates)
+        shuffle(order)
+        for position, name in enumerate(order):
+            candidate = candidates[name]
+            with candidate.open() as stream:
+                for _ in range(candidate.warmup_batches):
+                    next(stream)
+                start = time.perf_counter()
+                for _ in range(candidate.timed_batches):
+                    next(stream)
+                seconds[name].append(time.perf_counter() - start)
+            progress("timing", repeat * len(order) + position + 1, repeats * len(order))
+    return {name: Timing(tuple(seconds[name]), BATCH_SIZE * candidates[name].timed_batches) for name in candidates}
+
+
+def _ours(shard_set: ShardSet, *, quick: bool) -> dict[str, Candidate]:
+    variants: dict[str, dict[str, Any]] = {
+        "ours_1_thread": {"threads": 1},
+        "ours_2_threads": {"threads": 2},
+        "ours_4_threads": {"threads": 4},
+        "ours_2_threads_no_crc": {"threads": 2, "check_crc": False},
+        "ours_2_threads_window": {"threads": 2, "order": "window", "window_shards": 2},
+    }
+    timed = 100 if quick else 400
+    ours = {
+        name: Candidate(partial(_ring, shard_set, DataConfig(path="", **settings)), 20, timed)
+        for name, settings in variants.items()
+    }
+    ours["ours_2_threads_float32"] = Candidate(partial(_float32, shard_set), 20, timed // 4)
+    return ours
+
+
+@contextlib.contextmanager
+def _ring(shard_set: ShardSet, config: DataConfig) -> Iterator[Iterator[Any]]:
+    rows = np.arange(shard_set.num_records)
+    arguments = {"seed": 0, "global_batch_size": BATCH_SIZE, "rank": 0, "world_size": 1}
+    with RingLoader(shard_set, rows, config=config, **arguments) as loader:
+        yield loader
+
+
+@contextlib.contextmanager
+def _float32(shard_set: ShardSet) -> Iterator[Iterator[Any]]:
+    """Ours, turned into millivolt at the recorded rate on the consumer's thread."""
+    config = SignalConfig(rate_hz=round(shard_set.rate_hz))
+    transform = SignalTransform(config, source_rate_hz=shard_set.rate_hz, num_samples=shard_set.num_samples)
+    with _ring(shard_set, DataConfig(path="", threads=2)) as loader:
+        yield (transform(batch, seed=0, train=False) for batch in loader)
+
+
+def _memcpy(shard_set: ShardSet) -> dict[str, Candidate]:
+    """The limit: records at random from one array in memory into buffers that are used in turn."""
+    rng = np.random.default_rng(0)
+    records = np.stack([shard_set.read(row) for row in range(shard_set.num_records)])
+    order = np.concatenate([rng.permutation(len(records)) for _ in range(1 + 30_000 // len(records))])
+    buffers = np.zeros((5, BATCH_SIZE, *records.shape[1:]), dtype=records.dtype)
+
+    def batches() -> Iterator[np.ndarray]:
+        for number in range(len(order) // BATCH_SIZE):
+            buffer = buffers[number % len(buffers)]
+            for place, row in enumerate(order[number * BATCH_SIZE : (number + 1) * BATCH_SIZE].tolist()):
+                buffer[place] = records[row]
+            yield buffer
+
+    return {"memcpy": Candidate(lambda: contextlib.nullcontext(batches()), 20, 400)}
+
+
+def _peers(source: Path, shard_set: ShardSet, scratch: Path, *, quick: bool) -> dict[str, Candidate]:
+    candidates = {}
+    for name, make_loader in peers(source, shard_set, scratch).items():
+        for workers in (0, 2) if quick else (0, 1, 2):
+            slow = name == "wfdb_dataset"
+            timed = 4 if quick else 8 if slow else 32
+            make: Callable[[], Any] = partial(make_loader, batch_size=BATCH_SIZE, workers=workers)
+            # Two batches per worker are read ahead by default; the warm-up uses them up.
+            candidates[f"{name}_{workers}_workers"] = Candidate(partial(endless, make), 4 if quick else 8, timed)
+    return candidates
+
+
+def _fastest(timings: Mapping[str, Timing], names: list[str]) -> str:
+    return max(names, key=lambda name: timings[name].rate)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
