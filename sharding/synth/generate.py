@@ -66,7 +66,8 @@ def _check(out: Path, num_records: int, num_subjects: int, seed: int, defect_rat
         raise UsageError(f"subjects is {num_subjects}; at least 1 is needed")
     if num_records < num_subjects:
         raise UsageError(
-            f"records is {num_records}, fewer than the {num_subjects} subjects, who have at least one each"
+            f"records is {num_records}, fewer than the {num_subjects} subjects, who have at least one each; "
+            f"ask for {num_subjects} records or more"
         )
     if num_records > ID_SPACE:
         raise UsageError(f"records is {num_records}; study ids have room for {ID_SPACE}")

@@ -7,7 +7,6 @@ in canonical order, T samples.
 """
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -157,15 +156,16 @@ def markdown(columns: dict[str, dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def main(print_line: Callable[[str], None] = print) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description="Compare folders of 12-lead WFDB records.")
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--max-records", type=int, default=500)
     arguments = parser.parse_args()
-    columns = {
-        folder.name: rows(load_millivolts(folder, max_records=arguments.max_records)) for folder in arguments.folders
-    }
-    print_line(markdown(columns))
+    try:
+        loaded = {path.name: load_millivolts(path, max_records=arguments.max_records) for path in arguments.folders}
+    except UsageError as error:
+        parser.error(str(error))
+    print(markdown({name: rows(mv_NLT) for name, mv_NLT in loaded.items()}))
 
 
 if __name__ == "__main__":
