@@ -7,6 +7,7 @@ the loader, not the disk. ``memcpy`` is one thread that copies records at random
 
 import contextlib
 import random
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,8 +21,9 @@ import numpy as np
 
 from benchmarks.loader_peers import OpenStream, endless, peers
 from benchmarks.timing import Ratio, Timing, ratio_entries
-from lamae.data.config import DataConfig, SignalConfig
+from lamae.data.config import ORDERS, DataConfig, SignalConfig
 from lamae.data.loader import RingLoader
+from lamae.data.order import GlobalOrder
 from lamae.data.transforms import SignalTransform
 from sharding.format import ShardSet
 from sharding.pack import PackOptions, pack
@@ -70,6 +72,7 @@ def run(*, quick: bool, progress: Progress = ignore) -> dict[str, Any]:
             "best_peer": best_peer,
             "peer_versions": {package: _version(package) for package in PEER_PACKAGES},
         },
+        "seek_ms": seek_ms(num_records=800_000, repeats=repeats),
         "measurements": {name: timing.to_dict() for name, timing in timings.items()},
         **ratio_entries(
             {
@@ -103,6 +106,22 @@ def time_streams(
                 seconds[name].append(time.perf_counter() - start)
             progress("timing", repeat * len(order) + position + 1, repeats * len(order))
     return {name: Timing(tuple(seconds[name]), BATCH_SIZE * candidates[name].timed_batches) for name in candidates}
+
+
+def seek_ms(*, num_records: int, repeats: int) -> dict[str, float]:
+    """Median milliseconds from nothing to a batch's records anywhere in a stream of ``num_records`` per epoch."""
+    position = random.Random(0)
+    medians = {}
+    for mode in ORDERS:
+        milliseconds = []
+        for seed in range(repeats):
+            place = position.randrange(100 * num_records)
+            start = time.perf_counter()
+            order = GlobalOrder(num_records, seed=seed, mode=mode, shards=np.arange(num_records) // 1024)
+            order.take(place, place + 1024)
+            milliseconds.append(1000 * (time.perf_counter() - start))
+        medians[mode] = statistics.median(milliseconds)
+    return medians
 
 
 def _ours(shard_set: ShardSet, *, quick: bool) -> dict[str, Candidate]:

@@ -6,10 +6,11 @@ Each optimiser step takes ``global_batch_size`` samples of the global order; ran
 contiguous slices. The position of the last batch handed out is the loader's whole state.
 """
 
+import logging
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -29,6 +30,10 @@ RECORDS_PER_TASK = 16
 MAX_REPLACEMENTS = 16
 # How often the shards in use are looked at, in case somebody packs into a directory that a job reads.
 CHECK_FILES_EVERY_S = 10.0
+# How long storage may take for a batch before the log says what the job is waiting for.
+PATIENCE_S = 30.0
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -136,7 +141,7 @@ class RingLoader(Iterator[Batch]):
             raise StopIteration
         slot = self._ahead.popleft()
         began = time.perf_counter()
-        num_replaced = sum(task.result() for task in slot.tasks)
+        num_replaced = self._finish(slot)
         self.wait_s += time.perf_counter() - began
         self._lent = slot
         self.samples_consumed = slot.samples_consumed
@@ -170,6 +175,20 @@ class RingLoader(Iterator[Batch]):
             (self._size, NUM_LEADS, self._reader.num_samples), dtype=torch.int16, pin_memory=torch.cuda.is_available()
         )
         return _Slot(adc, _bytes_of(adc))
+
+    def _finish(self, slot: _Slot) -> int:
+        """Wait until a slot is read; how many records had to be replaced. An error ends the loader for good: going
+        on after it would leave out a batch."""
+        began = time.monotonic()
+        while wait(slot.tasks, timeout=PATIENCE_S).not_done:
+            logger.warning(
+                "waiting for records of %s for %.0f s", self._reader.shard_set.root, time.monotonic() - began
+            )
+        try:
+            return sum(task.result() for task in slot.tasks)
+        except Exception:
+            self.close()
+            raise
 
     def _read_ahead(self, slot: _Slot) -> None:
         """Start reading the next batch of the order into ``slot``; nothing where the last one is already on its way."""

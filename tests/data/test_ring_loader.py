@@ -2,6 +2,7 @@
 
 import os
 import threading
+import time
 from contextlib import ExitStack
 
 import numpy as np
@@ -176,6 +177,25 @@ def test_a_corrupt_record_stops_the_training_thread_and_is_named(own_set):
     assert str(path) in str(caught.value)
     assert "r0000020" in str(caught.value)
     assert f"offset {offset}" in str(caught.value)
+
+
+def test_an_error_is_final(own_set):
+    """The batch after an unreadable one must not pass for it."""
+    corrupt(own_set, 20)
+    arguments = {"seed": 0, "global_batch_size": NUM_RECORDS, "rank": 0, "world_size": 1}
+    with RingLoader(own_set, np.arange(NUM_RECORDS), config=DataConfig(path=""), **arguments) as loader:
+        with pytest.raises(LamaeError, match="corrupt"):
+            next(loader)
+        with pytest.raises(ValueError, match="closed"):
+            next(loader)
+
+
+def test_the_log_says_what_slow_storage_holds_up(shard_set, monkeypatch, caplog):
+    read = RecordReader.read_into
+    monkeypatch.setattr(RecordReader, "read_into", lambda *args, **options: (time.sleep(0.3), read(*args, **options)))
+    monkeypatch.setattr(loader_module, "PATIENCE_S", 0.1)
+    load(shard_set, 1)
+    assert f"waiting for records of {shard_set.root}" in caplog.text
 
 
 def test_without_the_crc_check_a_flipped_bit_goes_unseen(own_set, adc):
