@@ -4,7 +4,6 @@ B batch, L leads (12), N patches, P samples per patch, V slots for leads, S patc
 (its summary first), D width, H heads.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from lamae.kernels import cross_lead_attention, sequence_attention
 from lamae.model.config import ModelConfig
-from lamae.model.layers import Attend, Block, Positions, invert_rows, linear, move_rows
+from lamae.model.layers import Block, Positions, average_values, invert_rows, linear, move_rows
 from lamae.model.masking import Mask
 from sharding.leads import NUM_LEADS
 
@@ -76,38 +75,41 @@ class Encoder(nn.Module):
 
 
 class Exchange(nn.Module):
-    """Lets the visible leads inform each other in latent space."""
+    """Lets the visible leads inform each other in latent space, by attention or (``averages``) by plain means."""
 
-    def __init__(self, config: ModelConfig, *, scope: str, depth: int) -> None:
+    def __init__(self, config: ModelConfig, *, scope: str, depth: int, averages: bool = False) -> None:
         super().__init__()
         self.scope = scope
+        self.averages = averages
         self.implementation = None if config.attention == "auto" else config.attention
-        self.blocks = nn.ModuleList(Block(config.width, config.heads, config.mlp_ratio) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            Block(config.width, config.heads, config.mlp_ratio, values_only=averages) for _ in range(depth)
+        )
 
     def forward(self, latents: Latents) -> Tensor:
         """New ``z_BVTD``. Scope aligned needs latents on a shared grid of instants (``on_shared_grid``)."""
-        z, attend = latents.z_BVTD, self._attend(latents)
-        if self.scope != "summary":
+        z, valid_BVT = latents.z_BVTD, latents.valid_BVT
+        if self.scope == "summary":
+            summary = latents.summary_BVD
             for block in self.blocks:
-                z = block(z, attend)
-            return z
-        summary = latents.summary_BVD
+                summary = block(summary, lambda qkv: self._among_leads(qkv, latents.slot_BV))
+            return torch.cat([summary[:, :, None], latents.tokens_BVSD], dim=2)
+        attend = self._at_each_instant if self.scope == "aligned" else self._everywhere
         for block in self.blocks:
-            summary = block(summary, attend)
-        return torch.cat([summary[:, :, None], latents.tokens_BVSD], dim=2)
+            z = block(z, lambda qkv: attend(qkv, valid_BVT))
+        return z
 
-    def _attend(self, latents: Latents) -> Attend:
-        slot_BV, valid_BVT = latents.slot_BV, latents.valid_BVT
-        scopes: dict[str, Callable[[Tensor], Tensor]] = {
-            "summary": lambda qkv: cross_lead_attention(qkv, slot_BV, implementation=self.implementation),
-            "aligned": lambda qkv: cross_lead_attention(
-                qkv.transpose(1, 2), valid_BVT.transpose(1, 2), implementation=self.implementation
-            ).transpose(1, 2),
-            "joint": lambda qkv: sequence_attention(qkv.flatten(1, 2), valid_BVT.flatten(1, 2)).unflatten(
-                1, valid_BVT.shape[1:]
-            ),
-        }
-        return scopes[self.scope]
+    def _at_each_instant(self, qkv: Tensor, valid_BVT: Tensor) -> Tensor:
+        return self._among_leads(qkv.transpose(1, 2), valid_BVT.transpose(1, 2)).transpose(1, 2)
+
+    def _everywhere(self, qkv: Tensor, valid_BVT: Tensor) -> Tensor:
+        attend = average_values if self.averages else sequence_attention
+        return attend(qkv.flatten(1, 2), valid_BVT.flatten(1, 2)).unflatten(1, valid_BVT.shape[1:])
+
+    def _among_leads(self, qkv: Tensor, mask: Tensor) -> Tensor:
+        if self.averages:
+            return average_values(qkv, mask)
+        return cross_lead_attention(qkv, mask, implementation=self.implementation)
 
 
 def attend_within_lead(qkv: Tensor) -> Tensor:

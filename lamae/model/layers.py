@@ -12,24 +12,28 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Attend = Callable[[Tensor], Tensor]
-"""Attention over some axis: packed ``[..., 3, H, D]`` to ``[..., H, D]``."""
+"""Attention over some axis: packed ``[..., 3, H, D]`` (or values alone, ``[..., 1, H, D]``) to ``[..., H, D]``."""
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block. It works token by token; ``attend`` alone decides which tokens see each other."""
+    """Pre-norm transformer block. It works token by token; ``attend`` alone decides which tokens see each other.
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float) -> None:
+    With ``values_only`` there are no queries and keys: ``attend`` has to average.
+    """
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, *, values_only: bool = False) -> None:
         super().__init__()
         self.heads = heads
+        self.packed = 1 if values_only else 3
         self.norm_attention = nn.LayerNorm(width, eps=1e-6)
-        self.qkv = linear(width, 3 * width)
+        self.qkv = linear(width, self.packed * width)
         self.out = linear(width, width)
         self.norm_mlp = nn.LayerNorm(width, eps=1e-6)
         self.mlp_in = linear(width, round(width * mlp_ratio))
         self.mlp_out = linear(round(width * mlp_ratio), width)
 
     def forward(self, x: Tensor, attend: Attend) -> Tensor:
-        qkv = self.qkv(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1))
+        qkv = self.qkv(self.norm_attention(x)).unflatten(-1, (self.packed, self.heads, -1))
         x = x + self.out(attend(qkv).flatten(-2))
         return x + self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(x))))
 
@@ -47,10 +51,33 @@ class AttentionPool(nn.Module):
 
         Where no lead is present all weights are zero.
         """
-        scores = (z @ self.query).float() * z.shape[-1] ** -0.5
-        weights = masked_softmax(scores, present)
+        weights = masked_softmax((z @ self.query).float(), present)
         pooled = (weights.to(z.dtype).unsqueeze(-2) @ z).squeeze(-2)
         return self.out(pooled), weights
+
+
+class MeanPool(nn.Module):
+    """As AttentionPool, with the same weight for every present lead."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.out = linear(width, width)
+
+    def forward(self, z: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        weights = equal_weights(present)
+        return self.out((weights.to(z.dtype).unsqueeze(-2) @ z).squeeze(-2)), weights
+
+
+def equal_weights(present: Tensor) -> Tensor:
+    """float32: 1 over the number of present entries along the last axis, 0 for absent ones."""
+    return present / present.sum(-1, keepdim=True).clamp(min=1)
+
+
+def average_values(v: Tensor, mask: Tensor) -> Tensor:
+    """What attention with equal weights would give: ``v [G…, L, 1, H, D]``, bool ``mask [G…, L]``."""
+    weights = equal_weights(mask).to(v.dtype)
+    mean = (weights[..., None, None] * v.squeeze(-3)).sum(-3, keepdim=True)
+    return mean.expand_as(v.squeeze(-3))
 
 
 def masked_softmax(scores: Tensor, keep: Tensor) -> Tensor:

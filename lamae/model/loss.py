@@ -4,6 +4,8 @@ So a gradient does not depend on how a global batch is cut into ranks and micro-
 B batch, L leads (12), N patches, P samples per patch.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,6 +25,20 @@ def record_means(error_BLNP: Tensor, asked_BLNP: Tensor) -> Tensor:
     """[B]: mean over the asked samples of each record; 0 where nothing is asked for."""
     total_B = torch.where(asked_BLNP, error_BLNP, 0.0).flatten(1).sum(1)
     return total_B / asked_BLNP.flatten(1).sum(1).clamp(min=1)
+
+
+def lead_disagreement(lead_BVD: Tensor, slot_BV: Tensor) -> Tensor:
+    """[B]: mean over pairs of visible leads of the squared distance of their unit vectors; 0 with fewer than two."""
+    unit_BVD = torch.where(slot_BV[:, :, None], F.normalize(lead_BVD.float(), dim=-1), 0.0)
+    count_B = slot_BV.sum(1).float()
+    # The pairwise distances of n unit vectors sum to n^2 - |their sum|^2, each pair counted once.
+    total_B = count_B**2 - unit_BVD.sum(1).square().sum(-1)
+    return total_B / (count_B * (count_B - 1) / 2).clamp(min=1) * (count_B > 1)
+
+
+def alignment_weight(final: float, progress: float) -> float:
+    """Sigmoid of the share of training done, from 0 (.002 of ``final``) to ``final``."""
+    return final / (1 + math.exp(-12 * (progress - 0.5)))
 
 
 def error_parts(error_BLNP: Tensor, asked_BLNP: Tensor, mask: Mask) -> dict[str, Tensor]:

@@ -8,18 +8,19 @@ B batch, L leads (12), N patches, V slots for visible leads, S visible patches p
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from functools import partial
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from lamae.model.config import MaskConfig, num_visible
+from lamae.model.config import MaskConfig, kinds_drawn, num_visible
 from sharding.leads import CHEST_LEADS, LIMB_LEADS, NUM_LEADS
 
 _LIMB = slice(LIMB_LEADS[0], LIMB_LEADS[-1] + 1)
 _CHEST = slice(CHEST_LEADS[0], CHEST_LEADS[-1] + 1)
 # Streams of random numbers of one record; a number is never used for two purposes.
-_STREAM_LEADS, _STREAM_TIMES, _STREAM_LIMB_HIDDEN, _STREAM_RECORD_ONLY = range(4)
+_STREAM_LEADS, _STREAM_TIMES, _STREAM_LIMB_HIDDEN, _STREAM_RECORD_ONLY, _STREAM_KIND = range(5)
 
 
 @dataclass(frozen=True)
@@ -73,21 +74,23 @@ def draw_mask(
         num_patches: patches per lead.
     """
     key_B = _record_keys(seed, epoch_B.to(lead_mask_BL.device), row_B.to(lead_mask_BL.device))
-    if config.kind == "grid":
-        visible_BL = _visible_leads(config, key_B, lead_mask_BL)
-        slots = NUM_LEADS - config.hidden_leads
-        times_BGN = _random_BK(key_B, _STREAM_TIMES, num_patches)[:, None, :]
-        record_only_B = _chance(key_B, _STREAM_RECORD_ONLY, config.record_only_share)
-    elif config.kind == "random":
-        visible_BL, slots = lead_mask_BL, NUM_LEADS
-        times_BGN = _per_lead_times(config, key_B, num_patches)
-        record_only_B = torch.zeros_like(lead_mask_BL[:, 0])
+    draw = partial(_draw_kind, config, key_B=key_B, present_BL=lead_mask_BL, num_patches=num_patches)
+    kinds = kinds_drawn(config)
+    drawn = [draw(kind) for kind in kinds]
+    if len(kinds) == 1:
+        chosen = drawn[0]
     else:
-        raise NotImplementedError(config.kind)  # MaskConfig.check refuses it in a run
-    num_shown = num_visible(config, num_patches)
-    shown_BGS = times_BGN.argsort(dim=2, stable=True)[:, :, :num_shown].sort(dim=2).values
+        choice_B = _weighted_choice(key_B, [config.weights[kind] for kind in kinds])
+        chosen = _Drawn(*(_select(choice_B, options) for options in zip(*drawn, strict=True)))
+    hides_leads = all(kind in ("grid", "lead") for kind in kinds)
+    num_shown = num_patches if kinds == ["lead"] else num_visible(config, num_patches)
     return _assemble(
-        visible_BL, lead_mask_BL, shown_BGS, slots=slots, num_patches=num_patches, record_only_B=record_only_B
+        chosen.visible_BL,
+        lead_mask_BL,
+        chosen.order_BGN.argsort(dim=2, stable=True)[:, :, :num_shown].sort(dim=2).values,
+        slots=NUM_LEADS - config.hidden_leads if hides_leads else NUM_LEADS,
+        num_patches=num_patches,
+        record_only_B=chosen.record_only_B,
     )
 
 
@@ -98,6 +101,39 @@ def show_all(lead_mask_BL: Tensor, *, num_patches: int) -> Mask:
     return _assemble(
         lead_mask_BL, lead_mask_BL, shown_BGS, slots=NUM_LEADS, num_patches=num_patches, record_only_B=nothing_B
     )
+
+
+class _Drawn(NamedTuple):
+    visible_BL: Tensor
+    order_BGN: Tensor
+    """Patches are shown in ascending order of these; G is 1 where all leads of a record share it, else 12."""
+    record_only_B: Tensor
+
+
+def _draw_kind(config: MaskConfig, kind: str, *, key_B: Tensor, present_BL: Tensor, num_patches: int) -> _Drawn:
+    never_B = torch.zeros_like(present_BL[:, 0])
+    if kind in ("grid", "lead"):
+        order_BGN = _random_BK(key_B, _STREAM_TIMES, num_patches)[:, None, :]
+        record_only_B = _chance(key_B, _STREAM_RECORD_ONLY, config.record_only_share)
+        return _Drawn(_visible_leads(config, key_B, present_BL), order_BGN, record_only_B)
+    if kind == "random":
+        order_BLN = _random_BK(key_B, _STREAM_TIMES, NUM_LEADS * num_patches).view(-1, NUM_LEADS, num_patches)
+        return _Drawn(present_BL, _tie_limb_leads(config, order_BLN), never_B)
+    num_starts = num_visible(config, num_patches) + 1
+    if kind == "time":
+        start_BG = _random_BK(key_B, _STREAM_TIMES, 1) % num_starts
+    else:
+        start_BG = _tie_limb_leads(config, _random_BK(key_B, _STREAM_TIMES, NUM_LEADS) % num_starts)
+    patch_N = torch.arange(num_patches, device=key_B.device)
+    after_BGN = patch_N - start_BG[:, :, None]
+    in_span_BGN = (after_BGN >= 0) & (after_BGN <= num_patches - num_starts)
+    return _Drawn(present_BL, in_span_BGN.long(), never_B)
+
+
+def _select(choice_B: Tensor, options: tuple[Tensor, ...]) -> Tensor:
+    """Of several tensors ``[B, …]`` each record's choice; a 1 in the second dimension stands for all leads."""
+    stacked = torch.stack(torch.broadcast_tensors(*options))
+    return stacked[choice_B, torch.arange(len(choice_B), device=choice_B.device)]
 
 
 def _assemble(
@@ -157,13 +193,11 @@ def _all_but_first(present_BK: Tensor, order_BK: Tensor, num_hidden_B: Tensor) -
     return present_BK & (rank_BK >= num_hidden_B[:, None])
 
 
-def _per_lead_times(config: MaskConfig, key_B: Tensor, num_patches: int) -> Tensor:
-    """Random order of the patches of every lead [B, 12, N]; one order for the six limb leads where they are tied."""
-    times_BLN = _random_BK(key_B, _STREAM_TIMES, NUM_LEADS * num_patches).view(-1, NUM_LEADS, num_patches)
+def _tie_limb_leads(config: MaskConfig, draws_BL: Tensor) -> Tensor:
+    """Draws per lead ``[B, 12, …]``, where they are tied the same for the six limb leads."""
     if not config.limb_tied:
-        return times_BLN
-    limb_BLN = times_BLN[:, :1].expand(-1, len(LIMB_LEADS), -1)
-    return torch.cat([limb_BLN, times_BLN[:, _CHEST]], dim=1)
+        return draws_BL
+    return torch.cat([draws_BL[:, :1].expand_as(draws_BL[:, _LIMB]), draws_BL[:, _CHEST]], dim=1)
 
 
 # --- random numbers: a counter through the finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) ---------------
@@ -184,6 +218,13 @@ def _random_BK(key_B: Tensor, stream: int, count: int) -> Tensor:
 def _chance(key_B: Tensor, stream: int, share: float) -> Tensor:
     """bool [B], true in the given share of records."""
     return (_random_BK(key_B, stream, 1)[:, 0] >> 10) < round(share * 2**53)
+
+
+def _weighted_choice(key_B: Tensor, weights: list[float]) -> Tensor:
+    """int64 [B]: index drawn with the given relative frequencies."""
+    thresholds = [round(sum(weights[: i + 1]) / sum(weights) * 2**53) for i in range(len(weights) - 1)]
+    draw_B = _random_BK(key_B, _STREAM_KIND, 1)[:, 0] >> 10
+    return (draw_B[:, None] >= torch.tensor(thresholds, device=key_B.device)).sum(1)
 
 
 def _mix(x: Tensor) -> Tensor:

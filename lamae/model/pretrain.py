@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from lamae.model.config import MaskConfig, ModelConfig, check_together
 from lamae.model.decoder import Decoder
 from lamae.model.encoder import Encoder, Exchange, Latents, on_shared_grid
-from lamae.model.layers import AttentionPool
-from lamae.model.loss import error_parts, record_means, sample_errors
+from lamae.model.layers import AttentionPool, MeanPool, equal_weights
+from lamae.model.loss import alignment_weight, error_parts, lead_disagreement, record_means, sample_errors
 from lamae.model.masking import Mask, show_all
 from sharding.errors import UsageError
 from sharding.leads import NUM_LEADS
@@ -27,7 +27,8 @@ class PretrainOutput:
     """Scalar float32: mean of ``loss_B``."""
 
     loss_B: Tensor
-    """float32: each record's mean over its own asked, valid samples; 0 where nothing can be asked."""
+    """float32: each record's mean over its own asked, valid samples; 0 where nothing can be asked. Kind ``aligned``
+    adds its pull between the leads."""
 
     parts: dict[str, Tensor]
     """Detached scalars of this batch: error by way of being hidden, entropy of the pooling weights."""
@@ -56,6 +57,7 @@ class Embedding:
 @dataclass(frozen=True)
 class _Pooled:
     latents: Latents
+    normed_BVD: Tensor
     record_BD: Tensor
     weights_BV: Tensor
     summary_BLD: Tensor
@@ -76,20 +78,34 @@ def build_model(model: ModelConfig, mask: MaskConfig, *, num_samples: int) -> "P
 
 
 class PretrainModel(nn.Module):
-    """LAMAE, or without the exchange the independent-lead MAE."""
+    """LAMAE or one of its baselines; ``config.kind`` says which parts it is made of."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        exchanges = config.kind == "lamae"
-        further = config.latent_depth if config.match_parameters and not exchanges else 0
-        self.encoder = Encoder(config, depth=config.depth + further)
-        self.exchange = Exchange(config, scope=config.scope, depth=config.latent_depth) if exchanges else None
+        self.progress = 1.0
+        self.exchanges = config.kind in ("lamae", "mean", "joint")
+        depth, latent_depth, scope = config.depth, config.latent_depth, config.scope
+        if config.kind == "joint":  # one transformer over all tokens, as deep as LAMAE in all
+            depth, latent_depth, scope = 0, config.depth + config.latent_depth, "joint"
+        elif config.match_parameters and not self.exchanges:
+            depth += latent_depth
+        pools_instants = self.exchanges and scope != "summary"
+        pool = MeanPool if config.kind == "mean" else AttentionPool
+        self.encoder = Encoder(config, depth=depth)
+        self.exchange = (
+            Exchange(config, scope=scope, depth=latent_depth, averages=config.kind == "mean")
+            if self.exchanges
+            else None
+        )
         self.norm_summary = nn.LayerNorm(config.width, eps=1e-6)
-        self.pool_record = AttentionPool(config.width) if exchanges else None
-        pools_instants = exchanges and config.scope != "summary"
-        self.pool_instant = AttentionPool(config.width) if pools_instants else None
+        self.pool_record = pool(config.width) if self.exchanges else None
+        self.pool_instant = pool(config.width) if pools_instants else None
         self.decoder = Decoder(config, reads_instants=pools_instants)
+
+    def set_progress(self, progress: float) -> None:
+        """Share of the training that is done, 0 to 1, which weighs the pull of kind ``aligned``; others ignore it."""
+        self.progress = progress
 
     def forward(self, x_BLT: Tensor, valid_BLT: Tensor, lead_mask_BL: Tensor, mask: Mask) -> PretrainOutput:
         """Loss of a batch.
@@ -107,8 +123,13 @@ class PretrainModel(nn.Module):
         error_BLNP = sample_errors(self.config, y_BLNP, target_BLNP)
         asked_BLNP = self._asked_BLN(mask)[..., None] & valid_BLNP
         loss_B = record_means(error_BLNP, asked_BLNP)
+        extra = {}
+        if self.config.kind == "aligned":
+            apart_B = lead_disagreement(pooled.normed_BVD, mask.slot_BV)
+            loss_B = loss_B + alignment_weight(self.config.align_weight, self.progress) * apart_B
+            extra["lead_disagreement"] = apart_B.detach().mean()
         with torch.no_grad():
-            parts = error_parts(error_BLNP, asked_BLNP, mask)
+            parts = error_parts(error_BLNP, asked_BLNP, mask) | extra
             parts["pool_entropy"] = _relative_entropy(pooled.weights_BV, mask.slot_BV)
             lead_weights_BL = _by_lead(pooled.weights_BV, mask.lead_BV)
         return PretrainOutput(loss=loss_B.mean(), loss_B=loss_B, parts=parts, lead_weights_BL=lead_weights_BL)
@@ -187,7 +208,7 @@ class PretrainModel(nn.Module):
         instant_BSD = None
         known_BS = slot_BV.any(1, keepdim=True).expand_as(latents.patch_BVS[:, 0])
         if self.pool_record is None:
-            weights_BV = slot_BV / slot_BV.sum(1, keepdim=True).clamp(min=1)
+            weights_BV = equal_weights(slot_BV)
             record_BD = (weights_BV.to(summary_BVD.dtype)[:, None] @ summary_BVD)[:, 0]
             summary_BLD = _by_lead(torch.where(slot_BV[:, :, None], summary_BVD, 0.0), latents.lead_BV)
         else:
@@ -197,12 +218,12 @@ class PretrainModel(nn.Module):
             valid_BSV = latents.valid_BVT[:, :, 1:].transpose(1, 2)
             known_BS = valid_BSV.any(2)
             instant_BSD, _ = self.pool_instant(latents.tokens_BVSD.transpose(1, 2), valid_BSV)
-        return _Pooled(latents, record_BD, weights_BV, summary_BLD, instant_BSD, known_BS)
+        return _Pooled(latents, summary_BVD, record_BD, weights_BV, summary_BLD, instant_BSD, known_BS)
 
     def _asked_BLN(self, mask: Mask) -> Tensor:
         """Patches this kind of model has to reconstruct. Without exchange a wholly hidden lead is not among them:
         nothing but its name is known of it, so asking would only teach the average heart beat."""
-        if self.exchange is None:
+        if not self.exchanges:
             return mask.hidden_BLN & mask.visible_lead_BL[:, :, None]
         return mask.hidden_BLN
 

@@ -16,8 +16,14 @@ CONFIGS = [
     MaskConfig(kind="grid", limb_tied=False, hidden_leads=7),
     MaskConfig(kind="random", ratio=0.75),
     MaskConfig(kind="random", limb_tied=False),
+    MaskConfig(kind="time"),
+    MaskConfig(kind="block", ratio=0.3),
+    MaskConfig(kind="block", limb_tied=False),
+    MaskConfig(kind="lead", hidden_leads=4),
+    MaskConfig(kind="mixed"),
+    MaskConfig(kind="mixed", weights={"grid": 1, "time": 3}),
 ]
-all_configs = pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.kind}-{c.limb_tied}-{c.hidden_leads}")
+all_configs = pytest.mark.parametrize("config", CONFIGS, ids=lambda c: f"{c.kind}-tied={c.limb_tied}-{c.ratio}")
 lead_masks = st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=1, max_size=6).map(torch.tensor)
 
 
@@ -52,7 +58,8 @@ def test_every_patch_of_a_present_lead_is_either_shown_or_hidden(config: MaskCon
     assert torch.equal(shown.any(2), mask.visible_lead_BL)
     # Whatever a record lacks, something of it is shown and something asked for, unless it has no lead at all.
     assert torch.equal(shown.flatten(1).any(1), lead_mask_BL.any(1))
-    assert torch.equal(mask.hidden_BLN.flatten(1).any(1), lead_mask_BL.any(1))
+    if config.kind != "lead":  # which cannot hide the only group of leads a record has
+        assert torch.equal(mask.hidden_BLN.flatten(1).any(1), lead_mask_BL.any(1))
 
 
 @all_configs
@@ -60,7 +67,8 @@ def test_shapes_do_not_depend_on_which_leads_are_there(config: MaskConfig):
     full, sparse = (draw(config, torch.rand(8, 12) < share) for share in (1.1, 0.3))
     for name in ("lead_BV", "slot_BV", "patch_BVS", "hidden_BLN"):
         assert getattr(full, name).shape == getattr(sparse, name).shape
-    assert full.patch_BVS.shape[2] == num_visible(config, NUM_PATCHES)
+    expected = NUM_PATCHES if config.kind == "lead" else num_visible(config, NUM_PATCHES)
+    assert full.patch_BVS.shape[2] == expected
 
 
 @all_configs
@@ -97,7 +105,7 @@ def test_seed_epoch_and_row_each_change_the_mask(config: MaskConfig):
     assert not torch.equal(base[0], base[1])
 
 
-@pytest.mark.parametrize("kind", ["grid", "random"])
+@pytest.mark.parametrize("kind", ["grid", "random", "block", "lead", "mixed"])
 def test_tied_limb_leads_hide_together(kind: str):
     hidden = draw(MaskConfig(kind=kind), torch.ones(64, 12, dtype=torch.bool)).hidden_BLN
     limb = hidden[:, list(LIMB_LEADS)]
@@ -117,6 +125,33 @@ def test_grid_hides_the_leads_and_instants_it_was_told_to():
     assert visible_BL[~limb_hidden_B, 6:].float().mean(0).sub(4 / 6).abs().max() < 0.03
     assert mask.hidden_BLN[visible_BL].float().mean(0).sub(0.5).abs().max() < 0.04
     assert mask.record_only_B.float().mean().item() == pytest.approx(0.25, abs=0.03)
+
+
+def runs(hidden_N: torch.Tensor) -> int:
+    """How many contiguous hidden spans there are."""
+    return int((hidden_N.int().diff(prepend=torch.zeros(1, dtype=torch.int32)) == 1).sum())
+
+
+def test_time_hides_one_span_in_every_lead_and_block_one_in_each():
+    leads = torch.ones(400, 12, dtype=torch.bool)
+    time, block = (draw(MaskConfig(kind=kind, ratio=0.4), leads).hidden_BLN for kind in ("time", "block"))
+    assert torch.equal(time, time[:, :1].expand_as(time))
+    assert not torch.equal(block[:, 6], block[:, 7])
+    for hidden in (time, block):
+        assert (hidden.sum(2) == 8).all()
+        assert all(runs(hidden_N) == 1 for hidden_N in hidden[:50].flatten(0, 1))
+    # Every place a span can start at is drawn.
+    assert len({int(hidden_N.int().argmax()) for hidden_N in time[:, 0]}) == NUM_PATCHES - 8 + 1
+
+
+def test_mixed_draws_its_kinds_by_weight():
+    config = MaskConfig(kind="mixed", weights={"grid": 3, "time": 1, "random": 0}, limb_hidden_share=0)
+    mask = draw(config, torch.ones(4000, 12, dtype=torch.bool))
+    hides_leads_B = ~mask.visible_lead_BL.all(1)
+    assert hides_leads_B.float().mean().item() == pytest.approx(0.75, abs=0.03)
+    assert all(runs(hidden_N) == 1 for hidden_N in mask.hidden_BLN[~hides_leads_B][:50, 0])
+    assert not mask.record_only_B[~hides_leads_B].any()
+    assert mask.shared_times
 
 
 def test_show_all_hides_nothing():
