@@ -26,7 +26,7 @@ class Finding:
     icd10: str
     """ICD-10-CM without the dot, as MIMIC-IV writes it."""
     prevalence: float
-    """Share of stays that have it, before exclusions (see ``Stay``)."""
+    """Share of stays that have it, before exclusions (see ``draw_stay``)."""
     age_slope: float = 0.0
     """Shift of the liability per standard deviation of age."""
     sensitivity: float = 0.92
@@ -90,7 +90,7 @@ class Stay:
 def draw_stay(rng: np.random.Generator, subject_liability: np.ndarray, *, age_years: float, female: bool) -> Stay:
     """Draw one stay of a subject whose lasting liabilities are ``subject_liability`` ``[len(FINDINGS)]``.
 
-    A stay's liability correlates .8 with the subject's, so a subject's stays are alike and not equal.
+    The liabilities of two stays of a subject correlate .8: they are alike and not equal.
 
     Exclusions: fibrillating atria have neither a sinus rate nor a PR interval; the heart is not slow and fast at
     once; one bundle branch is blocked at a time. Of two, the one with the higher excess stays.

@@ -47,6 +47,7 @@ def synthesize(
     Raises UsageError when the numbers make no sense or ``out`` holds something, LamaeError when writing fails.
     """
     _check(out, num_records, num_subjects, seed, defect_rate)
+    out = out.absolute()  # "." has neither a name nor a parent of its own
     partial = out.parent / f".{out.name}.partial-{os.getpid()}"
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
