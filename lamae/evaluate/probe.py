@@ -1,6 +1,6 @@
-"""The linear probe: how much of the labels a logistic regression reads off frozen embeddings.
+"""The probe: how much of the labels a logistic regression, or nearest neighbours, read off frozen embeddings.
 
-    train split ──standardise, fit for every C──▶ val split ──best macro AUROC──▶ C ──▶ test split ──▶ AUROC, intervals
+    train split ──standardise, fit every setting──▶ val split ──best macro AUROC──▶ test split ──▶ AUROC, intervals
 
 Test records are touched once. Subjects that were in pretraining are refused as test subjects unless told otherwise.
 """
@@ -16,11 +16,13 @@ import numpy as np
 from lamae.evaluate import store
 from lamae.evaluate.auroc import Interval, auroc, bootstrap_auroc, interval, macro
 from lamae.evaluate.embed import PRETRAINED, UNKNOWN, Embeddings, read_embeddings
+from lamae.evaluate.groups import code_groups
 from lamae.evaluate.labels import Labels, read_labels
-from lamae.evaluate.logistic import LogisticSolver, Standardizer
+from lamae.evaluate.logistic import Standardizer
+from lamae.evaluate.metrics import average_precision, best_f1_threshold, brier, f1
+from lamae.evaluate.readouts import METHODS, fit_knn, fit_logistic
 from sharding.errors import UsageError
 
-C_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 NUM_DRAWS = 1000
 SEED = 0
 
@@ -34,15 +36,21 @@ class ProbeResult:
     """Codes with both classes in train and in test, in the columns below."""
     left_out: dict[str, str]
     """Codes without an AUROC, with the reason."""
-    C: float
-    """Penalty chosen on val."""
-    val_macro_by_C: dict[float, float]
+    method: str
+    setting: float
+    """C of the logistic regression or number of neighbours, chosen on val."""
+    val_macro: dict[float, float]
+    """Macro AUROC on val of every setting tried."""
     auroc_K: np.ndarray
     draws_BK: np.ndarray
     """AUROC of each code in each bootstrap draw of test subjects; two probes of one test set have paired draws."""
     draw_seed: int
-    scores_NK: np.ndarray
-    """Log-odds of the test records."""
+    metrics: dict[str, np.ndarray]
+    """Per code, on test: auprc, f1 (threshold chosen on val), brier."""
+    micro_auroc: float
+    """AUROC over all (record, code) pairs together."""
+    probability_NK: np.ndarray
+    """Of the test records."""
     y_NK: np.ndarray
     test_rows: np.ndarray
     num_test_subjects: int
@@ -65,14 +73,26 @@ class ProbeResult:
         """Share of positive test records of each code."""
         return dict(zip(self.codes, self.y_NK.mean(0).tolist(), strict=True))
 
+    def macro_of(self, codes: Sequence[str]) -> Interval:
+        """``macro`` over some of the codes."""
+        columns = [self.codes.index(code) for code in codes]
+        return interval(float(macro(self.auroc_K[columns])), macro(self.draws_BK[:, columns]))
+
     def to_dict(self) -> dict[str, Any]:
-        """Every number but the scores, as plain values."""
+        """Every number but the probabilities, as plain values."""
         return {
             "macro_auroc": dataclasses.asdict(self.macro),
             "auroc": {code: dataclasses.asdict(value) for code, value in self.by_code().items()},
+            "macro_auroc_of_groups": {
+                group: dataclasses.asdict(self.macro_of(codes)) for group, codes in code_groups(self.codes).items()
+            },
+            "micro_auroc": self.micro_auroc,
+            **{f"macro_{name}": float(np.nanmean(values)) for name, values in self.metrics.items()},
+            **{name: dict(zip(self.codes, values.tolist(), strict=True)) for name, values in self.metrics.items()},
             "prevalence": self.prevalence,
             "left_out": self.left_out,
-            "C": self.C,
+            "method": self.method,
+            "setting": self.setting,
             "num_train": self.num_train,
             "num_val": self.num_val,
             "num_test": len(self.test_rows),
@@ -86,8 +106,8 @@ def probe(
     labels: Path,
     *,
     readout: str = "record",
+    method: str = "logistic",
     transductive: bool = False,
-    C_grid: Sequence[float] = C_GRID,
     num_draws: int = NUM_DRAWS,
     seed: int = SEED,
     device: str = "cpu",
@@ -100,7 +120,7 @@ def probe(
     features, truth = read_embeddings(embeddings, readout=readout), read_labels(labels)
     store.require_same_rows(embeddings, features.index_hash, labels, truth.index_hash)
     return probe_arrays(
-        features, truth, transductive=transductive, C_grid=C_grid, num_draws=num_draws, seed=seed, device=device
+        features, truth, method=method, transductive=transductive, num_draws=num_draws, seed=seed, device=device
     )
 
 
@@ -108,39 +128,51 @@ def probe_arrays(
     features: Embeddings,
     truth: Labels,
     *,
+    method: str = "logistic",
     transductive: bool = False,
-    C_grid: Sequence[float] = C_GRID,
     num_draws: int = NUM_DRAWS,
     seed: int = SEED,
     device: str = "cpu",
+    train_rows: np.ndarray | None = None,
 ) -> ProbeResult:
-    """``probe`` on stores that are already in memory."""
+    """``probe`` on stores that are already in memory.
+
+    ``train_rows`` fits on these of the training records only; codes, val and test stay the same.
+    """
+    if method not in METHODS:
+        raise UsageError(f"probe method {method!r} is none of {', '.join(METHODS)}")
     rows = {split: _usable_rows(features, truth, split) for split in ("train", "val", "test")}
     _refuse_shared_subjects(features, rows)
     contamination = _check_contamination(features, rows["test"], transductive=transductive)
     kept, left_out = _codes_with_both_classes(truth, rows["train"], rows["test"])
     if not len(kept):
         raise UsageError(f"{features.name}: no code has both classes in the train and test records")
+    if train_rows is not None:
+        rows["train"] = np.intersect1d(rows["train"], train_rows)
     y = {split: truth.label_NK[rows[split]][:, kept] for split in rows}
     scale = Standardizer.fit(features.x_ND[rows["train"]])
     x = {split: scale.apply(features.x_ND[rows[split]]) for split in rows}
 
-    solver = LogisticSolver(x["train"], y["train"], device=device)
-    models = {C: solver.fit(C) for C in sorted(C_grid)}
-    val_macro = {C: float(macro(auroc(model.decide(x["val"]), y["val"]))) for C, model in models.items()}
-    best = max(val_macro, key=lambda C: (np.nan_to_num(val_macro[C], nan=-1.0), -C))
-    scores = models[best].decide(x["test"])
+    fit = (fit_logistic if method == "logistic" else fit_knn)(x, y, device=device)
+    probability = fit.probability(fit.test_NK)
     subjects = features.subject_N[rows["test"]]
     return ProbeResult(
         name=features.name,
         codes=[truth.codes[k] for k in kept],
         left_out=left_out,
-        C=best,
-        val_macro_by_C=val_macro,
-        auroc_K=auroc(scores, y["test"]),
+        method=method,
+        setting=fit.setting,
+        val_macro=fit.val_macro,
+        auroc_K=auroc(fit.test_NK, y["test"]),
+        draws_BK=bootstrap_auroc(fit.test_NK, y["test"], subjects, num_draws=num_draws, seed=seed),
         draw_seed=seed,
-        draws_BK=bootstrap_auroc(scores, y["test"], subjects, num_draws=num_draws, seed=seed),
-        scores_NK=scores,
+        metrics={
+            "auprc": average_precision(fit.test_NK, y["test"]),
+            "f1": f1(fit.test_NK, y["test"], best_f1_threshold(fit.val_NK, y["val"])),
+            "brier": brier(probability, y["test"]),
+        },
+        micro_auroc=float(auroc(probability.reshape(-1, 1), y["test"].reshape(-1, 1))[0]),
+        probability_NK=probability,
         y_NK=y["test"],
         test_rows=rows["test"],
         num_test_subjects=len(np.unique(subjects)),

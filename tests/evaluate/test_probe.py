@@ -49,12 +49,12 @@ def test_finds_what_is_there_and_nothing_where_there_is_nothing():
 
 def test_penalty_comes_from_val_not_from_test():
     features, truth = simulate()
-    chosen = probe_arrays(features, truth).C
+    chosen = probe_arrays(features, truth).setting
     shuffled = truth.label_NK.copy()
     test_rows = truth.rows("test")
     shuffled[test_rows] = shuffled[np.random.default_rng(0).permutation(test_rows)]
-    assert chosen == probe_arrays(features, dataclasses.replace(truth, label_NK=shuffled)).C
-    val = probe_arrays(features, truth).val_macro_by_C
+    assert chosen == probe_arrays(features, dataclasses.replace(truth, label_NK=shuffled)).setting
+    val = probe_arrays(features, truth).val_macro
     assert val[chosen] == max(val.values())
 
 

@@ -1,0 +1,89 @@
+"""How many labels an embedding needs: the probe on nested fractions of the training subjects.
+
+For each seed the training subjects are put in a random order and the first 1, 5, 10, … percent of them are used, so the
+smaller sets lie within the larger and every model sees the same ones. Val and test stay whole. Codes that a small set
+happens not to contain score one half, for every model alike, so that all fractions average over the same codes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lamae.evaluate.auroc import Interval, interval, macro
+from lamae.evaluate.embed import Embeddings
+from lamae.evaluate.labels import Labels
+from lamae.evaluate.probe import NUM_DRAWS, ProbeResult, difference, probe_arrays
+from sharding.errors import UsageError
+from sharding.progress import Progress, ignore
+
+FRACTIONS = (0.01, 0.05, 0.1, 1.0)
+NUM_SEEDS = 3
+
+
+@dataclass(frozen=True)
+class FewLabelCurve:
+    """Probes by fraction of training subjects, one per seed."""
+
+    name: str
+    results: dict[float, list[ProbeResult]]
+
+    def macro(self, fraction: float, *, seed: int = 0) -> Interval:
+        """Macro AUROC, mean over seeds, with a 95 % interval over seeds and test subjects together."""
+        results = self.results[fraction]
+        values = np.array([macro(result.auroc_K) for result in results])
+        draws = np.stack([macro(result.draws_BK) for result in results])
+        return interval(float(values.mean()), resample_seeds(draws, seed=seed))
+
+
+def few_label_curve(
+    features: Embeddings,
+    truth: Labels,
+    *,
+    fractions: Sequence[float] = FRACTIONS,
+    num_seeds: int = NUM_SEEDS,
+    method: str = "logistic",
+    transductive: bool = False,
+    num_draws: int = NUM_DRAWS,
+    progress: Progress | None = None,
+) -> FewLabelCurve:
+    """Probe ``features`` on every fraction and seed; the whole training set needs one seed only."""
+    progress = progress or ignore
+    results: dict[float, list[ProbeResult]] = {}
+    total = sum(1 if fraction >= 1 else num_seeds for fraction in fractions)
+    for fraction in sorted(fractions):
+        results[fraction] = []
+        for seed in range(1 if fraction >= 1 else num_seeds):
+            rows = training_rows(features, truth, fraction=fraction, seed=seed)
+            results[fraction].append(
+                probe_arrays(
+                    features, truth, method=method, transductive=transductive, num_draws=num_draws, train_rows=rows
+                )
+            )
+            progress("few labels", sum(map(len, results.values())), total)
+    return FewLabelCurve(features.name, results)
+
+
+def training_rows(features: Embeddings, truth: Labels, *, fraction: float, seed: int) -> np.ndarray:
+    """int64 rows of the first ``fraction`` of the training subjects in the order of ``seed``, at least two subjects."""
+    if not 0 < fraction <= 1:
+        raise UsageError(f"label fraction {fraction:g} must lie above 0 and at most at 1")
+    rows = truth.rows("train")
+    subjects = np.random.default_rng(seed).permutation(np.unique(features.subject_N[rows]))
+    chosen = subjects[: max(2, round(fraction * len(subjects)))]
+    return rows[np.isin(features.subject_N[rows], chosen)]
+
+
+def curve_difference(first: FewLabelCurve, second: FewLabelCurve, fraction: float, *, seed: int = 0) -> Interval:
+    """Macro AUROC of ``first`` minus ``second`` at a fraction, paired by seed and by test subject."""
+    pairs = list(zip(first.results[fraction], second.results[fraction], strict=True))
+    values = np.array([difference(a, b).macro.value for a, b in pairs])
+    draws = np.stack([macro(a.draws_BK - b.draws_BK) for a, b in pairs])
+    return interval(float(values.mean()), resample_seeds(draws, seed=seed))
+
+
+def resample_seeds(draws_SB: np.ndarray, *, seed: int) -> np.ndarray:
+    """[B]: in every draw of subjects, the mean over as many seeds drawn with replacement: a hierarchical bootstrap."""
+    S, B = draws_SB.shape
+    chosen_SB = np.random.default_rng(seed).integers(S, size=(S, B))
+    return draws_SB[chosen_SB, np.arange(B)].mean(0)
