@@ -15,7 +15,7 @@ import google_crc32c
 import numpy as np
 
 from sharding.errors import LamaeError
-from sharding.files import DirectoryFiles
+from sharding.files import Files
 from sharding.format import COLUMNS, NO_SAMPLE, SHARDS_NAME, SPLITS, npy_header, shard_name
 from sharding.leads import NUM_LEADS
 from sharding.measures import Measures
@@ -38,7 +38,7 @@ def pack_part(source: Path, out: Path, part: int, *, progress: Progress | None =
     if is_done(planned, part):
         return
     try:
-        _pack_part(planned, DirectoryFiles(source), part, progress or ignore)
+        _pack_part(planned, planned.open_files(source), part, progress or ignore)
     except OSError as error:
         raise LamaeError(
             f"{out}: cannot write shard {part} ({error.strerror or error}); run the same command again to go on"
@@ -61,7 +61,7 @@ def read_report(path: Path) -> dict[str, Any]:
         return report
 
 
-def _pack_part(planned: Plan, files: DirectoryFiles, part: int, progress: Progress) -> None:
+def _pack_part(planned: Plan, files: Files, part: int, progress: Progress) -> None:
     entries = planned.entries(part)
     quality = QualityConfig(**planned.options["quality"])
     audit_share = planned.options["audit"]

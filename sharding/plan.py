@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sharding.errors import LamaeError, UsageError
-from sharding.files import HEADER_SUFFIX, DirectoryFiles
+from sharding.files import HEADER_SUFFIX, Files, ZipFiles, open_files
 from sharding.format import FORMAT_VERSION, MANIFEST_NAME, SHARDS_NAME, UNMATCHED_NAME
 from sharding.header import parse_strict
 from sharding.options import PackOptions
@@ -31,6 +31,7 @@ WORK_NAME = ".packing"
 _PLAN_NAME = "plan.json"
 _LISTING_NAME = "listing"
 _PARTS_NAME = "parts"
+_ZIP_INDEX_NAME = "zip_index.npy"
 _NUM_HEADERS_READ_FOR_SHAPE = 64
 
 
@@ -77,6 +78,10 @@ class Plan:
         """Where the result of a part is kept until the merge."""
         return self.out / WORK_NAME / _PARTS_NAME / f"{part:06d}.npz"
 
+    def open_files(self, source: Path) -> Files:
+        """The files of ``source``, with the index of a zip as the plan kept it."""
+        return open_files(source, zip_index=self.out / WORK_NAME / _ZIP_INDEX_NAME)
+
     @classmethod
     def open(cls, out: Path) -> "Plan":
         """The plan in ``out``. Raises UsageError where there is none."""
@@ -100,12 +105,13 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
     except ValueError as error:
         raise UsageError(str(error)) from None
     _refuse_foreign(out)
-    listing = list_source(source, kind=options.source, ptbxl_rate_hz=options.ptbxl_rate_hz, progress=progress)
+    files = open_files(source)
+    listing = list_source(files, kind=options.source, ptbxl_rate_hz=options.ptbxl_rate_hz, progress=progress)
     identity = options.identity()
     entries, folds_sha256 = _with_splits(listing, options)
     identity["splits_from"] = folds_sha256
     entries = entries[: options.limit]
-    rate_hz, num_samples = common_shape(DirectoryFiles(source), entries)
+    rate_hz, num_samples = common_shape(files, entries)
     lines = [_listing_line(entry) for entry in entries]
     content: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -124,11 +130,11 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
     elif (out / WORK_NAME).is_dir():
         _refuse_difference(Plan.open(out).content, content, out)
     else:
-        _write(planned, listing, lines, options.shard_size)
+        _write(planned, listing, lines, options.shard_size, files)
     return planned
 
 
-def common_shape(files: DirectoryFiles, entries: list[Entry]) -> tuple[float, int]:
+def common_shape(files: Files, entries: list[Entry]) -> tuple[float, int]:
     """Sampling rate and samples per lead that most records have, by headers spread evenly over the listing.
 
     Raises UsageError where no header says.
@@ -142,7 +148,7 @@ def common_shape(files: DirectoryFiles, entries: list[Entry]) -> tuple[float, in
     raise UsageError(f"{files.root}: none of {len(entries)} headers gives a sampling rate and a length")
 
 
-def _shape(files: DirectoryFiles, record: str) -> tuple[float, int] | None:
+def _shape(files: Files, record: str) -> tuple[float, int] | None:
     try:
         text = files.read(record + HEADER_SUFFIX)
     except OSError:
@@ -196,7 +202,7 @@ def _listing_line(entry: Entry) -> str:
     return f"{entry.key},{path},{'' if entry.subject is None else entry.subject},{entry.split}\n"
 
 
-def _write(planned: Plan, listing: Listing, lines: list[str], shard_size: int) -> None:
+def _write(planned: Plan, listing: Listing, lines: list[str], shard_size: int, files: Files) -> None:
     """Put the plan in place in one rename: it is there whole or not at all."""
     building = planned.out / f"{WORK_NAME}.new"
     shutil.rmtree(building, ignore_errors=True)
@@ -206,6 +212,8 @@ def _write(planned: Plan, listing: Listing, lines: list[str], shard_size: int) -
     for part in range(planned.num_parts):
         chunk = lines[part * shard_size : (part + 1) * shard_size]
         (building / _LISTING_NAME / f"{part:06d}.csv").write_text("".join(chunk))
+    if isinstance(files, ZipFiles):
+        files.index.save(building / _ZIP_INDEX_NAME)
     unmatched = listing.reconciliation
     with (building / UNMATCHED_NAME).open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")

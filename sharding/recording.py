@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from sharding.errors import LamaeError
-from sharding.files import HEADER_SUFFIX, DirectoryFiles
+from sharding.files import HEADER_SUFFIX, DamagedFileError, Files
 from sharding.format import NO_SAMPLE
 from sharding.header import Header, parse_strict, subject_comment
 from sharding.leads import NUM_LEADS, canonical_columns
@@ -61,7 +61,7 @@ class Recording:
     fast: bool  # read by the strict parser, not by stock wfdb
 
 
-def read_recording(files: DirectoryFiles, record: str) -> Recording:
+def read_recording(files: Files, record: str) -> Recording:
     """Read ``record`` (its path without suffix). Raises RejectError."""
     header_text = _read(files, record + HEADER_SUFFIX)
     header = parse_strict(header_text, record=posixpath.basename(record))
@@ -75,26 +75,11 @@ def read_recording(files: DirectoryFiles, record: str) -> Recording:
     return read_with_wfdb(files, record)
 
 
-def read_with_wfdb(files: DirectoryFiles, record: str) -> Recording:
+def read_with_wfdb(files: Files, record: str) -> Recording:
     """Read ``record`` by stock wfdb, then apply the same checks. Raises RejectError."""
-    import wfdb  # slow to import (pandas) and needed by few records
     from wfdb.io._signal import _digi_nan
 
-    with files.on_disk(record) as path:
-        try:
-            header: Any = wfdb.rdheader(str(path))
-        except FileNotFoundError:
-            raise RejectError("missing_file", f"{record}{HEADER_SUFFIX}") from None
-        except Exception as error:  # wfdb raises whatever its parser trips over
-            raise RejectError("bad_header", _one_line(error)) from None
-        if not header.n_sig:
-            raise RejectError("no_leads", "the header describes no signals")
-        try:
-            read: Any = wfdb.rdrecord(str(path), physical=False)
-        except FileNotFoundError as error:
-            raise RejectError("missing_file", posixpath.basename(str(error.filename))) from None
-        except Exception as error:
-            raise RejectError("unreadable", _one_line(error)) from None
+    header, read = _wfdb_header_and_signals(files, record)
     names, digital = read.sig_name, read.d_signal
     if digital is None or any(name is None for name in names):
         raise RejectError("no_leads", "the header names no signals")
@@ -128,7 +113,31 @@ def read_with_wfdb(files: DirectoryFiles, record: str) -> Recording:
     )
 
 
-def audit(files: DirectoryFiles, record: str, recording: Recording) -> None:
+def _wfdb_header_and_signals(files: Files, record: str) -> tuple[Any, Any]:
+    """What wfdb makes of the header alone, and of header and signals. Raises RejectError."""
+    import wfdb  # slow to import (pandas) and needed by few records
+
+    try:
+        with files.on_disk(record) as path:
+            try:
+                header: Any = wfdb.rdheader(str(path))
+            except FileNotFoundError:
+                raise RejectError("missing_file", f"{record}{HEADER_SUFFIX}") from None
+            except Exception as error:  # wfdb raises whatever its parser trips over
+                raise RejectError("bad_header", _one_line(error)) from None
+            if not header.n_sig:
+                raise RejectError("no_leads", "the header describes no signals")
+            try:
+                return header, wfdb.rdrecord(str(path), physical=False)
+            except FileNotFoundError as error:
+                raise RejectError("missing_file", posixpath.basename(str(error.filename))) from None
+            except Exception as error:
+                raise RejectError("unreadable", _one_line(error)) from None
+    except DamagedFileError as error:
+        raise RejectError("unreadable", str(error)) from None
+
+
+def audit(files: Files, record: str, recording: Recording) -> None:
     """Compare a fast read with stock wfdb bit for bit. Raises LamaeError naming the record where they differ."""
     try:
         reference = read_with_wfdb(files, record)
@@ -193,7 +202,7 @@ def _canonical(names: Sequence[str]) -> list[int | None]:
     return columns
 
 
-def _read(files: DirectoryFiles, path: str) -> bytes:
+def _read(files: Files, path: str) -> bytes:
     try:
         return files.read(path)
     except FileNotFoundError:

@@ -7,14 +7,14 @@ wfdb    any directory of WFDB records; key the stem, or the path where stems rep
 
 import csv
 import hashlib
+import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from sharding.errors import UsageError
-from sharding.files import DirectoryFiles
+from sharding.files import Files
 from sharding.progress import Progress, ignore
 from sharding.splits import split_of_fold
 
@@ -66,21 +66,18 @@ class Listing:
 
 
 def list_source(
-    source: Path, *, kind: str = "auto", ptbxl_rate_hz: int = 500, progress: Progress | None = None
+    files: Files, *, kind: str = "auto", ptbxl_rate_hz: int = 500, progress: Progress | None = None
 ) -> Listing:
-    """List the records of ``source``. Raises UsageError where there is nothing to pack."""
-    if not source.exists():
-        raise UsageError(f"{source}: no such directory; give the root of MIMIC-IV-ECG, of PTB-XL or of WFDB records")
-    if not source.is_dir():
-        raise UsageError(f"{source}: not a directory; give the root of MIMIC-IV-ECG, of PTB-XL or of WFDB records")
-    kind = detect(source) if kind == "auto" else kind
-    found = _walk(DirectoryFiles(source), progress or ignore)
+    """List the records of a source. Raises UsageError where there is nothing to pack."""
+    source = files.root
+    found = _walk(files, progress or ignore)
     if not found:
-        raise UsageError(f"{source}: no WFDB header (*.hea) anywhere below; is this the right directory?")
+        raise UsageError(f"{source}: no WFDB header (*.hea) anywhere below; is this the right place?")
+    kind = detect(files, found) if kind == "auto" else kind
     if kind == "mimic":
-        listing = _list_mimic(source, found)
+        listing = _list_mimic(files, found)
     elif kind == "ptbxl":
-        listing = _list_ptbxl(source, found, ptbxl_rate_hz)
+        listing = _list_ptbxl(files, found, ptbxl_rate_hz)
     else:
         listing = _list_wfdb(found)
     if not listing.entries:
@@ -91,16 +88,16 @@ def list_source(
     return listing
 
 
-def detect(source: Path) -> str:
-    """``mimic``, ``ptbxl`` or ``wfdb``, by the files in the root."""
-    if (source / PTBXL_LIST).is_file():
+def detect(files: Files, found: list[str]) -> str:
+    """``mimic``, ``ptbxl`` or ``wfdb``, by the lists in the root and where the first record is."""
+    if files.exists(PTBXL_LIST):
         return "ptbxl"
-    if (source / MIMIC_LIST).is_file() or any((source / "files").glob("p[0-9]*")):
+    if files.exists(MIMIC_LIST) or _MIMIC_PATH.fullmatch(found[0]):
         return "mimic"
     return "wfdb"
 
 
-def _walk(files: DirectoryFiles, progress: Progress) -> list[str]:
+def _walk(files: Files, progress: Progress) -> list[str]:
     found = []
     for path in files.records():
         found.append(path)
@@ -110,10 +107,10 @@ def _walk(files: DirectoryFiles, progress: Progress) -> list[str]:
     return sorted(found)
 
 
-def _list_mimic(source: Path, found: list[str]) -> Listing:
+def _list_mimic(files: Files, found: list[str]) -> Listing:
     expected = None
-    if (source / MIMIC_LIST).is_file():
-        expected = {row["path"] for row in _csv_rows(source / MIMIC_LIST, ("path",))}
+    if files.exists(MIMIC_LIST):
+        expected = {row["path"] for row in _csv_rows(files, MIMIC_LIST, ("path",))}
     subjects = {path: int(match["subject"]) for path in found if (match := _MIMIC_PATH.fullmatch(path))}
     unused = [path for path in found if path not in subjects]
     paths = list(subjects)
@@ -123,9 +120,9 @@ def _list_mimic(source: Path, found: list[str]) -> Listing:
     return _listing("mimic", entries, expected, found, unused)
 
 
-def _list_ptbxl(source: Path, found: list[str], rate_hz: int) -> Listing:
+def _list_ptbxl(files: Files, found: list[str], rate_hz: int) -> Listing:
     folder, column = ("records500/", "filename_hr") if rate_hz == 500 else ("records100/", "filename_lr")
-    rows = {row[column]: row for row in _csv_rows(source / PTBXL_LIST, ("patient_id", "strat_fold", column))}
+    rows = {row[column]: row for row in _csv_rows(files, PTBXL_LIST, ("patient_id", "strat_fold", column))}
     found = [path for path in found if path.startswith(folder)]
     paths = [path for path in found if path in rows]
     entries = []
@@ -135,7 +132,7 @@ def _list_ptbxl(source: Path, found: list[str], rate_hz: int) -> Listing:
             subject, fold = int(float(row["patient_id"])), int(float(row["strat_fold"]))
         except ValueError:
             raise UsageError(
-                f"{source / PTBXL_LIST}: {path} has patient_id {row['patient_id']!r} and strat_fold "
+                f"{files.root / PTBXL_LIST}: {path} has patient_id {row['patient_id']!r} and strat_fold "
                 f"{row['strat_fold']!r}; both must be numbers"
             ) from None
         entries.append(Entry(key, path, subject=subject, split=split_of_fold(fold, _PTBXL_LAST_FOLD)))
@@ -190,13 +187,13 @@ def _short_hash(path: str) -> str:
     return hashlib.sha256(path.encode()).hexdigest()[:8]
 
 
-def _csv_rows(path: Path, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+def _csv_rows(files: Files, name: str, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    path = files.root / name
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = csv.DictReader(file)
-            absent = [column for column in columns if column not in (rows.fieldnames or [])]
-            if absent:
-                raise UsageError(f"{path}: no column {', '.join(absent)}; this is not the file of that name")
-            yield from rows
+        rows = csv.DictReader(io.TextIOWrapper(io.BytesIO(files.read(name)), encoding="utf-8-sig", newline=""))
+        absent = [column for column in columns if column not in (rows.fieldnames or [])]
+        if absent:
+            raise UsageError(f"{path}: no column {', '.join(absent)}; this is not the file of that name")
+        yield from rows
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path}: unreadable ({error})") from None

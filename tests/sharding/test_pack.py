@@ -213,7 +213,7 @@ def test_ptbxl_takes_patients_and_folds_from_its_database(real_data, tmp_path):
 
 
 def test_sources_that_can_never_work_are_refused(tmp_path):
-    with pytest.raises(UsageError, match="no such directory"):
+    with pytest.raises(UsageError, match="no such file or directory"):
         pack(tmp_path / "absent", tmp_path / "out", options=small())
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="no WFDB header"):

@@ -1,0 +1,97 @@
+"""A zip is packed in place: the same bytes as from the tree, whatever its shape; damage is a reject or one line."""
+
+import struct
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from sharding.errors import LamaeError, UsageError
+from sharding.files import ZipFiles, open_files
+from sharding.pack import PackOptions, pack
+from sharding.zipindex import ZipIndex
+from tests.sharding.kill_points import digests
+from tests.sharding.test_pack import rejects_of
+from tests.sharding.wfdbtree import MIMIC_LEADS, plausible_signal, write_mimic_tree, write_record
+
+
+@pytest.fixture
+def tree(tmp_path):
+    write_mimic_tree(tmp_path / "tree")
+    odd = write_record(tmp_path / "tree/files/p1999/p19990000/s1/1", plausible_signal(MIMIC_LEADS), comments=["x"])
+    header = odd.with_name("1.hea")
+    header.write_text(header.read_text().replace("200.0(0)", "200(0)").replace("/mV", ""))  # a header for stock wfdb
+    return tmp_path / "tree"
+
+
+def make_zip(tree: Path, path: Path, *, prefix: str = "", compression: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for file in sorted(tree.rglob("*"), reverse=True):
+            archive.write(file, prefix + file.relative_to(tree).as_posix())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("prefix", "compression"), [("", zipfile.ZIP_STORED), ("mimic-iv-ecg-1.0/", zipfile.ZIP_DEFLATED)]
+)
+def test_same_bytes_as_from_the_tree(tree, tmp_path, prefix, compression):
+    options = PackOptions(shard_size=5, audit=0.3)
+    manifest = pack(tree, tmp_path / "from_tree", options=options)
+    assert manifest["readers"]["wfdb"] == 1
+    archive = make_zip(tree, tmp_path / "source.zip", prefix=prefix, compression=compression)
+    options.workers = 2 if prefix else 1
+    pack(archive, tmp_path / "from_zip", options=options)
+    assert digests(tmp_path / "from_zip") == digests(tmp_path / "from_tree")
+
+
+def test_every_member_reads_as_zipfile_reads_it(tree, tmp_path):
+    path = make_zip(tree, tmp_path / "source.zip")
+    files = open_files(path)
+    assert isinstance(files, ZipFiles)
+    with zipfile.ZipFile(path) as archive:
+        for info in archive.infolist():
+            if not info.is_dir():
+                assert files.read(info.filename) == archive.read(info)
+    files.index.save(tmp_path / "index.npy")
+    again = ZipFiles(path, ZipIndex.load(tmp_path / "index.npy"))
+    assert again.read("record_list.csv") == files.read("record_list.csv")
+    assert not again.exists("record_list.txt")
+
+
+def test_zip64_offsets_and_counts_are_followed(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 100)  # forces zip64 records and extra fields
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 3)
+    path = make_zip(tree, tmp_path / "source.zip")
+    assert b"PK\6\6" in path.read_bytes()
+    files = open_files(path)
+    assert files.read("record_list.csv") == (tree / "record_list.csv").read_bytes()
+    assert len(list(files.records())) == 13
+
+
+def test_a_damaged_member_is_a_reject(tree, tmp_path):
+    path = make_zip(tree, tmp_path / "source.zip", compression=zipfile.ZIP_STORED)
+    with zipfile.ZipFile(path) as archive:
+        info = next(info for info in archive.infolist() if info.filename.endswith(".dat"))
+    data = bytearray(path.read_bytes())
+    data[info.header_offset + 30 + len(info.filename) + 40] ^= 1
+    path.write_bytes(data)
+    pack(path, tmp_path / "out", options=PackOptions())
+    assert rejects_of(tmp_path / "out") == {Path(info.filename).stem: "unreadable"}
+
+
+def test_what_is_no_readable_zip_is_one_line(tree, tmp_path):
+    (tmp_path / "text.zip").write_text("this is no zip at all, but longer than an end record")
+    with pytest.raises(UsageError, match="no zip"):
+        open_files(tmp_path / "text.zip")
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(UsageError, match=r"neither a directory nor a \.zip"):
+        open_files(tmp_path / "notes.txt")
+    path = make_zip(tree, tmp_path / "source.zip")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UsageError, match="whose end is missing"):
+        open_files(path)
+    start = struct.unpack_from("<I", whole, len(whole) - 6)[0]
+    path.write_bytes(whole[:start] + b"XX" + whole[start + 2 :])
+    with pytest.raises(LamaeError, match="directory of the zip is damaged"):
+        open_files(path)
