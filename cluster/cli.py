@@ -1,4 +1,4 @@
-"""The verbs ``submit`` and ``jobs`` of the command line; ``lamae.cli`` registers them."""
+"""The verbs ``submit``, ``jobs`` and ``doctor`` of the command line; ``lamae.cli`` registers them."""
 
 import shlex
 import sys
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lamae import console
-from sharding.errors import UsageError
+from sharding.errors import LamaeError, UsageError
 
 ClusterOption = Annotated[str, typer.Option("--cluster", help="Cluster profile: configs/cluster/NAME.yaml.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over the profile; repeatable.")]
@@ -96,6 +96,24 @@ def jobs(
         for label, text in (("why", status.detail), ("log", status.last_line), ("in", str(status.folder))):
             if text:
                 console.console.print(f"{status.job_id} {label}: {text}", soft_wrap=True, markup=False)
+
+
+def doctor(
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", help="Examine its nodes by a short job; else this machine.")
+    ] = None,
+    overrides: SetOption = None,
+    shards: Annotated[Path | None, typer.Option(help="Shard set to read from, for loader speed.")] = None,
+    out: Annotated[Path, typer.Option(help="Directory on the file system that runs will use.")] = Path("."),
+) -> None:
+    """Examine this installation before a long run: versions, gradients, network, loader, disk; what to do about it."""
+    from cluster import doctor as doctor_module
+
+    findings = doctor_module.examine(cluster, overrides or [], shards=shards, out=out)
+    rows = [[finding.check, finding.result, finding.measured, finding.advice] for finding in findings]
+    console.print_table("doctor", ["check", "result", "measured", "what to do"], rows)
+    if any(finding.result == doctor_module.FAIL for finding in findings):
+        raise LamaeError("doctor: at least one check failed; see the table")
 
 
 def _format_left(seconds: float) -> str:

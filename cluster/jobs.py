@@ -1,6 +1,7 @@
 """``lamae jobs``: what became of submitted jobs, from their folders, squeue and, where there is one, accounting."""
 
 import json
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -25,6 +26,11 @@ from sharding.errors import LamaeError, UsageError
 
 METRICS_TAIL_BYTES = 1 << 16
 LOG_TAIL_BYTES = 1 << 13
+
+TIMES_GONE_IS_GONE = 3
+"""Looks in a row, a second apart, after which a job that is nowhere to be found counts as gone."""
+
+log = logging.getLogger(__name__)
 
 RUNNING, PENDING, DONE, FAILED, GONE = "running", "pending", "done", "failed", "gone"
 
@@ -240,23 +246,35 @@ def _local_alive(job_id: str) -> bool:
         return False
 
 
+def _status_if_known(folder: Path) -> JobStatus | None:
+    """None while the scheduler cannot be asked: the controller may be restarting."""
+    try:
+        return read_statuses([folder])[0]
+    except LamaeError as error:
+        log.warning("%s", error)
+        return None
+
+
 def follow(folder: Path, *, write: Any, poll_s: float = 1.0, ask_scheduler_every_s: float = 15.0) -> JobStatus:
     """Pass the log of the job's first node on to ``write`` as it grows, until the job has ended; how it ended."""
     path = log_path(folder, _job_id(folder))
-    position, next_question = 0, 0.0
+    position, next_question, times_gone = 0, 0.0, 0
     submission = Submission.read(folder)
     while True:
         decided = _final_decision(folder, submission) is not None
         status = None
-        if decided or time.monotonic() >= next_question:
+        if decided or times_gone or time.monotonic() >= next_question:
             next_question = time.monotonic() + ask_scheduler_every_s
-            status = read_statuses([folder])[0]
+            status = _status_if_known(folder)
         if path.exists() and path.stat().st_size > position:
             with path.open("rb") as file:
                 file.seek(position)
                 text = file.read()
             position += len(text)
             write(text.decode(errors="replace"))
-        if status is not None and status.ended:
-            return status
+        if status is not None:
+            # Once may be the instant between two states: a job that is being started, or put back in the queue.
+            times_gone = times_gone + 1 if status.state == GONE else 0
+            if status.ended and times_gone in (0, TIMES_GONE_IS_GONE):
+                return status
         time.sleep(poll_s)

@@ -33,11 +33,16 @@ def job_fields(job_id: str) -> dict[str, str]:
 
 
 def queue(job_ids: Collection[str]) -> dict[str, QueueEntry]:
-    """Jobs of ``job_ids`` that wait or run, by id; array tasks as ``JOB_TASK``."""
+    """Jobs of ``job_ids`` that wait or run, by id; array tasks as ``JOB_TASK``.
+
+    Raises LamaeError where the controller cannot be asked: no answer is not "no job".
+    """
     entries = {}
     for job_id in job_ids:  # one by one: squeue refuses a list in which one id has been forgotten
         done = _run("squeue", "--noheader", "--array", f"--jobs={job_id}", "--format=%i|%T|%r|%N|%M")
-        for line in done.stdout.splitlines() if done.returncode == 0 else ():
+        if done.returncode != 0 and "Invalid job id" not in done.stderr:
+            raise LamaeError(f"squeue: {done.stderr.strip() or f'exit code {done.returncode}'}; try again later")
+        for line in done.stdout.splitlines():
             found, state, reason, nodes, elapsed = line.split("|")
             entries[found] = QueueEntry(state, reason, nodes, elapsed)
     return entries

@@ -369,6 +369,7 @@ def bench(
 
 app.command(context_settings=cluster_cli.SUBMIT_CONTEXT)(cluster_cli.submit)
 app.command()(cluster_cli.jobs)
+app.command()(cluster_cli.doctor)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 
 from cluster import jobs, registry
 from cluster.submission import Submission, attempt_folder, write_json
-from sharding.errors import UsageError
+from sharding.errors import LamaeError, UsageError
 
 
 @pytest.fixture
@@ -18,11 +18,11 @@ def tools(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
 
-    def install(**outputs: str | None) -> None:
+    def install(error: str = "slurm_load_jobs error: Invalid job id specified", **outputs: str | None) -> None:
         for name in ("sbatch", "squeue", "sacct"):
             text = outputs.get(name)
-            body = f"import sys; sys.stdout.write({text!r})" if text is not None else "raise SystemExit(1)"
-            (folder / name).write_text(f"#!{sys.executable}\n{body}\n")
+            body = f"sys.stdout.write({text!r})" if text is not None else f"sys.exit({error!r})"
+            (folder / name).write_text(f"#!{sys.executable}\nimport sys\n{body}\n")
             (folder / name).chmod(0o755)
 
     return install
@@ -102,6 +102,13 @@ def test_following_passes_the_log_on_and_ends_with_the_job(tmp_path, tools):
     heard: list[str] = []
     assert jobs.follow(folder, write=heard.append).state == jobs.DONE
     assert "".join(heard) == "one\ntwo\n"
+
+
+def test_a_controller_that_does_not_answer_is_not_taken_for_the_end(tmp_path, tools):
+    make_job(tmp_path / "run", decisions=(None,))
+    tools(squeue=None, error="slurm_load_jobs error: Unable to contact slurm controller")
+    with pytest.raises(LamaeError, match="Unable to contact"):
+        status(tmp_path / "run")
 
 
 def test_a_directory_without_jobs_is_refused(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 import minicluster
 import pytest
 from minicluster import MiniCluster
-from slurm_runs import PROFILE, TRAINING, Run, Submit, run_lamae
+from slurm_runs import CPU_PROFILE, TRAINING, Run, Submit, profile_options, run_lamae
 
 
 @pytest.fixture(scope="session")
@@ -46,12 +46,11 @@ def submit_session(slurm: MiniCluster, shards: Path, tmp_path_factory: pytest.Te
 
     def submit(name: str, *training: str, profile: tuple[str, ...] = ("nodes=2",)) -> Run:
         run_dir = home / name
-        options = [option for value in (*PROFILE, *profile) for option in ("--set", value)]
         text = slurm.run(
             [
                 *(sys.executable, "-m", "lamae", "submit", "train", *TRAINING, *training),
                 *(f"run.dir={run_dir}", f"data.path={shards}"),
-                *("--cluster", "configs/cluster/cpu-partition.yaml", *options),
+                *("--cluster", CPU_PROFILE, *profile_options(*profile)),
             ],
             env={"XDG_STATE_HOME": str(home / "state")},
         )

@@ -12,6 +12,7 @@ from minicluster import MiniCluster, wait_until
 from cluster.submission import list_attempts, newest_step, read_json
 from lamae.train.monitor import read_metrics
 
+CPU_PROFILE = "configs/cluster/cpu-partition.yaml"
 STEPS = 60
 TRAINING = [
     "configs/pretrain/tiny.yaml",
@@ -25,6 +26,11 @@ PROFILE = [
 ]
 # Generous: on a busy machine the trainer may take half a minute to start. Tests wait for events, not for time.
 START_S, END_S = 240, 420
+
+
+def profile_options(*further: str) -> list[str]:
+    """Options of the command line that fit the profile to the test cluster."""
+    return [option for value in (*PROFILE, *further) for option in ("--set", value)]
 
 
 def run_lamae(*arguments: str) -> None:

@@ -1,0 +1,50 @@
+"""``lamae doctor``: how measurements are judged."""
+
+import pytest
+
+from cluster import doctor
+
+GOOD = {
+    "world_size": 2,
+    "device": "cpu",
+    "parity_error": 1e-6,
+    "clock_spread_s": 0.01,
+    "bus_gb_per_s": 1.0,
+    "latency_us": 100.0,
+    "nodes": [
+        {
+            "host": "n1",
+            "devices": [],
+            "rename_replaces": True,
+            "write_mb_per_s": 500.0,
+            "free_gb": 100.0,
+            "records_per_s": 5000.0,
+        }
+    ],
+}
+
+
+def results(findings):
+    return {finding.check: finding.result for finding in findings}
+
+
+def test_a_good_installation_passes_every_check():
+    assert set(results(doctor.judge_results(GOOD)).values()) == {doctor.PASS}
+
+
+@pytest.mark.parametrize(
+    ("change", "check", "result"),
+    [
+        ({"parity_error": 0.01}, "gradients against plain torch", doctor.FAIL),
+        ({"parity_error": float("nan")}, "gradients against plain torch", doctor.FAIL),
+        ({"clock_spread_s": 5.0}, "clocks", doctor.WARN),
+        ({"nodes": [{**GOOD["nodes"][0], "rename_replaces": False}]}, "n1: rename replaces", doctor.FAIL),
+        ({"nodes": [{**GOOD["nodes"][0], "write_mb_per_s": 5.0}]}, "n1: durable write", doctor.WARN),
+        ({"nodes": [{**GOOD["nodes"][0], "free_gb": 1.0}]}, "n1: free space", doctor.WARN),
+        ({"nodes": [{**GOOD["nodes"][0], "records_per_s": 10.0}]}, "n1: loader", doctor.WARN),
+    ],
+)
+def test_each_shortcoming_is_seen_and_answered(change, check, result):
+    [finding] = [finding for finding in doctor.judge_results({**GOOD, **change}) if finding.check == check]
+    assert finding.result == result
+    assert finding.advice
