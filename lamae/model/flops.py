@@ -1,0 +1,86 @@
+"""Arithmetic of a model, counted from its configuration: what utilisation is measured against.
+
+Matrix products only, two operations per multiply-add, as ``torch.utils.flop_counter`` counts them. Slots that stay
+empty and patches that are laid out but not valid are computed, hence counted.
+"""
+
+from dataclasses import dataclass
+
+from lamae.model.config import MaskConfig, ModelConfig, kinds_drawn, num_visible
+from sharding.leads import NUM_LEADS
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating point operations of one record."""
+
+    embed: int
+    """Patches to tokens."""
+    encoder: int
+    exchange: int
+    """Exchange between leads, and pooling."""
+    decoder: int
+
+    @property
+    def forward(self) -> int:
+        return self.embed + self.encoder + self.exchange + self.decoder
+
+    @property
+    def training(self) -> int:
+        """Forward and backward. The signal needs no gradient, so embedding it costs one product less."""
+        return 3 * self.forward - self.embed
+
+
+def count_flops(model: ModelConfig, mask: MaskConfig, *, num_samples: int) -> Flops:
+    """Of one pretraining record; every record of a configuration costs the same."""
+    kinds = set(kinds_drawn(mask))
+    num_patches = num_samples // model.patch_size
+    hides_leads_only = kinds <= {"grid", "lead"}
+    shares_times = kinds <= {"grid", "lead", "time"}
+    leads = NUM_LEADS - mask.hidden_leads if hides_leads_only else NUM_LEADS
+    shown = num_patches if kinds == {"lead"} else num_visible(mask, num_patches)
+    width, decoder_width = model.width, model.decoder_width
+
+    exchanges = model.kind in ("lamae", "mean", "joint")
+    scope = "joint" if model.kind == "joint" else model.scope
+    depth, latent_depth = model.depth, model.latent_depth if exchanges else 0
+    if model.kind == "joint":
+        depth, latent_depth = 0, model.depth + model.latent_depth
+    elif model.match_parameters and not exchanges:
+        depth += model.latent_depth
+
+    encoder = depth * _block(model, tokens=leads * (1 + shown), width=width, groups=leads, length=1 + shown)
+    embed = 2 * leads * shown * model.patch_size * width
+
+    instants = 0
+    if exchanges and scope != "summary":
+        instants = shown if shares_times else num_patches
+    tokens = leads * (1 + instants)
+    groups, length = {"summary": (1, leads), "aligned": (1 + instants, leads), "joint": (1, tokens)}[scope]
+    averages = model.kind == "mean"
+    exchange = latent_depth * _block(
+        model, tokens=tokens, width=width, groups=groups, length=length, values_only=averages
+    )
+    # Each pooled vector is a weighted sum over the leads, then one product.
+    pooled = 1 + instants if exchanges else 0
+    exchange += pooled * (2 * leads * width + 2 * width**2)
+    if not exchanges:
+        exchange += 2 * leads * width
+
+    laid_out = instants or shown
+    summaries = 1 if exchanges else NUM_LEADS
+    decoder = 2 * (leads * laid_out + instants + summaries) * width * decoder_width
+    drawn = NUM_LEADS * num_patches
+    decoder += model.decoder_depth * _block(
+        model, tokens=drawn, width=decoder_width, groups=NUM_LEADS, length=num_patches
+    )
+    decoder += 2 * drawn * decoder_width * model.patch_size
+    return Flops(embed=embed, encoder=encoder, exchange=exchange, decoder=decoder)
+
+
+def _block(model: ModelConfig, *, tokens: int, width: int, groups: int, length: int, values_only: bool = False) -> int:
+    """One transformer block over ``tokens``, attending within ``groups`` sequences of ``length``."""
+    hidden = round(width * model.mlp_ratio)
+    packed = 1 if values_only else 3
+    attention = 0 if values_only else 4 * groups * length**2 * width
+    return 2 * tokens * width * (packed * width + width + 2 * hidden) + attention
