@@ -133,7 +133,7 @@ def join_labels(
             "codes": list(table.vocabulary),
             "descriptions": {code: table.descriptions.get(code, "") for code in table.vocabulary},
             "protocol": table.protocol,
-            "source_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+            "source_sha256": hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None,
             "num_matched": report.num_matched,
             "num_source_records": report.num_source_records,
             "num_positive": list(report.num_positive.values()),

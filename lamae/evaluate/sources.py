@@ -25,7 +25,7 @@ from sharding.errors import UsageError
 from sharding.format import SPLITS, ShardSet
 
 TRAIN, VAL, TEST = range(len(SPLITS))
-SOURCES = ("mimic-icd10", "ptbxl")
+SOURCES = ("mimic-icd10", "ptbxl", "snomed", "csv")
 MIMIC_PROTOCOLS = ("shards", "ed2all", "all2all")
 PTBXL_PROTOCOLS = ("shards", "folds")
 PTBXL_TASKS = ("superclass", "subclass", "diagnostic", "form", "rhythm", "all")
@@ -50,8 +50,11 @@ def build_labels(
     distinct: bool = False,
     task: str = "superclass",
     min_likelihood: float = 0.0,
+    key_column: str = "key",
 ) -> LabelReport:
     """Read ``file`` as ``source`` (one of SOURCES), join it to ``shards`` and write ``out``; how the join went.
+
+    ``file`` is records_w_diag_icd10.csv, ptbxl_database.csv, a directory of WFDB headers, or any CSV with 0/1 columns.
 
     ``protocol`` "shards" keeps the shard set's split; the others are the source's own, see the readers, as are the
     options below ``allow_missing``. Raises UsageError when the file does not fit the source or the shard set.
@@ -63,6 +66,12 @@ def build_labels(
         )
     elif source == "ptbxl":
         table = read_ptbxl(file, task=task, min_likelihood=min_likelihood, protocol=protocol)
+    elif source == "snomed":
+        _require_choice("protocol", protocol, ("shards",))
+        table = read_snomed_headers(file, min_count=min_count, top=top)
+    elif source == "csv":
+        _require_choice("protocol", protocol, ("shards",))
+        table = read_label_csv(file, key_column=key_column, min_count=min_count, top=top)
     else:
         raise UsageError(f"label source {source!r} is none of {', '.join(SOURCES)}")
     return join_labels(shard_set, table, out, file=file, allow_missing=allow_missing)
@@ -166,6 +175,70 @@ def read_ptbxl(
         descriptions=descriptions,
         protocol=f"PTB-XL {task}, likelihood at least {min_likelihood:g} %; protocol {protocol}",
     )
+
+
+def read_snomed_headers(folder: Path, *, min_count: int = 1, top: int | None = None) -> LabelTable:
+    """SNOMED CT codes of the ``#Dx:`` comments of all WFDB headers below ``folder`` (PhysioNet/CinC Challenge 2020/21).
+
+    A record without such a comment is unlabelled. Names are the header's stem, or its path where a stem repeats.
+    """
+    headers = sorted(folder.rglob("*.hea")) if folder.is_dir() else []
+    if not headers:
+        raise UsageError(f"{folder}: no directory with WFDB headers (*.hea)")
+    codes: list[frozenset[str] | None] = []
+    for header in headers:
+        found: set[str] = set()
+        for line in header.read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.lstrip("# ").partition(":")
+            if line.startswith("#") and name.strip().lower() == "dx":
+                found.update(code.strip() for code in value.split(",") if code.strip())
+        codes.append(frozenset(found) or None)
+    return LabelTable(
+        key_choices=([_header_key(header.stem) for header in headers], [_path_key(h, folder) for h in headers]),
+        codes=codes,
+        vocabulary=choose_vocabulary(count_codes(codes), min_count=min_count, top=top),
+        split=np.zeros(len(headers), dtype=np.uint8),
+        uses_own_split=False,
+        descriptions={},
+        protocol=f"SNOMED CT codes of #Dx headers, at least {min_count} records; protocol shards",
+    )
+
+
+def read_label_csv(file: Path, *, key_column: str = "key", min_count: int = 1, top: int | None = None) -> LabelTable:
+    """Any CSV with a column of record keys; every other column whose cells are all 0, 1 or empty is a label.
+
+    A record whose label cells are all empty is unlabelled; a single empty cell in a labelled record counts as 0.
+    """
+    rows = list(_rows(file, [key_column]))
+    names = [name for name in (rows[0][1] if rows else {}) if name and name != key_column]
+    values = {name: [_BINARY.get(row[name].strip().lower()) for _, row in rows] for name in names}
+    labels = [name for name in names if all(value is not None for value in values[name])]
+    if not labels:
+        raise UsageError(f"{file}: no column besides {key_column} holds only 0, 1 or empty cells")
+    codes: list[frozenset[str] | None] = []
+    for number, (_, row) in enumerate(rows):
+        known = any(row[name].strip() for name in labels)
+        codes.append(frozenset(name for name in labels if values[name][number] == 1) if known else None)
+    return LabelTable(
+        key_choices=([row[key_column].strip() for _, row in rows],),
+        codes=codes,
+        vocabulary=choose_vocabulary(count_codes(codes), min_count=min_count, top=top),
+        split=np.zeros(len(rows), dtype=np.uint8),
+        uses_own_split=False,
+        descriptions={},
+        protocol=f"columns of a CSV, at least {min_count} records; protocol shards",
+    )
+
+
+_BINARY = {"": 0, "0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
+
+
+def _header_key(stem: str) -> str:
+    return stem.replace(".", "_")
+
+
+def _path_key(header: Path, folder: Path) -> str:
+    return header.relative_to(folder).with_suffix("").as_posix().replace("/", "__").replace(".", "_")
 
 
 SUPERCLASSES = {

@@ -180,3 +180,40 @@ def test_distinct_vocabulary_counts_no_diagnosis_twice():
     counts = [("I21", 30), ("I210", 20), ("I2109", 20), ("I211", 10), ("K21", 5), ("K219", 5)]
     assert choose_vocabulary(counts, min_count=5, distinct=True) == ["I21", "I2109", "I211", "K219"]
     assert len(choose_vocabulary(counts, min_count=5)) == len(counts)
+
+
+def test_snomed_codes_of_real_headers(real_data, tmp_path):
+    folder = real_data / "physionet_challenge_2020_2021"
+    headers = sorted(folder.rglob("*.hea"))
+    keys = sorted(header.stem for header in headers)
+    shards = write_shard_set(tmp_path / "shards", random_adc(len(keys), 50), keys=keys)
+    report = build_labels(shards, tmp_path / "l.zarr", source="snomed", file=folder, min_count=1)
+    labels = read_labels(tmp_path / "l.zarr")
+    assert report.num_matched == len(keys)
+    for header in headers[:5]:
+        (line,) = [line for line in header.read_text().splitlines() if line.replace(" ", "").startswith("#Dx:")]
+        row = labels.label_NK[keys.index(header.stem)]
+        assert {labels.codes[k] for k in np.flatnonzero(row)} == set(line.split(":")[1].replace(" ", "").split(","))
+
+
+def test_any_csv_with_zeros_and_ones(shards, tmp_path):
+    file = tmp_path / "mine.csv"
+    file.write_text(
+        "record,age,paced,low_ef\n"
+        f"{STUDIES[0]},61,1,0\n{STUDIES[1]},48,,1\n{STUDIES[2]},70,,\n{STUDIES[3]},55,True,1.0\n"
+    )
+    build_labels(shards, tmp_path / "l.zarr", source="csv", file=file, key_column="record", min_count=1)
+    labels = read_labels(tmp_path / "l.zarr")
+    assert labels.codes == ["low_ef", "paced"]
+    assert labels.labelled_N.tolist() == [True, True, False, True]
+    assert labels.label_NK.tolist() == [[0, 1], [1, 0], [0, 0], [1, 1]]
+
+
+def test_csv_without_labels_or_keys_and_folders_without_headers_are_named(shards, tmp_path):
+    (tmp_path / "a.csv").write_text(f"key,age\n{STUDIES[0]},61\n")
+    with pytest.raises(UsageError, match="no column besides key holds only 0, 1"):
+        build_labels(shards, tmp_path / "l.zarr", source="csv", file=tmp_path / "a.csv", min_count=1)
+    with pytest.raises(UsageError, match="no column record"):
+        build_labels(shards, tmp_path / "l.zarr", source="csv", file=tmp_path / "a.csv", key_column="record")
+    with pytest.raises(UsageError, match="no directory with WFDB headers"):
+        build_labels(shards, tmp_path / "l.zarr", source="snomed", file=tmp_path / "absent")
