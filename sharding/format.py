@@ -33,6 +33,7 @@ INDEX_NAME = "index.zarr"
 SHARDS_NAME = "shards"
 REJECTS_NAME = "rejects.csv"
 UNMATCHED_NAME = "unmatched.csv"
+EXTRA_PREFIX = "extra/"
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 
 
@@ -158,7 +159,7 @@ class ShardSet:
         return str(self.manifest["index_sha256"])
 
     def column(self, name: str) -> np.ndarray:
-        """Column ``name`` of the index as an array ``[N, ...]``; see COLUMNS. Read-only."""
+        """Column ``name`` of the index as an array ``[N, ...]``; see COLUMNS, or ``extra/NAME``. Read-only."""
         if name not in self._columns:
             import zarr  # slow to import, and packing's workers never read an index
 

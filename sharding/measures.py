@@ -108,10 +108,11 @@ class Measures:
 
         One matrix product; ADC units. A second is short enough for mains that is off by a few tenths of a hertz.
         """
-        per_second = round(self.recording.rate_hz)
+        per_second = max(1, round(self.recording.rate_hz))
+        weights = _mean_and_sines(per_second)
         num_seconds = self.num_samples // per_second
         seconds = self._values[:, : num_seconds * per_second].reshape(NUM_LEADS * num_seconds, per_second)
-        return (seconds @ _mean_and_sines(per_second)).reshape(NUM_LEADS, num_seconds, -1)
+        return (seconds @ weights).reshape(NUM_LEADS, num_seconds, weights.shape[1])
 
     @cached_property
     def wander_mv(self) -> np.ndarray:

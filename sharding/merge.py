@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from sharding.columns import typed_column
 from sharding.errors import LamaeError
 from sharding.format import (
     COLUMNS,
+    EXTRA_PREFIX,
     FORMAT_VERSION,
     INDEX_NAME,
     MANIFEST_NAME,
@@ -35,6 +37,11 @@ from sharding.quality import LEAD_FLAGS, RECORD_FLAGS
 from sharding.tar import PARTIAL_SUFFIX
 
 _ROWS_PER_CHUNK = 1 << 16
+# Columns that the manifest counts, or that find duplicates.
+_COUNTED = (
+    *("shard", "payload_offset", "payload_length", "crc32c"),
+    *("subject", "split", "lead_mask", "lead_flags", "record_flags"),
+)
 
 
 def merge(out: Path, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -75,7 +82,8 @@ def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
     if num_records == 0:
         told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         raise LamaeError(f"{out}: no record was accepted ({told}); see {out / REJECTS_NAME}")
-    columns = _write_index(planned, num_records, progress)
+    extra = [values for report in reports for values in report["extra"]]
+    columns = _write_index(planned, num_records, extra, progress)
     has_list = planned.content["reconciliation"]["expected"] is not None
     if has_list:
         shutil.copyfile(out / WORK_NAME / UNMATCHED_NAME, out / UNMATCHED_NAME)
@@ -119,7 +127,7 @@ def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
     return manifest
 
 
-def _write_index(planned: Plan, num_records: int, progress: Progress) -> dict[str, np.ndarray]:
+def _write_index(planned: Plan, num_records: int, extra: list[list[str]], progress: Progress) -> dict[str, np.ndarray]:
     """Write every column; returns those the manifest counts."""
     import zarr  # packing itself does without
 
@@ -132,11 +140,25 @@ def _write_index(planned: Plan, num_records: int, progress: Progress) -> dict[st
         if name == "subject":
             unknown = values < 0
             values = np.where(unknown, -1 - np.arange(num_records), values)
-        if name in ("subject", "split", "lead_flags", "record_flags", "lead_mask"):
+        if name == "record_flags":
+            duplicates = _duplicates(planned, counted)
+            values[duplicates] |= 1 << RECORD_FLAGS.index("duplicate")
+        if name in (
+            "shard",
+            "payload_offset",
+            "payload_length",
+            "crc32c",
+            "subject",
+            "split",
+            "lead_flags",
+            "record_flags",
+            "lead_mask",
+        ):
             counted[name] = values
-        chunks = (min(num_records, _ROWS_PER_CHUNK), *values.shape[1:])
-        group.create_array(name, data=values, chunks=chunks)
+        _write_column(group, name, values)
         progress("merge", done + 1, len(COLUMNS))
+    for name, texts in zip(planned.content["extra_columns"], zip(*extra, strict=True), strict=True):
+        _write_column(group, f"{EXTRA_PREFIX}{name}", typed_column(list(texts)))
     shutil.rmtree(planned.out / INDEX_NAME, ignore_errors=True)
     for path in building.rglob("*"):
         if path.is_file():
@@ -144,6 +166,22 @@ def _write_index(planned: Plan, num_records: int, progress: Progress) -> dict[st
                 os.fsync(file.fileno())
     building.replace(planned.out / INDEX_NAME)
     return counted
+
+
+def _write_column(group: Any, name: str, values: np.ndarray) -> None:
+    group.create_array(name, data=values, chunks=(min(len(values), _ROWS_PER_CHUNK), *values.shape[1:]))
+
+
+def _duplicates(planned: Plan, columns: dict[str, np.ndarray]) -> np.ndarray:
+    """Rows whose samples are those of another row: equal CRCs, then equal sha256 of what is in the tars."""
+    _, groups, sizes = np.unique(columns["crc32c"], return_inverse=True, return_counts=True)
+    rows_by_content: dict[bytes, list[int]] = {}
+    for row in np.flatnonzero(sizes[groups] > 1).tolist():
+        path = planned.out / SHARDS_NAME / shard_name(int(columns["shard"][row]))
+        with path.open("rb") as file:
+            payload = os.pread(file.fileno(), int(columns["payload_length"][row]), int(columns["payload_offset"][row]))
+        rows_by_content.setdefault(hashlib.sha256(payload).digest(), []).append(row)
+    return np.array(sorted(row for rows in rows_by_content.values() if len(rows) > 1 for row in rows), np.int64)
 
 
 def _column(planned: Plan, name: str) -> np.ndarray:

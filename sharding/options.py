@@ -21,6 +21,10 @@ class PackOptions:
     """Records listed per tar, before quality control; 123 MB of 10 s at 500 Hz."""
     limit: int | None = None
     """Pack only the first so many records of the sorted listing."""
+    max_per_subject: int | None = None
+    """At most so many records of one subject, chosen by a hash of the key; subjects with many visits weigh less."""
+    columns_from: str | None = None
+    """CSV file with a key or study_id column; its other columns go into the index as extra/NAME, by record."""
     split_fractions: list[float] = field(default_factory=lambda: [0.8, 0.1, 0.1])
     """Shares of subjects in train, val and test where neither the source nor splits_from gives folds."""
     splits_from: str | None = None
@@ -40,8 +44,10 @@ class PackOptions:
         for name in ("workers", "shard_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"limit={self.limit} must be at least 1")
+        for name in ("limit", "max_per_subject"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
         if self.ptbxl_rate_hz not in (100, 500):
             raise ValueError(f"ptbxl_rate_hz={self.ptbxl_rate_hz} is neither 100 nor 500")
         if not 0 <= self.audit <= 1:

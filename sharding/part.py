@@ -67,6 +67,7 @@ def _pack_part(planned: Plan, files: Files, part: int, progress: Progress) -> No
     audit_share = planned.options["audit"]
     header = npy_header(planned.num_samples)
     rows: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    extra: list[tuple[str, ...]] = []
     rejects: list[tuple[str, str, str]] = []
     readers: Counter[str] = Counter()
     with TarWriter(planned.out / SHARDS_NAME / shard_name(part)) as tar:
@@ -96,6 +97,7 @@ def _pack_part(planned: Plan, files: Files, part: int, progress: Progress) -> No
             }
             for name, value in row.items():
                 rows[name].append(value)
+            extra.append(entry.extra)
             if done % 64 == 0:
                 progress("pack", done, len(entries))
         sha256 = tar.close()
@@ -106,6 +108,7 @@ def _pack_part(planned: Plan, files: Files, part: int, progress: Progress) -> No
         "num_listed": len(entries),
         "readers": dict(readers),
         "rejects": rejects,
+        "extra": extra,
     }
     _write_result(planned.part_path(part), rows, report)
 

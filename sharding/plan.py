@@ -10,6 +10,7 @@ control, so packing can be killed, restarted and spread over machines and still 
 
 import csv
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from sharding.columns import with_columns
 from sharding.errors import LamaeError, UsageError
 from sharding.files import HEADER_SUFFIX, Files, ZipFiles, open_files
 from sharding.format import FORMAT_VERSION, MANIFEST_NAME, SHARDS_NAME, UNMATCHED_NAME
@@ -70,8 +72,8 @@ class Plan:
         """The records of one shard, sorted by key."""
         with (self.out / WORK_NAME / _LISTING_NAME / f"{part:06d}.csv").open(newline="") as file:
             return [
-                Entry(key, path, int(subject) if subject else None, int(split))
-                for key, path, subject, split in csv.reader(file)
+                Entry(key, path, int(subject) if subject else None, int(split), tuple(extra))
+                for key, path, subject, split, *extra in csv.reader(file)
             ]
 
     def part_path(self, part: int) -> Path:
@@ -108,11 +110,14 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
     files = open_files(source)
     listing = list_source(files, kind=options.source, ptbxl_rate_hz=options.ptbxl_rate_hz, progress=progress)
     identity = options.identity()
-    entries, folds_sha256 = _with_splits(listing, options)
-    identity["splits_from"] = folds_sha256
+    entries, identity["splits_from"] = _with_splits(listing, options)
+    num_before_cap = len(entries)
+    entries = _capped(entries, options.max_per_subject)
+    num_capped = num_before_cap - len(entries)
     entries = entries[: options.limit]
+    entries, extra_names, identity["columns_from"] = with_columns(entries, options.columns_from)
     rate_hz, num_samples = common_shape(files, entries)
-    lines = [_listing_line(entry) for entry in entries]
+    lines = _listing_lines(entries)
     content: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "source": listing.kind,
@@ -120,7 +125,9 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
         "rate_hz": rate_hz,
         "num_samples": num_samples,
         "reconciliation": listing.reconciliation.counts(),
+        "num_over_max_per_subject": num_capped,
         "num_listed": len(entries),
+        "extra_columns": extra_names,
         "num_parts": -(-len(entries) // options.shard_size),
         "listing_sha256": hashlib.sha256("".join(lines).encode()).hexdigest(),
     }
@@ -197,9 +204,32 @@ def _with_splits(listing: Listing, options: PackOptions) -> tuple[list[Entry], s
     return decided, folds.sha256 if folds else None
 
 
-def _listing_line(entry: Entry) -> str:
-    path = f'"{entry.path}"' if "," in entry.path else entry.path
-    return f"{entry.key},{path},{'' if entry.subject is None else entry.subject},{entry.split}\n"
+def _capped(entries: list[Entry], max_per_subject: int | None) -> list[Entry]:
+    """At most so many entries of every known subject: those whose keys have the smallest hashes."""
+    if max_per_subject is None:
+        return entries
+    of_subject: dict[int, list[Entry]] = {}
+    for entry in entries:
+        if entry.subject is not None:
+            of_subject.setdefault(entry.subject, []).append(entry)
+    left_out: set[str] = set()
+    for visits in of_subject.values():
+        visits.sort(key=lambda entry: hashlib.sha256(f"cap {entry.key}".encode()).digest())
+        left_out.update(entry.key for entry in visits[max_per_subject:])
+    return [entry for entry in entries if entry.key not in left_out]
+
+
+def _listing_lines(entries: list[Entry]) -> list[str]:
+    lines: list[str] = []
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    for entry in entries:
+        subject = "" if entry.subject is None else entry.subject
+        writer.writerow((entry.key, entry.path, subject, entry.split, *entry.extra))
+        lines.append(buffer.getvalue())
+        buffer.seek(0)
+        buffer.truncate()
+    return lines
 
 
 def _write(planned: Plan, listing: Listing, lines: list[str], shard_size: int, files: Files) -> None:

@@ -33,6 +33,7 @@ class Entry:
     path: str  # relative to the source, without .hea
     subject: int | None
     split: int | None  # index into SPLITS where the source gives folds
+    extra: tuple[str, ...] = ()  # values of the columns that the user adds
 
 
 @dataclass(frozen=True)

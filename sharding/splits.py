@@ -13,7 +13,7 @@ from pathlib import Path
 from sharding.errors import UsageError
 from sharding.format import SPLITS
 
-_KEY_COLUMNS = ("key", "study_id", "ecg_id", "record")
+KEY_COLUMNS = ("key", "study_id", "ecg_id", "record")
 _FOLD_COLUMNS = ("strat_fold", "fold", "split")
 
 
@@ -51,11 +51,11 @@ class FoldFile:
             raise UsageError(f"{path}: {error.strerror}; splits_from is a CSV file of keys and folds") from None
         except UnicodeDecodeError:
             raise UsageError(f"{path}: not a text file; splits_from is a CSV file of keys and folds") from None
-        key_column = next((name for name in _KEY_COLUMNS if name in names), None)
+        key_column = next((name for name in KEY_COLUMNS if name in names), None)
         fold_column = next((name for name in _FOLD_COLUMNS if name in names), None)
         if key_column is None or fold_column is None:
             raise UsageError(
-                f"{path}: needs a column {' or '.join(_KEY_COLUMNS)} and a column {' or '.join(_FOLD_COLUMNS)}; "
+                f"{path}: needs a column {' or '.join(KEY_COLUMNS)} and a column {' or '.join(_FOLD_COLUMNS)}; "
                 f"it has {', '.join(names)}"
             )
         fold_by_key = {row[key_column]: row[fold_column] for row in rows}

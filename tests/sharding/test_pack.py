@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import wfdb
 
+import sharding.recording
 from sharding.errors import LamaeError, UsageError
 from sharding.format import SPLITS, ShardSet
 from sharding.leads import LEADS
 from sharding.merge import merge
 from sharding.pack import PackOptions, pack, pack_part, pending_parts, plan
 from sharding.part import is_done
+from sharding.quality import RECORD_FLAGS
 from sharding.verify import verify
 from tests.sharding.wfdbtree import MIMIC_LEADS, plausible_signal, write_mimic_tree, write_record
 
@@ -251,3 +253,53 @@ def test_a_source_without_a_single_good_record_gives_no_shard_set(tmp_path):
         pack(tmp_path / "tree", tmp_path / "out", options=small())
     with pytest.raises(UsageError, match=r"no dataset\.json"):
         ShardSet.open(tmp_path / "out")
+
+
+def test_identical_waveforms_are_flagged_as_duplicates(mimic, tmp_path):
+    paths = [path.with_suffix("") for path in sorted(mimic.rglob("*.hea"))]
+    for path in (paths[3], paths[9]):
+        write_record(path, plausible_signal(MIMIC_LEADS, seed=77))
+    manifest = pack(mimic, tmp_path / "out", options=small())
+    shard_set = ShardSet.open(tmp_path / "out")
+    flagged = np.flatnonzero(shard_set.column("record_flags") & (1 << RECORD_FLAGS.index("duplicate")))
+    assert {shard_set.keys[row] for row in flagged} == {paths[3].name, paths[9].name}
+    assert manifest["record_flags"]["duplicate"] == 2
+
+
+def test_a_cap_leaves_out_the_same_records_whatever_else_is_there(mimic, tmp_path):
+    manifest = pack(mimic, tmp_path / "out", options=small(max_per_subject=1))
+    assert manifest["num_records"] == manifest["num_subjects"] == 6
+    assert manifest["plan"]["num_over_max_per_subject"] == 6
+    kept = set(ShardSet.open(tmp_path / "out").keys)
+    write_record(mimic / "files/p1999/p19990000/s1/1", plausible_signal(MIMIC_LEADS))
+    pack(mimic, tmp_path / "more", options=small(max_per_subject=1))
+    assert set(ShardSet.open(tmp_path / "more").keys) == kept | {"1"}
+
+
+def test_columns_of_a_csv_go_into_the_index_by_record(mimic, tmp_path):
+    keys = sorted(path.stem for path in mimic.rglob("*.hea"))
+    table = tmp_path / "ages.csv"
+    table.write_text("age,study_id,ward\n" + "".join(f"{30 + n},{key},Süd {n}\n" for n, key in enumerate(keys[1:])))
+    next(mimic.rglob(f"{keys[4]}.dat")).unlink()
+    pack(mimic, tmp_path / "out", options=small(columns_from=str(table)))
+    shard_set = ShardSet.open(tmp_path / "out")
+    assert shard_set.keys == keys[:4] + keys[5:]
+    np.testing.assert_array_equal(shard_set.column("extra/age"), [np.nan, 30, 31, 32, *range(34, 41)])
+    assert bytes(shard_set.column("extra/ward")[1]).rstrip(b"\0").decode() == "Süd 0"
+    assert verify(tmp_path / "out").problems == []
+    table.write_text("age,ward\n1,2\n")
+    with pytest.raises(UsageError, match="needs a column key or study_id"):
+        pack(mimic, tmp_path / "bad", options=small(columns_from=str(table)))
+
+
+def test_a_fast_reader_that_is_wrong_stops_the_run_with_the_records_name(mimic, tmp_path, monkeypatch):
+    def wrong(header, data):
+        recording = decode(header, data)
+        recording.samples[3, 4] += 1
+        return recording
+
+    decode = sharding.recording._decode
+    monkeypatch.setattr(sharding.recording, "_decode", wrong)
+    with pytest.raises(LamaeError, match=r"files/p1000/.*: the fast reader and wfdb disagree on samples"):
+        pack(mimic, tmp_path / "out", options=small(audit=1.0))
+    assert not (tmp_path / "out" / "dataset.json").exists()
