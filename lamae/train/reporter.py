@@ -102,7 +102,7 @@ class Reporter:
         interval = self._meter.read(self._ranks)
         elapsed = time.perf_counter() - self._interval_began
         waited = loader.wait_s - self._waited_before
-        wait_share = float(self._ranks.mean(torch.tensor([waited / elapsed]))[0])
+        wait_share, replaced = self._ranks.mean(torch.tensor([waited / elapsed, float(loader.num_replaced)])).tolist()
         values = {
             "loss": interval.loss,
             **schedule,
@@ -111,6 +111,7 @@ class Reporter:
             "records_per_s": num_steps * self._config.train.global_batch_size / elapsed,
             "step_s": elapsed / num_steps,
             "data_wait_share": wait_share,
+            "replaced_records": replaced * self._ranks.world_size,
             **extra,
             **{f"parts/{name}": value for name, value in interval.parts.items()},
         }
