@@ -1,0 +1,97 @@
+"""The command as a user meets it: help for every verb, one line and an exit code for whatever is wrong."""
+
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from lamae import cli
+from tests.shardsets import random_adc, write_shard_set
+
+VERBS = sorted(command.callback.__name__ for command in cli.app.registered_commands)
+
+
+@pytest.fixture
+def lamae(tmp_path, monkeypatch, capsys):
+    """Runs the console entry point in an empty directory: ``(exit code, standard output, standard error)``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lamae", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        printed = capsys.readouterr()
+        return caught.value.code or 0, printed.out, printed.err
+
+    return run
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb):
+    result = CliRunner().invoke(cli.app, [verb.replace("_", "-"), "--help"])
+    assert result.exit_code == 0, result.output
+    assert "Usage" in result.output
+
+
+def test_help_comes_without_loading_torch():
+    code = "import sys, lamae.cli; assert 'torch' not in sys.modules, 'torch was imported'"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["shard", "nowhere", "out"], "nowhere"),
+        (["verify", "nowhere"], "nowhere: no such directory; make a shard set"),
+        (["inspect", "nowhere"], "nowhere: no such directory"),
+        (["train", "nowhere.yaml"], "nowhere.yaml: No such file"),
+        (
+            ["train", "configs/pretrain/tiny.yaml", "run.dir=r", "data.path=d", "train.stepz=1"],
+            "did you mean train.steps",
+        ),
+        (["train", "configs/pretrain/tiny.yaml", "run.dir=r"], "data.path must be given"),
+        (["train", "configs/pretrain/tiny.yaml", "run.dir=r", "data.path=nowhere"], "nowhere: no such directory"),
+        (["embed", "nowhere", "shards", "out.zarr"], "no such directory"),
+        (["embed", "nowhere", "shards", "out.zarr", "--leads", "I,V9"], "'V9' is no lead"),
+        (["probe", "nowhere.zarr", "labels.zarr"], "nowhere.zarr"),
+        (["bench", "nothing"], "no benchmark 'nothing'"),
+        (["checkpoints", "nowhere"], "nowhere: no checkpoints/"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(lamae, arguments, message, tmp_path):
+    code, _, errors = lamae(*arguments)
+    assert code == 2
+    lines = [line for line in errors.splitlines() if line.startswith("lamae: ")]
+    assert len(lines) == 1, errors
+    assert message in lines[0]
+    assert not list(tmp_path.iterdir()), "a refused command left something behind"
+
+
+def test_module_and_exit_code_reach_the_shell(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "lamae", "verify", "nowhere"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("lamae: nowhere: no such directory")
+
+
+def test_inspect_prints_a_record_and_saves_its_plot(lamae, tmp_path):
+    write_shard_set(tmp_path / "shards", random_adc(3, 5000))
+    code, output, _ = lamae("inspect", "shards", "--save", "plot.png")
+    assert code == 0
+    assert "V6" in output
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_verify_names_the_damaged_shard_and_fails(lamae, tmp_path):
+    write_shard_set(tmp_path / "shards", random_adc(3, 500))
+    tar = tmp_path / "shards" / "shards" / "000000.tar"
+    content = bytearray(tar.read_bytes())
+    content[1200] ^= 1
+    tar.write_bytes(content)
+    code, _, errors = lamae("verify", "shards")
+    assert code == 1
+    assert "000000.tar" in errors
