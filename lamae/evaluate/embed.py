@@ -58,6 +58,7 @@ def embed(
     *,
     batch_size: int = 64,
     split: str = "all",
+    rows: np.ndarray | None = None,
     leads: Sequence[int] | None = None,
     per_lead: bool = False,
     device: str = "cpu",
@@ -66,7 +67,7 @@ def embed(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> None:
-    """Embed ``split`` of ``shards`` with the model of ``run`` and write ``out``.
+    """Embed ``split`` of ``shards``, or these ``rows`` of it, with the model of ``run`` and write ``out``.
 
     Interrupted, the same command goes on where it stopped. ``leads`` (canonical indices) shows the model only these;
     ``random_weights`` takes the same architecture untrained, drawn from ``seed``; ``threads`` is torch's number of CPU
@@ -75,7 +76,7 @@ def embed(
     progress = progress or ignore
     shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
     store.refuse_existing(out)
-    rows = shard_set.rows_of_split(split)
+    rows = shard_set.rows_of_split(split) if rows is None else np.unique(rows)
     loaded, model, transform = load_for_inference(
         run, shard_set, device=device, random_weights=random_weights, seed=seed
     )
@@ -86,9 +87,9 @@ def embed(
         "step": 0 if random_weights else loaded.step,
         "samples_consumed": 0 if random_weights else loaded.samples_consumed,
         "random_weights_seed": seed if random_weights else None,
-        "weights_hash": _weights_hash(model),
+        "weights_hash": weights_hash(model),
         "leads": [LEADS[lead] for lead in (range(NUM_LEADS) if leads is None else leads)],
-        "split": split,
+        "rows_sha256": hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest(),
         "per_lead": per_lead,
     }
     writer = _Writer(out, shard_set, attributes, None if random_weights else loaded)
@@ -151,7 +152,7 @@ class _Writer:
 
     def finish(self) -> None:
         if self._group is None:
-            raise UsageError(f"{self._shard_set.root}: split {self._attributes['split']!r} holds no records to embed")
+            raise UsageError(f"{self._shard_set.root}: that split holds no records to embed")
         store.publish(self._out)
 
     def _take_up(self) -> zarr.Group | None:
@@ -195,7 +196,7 @@ def _array(group: zarr.Group, name: str) -> zarr.Array:
     return array
 
 
-def _weights_hash(model: PretrainModel) -> str:
+def weights_hash(model: PretrainModel) -> str:
     """First 16 hex digits of the sha256 over all parameters and buffers: which weights made these embeddings."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):

@@ -21,6 +21,7 @@ from lamae.reports.charts import plot_auroc, plot_bars, plot_differences, plot_l
 from lamae.reports.page import Page
 from lamae.reports.paper import plot_record
 from lamae.reports.training import plot_lead_weights, plot_reconstruction
+from lamae.reports.values import finite
 
 HIDDEN_LEAD, HIDDEN_SPAN = SITUATIONS[0], SITUATIONS[1]
 LEARNS_BELOW = 0.8
@@ -87,7 +88,7 @@ def write_demo_report(results: DemoResults, out: Path) -> dict[str, Any]:
     claims = judge(results)
     summary = summarise(results, claims)
     _page(results, claims).write(out / "report.html")
-    (out / "report.json").write_text(json.dumps(_finite(summary), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    (out / "report.json").write_text(json.dumps(finite(summary), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return summary
 
 
@@ -361,14 +362,3 @@ def _number(value: float) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: undefined numbers become null."""
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,219 @@
+"""Several models on the same records: everything a comparison report shows, computed once.
+
+    runs ──embed──▶ stores in WORK ──probe──▶ AUROC, paired differences, few-label curves, lead robustness
+      └──reconstruct under several masks──▶ errors beside trivial predictors
+
+Reference rows: the first run's architecture with random weights, and whatever stores the caller adds (other people's
+embeddings, age and sex alone). Embeddings already in WORK are taken as they are if they belong to the shard set.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lamae.evaluate import store
+from lamae.evaluate.embed import embed, read_embeddings, read_lead_weights, weights_hash
+from lamae.evaluate.fewlabels import FRACTIONS, NUM_SEEDS, FewLabelCurve, few_label_curve
+from lamae.evaluate.inference import load_for_inference
+from lamae.evaluate.labels import Labels, read_labels
+from lamae.evaluate.probe import ProbeResult, probe_arrays
+from lamae.evaluate.reconstruction import ReconstructionErrors, reconstruction_errors
+from lamae.model.config import MaskConfig
+from sharding.errors import UsageError
+from sharding.format import ShardSet
+from sharding.leads import LEADS, LIMB_LEADS
+from sharding.progress import Progress, ignore
+
+RANDOM_WEIGHTS = "random weights"
+# What the model is shown at test time, having been probed with all twelve leads.
+LEAD_SUBSETS: dict[str, tuple[int, ...]] = {
+    "12 leads": tuple(range(12)),
+    "limb leads": LIMB_LEADS,
+    "I, II, V2": (0, 1, LEADS.index("V2")),
+    "I, II": (0, 1),
+    "I": (0,),
+}
+MASKS: dict[str, MaskConfig] = {
+    "grid": MaskConfig(kind="grid"),
+    "whole leads": MaskConfig(kind="lead"),
+    "one span in every lead": MaskConfig(kind="time"),
+    "random patches": MaskConfig(kind="random", ratio=0.5),
+}
+MAX_RECONSTRUCTED = 400
+READOUTS = ("record", "mean")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Results by contestant, the first being the one that the others are compared with."""
+
+    num_records: int
+    protocol: str
+    probes: dict[str, dict[str, ProbeResult]]
+    """Read-out to contestant to probe; "mean" lacks contestants that have one embedding only."""
+    knn: dict[str, ProbeResult]
+    curves: dict[str, FewLabelCurve]
+    robustness: dict[str, dict[str, ProbeResult]]
+    """Contestant to lead subset to the probe fitted on twelve leads and tested on the subset."""
+    reconstruction: dict[str, dict[str, ReconstructionErrors]]
+    """Kind of mask to run to errors."""
+    lead_weights: dict[str, np.ndarray]
+    """Run to [codes + 1, 12]: mean weights over all test records, then over those with each code."""
+    lead_weight_rows: list[str]
+
+
+def compare(
+    runs: Mapping[str, Path],
+    shards: Path | ShardSet,
+    labels: Path,
+    work: Path,
+    *,
+    stores: Mapping[str, Path] | None = None,
+    fractions: Sequence[float] = FRACTIONS,
+    num_seeds: int = NUM_SEEDS,
+    subsets: Mapping[str, tuple[int, ...]] = LEAD_SUBSETS,
+    masks: Mapping[str, MaskConfig] = MASKS,
+    transductive: bool = False,
+    batch_size: int = 64,
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare ``runs`` (name to run directory or checkpoint), and ``stores`` (name to embeddings) beside them.
+
+    Embeddings are kept in ``work``. Raises UsageError when runs, labels or stores do not fit the shard set, or when
+    test subjects were in a run's pretraining and ``transductive`` is false.
+    """
+    progress = progress or ignore
+    if not runs:
+        raise UsageError("nothing to compare: name at least one run")
+    shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
+    truth = read_labels(labels)
+    store.require_same_rows(labels, truth.index_hash, shard_set.root, shard_set.index_hash)
+    embedder = _Embedder(shard_set, work, batch_size, device, progress)
+    paths = {name: embedder.path(name, run) for name, run in runs.items()}
+    first = next(iter(runs))
+    paths[RANDOM_WEIGHTS] = embedder.path(RANDOM_WEIGHTS, runs[first], random_weights=True)
+    paths |= {name: Path(path) for name, path in (stores or {}).items()}
+    for path in paths.values():
+        found = str(store.open_store(path, kind="embeddings").attrs["index_sha256"])
+        store.require_same_rows(path, found, shard_set.root, shard_set.index_hash)
+
+    options = {"transductive": transductive, "device": device}
+    probes: dict[str, dict[str, ProbeResult]] = {readout: {} for readout in READOUTS}
+    knn, curves = {}, {}
+    for number, (name, path) in enumerate(paths.items()):
+        for readout in READOUTS:
+            if readout in store.open_store(path, kind="embeddings"):
+                features = dataclasses.replace(read_embeddings(path, readout=readout), name=name)
+                probes[readout][name] = probe_arrays(features, truth, **options)  # type: ignore[arg-type]
+        features = dataclasses.replace(read_embeddings(path), name=name)
+        knn[name] = probe_arrays(features, truth, method="knn", **options)  # type: ignore[arg-type]
+        curves[name] = few_label_curve(
+            features, truth, fractions=fractions, num_seeds=num_seeds, transductive=transductive
+        )
+        progress("probe", number + 1, len(paths))
+    robustness = {
+        name: _lead_robustness(embedder, name, run, truth, subsets, transductive=transductive)
+        for name, run in runs.items()
+    }
+    first_probe = probes["record"][first]
+    weights = {name: _weights_by_code(paths[name], truth, first_probe) for name in runs}
+    return Comparison(
+        num_records=shard_set.num_records,
+        protocol=truth.protocol,
+        probes=probes,
+        knn=knn,
+        curves=curves,
+        robustness=robustness,
+        reconstruction=_reconstruct(runs, shard_set, first_probe.test_rows, masks, device, progress),
+        lead_weights=weights,
+        lead_weight_rows=["all test records", *first_probe.codes],
+    )
+
+
+@dataclass
+class _Embedder:
+    shard_set: ShardSet
+    work: Path
+    batch_size: int
+    device: str
+    progress: Progress
+
+    def path(
+        self,
+        name: str,
+        run: Path,
+        *,
+        random_weights: bool = False,
+        leads: tuple[int, ...] | None = None,
+        rows: np.ndarray | None = None,
+    ) -> Path:
+        """Where these embeddings are, after making them if need be. Other weights have another name."""
+        _, model, _ = load_for_inference(run, self.shard_set, random_weights=random_weights)
+        suffix = "" if leads is None else "-" + "-".join(LEADS[lead] for lead in leads)
+        safe = "".join(c if c.isalnum() else "-" for c in name)
+        path = self.work / f"{safe}-{weights_hash(model)}{suffix}.zarr"
+        if not path.exists():
+            embed(
+                run,
+                self.shard_set,
+                path,
+                batch_size=self.batch_size,
+                random_weights=random_weights,
+                leads=leads,
+                rows=rows,
+                device=self.device,
+                progress=lambda _, done, total: self.progress(f"embed {name}{suffix}", done, total),
+            )
+        return path
+
+
+def _lead_robustness(
+    embedder: _Embedder,
+    name: str,
+    run: Path,
+    truth: Labels,
+    subsets: Mapping[str, tuple[int, ...]],
+    *,
+    transductive: bool,
+) -> dict[str, ProbeResult]:
+    """The probe as fitted on all leads, its test records re-embedded from fewer."""
+    whole = read_embeddings(embedder.path(name, run))
+    test_rows = truth.rows("test")
+    found = {}
+    for subset, leads in subsets.items():
+        x_ND = whole.x_ND
+        if len(leads) < len(LEADS):
+            reduced = read_embeddings(embedder.path(name, run, leads=tuple(leads), rows=test_rows))
+            x_ND = x_ND.copy()
+            x_ND[test_rows] = reduced.x_ND[test_rows]
+        features = dataclasses.replace(whole, x_ND=x_ND, name=f"{name}, {subset}")
+        found[subset] = probe_arrays(features, truth, transductive=transductive)
+    return found
+
+
+def _weights_by_code(path: Path, truth: Labels, probe: ProbeResult) -> np.ndarray:
+    weights = read_lead_weights(path, rows=probe.test_rows)
+    by_code = [weights[probe.y_NK[:, k].astype(bool)].mean(0) for k in range(len(probe.codes))]
+    return np.stack([weights.mean(0), *by_code])
+
+
+def _reconstruct(
+    runs: Mapping[str, Path],
+    shard_set: ShardSet,
+    test_rows: np.ndarray,
+    masks: Mapping[str, MaskConfig],
+    device: str,
+    progress: Progress,
+) -> dict[str, dict[str, ReconstructionErrors]]:
+    rows = test_rows[:: max(1, len(test_rows) // MAX_RECONSTRUCTED)]
+    found: dict[str, dict[str, ReconstructionErrors]] = {kind: {} for kind in masks}
+    for name, run in runs.items():
+        loaded, _, _ = load_for_inference(run, shard_set, device=device)
+        for kind, mask in masks.items():
+            progress(f"reconstruct {name}, {kind}", 0, None)
+            found[kind][name] = reconstruction_errors(loaded, shard_set, rows, mask=mask, device=device)
+    return found

@@ -1,0 +1,294 @@
+"""The comparison report: tables and plots on one page, the same tables in Markdown, all numbers in JSON."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lamae.evaluate.auroc import Interval
+from lamae.evaluate.compare import Comparison
+from lamae.evaluate.fewlabels import FewLabelCurve, curve_difference
+from lamae.evaluate.groups import code_groups
+from lamae.evaluate.probe import ProbeResult, difference
+from lamae.evaluate.reconstruction import SITUATIONS
+from lamae.reports.charts import new_chart, plot_auroc, plot_differences
+from lamae.reports.page import Page
+from lamae.reports.style import INK, SERIES
+from lamae.reports.values import finite
+from sharding.leads import LEADS
+
+MAX_CODES_SHOWN = 30
+GROUPS = ("I, II", "V1-V6", "I, II, V1-V6", "derived")
+
+
+def write_comparison(comparison: Comparison, out: Path) -> dict[str, Any]:
+    """Write ``out/compare.html``, ``compare.md`` and ``compare.json``; returns what the last holds."""
+    tables = _tables(comparison)
+    _page(comparison, tables).write(out / "compare.html")
+    (out / "compare.md").write_text(_markdown(comparison, tables), encoding="utf-8")
+    summary = _summary(comparison)
+    (out / "compare.json").write_text(json.dumps(finite(summary), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return summary
+
+
+@dataclasses.dataclass(frozen=True)
+class _Table:
+    title: str
+    note: str
+    heads: list[str]
+    rows: list[list[str]]
+
+
+def _tables(comparison: Comparison) -> list[_Table]:
+    record = comparison.probes["record"]
+    first = next(iter(record))
+    tables = [_probe_table(comparison, readout) for readout, probes in comparison.probes.items() if probes]
+    tables.append(
+        _Table(
+            "Groups of codes",
+            "Macro AUROC of groups fixed beforehand, model's own read-out.",
+            ["contestant", *code_groups(record[first].codes)],
+            [
+                [name, *(str(result.macro_of(codes)) for codes in code_groups(result.codes).values())]
+                for name, result in record.items()
+            ],
+        )
+    )
+    fractions = list(comparison.curves[first].results)
+    tables.append(
+        _Table(
+            "Few labels",
+            "Macro AUROC by share of training subjects; mean over seeds, intervals over seeds and subjects.",
+            ["contestant", *(f"{fraction:.0%}" for fraction in fractions)],
+            [[name, *(str(curve.macro(f)) for f in fractions)] for name, curve in comparison.curves.items()]
+            + [
+                [
+                    f"{first} − {name}",
+                    *(_signed(curve_difference(comparison.curves[first], curve, f)) for f in fractions),
+                ]
+                for name, curve in comparison.curves.items()
+                if name != first
+            ],
+        )
+    )
+    subsets = list(comparison.robustness[first])
+    tables.append(
+        _Table(
+            "Missing leads",
+            "Macro AUROC of the probe fitted on twelve leads when the test records show fewer.",
+            ["run", *subsets],
+            [[name, *(str(found[s].macro) for s in subsets)] for name, found in comparison.robustness.items()],
+        )
+    )
+    tables += [_reconstruction_table(kind, by_run) for kind, by_run in comparison.reconstruction.items()]
+    return [table for table in tables if len(table.heads) > 1 and table.rows]
+
+
+def _probe_table(comparison: Comparison, readout: str) -> _Table:
+    probes = comparison.probes[readout]
+    first = probes[next(iter(probes))]
+    rows = []
+    for name, result in probes.items():
+        gap = "–" if result is first else _signed(difference(first, result).macro)
+        knn = comparison.knn[name].macro if readout == "record" else None
+        rows.append(
+            [
+                name,
+                str(result.macro),
+                gap,
+                f"{result.micro_auroc:.3f}",
+                *(f"{np.nanmean(result.metrics[metric]):.3f}" for metric in ("auprc", "f1", "brier")),
+                str(knn) if knn else "–",
+                result.contamination,
+            ]
+        )
+    return _Table(
+        {"record": "Frozen embeddings, the model's own read-out", "mean": "Frozen embeddings, mean of tokens"}[readout],
+        f"{first.num_train:,} training, {first.num_val:,} validation, {len(first.test_rows):,} test records of "
+        f"{first.num_test_subjects:,} subjects; {len(first.codes)} codes"
+        + (f", {len(first.left_out)} left out for having one class" if first.left_out else "")
+        + ". Intervals: 95 %, bootstrap over test subjects; differences are paired.",
+        [
+            "contestant",
+            "macro AUROC (95 %)",
+            f"{first.name} minus it",
+            "micro AUROC",
+            "AUPRC",
+            "F1",
+            "Brier",
+            "kNN macro AUROC",
+            "test subjects in pretraining",
+        ],
+        rows,
+    )
+
+
+def _reconstruction_table(kind: str, by_run: Mapping[str, Any]) -> _Table:
+    rows = []
+    for situation in SITUATIONS:
+        for name, errors in by_run.items():
+            cells = [_ratio_cell(errors, situation, group) for group in GROUPS]
+            if any(cell != "–" for cell in cells):
+                rows.append([f"{situation}: {name}", *cells])
+    return _Table(
+        f"Reconstruction, mask: {kind}",
+        "Error over that of the best trivial predictor on the same samples (zero, means, interpolation, limb algebra), "
+        "95 % over subjects; in brackets over linear regression on the leads visible at the same instant.",
+        ["situation: run", *GROUPS],
+        rows,
+    )
+
+
+def _ratio_cell(errors: Any, situation: str, group: str) -> str:
+    trivial = errors.ratio(situation, group)
+    if not math.isfinite(trivial.value):
+        return "–"
+    linear = errors.mse(situation, group)
+    against_linear = linear["model"] / linear["linear from leads"]
+    tail = f" [{against_linear:.2f}]" if math.isfinite(against_linear) else ""
+    return f"{trivial.value:.2f} ({trivial.low:.2f} to {trivial.high:.2f}){tail}"
+
+
+def _page(comparison: Comparison, tables: Sequence[_Table]) -> Page:
+    record = comparison.probes["record"]
+    first = next(iter(record))
+    page = Page(
+        f"{first} beside {len(record) - 1} others",
+        subtitle=f"{comparison.num_records:,} records. Labels: {comparison.protocol}.",
+    )
+    by_title = {table.title: table for table in tables}
+
+    def add(table: _Table) -> None:
+        page.section(table.title, lead=table.note)
+        page.table(table.heads, table.rows)
+
+    for title in list(by_title)[: sum(bool(probes) for probes in comparison.probes.values())]:
+        add(by_title.pop(title))
+    codes = sorted(record[first].codes, key=lambda code: -record[first].by_code()[code].value)
+    shown = codes[:MAX_CODES_SHOWN]
+    page.figure(
+        plot_auroc(
+            ["macro", *shown],
+            {name: [r.macro, *(r.by_code()[code] for code in shown)] for name, r in list(record.items())[:7]},
+        ),
+        caption=f"AUROC by code, model's own read-out{_cut(codes)}.",
+    )
+    for name, other in record.items():
+        if name != first:
+            gap = difference(record[first], other)
+            page.figure(
+                plot_differences(
+                    ["macro", *shown],
+                    [gap.macro, *(gap.by_code[code] for code in shown)],
+                    xlabel=f"AUROC of {first} minus {name}",
+                ),
+                caption=f"Paired differences; filled where the 95 % interval excludes zero{_cut(codes)}.",
+            )
+    for table in by_title.values():
+        add(table)
+        if table.title == "Few labels":
+            page.figure(_plot_curves(comparison.curves), caption="Macro AUROC by share of training subjects.")
+        if table.title == "Missing leads":
+            page.figure(_plot_robustness(comparison.robustness))
+    page.section("Lead weights", lead="Mean share of each lead in the record embedding, over records with each code.")
+    for name, weights in comparison.lead_weights.items():
+        rows = [0, *(1 + record[first].codes.index(code) for code in shown)]
+        page.figure(_plot_weights(weights[rows], [comparison.lead_weight_rows[r] for r in rows], title=name))
+    return page
+
+
+def _cut(codes: Sequence[str]) -> str:
+    hidden = len(codes) - MAX_CODES_SHOWN
+    return f"; {hidden} further codes are in compare.json" if hidden > 0 else ""
+
+
+def _markdown(comparison: Comparison, tables: Sequence[_Table]) -> str:
+    first = next(iter(comparison.probes["record"]))
+    parts = [f"# {first} beside the others", f"{comparison.num_records:,} records. Labels: {comparison.protocol}."]
+    for table in tables:
+        lines = [
+            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (table.heads, *table.rows)
+        ]
+        lines.insert(1, "|" + "---|" * len(table.heads))
+        parts += [f"## {table.title}", table.note, "\n".join(lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _summary(comparison: Comparison) -> dict[str, Any]:
+    record = comparison.probes["record"]
+    first = next(iter(record))
+    return {
+        "protocol": comparison.protocol,
+        "probe": {r: {name: p.to_dict() for name, p in probes.items()} for r, probes in comparison.probes.items()},
+        "knn": {name: result.to_dict() for name, result in comparison.knn.items()},
+        "difference": {
+            f"{first} - {name}": difference(record[first], other).to_dict()
+            for name, other in record.items()
+            if name != first
+        },
+        "few_labels": {
+            name: {f"{f:g}": dataclasses.asdict(curve.macro(f)) for f in curve.results}
+            for name, curve in comparison.curves.items()
+        },
+        "missing_leads": {
+            name: {subset: dataclasses.asdict(result.macro) for subset, result in found.items()}
+            for name, found in comparison.robustness.items()
+        },
+        "reconstruction": {
+            kind: {name: errors.table() for name, errors in by_run.items()}
+            for kind, by_run in comparison.reconstruction.items()
+        },
+        "lead_weights": {
+            name: dict(zip(comparison.lead_weight_rows, weights.tolist(), strict=True))
+            for name, weights in comparison.lead_weights.items()
+        },
+    }
+
+
+def _plot_curves(curves: Mapping[str, FewLabelCurve]) -> Figure:
+    figure, ax = new_chart(10.6, 3.8)
+    for (name, curve), color in zip(curves.items(), SERIES, strict=False):
+        fractions = sorted(curve.results)
+        points = [curve.macro(fraction) for fraction in fractions]
+        percent = [100 * fraction for fraction in fractions]
+        ax.fill_between(
+            percent, [p.low for p in points], [p.high for p in points], color=color, alpha=0.12, linewidth=0
+        )
+        ax.plot(percent, [p.value for p in points], "o-", color=color, markersize=4.5, linewidth=1.6, label=name)
+    ax.set(xscale="log", xlabel="share of training subjects with labels (%)", ylabel="macro AUROC")
+    ticks = sorted({100 * fraction for curve in curves.values() for fraction in curve.results})
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
+    ax.legend(frameon=False, fontsize=9)
+    return figure
+
+
+def _plot_robustness(robustness: Mapping[str, Mapping[str, ProbeResult]]) -> Figure:
+    rows = list(next(iter(robustness.values())))
+    return plot_auroc(
+        rows, {name: [found[s].macro for s in rows] for name, found in robustness.items()}, xlabel="macro AUROC"
+    )
+
+
+def _plot_weights(weights_RL: np.ndarray, rows: Sequence[str], *, title: str) -> Figure:
+    figure, ax = new_chart(10.6, 0.9 + 0.24 * len(rows))
+    ax.imshow(weights_RL, aspect="auto", cmap="Reds", vmin=0)
+    for (r, lead), value in np.ndenumerate(weights_RL):
+        color = "white" if value > 0.65 * weights_RL.max() else INK
+        ax.text(lead, r, f"{100 * value:.0f}", ha="center", va="center", fontsize=7.5, color=color)
+    ax.set_xticks(range(len(LEADS)), LEADS)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set_title(f"{title} (percent)", loc="left", fontsize=10)
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    return figure
+
+
+def _signed(value: Interval) -> str:
+    return f"{value.value:+.3f} ({value.low:+.3f} to {value.high:+.3f})"
