@@ -92,15 +92,18 @@ class MiniCluster:
 
     # -- what tests do with it -------------------------------------------------------------------------------------
 
-    def run(self, command: Sequence[str], *, node: str | None = None, check: bool = True, **kwargs: Any) -> str:
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        node: str | None = None,
+        check: bool = True,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> str:
         """Run a command on the login host, or on a node; its standard output."""
-        done = subprocess.run(
-            self._inside(command, node=node),
-            env=self.environment(kwargs.pop("env", None)),
-            capture_output=True,
-            text=True,
-            **kwargs,
-        )
+        inside = self._inside(command, node=node, cwd=cwd)
+        done = subprocess.run(inside, env=self.environment(env), capture_output=True, text=True)
         if check and done.returncode != 0:
             raise AssertionError(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done.stdout
@@ -195,10 +198,10 @@ class MiniCluster:
             return False
         return len(states) == len(self.nodes) and set(states.values()) == {"idle"}
 
-    def _inside(self, command: Sequence[str], *, node: str | None = None) -> list[str]:
+    def _inside(self, command: Sequence[str], *, node: str | None = None, cwd: Path | None = None) -> list[str]:
         pid = self._first_pid if node is None else _first_process_below(self._running[node].pid)
         spaces = ["--mount", "--net", "--uts", "--ipc", "--pid"]
-        return ["nsenter", f"--target={pid}", *spaces, f"--wd={Path.cwd()}", *command]
+        return ["nsenter", f"--target={pid}", *spaces, f"--wd={cwd or Path.cwd()}", *command]
 
     def _script(self, script: str) -> None:
         self.run(["bash", "-euc", script])

@@ -16,7 +16,7 @@ CPU_PROFILE = "configs/cluster/cpu-partition.yaml"
 STEPS = 60
 TRAINING = [
     "configs/pretrain/tiny.yaml",
-    *(f"train.steps={STEPS}", "train.global_batch_size=8", "train.micro_batch_size=4"),
+    *(f"train.steps={STEPS}", "train.num_threads=1", "train.global_batch_size=8", "train.micro_batch_size=4"),
     *("model.width=64", "model.depth=2", "model.latent_depth=1", "model.decoder_width=32"),
     *("checkpoint.every=5", "monitor.log_every=1", "monitor.figures_every=0"),
 ]
