@@ -11,13 +11,14 @@ import logging
 import signal
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from lamae.data.batch import Batch
-from lamae.model.pretrain import build_model
+from lamae.model.pretrain import PretrainModel, build_model
 from lamae.train import distributed
+from lamae.train.blocks import checkpoint_activations, compile_blocks
 from lamae.train.checkpoint import CheckpointReader, load_weights
 from lamae.train.distributed import Ranks
 from lamae.train.engine import Engine, StepOutput
@@ -83,6 +84,7 @@ def train(config: "RunConfig", *, draw_figures: DrawFigures | None = None) -> in
                 "learning_rate": learning_rate(state.step, config.optim, steps=config.train.steps),
                 "weight_decay": weight_decay(state.step, config.optim, steps=config.train.steps),
             }
+            cast(PretrainModel, engine.model).set_progress(state.step / config.train.steps)
             outputs = _step(engine, inputs, batch, plan, ranks, **schedule)
             state.advance(samples_consumed=batch.samples_consumed, applied=engine.step_was_applied)
             reporter.note_step(state, batch, outputs, applied=engine.step_was_applied)
@@ -172,6 +174,10 @@ def _build_engine(
     model = build_model(config.model, config.mask, num_samples=inputs.num_samples)
     if reader is not None:
         load_weights(model, reader)
+    if config.train.activation_checkpointing:
+        checkpoint_activations(model)
+    if config.train.compile == "blocks":
+        compile_blocks(model)
     engine = Engine(model, ranks=ranks, engine=config.engine, optim=config.optim, plan=plan)
     if reader is not None:
         engine.restore(reader.read, applied_steps=reader.state.applied_steps)

@@ -1,0 +1,101 @@
+"""Gradients, losses and weights under DeepSpeed equal those of plain torch in one process."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.distributed.launch import run_ranks
+from tests.distributed.parity import Case, Trace, plain_torch
+
+FP32 = [Case("fp32", stage, accumulation) for stage in (0, 1, 2, 3) for accumulation in (1, 4)]
+BF16 = [Case("bf16", stage, accumulation) for stage in (1, 2, 3) for accumulation in (1, 4)]
+RECOMPUTED = [
+    Case(precision, stage, 2, activation_checkpointing=True)
+    for precision, stages in (("fp32", (0, 1, 2, 3)), ("bf16", (1, 2, 3)))
+    for stage in stages
+]
+SHARED = [Case("fp32", stage, 2, model="shared") for stage in (0, 1, 2, 3)] + [Case("bf16", 1, 2, model="shared")]
+UNUSUAL = [
+    Case("fp32", 3, 2, deepspeed="partitioned"),
+    Case("bf16", 3, 2, deepspeed="partitioned", activation_checkpointing=True),
+    Case("fp32", 1, 2, deepspeed="buckets"),
+    Case("fp32", 2, 2, deepspeed="buckets"),
+]
+CASES = [*FP32, *BF16, *RECOMPUTED, *SHARED, *UNUSUAL]
+FOUR_RANKS = [Case("bf16", 1, 1), Case("fp32", 3, 2, deepspeed="partitioned")]
+
+# Relative differences: fp32 differs by the order of sums, bf16 by its 8 bits of mantissa.
+LOSS_TOLERANCE = {"fp32": 2e-6, "bf16": 2e-3}
+NORM_TOLERANCE = {"fp32": 2e-5, "bf16": 4e-2}
+# L2, of the whole clipped gradient; of each parameter's gradient; of the way that the weights went.
+GRADIENT_TOLERANCE = {"fp32": 1e-5, "bf16": 3e-2}
+PARAMETER_TOLERANCE = {"fp32": 2e-5, "bf16": 0.4}
+TRAVEL_TOLERANCE = {"fp32": 1e-4, "bf16": 8e-2}
+
+
+@pytest.fixture(scope="module")
+def references() -> dict[tuple[str, str], Trace]:
+    kinds = [(model, precision) for model in ("lamae", "shared") for precision in ("fp32", "bf16")]
+    return {kind: plain_torch(*kind) for kind in kinds}
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Trace]]:
+    folder: Path = tmp_path_factory.mktemp("parity")
+    return run_ranks(2, "tests.distributed.parity", "run_cases", folder, cases=CASES)
+
+
+@pytest.fixture(scope="module")
+def four_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Trace]]:
+    folder: Path = tmp_path_factory.mktemp("parity4")
+    return run_ranks(4, "tests.distributed.parity", "run_cases", folder, cases=FOUR_RANKS)
+
+
+def relative_error(values: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((values - expected).norm() / expected.norm())
+
+
+def flatten(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([tensors[name].flatten() for name in sorted(tensors)])
+
+
+def assert_parity(trace: Trace, reference: Trace, precision: str) -> None:
+    assert trace.losses == pytest.approx(reference.losses, rel=LOSS_TOLERANCE[precision])
+    assert trace.norms == pytest.approx(reference.norms, rel=NORM_TOLERANCE[precision])
+    assert trace.gradient.keys() == reference.gradient.keys() == reference.weights.keys()
+    for name, gradient in reference.gradient.items():
+        assert relative_error(trace.gradient[name], gradient) < PARAMETER_TOLERANCE[precision], name
+    whole, expected = flatten(trace.gradient), flatten(reference.gradient)
+    assert relative_error(whole, expected) < GRADIENT_TOLERANCE[precision]
+    start = flatten(reference.start)
+    way, expected_way = flatten(trace.weights) - start, flatten(reference.weights) - start
+    assert relative_error(way, expected_way) < TRAVEL_TOLERANCE[precision]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_two_ranks_compute_what_plain_torch_computes(
+    case: Case, two_ranks: list[dict[str, Trace]], references: dict[tuple[str, str], Trace]
+) -> None:
+    for of_rank in two_ranks:
+        assert_parity(of_rank[case.name], references[case.model, case.precision], case.precision)
+
+
+@pytest.mark.parametrize("case", FOUR_RANKS, ids=lambda case: case.name)
+def test_four_ranks_compute_what_plain_torch_computes(
+    case: Case, four_ranks: list[dict[str, Trace]], references: dict[tuple[str, str], Trace]
+) -> None:
+    for of_rank in four_ranks:
+        assert_parity(of_rank[case.name], references[case.model, case.precision], case.precision)
+
+
+def test_the_reference_moves_enough_to_tell_a_wrong_optimiser(references: dict[tuple[str, str], Trace]) -> None:
+    for reference in references.values():
+        assert len(set(reference.losses)) == len(reference.losses)
+        assert max(reference.norms) > 1.0, "clipping never acted"
+        assert all(bool(gradient.any()) for gradient in reference.gradient.values())
+
+
+def test_bf16_stays_near_fp32(references: dict[tuple[str, str], Trace]) -> None:
+    for model in ("lamae", "shared"):
+        assert references[model, "bf16"].losses == pytest.approx(references[model, "fp32"].losses, rel=1e-2)
