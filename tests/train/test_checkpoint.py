@@ -1,0 +1,171 @@
+"""The checkpoint on disk: whole or not there, whatever happens to its writer or its bytes."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lamae.train.checkpoint import (
+    FORMAT_VERSION,
+    CheckpointReader,
+    list_checkpoints,
+    newest_whole,
+    prune_checkpoints,
+    read_manifest,
+    verify_checkpoint,
+)
+from lamae.train.durable import clear_unfinished, publish
+from lamae.train.saver import Snapshot, write_rank_file
+from lamae.train.state import TrainState
+from sharding.errors import LamaeError
+
+KILLS = 48
+NUMEL = 100_000
+
+
+def write(root: Path, step: int, *, keep: int = 0) -> Path:
+    """A checkpoint whose one parameter holds its step everywhere."""
+    folder = root / f".writing-step-{step:08d}-1"
+    tensors = {f"{kind}/w/0": torch.full((NUMEL,), float(step)) for kind in ("master", "exp_avg", "exp_avg_sq")}
+    entry = write_rank_file(folder, 0, Snapshot(tensors, {"w": [(0, NUMEL)]}))
+    manifest = {
+        "state": TrainState(step=step, samples_consumed=8 * step, applied_steps=step).to_dict(),
+        "parameters": {"w": {"shape": [NUMEL], "fragments": [[entry["name"], 0, NUMEL]]}},
+        "files": {entry["name"]: {"sha256": entry["sha256"], "bytes": entry["bytes"]}},
+    }
+    path = publish(folder, manifest, subjects=np.arange(3, dtype=np.uint64), root=root)
+    prune_checkpoints(root, keep=keep)
+    return path
+
+
+def write_for_ever(root: Path, published: "Synchronized[int]") -> None:
+    clear_unfinished(root)
+    while True:
+        write(root, published.value + 1, keep=2)
+        published.value += 1
+
+
+def test_a_writer_killed_at_any_instant_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.train.test_checkpoint"])
+    published = context.Value("i", 0)
+    instants = random.Random(0)
+    seen = []
+    for _ in range(KILLS):
+        before = published.value
+        writer = context.Process(target=write_for_ever, args=(tmp_path, published))
+        writer.start()
+        deadline = time.monotonic() + 30
+        while published.value == before and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(instants.uniform(0, 0.02))
+        assert writer.pid is not None
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.join()
+        seen.append(published.value)
+        path = newest_whole(tmp_path)
+        assert path is not None
+        reader = CheckpointReader(path)
+        # Killed between the rename and the count, it may be one further.
+        assert reader.state.step - published.value in (0, 1)
+        published.value = reader.state.step
+        assert (reader.read("master", "w", 0, NUMEL) == reader.state.step).all()
+        assert len(list_checkpoints(tmp_path)) <= 3
+    assert seen[-1] >= KILLS
+    assert any(tmp_path.glob(".writing-*")), "no kill hit a write; the test tells nothing"
+
+
+@pytest.mark.parametrize("name", ["rank-00000.safetensors", "subjects.safetensors", "checkpoint.json"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing"])
+def test_damage_is_found_named_and_passed_over(
+    tmp_path: Path, name: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = write(tmp_path, 1)
+    bad = write(tmp_path, 2)
+    file = bad / name
+    data = bytearray(file.read_bytes())
+    if damage == "missing":
+        file.unlink()
+    else:
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data if damage == "flipped" else data[:-5])
+    assert verify_checkpoint(good) == []
+    assert any(name in problem for problem in verify_checkpoint(bad))
+    with caplog.at_level("WARNING"):
+        assert newest_whole(tmp_path) == good
+    assert "step-00000002 is damaged and passed over" in caplog.text
+    assert name in caplog.text
+
+
+def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    bad = write(tmp_path, 2)
+    (bad / "checkpoint.json").write_text("{}")
+    assert write(tmp_path, 2) == bad
+    assert verify_checkpoint(bad) == []
+    assert [info.step for info in list_checkpoints(tmp_path)] == [1, 2]
+
+
+def test_a_newer_format_is_refused_and_not_passed_over(tmp_path: Path) -> None:
+    write(tmp_path, 1)
+    newer = write(tmp_path, 2) / "checkpoint.json"
+    manifest = json.loads(newer.read_text()) | {"format_version": FORMAT_VERSION + 1}
+    newer.write_text(json.dumps(manifest))
+    with pytest.raises(LamaeError, match=r"checkpoint format 2 is newer than 1.*upgrade lamae"):
+        newest_whole(tmp_path)
+
+
+def test_pruning_keeps_the_newest_the_pinned_and_every_nth(tmp_path: Path) -> None:
+    for step in range(1, 9):
+        write(tmp_path, step)
+    (tmp_path / "step-00000002" / "pinned").touch()
+    removed = prune_checkpoints(tmp_path, keep=2, keep_every=4)
+    assert [info.step for info in list_checkpoints(tmp_path)] == [2, 4, 7, 8]
+    assert len(removed) == 4
+    assert prune_checkpoints(tmp_path, keep=0) == []
+
+
+def test_listing_tells_steps_samples_and_sizes(tmp_path: Path) -> None:
+    write(tmp_path, 5)
+    (tmp_path / "step-notanumber").mkdir()
+    (info,) = list_checkpoints(tmp_path)
+    assert (info.step, info.samples_consumed, info.pinned) == (5, 40, False)
+    assert info.num_bytes > 3 * 4 * NUMEL
+    assert list_checkpoints(tmp_path / "nowhere") == []
+
+
+def test_reading_across_fragments_gives_any_stretch(tmp_path: Path) -> None:
+    folder = tmp_path / ".writing-x"
+    values = torch.arange(10, dtype=torch.float32)
+    pieces = {0: [(0, 4), (7, 3)], 1: [(4, 3)]}
+    entries = []
+    for rank, held in pieces.items():
+        tensors = {f"master/w/{start}": values[start : start + numel].clone() for start, numel in held}
+        entries.append(write_rank_file(folder, rank, Snapshot(tensors, {"w": held})))
+    fragments = [[entry["name"], start, numel] for entry in entries for start, numel in entry["fragments"]["w"]]
+    manifest = {
+        "state": TrainState(step=1).to_dict(),
+        "parameters": {"w": {"shape": [2, 5], "fragments": fragments}},
+        "files": {entry["name"]: {"sha256": entry["sha256"], "bytes": entry["bytes"]} for entry in entries},
+    }
+    reader = CheckpointReader(publish(folder, manifest, subjects=np.zeros(0, np.uint64), root=tmp_path))
+    for start in range(10):
+        for stop in range(start, 11):
+            assert torch.equal(reader.read("master", "w", start, stop - start), values[start:stop])
+    assert torch.equal(reader.weights()["w"], values.view(2, 5))
+    reader.manifest["parameters"]["w"]["fragments"].pop()
+    with pytest.raises(LamaeError, match=r"3 of 10 elements of master w are missing"):
+        reader.read("master", "w", 0, 10)
+
+
+def test_manifest_of_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LamaeError, match=r"no checkpoint.json, so this is no checkpoint"):
+        read_manifest(tmp_path)
