@@ -52,23 +52,22 @@ class Decoder(nn.Module):
             instant_BSD: pooled tokens of the visible instants, or None.
             known_BS: bool, instants at which at least one lead shows a token.
         """
-        B, N = len(mask.lead_BV), mask.num_patches
+        N = mask.num_patches
         own_BLNW = self._lay_out(self.own(latents.tokens_BVSD), latents, N)
+        everywhere_BLNW = self.summary(summary_BLD)[:, :, None] + self.positions(N, own_BLNW)
         hidden = self.hidden.to(own_BLNW.dtype)
-        if instant_BSD is None or self.instant is None:
-            moment_BLNW = hidden.expand(B, 1, N, -1)
-        else:
+        shared_BLNW = everywhere_BLNW + hidden
+        if instant_BSD is not None and self.instant is not None:
             to_patch_BS = latents.patch_BVS[:, 0].masked_fill(~known_BS, -1)
             from_instant_BN = invert_rows(to_patch_BS, N)
             seen_BNW = move_rows(self.instant(instant_BSD), from_instant_BN, to_patch_BS)
             unseen_BN1 = (from_instant_BN < 0)[:, :, None]
-            moment_BLNW = (seen_BNW + hidden * unseen_BN1)[:, None]
+            sighted_BLNW = everywhere_BLNW + (seen_BNW + hidden * unseen_BN1)[:, None]
             # Records whose hidden leads must come from the record embedding alone get no instants there.
             blind_BL = mask.record_only_B[:, None] & ~mask.visible_lead_BL
-            moment_BLNW = torch.where(blind_BL[:, :, None, None], hidden, moment_BLNW)
-        shared_BLNW = moment_BLNW + self.summary(summary_BLD)[:, :, None] + self.positions(N, own_BLNW)
+            shared_BLNW = torch.where(blind_BL[:, :, None, None], shared_BLNW, sighted_BLNW)
         if self.lead is not None and self.lead_scale is not None:
-            shared_BLNW = shared_BLNW * (1 + self.lead_scale)[:, None] + self.lead[:, None]
+            shared_BLNW = torch.addcmul(self.lead[:, None], shared_BLNW, 1 + self.lead_scale[:, None])
         h = shared_BLNW + own_BLNW
         for block in self.blocks:
             h = block(h, attend_within_lead)
