@@ -195,7 +195,10 @@ def _page(comparison: Comparison, tables: Sequence[_Table]) -> Page:
             page.figure(_plot_curves(comparison.curves), caption="Macro AUROC by share of training subjects.")
         if table.title == "Missing leads":
             page.figure(_plot_robustness(comparison.robustness))
-    page.section("Lead weights", lead="Mean share of each lead in the record embedding, over records with each code.")
+    page.section(
+        "Lead weights",
+        lead="Mean share of each lead in the record embedding, over records with each code; white is an equal share.",
+    )
     for name, weights in comparison.lead_weights.items():
         rows = [0, *(1 + record[first].codes.index(code) for code in shown)]
         page.figure(_plot_weights(weights[rows], [comparison.lead_weight_rows[r] for r in rows], title=name))
@@ -277,10 +280,11 @@ def _plot_robustness(robustness: Mapping[str, Mapping[str, ProbeResult]]) -> Fig
 
 def _plot_weights(weights_RL: np.ndarray, rows: Sequence[str], *, title: str) -> Figure:
     figure, ax = new_chart(10.6, 0.9 + 0.24 * len(rows))
-    ax.imshow(weights_RL, aspect="auto", cmap="Reds", vmin=0)
+    equal = 1 / len(LEADS)
+    ax.imshow(weights_RL, aspect="auto", cmap="RdBu_r", vmin=0, vmax=2 * equal)
     for (r, lead), value in np.ndenumerate(weights_RL):
-        color = "white" if value > 0.65 * weights_RL.max() else INK
-        ax.text(lead, r, f"{100 * value:.0f}", ha="center", va="center", fontsize=7.5, color=color)
+        color = "white" if abs(value - equal) > 0.7 * equal else INK
+        ax.text(lead, r, f"{100 * value:.1f}", ha="center", va="center", fontsize=7.5, color=color)
     ax.set_xticks(range(len(LEADS)), LEADS)
     ax.set_yticks(range(len(rows)), rows)
     ax.set_title(f"{title} (percent)", loc="left", fontsize=10)

@@ -113,7 +113,7 @@ _CSS = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--wash); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", Arial, sans-serif; }
-main { max-width: 1120px; margin: 0 auto; padding: 48px 56px 80px; background: var(--paper); }
+main { max-width: 1200px; margin: 0 auto; padding: 48px 56px 80px; background: var(--paper); }
 header { border-bottom: 3px solid var(--accent); padding-bottom: 18px; }
 h1 { font-size: 30px; line-height: 1.2; margin: 0 0 8px; letter-spacing: -0.01em; }
 h2 { font-size: 21px; margin: 56px 0 6px; padding-top: 8px; letter-spacing: -0.005em; }
@@ -139,10 +139,10 @@ nav a:hover { color: var(--accent); border-color: var(--accent); }
 .badge.bad { background: #fde7e9; color: #a40e26; }
 .badge.open { background: #eef0f4; color: #4d5666; }
 .scroll { overflow-x: auto; margin: 16px 0 4px; }
-table { border-collapse: collapse; width: 100%; font-size: 14.5px; font-variant-numeric: tabular-nums; }
-th, td { padding: 7px 12px 7px 0; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
+table { border-collapse: collapse; width: 100%; font-size: 13.5px; font-variant-numeric: tabular-nums; }
+th, td { padding: 6px 0 6px 12px; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 th { font-weight: 600; color: var(--muted); font-size: 13px; vertical-align: bottom; white-space: normal; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: normal; min-width: 9em; }
 tr.strong td { font-weight: 650; border-top: 1.5px solid var(--ink); }
 figure { margin: 20px 0 10px; }
 figure img { width: 100%; height: auto; display: block; }

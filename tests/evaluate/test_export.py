@@ -1,0 +1,114 @@
+"""An exported model gives others the embeddings that the project itself computes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import lamae
+from lamae.data.loader import read_batch
+from lamae.evaluate import export as export_module
+from lamae.evaluate.export import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, export, load
+from lamae.evaluate.inference import transform_for
+from sharding.errors import LamaeError, UsageError
+from sharding.leads import LEADS
+
+
+@pytest.fixture
+def exported(loaded, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_module, "load_model", lambda run: loaded)
+    export(tmp_path / "run", tmp_path / "model")
+    return tmp_path / "model"
+
+
+def direct(loaded, shard_set, row, *, keep=range(12)):
+    transform = transform_for(loaded, shard_set)
+    signal = transform(read_batch(shard_set, np.array([row])), seed=0, train=False)
+    present = signal.lead_mask_BL.clone()
+    present[:, [lead for lead in range(12) if lead not in keep]] = False
+    return loaded.model.embed(signal.x_BLT, signal.valid_BLT, present)
+
+
+def test_five_lines_give_the_same_embedding(exported, loaded, shard_set):
+    model = lamae.load(exported)
+    found = model.embed(shard_set.read(5) / 200, rate_hz=100)
+    expected = direct(loaded, shard_set, 5)
+    np.testing.assert_allclose(found.record, expected.record_BD, atol=1e-4)
+    np.testing.assert_allclose(found.mean, expected.mean_BD, atol=1e-4)
+    np.testing.assert_allclose(found.lead_weights, expected.lead_weights_BL, atol=1e-4)
+
+
+def test_any_leads_in_any_order_and_case(exported, loaded, shard_set):
+    mv = shard_set.read(8) / 200
+    order = [7, 1, 0, 4]
+    found = load(exported).embed(np.stack([mv[order]] * 2), 100, [LEADS[lead].lower() for lead in order])
+    np.testing.assert_allclose(found.record[1], direct(loaded, shard_set, 8, keep=order).record_BD[0], atol=1e-4)
+    assert not np.delete(found.lead_weights, order, axis=1).any()
+
+
+def test_gaps_and_longer_records_and_higher_rates(exported, shard_set):
+    model = load(exported)
+    mv = shard_set.read(5) / 200
+    gap = mv.copy()
+    gap[2, 100:150] = np.nan
+    assert np.isfinite(model.embed(gap, 100).record).all()
+    gap[2] = np.nan
+    without = [lead for lead in LEADS if lead != "III"]
+    np.testing.assert_allclose(
+        model.embed(gap, 100).record, model.embed(np.delete(mv, 2, 0), 100, without).record, atol=1e-5
+    )
+    longer = np.pad(mv, ((0, 0), (70, 70)))
+    np.testing.assert_allclose(model.embed(longer, 100).record, model.embed(mv, 100).record, atol=1e-5)
+    times = np.arange(mv.shape[1] * 5) / 5
+    fast = np.stack([np.interp(times, np.arange(mv.shape[1]), lead) for lead in mv])
+    cosine = (model.embed(fast, 500).record * model.embed(mv, 100).record).sum()
+    assert cosine / np.linalg.norm(model.embed(fast, 500).record) / np.linalg.norm(model.embed(mv, 100).record) > 0.99
+
+
+def test_nothing_with_ids_is_exported(exported, loaded, shard_set):
+    content = json.loads((exported / CONFIG_NAME).read_text())
+    assert content["num_pretraining_subjects"] == 15
+    assert {path.name for path in exported.iterdir()} == {CARD_NAME, CONFIG_NAME, WEIGHTS_NAME}
+    everything = b"".join(path.read_bytes() for path in exported.iterdir())
+    for hashed in loaded.subject_hashes:
+        assert str(hashed).encode() not in everything
+    assert str(shard_set.root).encode() not in everything
+    assert "lamae.load" in (exported / CARD_NAME).read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((np.zeros((11, 500)), 100), "does not fit 12 leads"),
+        ((np.zeros((2, 500)), 100, ["I", "X"]), "leads I, X"),
+        ((np.zeros((2, 500)), 100, ["I", "i"]), "only once"),
+        ((np.zeros((12, 500)), 128), "signal.rate_hz"),
+        ((np.zeros((12, 20)), 100), "less than one patch"),
+    ],
+)
+def test_unusable_signals_are_named(exported, arguments, message):
+    with pytest.raises(UsageError, match=message):
+        load(exported).embed(*arguments)
+
+
+def test_damaged_newer_or_absent_exports_are_named(exported, tmp_path):
+    with pytest.raises(UsageError, match="no exported model"):
+        load(tmp_path / "absent")
+    config = json.loads((exported / CONFIG_NAME).read_text())
+    (exported / WEIGHTS_NAME).write_bytes((exported / WEIGHTS_NAME).read_bytes()[:-100])
+    with pytest.raises(LamaeError, match=WEIGHTS_NAME):
+        load(exported)
+    (exported / CONFIG_NAME).write_text(json.dumps(config | {"export_version": 99}))
+    with pytest.raises(LamaeError, match="newer"):
+        load(exported)
+    with pytest.raises(UsageError, match="exists"):
+        export(tmp_path / "run", exported)
+
+
+def test_loading_leaves_the_callers_random_numbers_alone(exported):
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    load(exported)
+    assert torch.equal(torch.rand(2), expected)
