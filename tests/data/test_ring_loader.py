@@ -179,6 +179,14 @@ def test_a_corrupt_record_stops_the_training_thread_and_is_named(own_set):
     assert f"offset {offset}" in str(caught.value)
 
 
+def test_reads_that_come_in_pieces_are_put_together(shard_set, adc, monkeypatch):
+    """Network file systems may return less than was asked for."""
+    preadv = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: preadv(fd, (buffers[0][:333],), offset))
+    _, row, samples = load(shard_set, 2)
+    np.testing.assert_array_equal(samples, adc[row])
+
+
 def test_an_error_is_final(own_set):
     """The batch after an unreadable one must not pass for it."""
     corrupt(own_set, 20)

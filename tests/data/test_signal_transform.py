@@ -59,16 +59,17 @@ def test_decimation_of_a_constant_is_the_constant_at_any_length(num_samples):
     torch.testing.assert_close(y, torch.full_like(y, 7.0), atol=1e-4, rtol=0)
 
 
-def test_a_missing_sample_invalidates_exactly_what_the_filter_mixes_it_into(tmp_path):
+@pytest.mark.parametrize("place", [0, 50, 2000, 2003, 4949, 4999])
+def test_a_missing_sample_invalidates_exactly_what_the_filter_mixes_it_into(tmp_path, place):
     adc = random_adc(3, 5000)
     clean = adc.copy()
-    adc[1, 4, 2003] = NO_SAMPLE
+    adc[1, 4, place] = NO_SAMPLE
     transform = transform_of(rate_hz=100, clip_mv=0)
     signal = transform(batch_of(adc, tmp_path), seed=0, train=False)
     invalid = ~signal.valid_BLT
     # Output j at sample 5j of the source sees samples 5j - 50 to 5j + 50.
     expected = torch.zeros(3, 12, 1000, dtype=torch.bool)
-    expected[1, 4] = (torch.arange(1000) * 5 - 2003).abs() <= 50
+    expected[1, 4] = (torch.arange(1000) * 5 - place).abs() <= 50
     assert torch.equal(invalid, expected)
     assert (signal.x_BLT[invalid] == 0).all()
     # What is valid is what it would have been with the sample there.
