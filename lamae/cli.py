@@ -69,8 +69,11 @@ def synth(
 
 @app.command()
 def shard(
-    source: Annotated[Path, typer.Argument(help="MIMIC-IV-ECG or PTB-XL root, or any directory of WFDB records.")],
-    out: Annotated[Path, typer.Argument(help="Shard set to make; must not exist or be empty.")],
+    source: Annotated[Path, typer.Argument(help="MIMIC-IV-ECG or PTB-XL, or any directory of WFDB records.")],
+    out: Annotated[Path, typer.Argument(help="Shard set to make: absent, empty, or begun by the same command.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Further options, such as quality.flat=reject.")
+    ] = None,
     kind: Annotated[str, typer.Option("--source", help="mimic, ptbxl, wfdb, or auto to detect it.")] = "auto",
     workers: Annotated[int, typer.Option(help="Processes; any number gives the same bytes.")] = 1,
     shard_size: Annotated[int, typer.Option(help="Records listed per tar.")] = 1024,
@@ -85,8 +88,16 @@ def shard(
     parts: Annotated[
         str | None, typer.Option(metavar="K/N", help="Of a plan, pack part K and every N-th after it; do not merge.")
     ] = None,
+    card: Annotated[
+        bool, typer.Option("--card/--no-card", help="Write OUT-card.html, a data card, beside OUT.")
+    ] = True,
+    examples: Annotated[bool, typer.Option("--examples/--no-examples", help="Show a few traces on the card.")] = True,
 ) -> None:
-    """Pack WFDB records into WebDataset tar shards with an index, quality control and splits by subject."""
+    """Pack WFDB records into WebDataset tar shards with an index, quality control and splits by subject.
+
+    Killed and started again with the same command, it goes on where it was.
+    """
+    from lamae.config import override
     from sharding.options import PackOptions
     from sharding.pack import pack, pack_part
     from sharding.plan import Plan, plan
@@ -99,6 +110,7 @@ def shard(
         splits_from=str(splits_from) if splits_from else None,
         audit=audit,
     )
+    options = override(options, overrides or [])
     with console.show_progress() as progress:
         if plan_only:
             plan(source, out, options=options, progress=progress)
@@ -114,6 +126,12 @@ def shard(
     rows += [[f"leads flagged: {flag}", f"{count:,}"] for flag, count in manifest["lead_flags"].items() if count]
     rows += [[f"records flagged: {flag}", f"{count:,}"] for flag, count in manifest["record_flags"].items() if count]
     console.print_table(f"{out}: packed", ["", "number"], rows)
+    if card:
+        from lamae.reports.datacard import write_data_card
+
+        path = out.with_name(f"{out.name}-card.html")
+        write_data_card(out, path, examples=examples)
+        console.console.print(f"data card: {path}", soft_wrap=True)
     console.console.print(f"next: lamae verify {out}", soft_wrap=True)
 
 
@@ -332,7 +350,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Directory for everything the demo makes.")] = Path("demo"),
     records: Annotated[int, typer.Option(help="Synthetic ECGs to make.")] = 4000,
     seed: Annotated[int, typer.Option(help="Seed of the data and of both models.")] = 0,
-    steps: Annotated[int, typer.Option(help="Training steps of each model.")] = 300,
+    steps: Annotated[int, typer.Option(help="Training steps of each model.")] = 600,
     processes: Annotated[int, typer.Option(help="Training processes (default: one per core, at most 2).")] = 0,
 ) -> None:
     """The whole way in minutes: synth, shard, verify, train LAMAE and a baseline, embed, probe, report."""

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -23,6 +23,8 @@ from lamae.data.config import DataConfig, SignalConfig
 from lamae.model.config import MaskConfig, ModelConfig
 from lamae.train.config import CheckpointConfig, EngineConfig, MonitorConfig, OptimConfig, TrainConfig
 from sharding.errors import UsageError
+
+ConfigT = TypeVar("ConfigT")
 
 
 @dataclass
@@ -64,19 +66,17 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(loaded, DictConfig):
         raise UsageError(f"{path}: a run configuration is a mapping of sections, this is a list or a single value")
-    for override in overrides:
-        if "=" not in override:
-            raise UsageError(f"override {override!r} has no '='; write key=value, for example train.steps=1000")
-    try:
-        dotted = OmegaConf.from_dotlist(list(overrides))
-    except Exception as error:
-        raise UsageError(f"overrides {' '.join(overrides)}: {' '.join(str(error).split())}") from None
-    return _compose([(str(path), loaded), ("command line", dotted)])
+    return _compose_run([(str(path), loaded), ("command line", _dotted(overrides))])
 
 
 def from_dict(values: dict[str, Any], *, source: str = "config") -> RunConfig:
     """The configuration stored as a plain mapping (a run directory, a checkpoint). Raises UsageError."""
-    return _compose([(source, OmegaConf.create(values))])
+    return _compose_run([(source, OmegaConf.create(values))])
+
+
+def override(config: ConfigT, overrides: Sequence[str]) -> ConfigT:
+    """Any configuration dataclass with ``key.sub=value`` overrides, checked. Raises UsageError naming the key."""
+    return _compose(config, [("command line", _dotted(overrides))])
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -104,9 +104,24 @@ def _find(path: str | Path) -> Any:
     return path
 
 
-def _compose(layers: list[tuple[str, Any]]) -> RunConfig:
-    merged: Any = OmegaConf.structured(RunConfig)
-    known = sorted(_dotted_keys(RunConfig))
+def _dotted(overrides: Sequence[str]) -> DictConfig:
+    for entry in overrides:
+        if "=" not in entry:
+            raise UsageError(f"override {entry!r} has no '='; write key=value, for example train.steps=1000")
+    try:
+        return OmegaConf.from_dotlist(list(overrides))
+    except Exception as error:
+        raise UsageError(f"overrides {' '.join(overrides)}: {' '.join(str(error).split())}") from None
+
+
+def _compose_run(layers: list[tuple[str, DictConfig]]) -> RunConfig:
+    return _compose(RunConfig(), layers)
+
+
+def _compose(start: ConfigT, layers: list[tuple[str, DictConfig]]) -> ConfigT:
+    """``start`` with ``layers`` of (where it is from, values) merged over it, and checked."""
+    merged: Any = OmegaConf.structured(start)
+    known = sorted(_dotted_keys(type(start)))
     for source, layer in layers:
         _refuse_unknown(layer, known, source)
         try:
@@ -119,9 +134,9 @@ def _compose(layers: list[tuple[str, Any]]) -> RunConfig:
     if missing:
         raise UsageError(f"{layers[0][0]}: {', '.join(missing)} must be given, for example {missing[0]}=VALUE")
     config = OmegaConf.to_object(merged)
-    assert isinstance(config, RunConfig)
-    for section in dataclasses.fields(RunConfig):
-        check = getattr(getattr(config, section.name), "check", None)
+    assert isinstance(config, type(start))
+    for part in (config, *vars(config).values()):
+        check = getattr(part, "check", None)
         if check is not None:
             try:
                 check()
@@ -139,14 +154,14 @@ def _dotted_keys(cls: type, prefix: str = "") -> Iterator[str]:
 
 
 def _refuse_unknown(layer: DictConfig, known: list[str], source: str) -> None:
-    sections = {key for key in known if "." not in key}
+    top = {key for key in known if "." not in key}
 
     def walk(node: Any, prefix: str) -> None:
         for key in node:
             dotted = f"{prefix}{key}"
             if dotted not in known:
                 near = difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
-                hint = f"; did you mean {near[0]}?" if near else f"; the sections are {', '.join(sorted(sections))}"
+                hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(sorted(top))}"
                 raise UsageError(f"{source}: unknown key {dotted}{hint}")
             child = node._get_node(key)
             # A mapping-valued key (engine.deepspeed) is free inside: only keys of dataclasses are checked.

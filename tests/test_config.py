@@ -4,6 +4,7 @@ import pytest
 
 from lamae import config
 from sharding.errors import UsageError
+from sharding.options import PackOptions
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_hash_ignores_where_the_run_lives_and_nothing_else(yaml_file):
     [
         (COMPLETE, ["train.stepz=1"], r"command line: unknown key train\.stepz; did you mean train\.steps\?"),
         (COMPLETE + "trainer: {}\n", [], r"run\.yaml: unknown key trainer; did you mean train\?"),
-        (COMPLETE, ["zzz=1"], r"unknown key zzz; the sections are .*engine"),
+        (COMPLETE, ["zzz=1"], r"unknown key zzz; known are .*engine"),
         (COMPLETE, ["train.steps"], r"override 'train\.steps' has no '='"),
         (COMPLETE, ["train.steps=many"], r"train\.steps: .*many"),
         (COMPLETE, ["engine.precision=fp16"], r"engine\.precision='fp16' is none of fp32, bf16"),
@@ -76,3 +77,12 @@ def test_named_runs_are_complete(name):
 def test_named_runs_are_found_from_any_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert config.load("configs/pretrain/tiny.yaml", ["run.dir=out", "data.path=shards"]).train.steps > 0
+
+
+def test_any_configuration_takes_overrides():
+    changed = config.override(PackOptions(workers=2), ["quality.flat=reject", "max_per_subject=5"])
+    assert (changed.workers, changed.quality.flat, changed.max_per_subject) == (2, "reject", 5)
+    with pytest.raises(UsageError, match=r"unknown key quality\.flatt; did you mean quality\.flat\?"):
+        config.override(PackOptions(), ["quality.flatt=reject"])
+    with pytest.raises(UsageError, match=r"quality\.flat='loud' is none of"):
+        config.override(PackOptions(), ["quality.flat=loud"])
