@@ -94,7 +94,7 @@ class RingLoader(Iterator[Batch]):
         self.samples_consumed = samples_consumed
         """Position of the last batch handed out: what a checkpoint stores."""
         self.wait_s = 0.0
-        """Seconds that ``next()`` has spent waiting for records, in all."""
+        """Seconds that the consumer has spent in ``next()``, in all."""
         self.num_replaced = 0
         """Unreadable records handed out as another one so far (``data.on_corrupt=skip``), on this rank."""
 
@@ -128,6 +128,7 @@ class RingLoader(Iterator[Batch]):
     def __next__(self) -> Batch:
         if self._closed:
             raise ValueError("this loader is closed")
+        began = time.perf_counter()
         if not self._started:
             self._started = True
             for _ in range(self._num_slots):
@@ -140,9 +141,7 @@ class RingLoader(Iterator[Batch]):
         if not self._ahead:
             raise StopIteration
         slot = self._ahead.popleft()
-        began = time.perf_counter()
         num_replaced = self._finish(slot)
-        self.wait_s += time.perf_counter() - began
         self._lent = slot
         self.samples_consumed = slot.samples_consumed
         self.num_replaced += num_replaced
@@ -151,6 +150,7 @@ class RingLoader(Iterator[Batch]):
         )
         if slot.adc.is_pinned():
             batch.on_copy = slot.note_copy
+        self.wait_s += time.perf_counter() - began
         return batch
 
     def __enter__(self) -> "RingLoader":
@@ -177,8 +177,10 @@ class RingLoader(Iterator[Batch]):
         return _Slot(adc, _bytes_of(adc))
 
     def _finish(self, slot: _Slot) -> int:
-        """Wait until a slot is read; how many records had to be replaced. An error ends the loader for good: going
-        on after it would leave out a batch."""
+        """Wait until a slot is read; how many records had to be replaced.
+
+        An error ends the loader for good: going on after it would leave out a batch.
+        """
         began = time.monotonic()
         while wait(slot.tasks, timeout=PATIENCE_S).not_done:
             logger.warning(

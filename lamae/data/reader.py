@@ -121,6 +121,8 @@ class RecordReader:
 
         A hint: whatever is wrong with a file is left for reading to find.
         """
+        if not hasattr(os, "posix_fadvise"):  # macOS
+            return
         shards, offsets = self._shard[rows], self._offset[rows]
         by_place = np.lexsort((offsets, shards))
         for shard, offset in zip(shards[by_place].tolist(), offsets[by_place].tolist(), strict=True):

@@ -198,11 +198,15 @@ def test_an_error_is_final(own_set):
             next(loader)
 
 
-def test_the_log_says_what_slow_storage_holds_up(shard_set, monkeypatch, caplog):
+def test_slow_storage_is_timed_and_named_in_the_log(shard_set, monkeypatch, caplog):
     read = RecordReader.read_into
     monkeypatch.setattr(RecordReader, "read_into", lambda *args, **options: (time.sleep(0.3), read(*args, **options)))
     monkeypatch.setattr(loader_module, "PATIENCE_S", 0.1)
-    load(shard_set, 1)
+    arguments = {"seed": 0, "global_batch_size": 4, "rank": 0, "world_size": 1, "num_batches": 2}
+    with RingLoader(shard_set, np.arange(NUM_RECORDS), config=DataConfig(path="", threads=1), **arguments) as loader:
+        assert loader.wait_s == 0
+        next(loader)
+        assert loader.wait_s >= 0.3
     assert f"waiting for records of {shard_set.root}" in caplog.text
 
 
