@@ -7,11 +7,13 @@ the caller lets stock wfdb decide: a strict parser that gives up is safe, a leni
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 _RECORD_LINE = re.compile(r"(\S+) (\d{1,3}) (\d{1,6}) (\d{1,9})(?: \d\d:\d\d:\d\d(?: \d\d/\d\d/\d{4})?)?[ \t]*")
 # file, format 16, gain (baseline) / mV, resolution 16, ADC zero, initial value, checksum, block size 0, lead name
-_SIGNAL_LINE = re.compile(
-    r"(\S+) 16 (\d{1,9}(?:\.\d{1,9})?)\((-?\d{1,5})\)/mV 16 -?\d{1,5} -?\d{1,5} (-?\d{1,5}) 0 (\S+)[ \t]*"
+_SIGNAL_LINES = re.compile(
+    r"^([^\s#]\S*) 16 (\d{1,9}(?:\.\d{1,9})?)\((-?\d{1,5})\)/mV 16 -?\d{1,5} -?\d{1,5} (-?\d{1,5}) 0 (\S+)[ \t]*$",
+    re.MULTILINE,
 )
 _SUBJECT_COMMENT = re.compile(r"^#[ \t]*<subject_id>:[ \t]*(\d{1,18})[ \t]*$", re.MULTILINE)
 
@@ -41,16 +43,17 @@ def parse_strict(text: bytes, *, record: str) -> Header | None:
     if first is None or first[1] != record:
         return None
     num_signals, rate_hz, num_samples = int(first[2]), int(first[3]), int(first[4])
-    signals = [match.groups() for line in lines[1 : 1 + num_signals] if (match := _SIGNAL_LINE.fullmatch(line))]
+    signals = _SIGNAL_LINES.findall(content)
     if not 0 < len(signals) == num_signals or rate_hz == 0 or num_samples == 0:
         return None
-    if any(line and not line.startswith("#") for line in lines[1 + num_signals :]):
+    # As many signal lines as there should be, and none of them down here: they are exactly the lines in between.
+    if any(line and line[0] != "#" for line in lines[1 + num_signals :]):
         return None
     files, gains, baselines, checksums, names = zip(*signals, strict=True)
     data_file = f"{record}.dat"
     if set(files) != {data_file}:
         return None
-    parsed_gains = tuple(map(float, gains))
+    parsed_gains = _floats(gains)
     if min(parsed_gains) <= 0:
         return None  # WFDB reads a gain of 0 as "uncalibrated, 200 per mV"
     return Header(
@@ -59,10 +62,21 @@ def parse_strict(text: bytes, *, record: str) -> Header | None:
         data_file=data_file,
         names=names,
         gains=parsed_gains,
-        baselines=tuple(map(int, baselines)),
-        checksums=tuple(int(checksum) & 0xFFFF for checksum in checksums),
+        baselines=_ints(baselines),
+        checksums=tuple([int(checksum) & 0xFFFF for checksum in checksums]),
         subject=subject_comment(content),
     )
+
+
+# An archive has few different gains and baselines: 800,000 headers ask for the same conversions.
+@lru_cache(maxsize=256)
+def _floats(texts: tuple[str, ...]) -> tuple[float, ...]:
+    return tuple(map(float, texts))
+
+
+@lru_cache(maxsize=256)
+def _ints(texts: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple(map(int, texts))
 
 
 def subject_comment(header_text: str) -> int | None:

@@ -35,7 +35,7 @@ class Measures:
             self.min_adc[lead], self.max_adc[lead] = (valid.min(), valid.max()) if valid.size else (0, 0)
             self._values[lead][gap] = 0.0
         count = np.maximum(self.num_samples - self.num_missing, 1)
-        mean = self._values.sum(axis=1) / count
+        mean = self._values @ np.ones(self.num_samples) / count
         std = np.sqrt(np.maximum(np.vecdot(self._values, self._values) / count - mean**2, 0.0))
         for lead, gap in gaps.items():
             self._values[lead][gap] = mean[lead]

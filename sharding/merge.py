@@ -83,6 +83,8 @@ def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
         told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         raise LamaeError(f"{out}: no record was accepted ({told}); see {out / REJECTS_NAME}")
     extra = [values for report in reports for values in report["extra"]]
+    for part in range(planned.num_parts):
+        _sync(out / SHARDS_NAME / shard_name(part))
     columns = _write_index(planned, num_records, extra, progress)
     has_list = planned.content["reconciliation"]["expected"] is not None
     if has_list:
@@ -123,7 +125,7 @@ def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(out / MANIFEST_NAME)
-    _sync_directory(out)
+    _sync(out)
     return manifest
 
 
@@ -162,8 +164,7 @@ def _write_index(planned: Plan, num_records: int, extra: list[list[str]], progre
     shutil.rmtree(planned.out / INDEX_NAME, ignore_errors=True)
     for path in building.rglob("*"):
         if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            _sync(path)
     building.replace(planned.out / INDEX_NAME)
     return counted
 
@@ -225,7 +226,7 @@ def _write_csv(path: Path, header: tuple[str, ...], rows: list[Any]) -> None:
     partial.replace(path)
 
 
-def _sync_directory(path: Path) -> None:
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -19,7 +19,7 @@ from sharding.errors import UsageError
 from sharding.format import MANIFEST_NAME, ShardSet
 from sharding.merge import finish, merge
 from sharding.options import PackOptions
-from sharding.part import is_done, pack_part
+from sharding.part import forget_damaged, is_done, pack_part
 from sharding.plan import Plan, plan
 from sharding.progress import Progress, ignore
 
@@ -54,6 +54,8 @@ def pending_parts(planned: Plan) -> list[int]:
 
 
 def _pack_parts(source: Path, planned: Plan, *, workers: int, progress: Progress) -> None:
+    for part in set(range(planned.num_parts)) - set(pending_parts(planned)):
+        forget_damaged(planned, part)
     pending = pending_parts(planned)
     shard_size = planned.options["shard_size"]
     packed = min(planned.num_listed, (planned.num_parts - len(pending)) * shard_size)

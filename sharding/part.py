@@ -5,8 +5,8 @@ Parts share nothing, so any process on any machine may pack any part, in any ord
 
 import hashlib
 import json
-import os
 import secrets
+import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,17 @@ def is_done(planned: Plan, part: int) -> bool:
     try:
         report = read_report(planned.part_path(part))
         return (planned.out / SHARDS_NAME / shard_name(part)).stat().st_size == report["bytes"]
-    except FileNotFoundError:
+    except (FileNotFoundError, EOFError, ValueError, zipfile.BadZipFile):  # not there, or not whole after a power cut
         return False
+
+
+def forget_damaged(planned: Plan, part: int) -> None:
+    """Undo a part whose tar is not what was written: after a power failure, file systems may keep only its size."""
+    path = planned.out / SHARDS_NAME / shard_name(part)
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 != read_report(planned.part_path(part))["sha256"]:
+        planned.part_path(part).unlink()
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -179,6 +188,4 @@ def _write_result(path: Path, rows: dict[str, list[Any]], report: dict[str, Any]
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     with partial.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
-        file.flush()
-        os.fsync(file.fileno())
     partial.replace(path)

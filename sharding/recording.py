@@ -7,8 +7,8 @@ A record that cannot be taken is a ``RejectError`` with a reason from REJECT_REA
 """
 
 import posixpath
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from sharding.errors import LamaeError
 from sharding.files import HEADER_SUFFIX, DamagedFileError, Files
 from sharding.format import NO_SAMPLE
 from sharding.header import Header, parse_strict, subject_comment
-from sharding.leads import NUM_LEADS, canonical_columns
+from sharding.leads import NUM_LEADS, canonical_columns, lead_index
 
 REJECT_REASONS: dict[str, str] = {
     "missing_file": "the header or a signal file it names is not there",
@@ -36,7 +36,6 @@ REJECT_REASONS: dict[str, str] = {
 }
 
 _GAIN_PER_MV = {"mv": 1.0, "uv": 1e3, "µv": 1e3, "v": 1e-3}
-_IDENTITY = list(range(NUM_LEADS))
 
 
 class RejectError(Exception):
@@ -83,34 +82,28 @@ def read_with_wfdb(files: Files, record: str) -> Recording:
     names, digital = read.sig_name, read.d_signal
     if digital is None or any(name is None for name in names):
         raise RejectError("no_leads", "the header names no signals")
-    columns = _canonical(names)
+    gains, baselines = [1.0] * len(names), [0] * len(names)
+    for column, name in enumerate(names):
+        if lead_index(name) is not None:
+            factor = _GAIN_PER_MV.get(str(read.units[column]).strip().casefold())
+            if factor is None:
+                raise RejectError("units", f"lead {name} is in {read.units[column]!r}")
+            gains[column], baselines[column] = float(read.adc_gain[column]) * factor, int(read.baseline[column])
+    layout = _layout(tuple(names), tuple(gains), tuple(baselines))
     checksums = getattr(header, "checksum", None) or [None] * len(names)
     for name, samples, checksum in zip(names, digital.T, checksums, strict=True):
         if checksum is not None and (int(samples.sum()) - checksum) % 65536:
             raise RejectError("checksum", f"lead {name}")
     samples = np.full((NUM_LEADS, len(digital)), NO_SAMPLE, np.int16)
-    gains, baselines = [1.0] * len(names), [0] * len(names)
-    for lead, column in enumerate(columns):
-        if column is None:
-            continue
-        values = digital[:, column]
-        values = np.where(values == _digi_nan(read.fmt[column]), NO_SAMPLE, values)
-        if values.size and (values.min() < NO_SAMPLE or values.max() > 32767):
-            raise RejectError("not_16_bit", f"lead {names[column]} spans {values.min()}..{values.max()}")
-        samples[lead] = values
-        factor = _GAIN_PER_MV.get(str(read.units[column]).strip().casefold())
-        if factor is None:
-            raise RejectError("units", f"lead {names[column]} is in {read.units[column]!r}")
-        gains[column], baselines[column] = float(read.adc_gain[column]) * factor, int(read.baseline[column])
-    return _recording(
-        samples,
-        columns,
-        gains=gains,
-        baselines=baselines,
-        rate_hz=float(read.fs),
-        subject=subject_comment("\n".join(f"# {comment}" for comment in read.comments)),
-        fast=False,
-    )
+    for lead, at in enumerate(layout.columns):
+        if at is not None:
+            values = digital[:, at]
+            values = np.where(values == _digi_nan(read.fmt[at]), NO_SAMPLE, values)
+            if values.size and (values.min() < NO_SAMPLE or values.max() > 32767):
+                raise RejectError("not_16_bit", f"lead {names[at]} spans {values.min()}..{values.max()}")
+            samples[lead] = values
+    subject = subject_comment("\n".join(f"# {comment}" for comment in read.comments))
+    return Recording(samples, layout.gain, layout.baseline, layout.present, float(read.fs), subject, fast=False)
 
 
 def _wfdb_header_and_signals(files: Files, record: str) -> tuple[Any, Any]:
@@ -149,57 +142,50 @@ def audit(files: Files, record: str, recording: Recording) -> None:
 
 
 def _decode(header: Header, data: bytes) -> Recording:
-    columns = _canonical(header.names)
+    layout = _layout(header.names, header.gains, header.baselines)
     # One cache-friendly transpose; the sums then run along contiguous rows and wrap modulo 65536 by themselves.
     signals = np.ascontiguousarray(np.frombuffer(data, "<i2").reshape(header.num_samples, -1).T)
     sums = np.add.reduce(signals.view(np.uint16), axis=1, dtype=np.uint16)
-    wrong = np.flatnonzero(sums != np.asarray(header.checksums, np.uint16))
-    if wrong.size:
-        raise RejectError("checksum", f"lead {header.names[wrong[0]]}")
-    if columns == _IDENTITY:
+    if tuple(sums.tolist()) != header.checksums:
+        wrong = [name for name, sum_, said in zip(header.names, sums, header.checksums, strict=True) if sum_ != said]
+        raise RejectError("checksum", f"lead {wrong[0]}")
+    if layout.is_canonical:
         samples = signals[:NUM_LEADS]
     else:
-        samples = signals[[column or 0 for column in columns]]
-        samples[[column is None for column in columns]] = NO_SAMPLE
-    return _recording(
-        samples,
-        columns,
-        gains=header.gains,
-        baselines=header.baselines,
-        rate_hz=header.rate_hz,
-        subject=header.subject,
-        fast=True,
-    )
+        samples = signals[[column or 0 for column in layout.columns]]
+        samples[~layout.present] = NO_SAMPLE
+    return Recording(samples, layout.gain, layout.baseline, layout.present, header.rate_hz, header.subject, fast=True)
 
 
-def _recording(
-    samples: np.ndarray,
-    columns: Sequence[int | None],
-    *,
-    gains: Sequence[float],
-    baselines: Sequence[int],
-    rate_hz: float,
-    subject: int | None,
-    fast: bool,
-) -> Recording:
-    gain, baseline = np.ones(NUM_LEADS), np.zeros(NUM_LEADS, np.int16)
-    present = np.array([column is not None for column in columns])
-    for lead, column in enumerate(columns):
-        if column is not None:
-            if not -32768 <= baselines[column] <= 32767:
-                raise RejectError("not_16_bit", f"baseline {baselines[column]}")
-            gain[lead], baseline[lead] = gains[column], baselines[column]
-    return Recording(samples, gain, baseline, present, rate_hz, subject, fast)
+@dataclass(frozen=True)
+class _Layout:
+    """Where a file keeps the twelve leads, and their calibration; arrays are [12] and read-only."""
+
+    columns: tuple[int | None, ...]
+    is_canonical: bool  # the first twelve columns are the leads in canonical order
+    gain: np.ndarray
+    baseline: np.ndarray
+    present: np.ndarray
 
 
-def _canonical(names: Sequence[str]) -> list[int | None]:
+@lru_cache(maxsize=256)  # an archive has few different layouts
+def _layout(names: tuple[str, ...], gains: tuple[float, ...], baselines: tuple[int, ...]) -> _Layout:
+    """Raises RejectError where the twelve leads cannot be told, or their baselines do not fit the index."""
     try:
         columns = canonical_columns(names)
     except ValueError as error:
         raise RejectError("duplicate_lead", str(error)) from None
     if all(column is None for column in columns):
         raise RejectError("no_leads", f"signals are {', '.join(names)}")
-    return columns
+    gain = np.array([1.0 if column is None else gains[column] for column in columns])
+    baseline = np.array([0 if column is None else baselines[column] for column in columns])
+    if baseline.min() < NO_SAMPLE or baseline.max() > 32767:
+        raise RejectError("not_16_bit", f"baselines {baseline.min()}..{baseline.max()}")
+    present = np.array([column is not None for column in columns])
+    arrays = (gain, baseline.astype(np.int16), present)
+    for array in arrays:
+        array.flags.writeable = False
+    return _Layout(tuple(columns), columns == list(range(NUM_LEADS)), *arrays)
 
 
 def _read(files: Files, path: str) -> bytes:

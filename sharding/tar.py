@@ -4,7 +4,6 @@ the same bytes everywhere. ``tar`` and ``webdataset`` read it; nothing here is s
 
 import contextlib
 import hashlib
-import os
 import secrets
 from pathlib import Path
 from types import TracebackType
@@ -38,7 +37,7 @@ def member(name: str, *chunks: bytes) -> tuple[bytes, ...]:
 
 
 class TarWriter:
-    """Writes ``path`` so that it exists only when it is whole: to a name of its own first, synced, then renamed."""
+    """Writes ``path`` so that it exists only when it is whole: to a name of its own first, then renamed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -57,10 +56,8 @@ class TarWriter:
         return start
 
     def close(self) -> str:
-        """Finish the file, move it to its place and return its sha256."""
+        """Finish the file, move it to its place and return its sha256. The merge syncs it, with all others."""
         self.write(END)
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
         self._partial.replace(self._path)
         return self._digest.hexdigest()
@@ -71,7 +68,7 @@ class TarWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._file.closed:
+        if error is not None:
             self._partial.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # what is still buffered does not fit on a full disk either
                 self._file.close()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sharding.pack import PackOptions, pack
+from sharding.pack import PackOptions, pack, pack_part, plan
 from sharding.verify import verify
 from tests.sharding.kill_points import digests
 from tests.sharding.wfdbtree import write_mimic_tree
@@ -75,3 +75,16 @@ def test_full_disk_is_one_line_and_the_same_command_goes_on(source, tmp_path):
     assert os.listdir(tmp_path / "out" / "shards") == []
     pack(source, tmp_path / "out", options=PackOptions(shard_size=3))
     assert verify(tmp_path / "out").problems == []
+
+
+def test_a_tar_that_lost_its_bytes_is_packed_again(source, tmp_path):
+    options = PackOptions(shard_size=3)
+    pack(source, tmp_path / "whole", options=options)
+    planned = plan(source, tmp_path / "out", options=options)
+    for part in range(2):
+        pack_part(source, tmp_path / "out", part)
+    tar = tmp_path / "out" / "shards" / "000001.tar"
+    tar.write_bytes(bytes(tar.stat().st_size))  # what a power failure leaves: a file of zeros of the right size
+    planned.part_path(0).write_bytes(b"")
+    pack(source, tmp_path / "out", options=options)
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
