@@ -1,0 +1,166 @@
+"""WFDB records to shards: ours beside copying the files into a tar, and beside the way most people would write.
+
+Every candidate reads the same synthetic MIMIC-IV-ECG tree from a warm page cache and writes tars to the same disk.
+``tar_copy`` reads each header and signal file and appends both to a tar with the writer that we use, unhashed: as
+little as anything can do. ``naive`` is ``wfdb.rdrecord``, ``numpy.save`` and ``webdataset.ShardWriter``. Ours is the
+packing of the parts; plan and merge, once per set, are timed apart. ``checked`` has every quality rule off and no
+audit: strict header, header checksums, canonical order, statistics, crc32c, sha256. ``full_qc`` has every rule on;
+``default`` adds the audit of one record in a hundred by stock wfdb.
+"""
+
+import multiprocessing
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.timing import Ratio, ratio_entries, time_side_by_side
+from sharding.files import DirectoryFiles
+from sharding.format import ShardSet
+from sharding.merge import merge
+from sharding.options import PackOptions
+from sharding.part import pack_part
+from sharding.plan import Plan, plan
+from sharding.progress import Progress, ignore
+from sharding.quality import LEAD_FLAGS, RECORD_FLAGS, QualityConfig
+from sharding.synth import synthesize
+from sharding.tar import member
+from sharding.verify import verify
+
+NUM_PARTS = 8
+
+
+def run(*, quick: bool = False, progress: Progress = ignore) -> dict[str, Any]:
+    """Measure; see benchmarks.timing for the form of the result."""
+    num_records, repeats = (512, 3) if quick else (4096, 7)
+    full_qc = PackOptions(shard_size=num_records // NUM_PARTS, audit=0.0)
+    with tempfile.TemporaryDirectory(prefix="lamae-bench-") as name, _warm_workers(2) as workers:
+        scratch = Path(name)
+        source = scratch / "source"
+        synthesize(source, num_records=num_records, num_subjects=num_records // 4, seed=0, progress=progress)
+        records = sorted(DirectoryFiles(source).records())
+        candidates: dict[str, Callable[[], float]] = {
+            "tar_copy": partial(_tar_copy, source, scratch / "copy.tar", records),
+            "naive": partial(_naive, source, scratch / "naive", records[: num_records // 16]),
+            "checked": _ours(source, scratch / "checked", replace(full_qc, quality=rules_off())),
+            "full_qc": _ours(source, scratch / "full_qc", full_qc),
+            "default": _ours(source, scratch / "default", replace(full_qc, audit=0.01)),
+            "full_qc_2_workers": _ours(source, scratch / "workers", full_qc, workers=workers),
+        }
+        if shutil.which("tar"):
+            candidates["gnu_tar"] = partial(_gnu_tar, source, scratch / "gnu.tar", num_records)
+        timings = time_side_by_side(candidates, repeats=repeats, progress=progress)
+        once = _plan_merge_verify(source, scratch / "once", full_qc)
+    return {
+        "settings": {"num_records": num_records, "repeats": repeats, "num_parts": NUM_PARTS},
+        "measurements": {name: timing.to_dict() for name, timing in timings.items()},
+        "once": once,
+        **ratio_entries(
+            {
+                "vs_tar_copy": Ratio.of(timings["checked"], timings["tar_copy"]),
+                "vs_naive_wfdb": Ratio.of(timings["checked"], timings["naive"]),
+                "full_qc_vs_naive": Ratio.of(timings["full_qc"], timings["naive"]),
+                "full_qc_vs_tar_copy": Ratio.of(timings["full_qc"], timings["tar_copy"]),
+                "audit_vs_none": Ratio.of(timings["default"], timings["full_qc"]),
+                "two_workers": Ratio.of(timings["full_qc_2_workers"], timings["full_qc"]),
+            }
+        ),
+    }
+
+
+def rules_off() -> QualityConfig:
+    """Every quality rule switched off; records without any sample are rejected all the same."""
+    config = QualityConfig()
+    for entry in fields(QualityConfig):
+        if entry.name in (*LEAD_FLAGS, *RECORD_FLAGS):
+            setattr(config, entry.name, "off")
+    return config
+
+
+@contextmanager
+def _warm_workers(number: int) -> Iterator[ProcessPoolExecutor]:
+    """Workers that have imported everything already: what is timed is packing, not starting Python."""
+    with ProcessPoolExecutor(number, mp_context=multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(time.sleep, [0.3] * number))
+        yield pool
+
+
+def _ours(
+    source: Path, out: Path, options: PackOptions, *, workers: ProcessPoolExecutor | None = None
+) -> Callable[[], float]:
+    """A candidate that packs every part of a plan made beforehand, anew each time."""
+    planned = plan(source, out, options=options)
+
+    def candidate() -> float:
+        for part in range(planned.num_parts):
+            planned.part_path(part).unlink(missing_ok=True)
+        _pack_all(source, planned, workers)
+        return planned.num_listed
+
+    return candidate
+
+
+def _pack_all(source: Path, planned: Plan, workers: ProcessPoolExecutor | None) -> None:
+    parts = range(planned.num_parts)
+    if workers is None:
+        for part in parts:
+            pack_part(source, planned.out, part)
+    else:
+        list(workers.map(pack_part, [source] * len(parts), [planned.out] * len(parts), parts))
+
+
+def _tar_copy(source: Path, path: Path, records: list[str]) -> float:
+    files = DirectoryFiles(source)
+    with path.open("wb") as tar:
+        for record in records:
+            pieces = (member(f"{record}{suffix}", files.read(f"{record}{suffix}")) for suffix in (".hea", ".dat"))
+            tar.write(b"".join(piece for three in pieces for piece in three))
+    return len(records)
+
+
+def _gnu_tar(source: Path, path: Path, num_records: int) -> float:
+    subprocess.run(["tar", "cf", str(path), "-C", str(source), "files"], check=True)
+    return num_records
+
+
+def _naive(source: Path, out: Path, records: list[str]) -> float:
+    import webdataset
+    import wfdb
+
+    out.mkdir(exist_ok=True)
+    with webdataset.ShardWriter(str(out / "%06d.tar"), maxcount=1000, verbose=0) as writer:
+        for record in records:
+            read = wfdb.rdrecord(str(source / record))
+            writer.write({"__key__": record.rpartition("/")[2], "npy": read.p_signal.T.astype(np.float32)})
+    return len(records)
+
+
+def _plan_merge_verify(source: Path, out: Path, options: PackOptions) -> dict[str, float]:
+    """Seconds and rates of what is done once per shard set, after a first run that warms imports and caches."""
+    start = time.perf_counter()
+    planned = plan(source, out, options=options)
+    plan_s = time.perf_counter() - start
+    _pack_all(source, planned, None)
+    start = time.perf_counter()
+    merge(out)
+    merge_s = time.perf_counter() - start
+    verify(out)
+    start = time.perf_counter()
+    report = verify(out)
+    verify_s = time.perf_counter() - start
+    index_bytes = sum(path.stat().st_size for path in (out / "index.zarr").rglob("*") if path.is_file())
+    return {
+        "plan_s": plan_s,
+        "merge_s": merge_s,
+        "verify_gb_per_s": report.num_bytes / verify_s / 1e9,
+        "index_bytes_per_record": index_bytes / ShardSet.open(out).num_records,
+    }
