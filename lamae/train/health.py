@@ -18,6 +18,7 @@ SPIKE_WINDOW = 256
 SPIKE_MIN_HISTORY = 32
 # Scales a median absolute deviation to the standard deviation of a normal distribution.
 MAD_TO_SIGMA = 1.4826
+LARGEST_WEIGHT = 1e4
 
 log = logging.getLogger(__name__)
 
@@ -82,3 +83,14 @@ def stop_if_hopeless(skipped_in_a_row: int, *, limit: int, step: int, run_dir: P
             f"records are in {run_dir / QUARANTINE_NAME}. Resume from an earlier checkpoint with a lower optim.lr, "
             "a lower optim.clip_norm or engine.precision=fp32"
         )
+
+
+def check_weights(model: torch.nn.Module) -> None:
+    """Raises LamaeError naming the first parameter that no training could go on from."""
+    for name, parameter in model.named_parameters():
+        largest = float(parameter.detach().abs().max()) if parameter.numel() else 0.0
+        if not largest < LARGEST_WEIGHT:  # also where it is NaN
+            raise LamaeError(
+                f"parameter {name} starts with an entry of size {largest}; weights must be finite and below "
+                f"{LARGEST_WEIGHT:g}. Resume from an earlier checkpoint"
+            )

@@ -92,10 +92,8 @@ class Reporter:
     def is_due(self, step: int) -> bool:
         return step % self._config.monitor.log_every == 0
 
-    def report(
-        self, state: TrainState, engine: Engine, loader: RingLoader, *, schedule: dict[str, float], **extra: float
-    ) -> None:
-        """Tell the steps since the last report, if there were any. Synchronises."""
+    def report(self, state: TrainState, engine: Engine, loader: RingLoader, **of_this_step: float) -> None:
+        """Tell the steps since the last report, and what is known of this one, if there were any. Synchronises."""
         num_steps = len(self._rows)
         if num_steps == 0:
             return
@@ -105,14 +103,13 @@ class Reporter:
         wait_share, replaced = self._ranks.mean(torch.tensor([waited / elapsed, float(loader.num_replaced)])).tolist()
         values = {
             "loss": interval.loss,
-            **schedule,
+            **of_this_step,
             "gradient_norm": engine.gradient_norm(),
             "skipped_steps": float(state.skipped_steps),
             "records_per_s": num_steps * self._config.train.global_batch_size / elapsed,
             "step_s": elapsed / num_steps,
             "data_wait_share": wait_share,
             "replaced_records": replaced * self._ranks.world_size,
-            **extra,
             **{f"parts/{name}": value for name, value in interval.parts.items()},
         }
         line = self.monitor.train_line(state.step, values) if self._ranks.is_main else ""

@@ -8,6 +8,8 @@ from lamae.model.pretrain import build_model
 from lamae.train.config import OptimConfig
 from lamae.train.optimizer import build_optimizer, decayed_names
 
+NORM_PARTS = ("weight", "bias")
+
 
 def test_only_weights_of_linear_layers_decay_in_the_model() -> None:
     sizes = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 8, "decoder_heads": 2, "patch_size": 50}
@@ -17,10 +19,14 @@ def test_only_weights_of_linear_layers_decay_in_the_model() -> None:
     assert decayed
     assert all(name.endswith(".weight") and parameters[name].ndim == 2 for name in decayed)
     undecayed = parameters.keys() - decayed
-    assert {"encoder.summary", "encoder.lead", "norm.weight", "norm.bias"} <= undecayed
+    norms = {
+        f"{name}.{part}" for name, m in model.named_modules() if isinstance(m, nn.LayerNorm) for part in NORM_PARTS
+    }
+    assert norms <= undecayed
     # Every matrix is either decayed or a table of identities and positions.
     tables = {name for name in undecayed if parameters[name].ndim == 2}
-    assert all(any(word in name for word in ("lead", "position", "query", "token")) for name in tables), tables
+    assert {"encoder.lead", "encoder.positions.learned"} <= tables
+    assert not any(name.endswith(".weight") for name in tables), tables
 
 
 def test_groups_hold_each_parameter_once_and_say_whether_they_decay() -> None:

@@ -1,0 +1,107 @@
+"""What a start of a run does once, before its first step."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lamae.model.pretrain import build_model
+from lamae.train.blocks import checkpoint_activations, compile_blocks
+from lamae.train.checkpoint import CheckpointReader, load_weights
+from lamae.train.distributed import Ranks
+from lamae.train.engine import Engine
+from lamae.train.health import check_weights
+from lamae.train.inputs import Inputs
+from lamae.train.manifest import build_manifest
+from lamae.train.resume import check_resumable
+from lamae.train.rundir import find_checkpoint, open_run_directory
+from lamae.train.schedule import BatchPlan
+from lamae.train.state import TrainState
+
+if TYPE_CHECKING:
+    from lamae.config import RunConfig
+
+log = logging.getLogger(__name__)
+
+
+def open_run(config: "RunConfig", run_dir: Path, inputs: Inputs, ranks: Ranks) -> Path | None:
+    """Find the checkpoint to resume, refuse it if it is another run's, prepare the directory. For rank 0 alone.
+
+    Raises LamaeError before anything in the directory has changed.
+    """
+    from lamae.config import config_hash, to_dict, to_yaml
+
+    reader = find_checkpoint(run_dir)
+    if reader is not None:
+        check_resumable(
+            reader,
+            config=to_dict(config),
+            index_hash=inputs.shard_set.index_hash,
+            subject_hash=inputs.subject_hash,
+            allow_changes=config.checkpoint.allow_changes,
+        )
+        log.info("resuming %s at step %d", run_dir, reader.state.step)
+    manifest = build_manifest(
+        ranks,
+        config_hash=config_hash(config),
+        index_hash=inputs.shard_set.index_hash,
+        subject_hash=inputs.subject_hash,
+        num_records=len(inputs.rows),
+        num_subjects=len(inputs.subjects),
+        resumed_from=reader.path.name if reader else None,
+    )
+    open_run_directory(run_dir, config_yaml=to_yaml(config), manifest=manifest)
+    return reader.path if reader else None
+
+
+def build_engine(
+    config: "RunConfig", inputs: Inputs, plan: BatchPlan, ranks: Ranks, reader: CheckpointReader | None
+) -> Engine:
+    """The model of this configuration under DeepSpeed, with the checkpoint's weights, moments and step counter."""
+    torch.manual_seed(config.train.seed)
+    model = build_model(config.model, config.mask, num_samples=inputs.num_samples)
+    if reader is not None:
+        load_weights(model, reader)
+    check_weights(model)
+    if config.train.activation_checkpointing:
+        checkpoint_activations(model)
+    if config.train.compile == "blocks":
+        compile_blocks(model)
+    engine = Engine(model, ranks=ranks, engine=config.engine, optim=config.optim, plan=plan)
+    if reader is not None:
+        engine.restore(reader.read, applied_steps=reader.state.applied_steps)
+    return engine
+
+
+def describe_checkpoints(config: "RunConfig", inputs: Inputs, engine: Engine, ranks: Ranks) -> dict[str, Any]:
+    """What every checkpoint of this start says of itself beside its state."""
+    from lamae.config import to_dict
+
+    return {
+        "config": to_dict(config),
+        "num_samples": inputs.num_samples,
+        "index_hash": inputs.shard_set.index_hash,
+        "subject_hash": inputs.subject_hash,
+        "written_by": {"world_size": ranks.world_size, "zero_stage": engine.zero_stage},
+        "shapes": engine.shapes(),
+    }
+
+
+def announce(config: "RunConfig", plan: BatchPlan, engine: Engine, state: TrainState, inputs: Inputs) -> None:
+    """One line in the log: what is about to be trained on what."""
+    log.info(
+        "%s, %.2f M parameters; %d records of %d subjects; %d ranks x %d micro-batches x %d records; "
+        "ZeRO stage %d, %s; steps %d to %d",
+        config.model.kind,
+        engine.num_parameters / 1e6,
+        len(inputs.rows),
+        len(inputs.subjects),
+        plan.world_size,
+        plan.accumulation,
+        plan.micro,
+        config.engine.zero_stage,
+        config.engine.precision,
+        state.step + 1,
+        config.train.steps,
+    )

@@ -1,0 +1,89 @@
+"""Ends a run that hangs, and says where: a job that waits for ever for a lost rank costs its whole allocation."""
+
+import faulthandler
+import logging
+import os
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from lamae.train.config import MonitorConfig
+
+EXIT_HUNG = 1
+MIN_STEPS = 3
+WINDOW = 64
+
+log = logging.getLogger(__name__)
+
+
+class Watchdog:
+    """A thread of every rank: no step for ``hang_factor`` median steps, and it writes the stacks of all of this
+    rank's Python threads into the run directory and ends the process. A context manager.
+
+    When one rank hangs, all others soon wait for it in a collective: each one's watchdog fires on its own.
+    """
+
+    def __init__(self, run_dir: Path, *, rank: int, config: MonitorConfig) -> None:
+        self._path = run_dir / f"hang-rank-{rank:05d}.txt"
+        self._factor = config.hang_factor
+        self._floor_s = config.hang_floor_s
+        self._steps_s: deque[float] = deque(maxlen=WINDOW)
+        self._last_beat = time.monotonic()
+        self._paused = False
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="lamae-watchdog", daemon=True)
+
+    def __enter__(self) -> "Watchdog":
+        self._last_beat = time.monotonic()
+        if self._factor:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._done.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def beat(self) -> None:
+        """A step is done."""
+        now = time.monotonic()
+        self._steps_s.append(now - self._last_beat)
+        self._last_beat = now
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Work whose length has nothing to do with a step: saving, drawing."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._last_beat = time.monotonic()
+            self._paused = False
+
+    @property
+    def limit_s(self) -> float:
+        """How long a step may take now; infinite before there is anything to compare with."""
+        if len(self._steps_s) < MIN_STEPS:
+            return float("inf")
+        return max(self._floor_s, self._factor * statistics.median(self._steps_s))
+
+    def _watch(self) -> None:
+        while not self._done.wait(min(1.0, max(self._floor_s / 4, 0.05))):
+            waited = time.monotonic() - self._last_beat
+            if not self._paused and waited > self.limit_s:
+                self._end(waited)
+
+    def _end(self, waited: float) -> None:
+        log.error("no step for %.0f s; this rank's stacks are in %s", waited, self._path)
+        with self._path.open("w") as file:
+            faulthandler.dump_traceback(file, all_threads=True)
+            file.flush()
+            os.fsync(file.fileno())
+        os._exit(EXIT_HUNG)  # the main thread sits in a call that no exception reaches

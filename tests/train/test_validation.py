@@ -1,0 +1,43 @@
+"""Validation loss: fixed records, fixed masks, no effect on training."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lamae.config import RunConfig
+from lamae.train.loop import train
+from sharding.errors import UsageError
+from tests.runs import assert_same_state, losses, tiny_config
+from tests.shardsets import random_adc, write_shard_set
+
+MakeConfig = Callable[..., RunConfig]
+
+
+def validation_losses(run_dir: Path) -> dict[int, float]:
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row["validation_loss"] for row in rows if "validation_loss" in row}
+
+
+def test_validation_is_told_when_due_and_leaves_training_alone(make_config: MakeConfig, tmp_path: Path) -> None:
+    train(make_config("with", "train.validate_every=3", "train.validate_records=5"))
+    train(make_config("without"))
+    assert list(validation_losses(tmp_path / "with")) == [3, 6]
+    assert losses(tmp_path / "with") == losses(tmp_path / "without")
+    assert_same_state(tmp_path / "with", tmp_path / "without")
+
+
+def test_validation_loss_of_the_same_weights_is_the_same(make_config: MakeConfig, tmp_path: Path) -> None:
+    """Micro-batches of another size change only rounding."""
+    for name, micro in (("a", 4), ("b", 2)):
+        overrides = ("train.validate_every=2", "train.stop_at=2", f"train.micro_batch_size={micro}")
+        train(make_config(name, "engine.precision=fp32", *overrides))
+    a, b = validation_losses(tmp_path / "a"), validation_losses(tmp_path / "b")
+    assert a[2] == pytest.approx(b[2], rel=1e-5)
+
+
+def test_an_empty_validation_split_is_refused_when_asked_for(tmp_path: Path) -> None:
+    shards = write_shard_set(tmp_path / "set", random_adc(8, 500), rate_hz=100.0)
+    with pytest.raises(UsageError, match=r"train.validate_every=2, but .* has no records in its val split"):
+        train(tiny_config(shards, tmp_path / "run", "train.validate_every=2"))
