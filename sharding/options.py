@@ -21,6 +21,8 @@ class PackOptions:
     """Records listed per tar, before quality control; 123 MB of 10 s at 500 Hz."""
     limit: int | None = None
     """Pack only the first so many records of the sorted listing."""
+    rate_hz: float | None = None
+    """Resample every record to this rate (see sharding.resample); None keeps what was recorded, losslessly."""
     max_per_subject: int | None = None
     """At most so many records of one subject, chosen by a hash of the key; subjects with many visits weigh less."""
     columns_from: str | None = None
@@ -44,6 +46,8 @@ class PackOptions:
         for name in ("workers", "shard_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.rate_hz is not None and not self.rate_hz > 0:
+            raise ValueError(f"rate_hz={self.rate_hz} must be positive")
         for name in ("limit", "max_per_subject"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -23,6 +23,7 @@ from sharding.plan import Plan
 from sharding.progress import Progress, ignore
 from sharding.quality import QualityConfig, assess
 from sharding.recording import Recording, RejectError, audit, read_recording
+from sharding.resample import resample
 from sharding.sources import Entry
 from sharding.tar import BLOCK, TarWriter, member
 
@@ -86,8 +87,7 @@ def _pack_part(planned: Plan, files: Files, part: int, progress: Progress) -> No
                 if recording.fast and is_audited(entry.key, audit_share):
                     audit(files, entry.path, recording)
                     readers["audited"] += 1
-                _check_expected(recording, entry, planned)
-                row = _row(recording, entry, quality)
+                recording, row = _accept(recording, entry, planned, quality)
             except RejectError as reject:
                 rejects.append((entry.key, reject.reason, reject.detail))
                 continue
@@ -128,20 +128,24 @@ def is_audited(key: str, share: float) -> bool:
     return draw < share
 
 
-def _check_expected(recording: Recording, entry: Entry, planned: Plan) -> None:
+def _accept(
+    recording: Recording, entry: Entry, planned: Plan, quality: QualityConfig
+) -> tuple[Recording, dict[str, Any]]:
+    """The recording as it is stored, and its row of the index. Raises RejectError."""
+    if recording.subject is not None and entry.subject is not None and recording.subject != entry.subject:
+        raise RejectError("subject_mismatch", f"header says {recording.subject}, the listing {entry.subject}")
+    # Rules judge what was recorded; the statistics in the index are those of what is stored.
+    measures = as_recorded = Measures(recording)
     if recording.rate_hz != planned.rate_hz:
-        raise RejectError("wrong_rate", f"{recording.rate_hz:g} Hz, the shard set has {planned.rate_hz:g}")
+        if planned.options["rate_hz"] is None:
+            raise RejectError("wrong_rate", f"{recording.rate_hz:g} Hz, the shard set has {planned.rate_hz:g}")
+        recording = resample(recording, planned.rate_hz)
+        measures = Measures(recording)
     num_samples = recording.samples.shape[1]
     if num_samples != planned.num_samples:
         raise RejectError("wrong_length", f"{num_samples} samples, the shard set has {planned.num_samples}")
-    if recording.subject is not None and entry.subject is not None and recording.subject != entry.subject:
-        raise RejectError("subject_mismatch", f"header says {recording.subject}, the listing {entry.subject}")
-
-
-def _row(recording: Recording, entry: Entry, quality: QualityConfig) -> dict[str, Any]:
-    measures = Measures(recording)
-    found = assess(measures, quality)
-    return {
+    found = assess(as_recorded, quality)
+    return recording, {
         "key": entry.key,
         "subject": -1 if entry.subject is None else entry.subject,
         "split": entry.split,

@@ -12,6 +12,7 @@ import csv
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
 from collections import Counter
@@ -35,6 +36,7 @@ _LISTING_NAME = "listing"
 _PARTS_NAME = "parts"
 _ZIP_INDEX_NAME = "zip_index.npy"
 _NUM_HEADERS_READ_FOR_SHAPE = 64
+_MAX_SAMPLES = 65535  # what the index counts gaps in
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,13 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
     entries = entries[: options.limit]
     entries, extra_names, identity["columns_from"] = with_columns(entries, options.columns_from)
     rate_hz, num_samples = common_shape(files, entries)
+    if options.rate_hz is not None:
+        num_samples = math.ceil(num_samples * options.rate_hz / rate_hz)
+        rate_hz = options.rate_hz
+    if num_samples > _MAX_SAMPLES:
+        raise UsageError(
+            f"{source}: {num_samples} samples per lead; shard sets hold short records, up to {_MAX_SAMPLES}"
+        )
     lines = _listing_lines(entries)
     content: dict[str, Any] = {
         "format_version": FORMAT_VERSION,

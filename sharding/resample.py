@@ -1,0 +1,66 @@
+"""Changing a record's sampling rate, for shard sets that are smaller than what was recorded.
+
+Polyphase filtering with a linear-phase Kaiser-window low-pass (Oppenheim and Schafer, Discrete-Time Signal Processing,
+section 7.6): flat to within 0.1 % up to 80 % of the lower of the two Nyquist frequencies, at least 60 dB down from that
+Nyquist frequency on. 500 to 250 Hz keeps everything up to 100 Hz and lets nothing above 125 Hz through. The result is
+rounded to whole ADC units again. Samples that a gap reaches through the filter become gaps.
+"""
+
+from dataclasses import replace
+from fractions import Fraction
+from functools import lru_cache
+
+import numpy as np
+
+from sharding.format import NO_SAMPLE
+from sharding.recording import Recording, RejectError
+
+PASSBAND = 0.8  # of the lower Nyquist frequency
+STOPBAND_DB = 60.0
+_MAX_TERM = 500  # of the fraction that the two rates make
+
+
+def resample(recording: Recording, rate_hz: float) -> Recording:
+    """The recording at ``rate_hz``. Raises RejectError where the two rates make no simple fraction."""
+    ratio = Fraction(rate_hz / recording.rate_hz).limit_denominator(_MAX_TERM)
+    up, down = ratio.numerator, ratio.denominator
+    if not 0 < up <= _MAX_TERM or abs(up / down * recording.rate_hz - rate_hz) > 1e-6 * rate_hz:
+        raise RejectError("wrong_rate", f"{recording.rate_hz:g} Hz cannot be resampled to {rate_hz:g}")
+    missing = recording.samples == NO_SAMPLE
+    values = recording.samples.astype(np.float64)
+    for lead in np.flatnonzero(missing.any(axis=1) & ~missing.all(axis=1)):
+        gap = missing[lead]
+        values[lead, gap] = np.interp(np.flatnonzero(gap), np.flatnonzero(~gap), values[lead, ~gap])
+    taps = _low_pass(up, down)
+    filtered = _polyphase(values, up, down, taps)
+    samples = np.clip(np.rint(filtered), NO_SAMPLE + 1, 32767).astype(np.int16)
+    if missing.any():
+        samples[_dilated(missing, up, down, num_taps=len(taps), num_out=samples.shape[1])] = NO_SAMPLE
+    return replace(recording, samples=samples, rate_hz=rate_hz)
+
+
+@lru_cache(maxsize=16)
+def _low_pass(up: int, down: int) -> np.ndarray:
+    """Symmetric taps at ``up`` times the input rate, gain 1 (resample_poly multiplies by ``up``)."""
+    from scipy.signal import firwin, kaiserord  # slow to import, and off by default
+
+    lower_nyquist = 1 / max(up, down)
+    num_taps, beta = kaiserord(STOPBAND_DB, (1 - PASSBAND) * lower_nyquist)
+    return np.asarray(firwin(num_taps | 1, (1 + PASSBAND) / 2 * lower_nyquist, window=("kaiser", beta)))
+
+
+def _polyphase(values: np.ndarray, up: int, down: int, taps: np.ndarray) -> np.ndarray:
+    from scipy.signal import resample_poly
+
+    # Beyond its ends a lead goes on at its first and last value: zeros would ring wherever there is an offset.
+    return np.asarray(resample_poly(values, up, down, axis=1, window=taps, padtype="edge"))
+
+
+def _dilated(missing: np.ndarray, up: int, down: int, *, num_taps: int, num_out: int) -> np.ndarray:
+    """bool [12, num_out], output samples whose filter support holds a missing input sample."""
+    reach = num_taps // 2
+    center = np.arange(num_out) * down  # at up times the input rate, where input sample i lies at i * up
+    first = np.maximum(-((reach - center) // up), 0)  # ceil((center - reach) / up)
+    last = np.minimum((center + reach) // up, missing.shape[1] - 1)
+    count = np.pad(np.cumsum(missing, axis=1), ((0, 0), (1, 0)))
+    return count[:, last + 1] > count[:, first]
