@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.loader_peers import OpenStream, endless, peers
+from benchmarks.loader_peers import BUFFER, OpenStream, endless, peers
 from benchmarks.timing import Ratio, Timing, ratio_entries
 from lamae.data.config import ORDERS, DataConfig, SignalConfig
 from lamae.data.loader import RingLoader
@@ -46,7 +46,7 @@ class Candidate:
 
 def run(*, quick: bool, progress: Progress = ignore) -> dict[str, Any]:
     """Measure; see benchmarks.timing for the form of the result."""
-    num_records, repeats = (512, 3) if quick else (4096, 5)
+    num_records, repeats = (1024, 3) if quick else (4096, 5)
     with tempfile.TemporaryDirectory(prefix="lamae-bench-") as name:
         scratch = Path(name)
         source, subjects = scratch / "source", num_records // 4
@@ -179,11 +179,14 @@ def _peers(source: Path, shard_set: ShardSet, scratch: Path, *, quick: bool) -> 
     candidates = {}
     for name, make_loader in peers(source, shard_set, scratch).items():
         for workers in (0, 2) if quick else (0, 1, 2):
-            slow = name == "wfdb_dataset"
-            timed = 4 if quick else 8 if slow else 32
             make: Callable[[], Any] = partial(make_loader, batch_size=BATCH_SIZE, workers=workers)
-            # Two batches per worker are read ahead by default; the warm-up uses them up.
-            candidates[f"{name}_{workers}_workers"] = Candidate(partial(endless, make), 4 if quick else 8, timed)
+            if name.startswith("webdataset"):
+                # Each worker's shuffle buffer grows by one record for each it gives, and must be full.
+                warmup, timed = 2 + max(1, workers) * BUFFER // BATCH_SIZE, 16 if quick else 48
+            else:
+                # Two batches per worker are read ahead; all of it lies within one epoch, so no worker starts again.
+                warmup, timed = 6, 8 if quick or name == "wfdb_dataset" else 48
+            candidates[f"{name}_{workers}_workers"] = Candidate(partial(endless, make), warmup, timed)
     return candidates
 
 
