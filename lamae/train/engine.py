@@ -56,7 +56,8 @@ def deepspeed_config(engine: EngineConfig, optim: OptimConfig, plan: BatchPlan) 
         "train_batch_size": plan.per_rank * plan.world_size,
         "train_micro_batch_size_per_gpu": plan.micro,
         "gradient_accumulation_steps": plan.accumulation,
-        "gradient_clipping": optim.clip_norm,
+        # At stage 0 it would apply a step that is not finite; there the step is judged, and so clipped, here.
+        "gradient_clipping": optim.clip_norm if engine.zero_stage else 0.0,
         "communication_data_type": "fp32",
         "data_types": {"grad_accum_dtype": accumulate_in},
         "bf16": {"enabled": bf16, "check_grad_overflow": True},
@@ -180,15 +181,18 @@ class Engine:
             self._applied = self._deepspeed.was_step_applied()
 
     def _check_gradients(self) -> None:
-        """Stages 1 to 3 skip a step whose gradient is not finite; stage 0 would apply it, so drop it here.
+        """Stages 1 to 3 skip a step whose gradient is not finite; stage 0 would apply it, so clip or drop it here.
 
         AdamW leaves a parameter without gradient untouched, moments and step counter included.
         """
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        self._norm_at_stage_0 = torch.nn.utils.get_total_norm(gradients)
-        self._applied = bool(torch.isfinite(self._norm_at_stage_0))
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        self._norm_at_stage_0 = norm
+        self._applied = bool(torch.isfinite(norm))
         if not self._applied:
             self._deepspeed.zero_grad()
+        elif self._clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(parameters, self._clip_norm, norm)
 
     @property
     def step_was_applied(self) -> bool:

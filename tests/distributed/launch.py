@@ -1,20 +1,26 @@
-"""Starts the ranks of a job on this machine, each a Python process that runs a function of a test module."""
+"""Ranks for tests: Python processes that form a job on this machine, started once and used by many tests.
 
+Starting a rank costs seconds of imports, so a ``RankPool`` keeps its ranks and calls functions on them.
+"""
+
+import importlib
 import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+import traceback
 from pathlib import Path
 from typing import Any
 
 from lamae.train.distributed import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT_S = 200
 
 
 def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
-    """The environment torchrun would give a rank, without torchrun's seconds."""
+    """The environment torchrun would give a rank."""
     return os.environ | {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -27,58 +33,92 @@ def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
     }
 
 
-def start_ranks(world_size: int, arguments: Sequence[str], **options: Any) -> list["subprocess.Popen[bytes]"]:
-    """Start ``python ARGUMENTS`` once per rank; the caller waits."""
-    port = free_port()
-    return [
-        subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=ROOT,
-            env=rank_environment(rank, world_size, port),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            **options,
-        )
-        for rank in range(world_size)
-    ]
+class RankPool:
+    """``world_size`` processes that call functions of importable modules, all ranks the same one at a time."""
+
+    def __init__(self, world_size: int, folder: Path) -> None:
+        self.world_size = world_size
+        self._folder = folder
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._calls = 0
+
+    def call(self, module: str, function: str, **arguments: Any) -> list[Any]:
+        """``module.function(**arguments)`` on every rank; the results in rank order.
+
+        Raises AssertionError with the traceback where a rank raised, died or hung; the next call gets new ranks.
+        """
+        if not self._processes:
+            self._start()
+        self._calls += 1
+        call = self._folder / f"call-{self._calls}.pickle"
+        call.write_bytes(pickle.dumps((module, function, arguments)))
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.write(f"{call}\n".encode())
+            process.stdin.flush()
+        outcomes = [self._await(call, rank) for rank in range(self.world_size)]
+        problems = [f"rank {rank}: {problem}" for rank, (_, problem) in enumerate(outcomes) if problem]
+        if problems:
+            self.close()
+            raise AssertionError("\n".join(problems))
+        return [value for value, _ in outcomes]
+
+    def _start(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        port = free_port()
+        for rank in range(self.world_size):
+            with (self._folder / f"rank-{rank}.log").open("ab") as output:
+                self._processes.append(
+                    subprocess.Popen(
+                        [sys.executable, "-m", "tests.distributed.launch"],
+                        cwd=ROOT,
+                        env=rank_environment(rank, self.world_size, port),
+                        stdin=subprocess.PIPE,
+                        stdout=output,
+                        stderr=subprocess.STDOUT,
+                    )
+                )
+
+    def _await(self, call: Path, rank: int) -> tuple[Any, str]:
+        result = _result_path(call, rank)
+        deadline = time.monotonic() + TIMEOUT_S
+        while not result.exists():
+            log = self._folder / f"rank-{rank}.log"
+            if self._processes[rank].poll() is not None:
+                return None, f"died with {self._processes[rank].returncode}:\n{log.read_text()[-2000:]}"
+            if time.monotonic() > deadline:
+                return None, f"no result after {TIMEOUT_S} s:\n{log.read_text()[-2000:]}"
+            time.sleep(0.01)
+        value, problem = pickle.loads(result.read_bytes())
+        return value, problem
+
+    def close(self) -> None:
+        """End the ranks."""
+        for process in self._processes:
+            process.kill()
+            process.communicate()
+        self._processes = []
 
 
-def wait_ranks(processes: Sequence["subprocess.Popen[bytes]"], *, timeout_s: float = 200) -> list[tuple[int, str]]:
-    """(exit code, output) of each rank; no rank outlives this call."""
-    try:
-        return [
-            (process.wait(), output.decode(errors="replace"))
-            for process in processes
-            for output, _ in [process.communicate(timeout=timeout_s)]
-        ]
-    finally:
-        for process in processes:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+def _result_path(call: Path, rank: int) -> Path:
+    return call.with_name(f"{call.stem}-rank-{rank}.pickle")
 
 
-def run_ranks(world_size: int, module: str, function: str, folder: Path, **arguments: Any) -> list[Any]:
-    """Call ``module.function(**arguments)`` on every rank and give the results in rank order.
-
-    Raises AssertionError with the output of the ranks that failed.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    call = folder / "call.pickle"
-    call.write_bytes(pickle.dumps((module, function, arguments)))
-    finished = wait_ranks(start_ranks(world_size, ["-m", "tests.distributed.launch", str(call)]))
-    failed = [f"rank {rank} exited with {code}:\n{out}" for rank, (code, out) in enumerate(finished) if code]
-    assert not failed, "\n".join(failed)
-    return [pickle.loads((folder / f"result-{rank}.pickle").read_bytes()) for rank in range(world_size)]
-
-
-def _main(call: Path) -> None:
-    import importlib
-
-    module, function, arguments = pickle.loads(call.read_bytes())
-    result = getattr(importlib.import_module(module), function)(**arguments)
-    (call.parent / f"result-{os.environ['RANK']}.pickle").write_bytes(pickle.dumps(result))
+def _serve() -> None:
+    """A rank: carry out the calls named on standard input until it ends."""
+    rank = int(os.environ["RANK"])
+    for line in sys.stdin:
+        call = Path(line.strip())
+        module, function, arguments = pickle.loads(call.read_bytes())
+        try:
+            outcome = (getattr(importlib.import_module(module), function)(**arguments), "")
+        except Exception:
+            outcome = (None, traceback.format_exc())
+        result = _result_path(call, rank)
+        unfinished = result.with_suffix(".writing")
+        unfinished.write_bytes(pickle.dumps(outcome))
+        unfinished.rename(result)
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]))
+    _serve()

@@ -1,11 +1,9 @@
 """Gradients, losses and weights under DeepSpeed equal those of plain torch in one process."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
-from tests.distributed.launch import run_ranks
+from tests.distributed.launch import RankPool
 from tests.distributed.parity import Case, Trace, plain_torch
 
 FP32 = [Case("fp32", stage, accumulation) for stage in (0, 1, 2, 3) for accumulation in (1, 4)]
@@ -41,15 +39,13 @@ def references() -> dict[tuple[str, str], Trace]:
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Trace]]:
-    folder: Path = tmp_path_factory.mktemp("parity")
-    return run_ranks(2, "tests.distributed.parity", "run_cases", folder, cases=CASES)
+def on_two_ranks(two_ranks: RankPool) -> list[dict[str, Trace]]:
+    return two_ranks.call("tests.distributed.parity", "run_cases", cases=CASES)
 
 
 @pytest.fixture(scope="module")
-def four_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Trace]]:
-    folder: Path = tmp_path_factory.mktemp("parity4")
-    return run_ranks(4, "tests.distributed.parity", "run_cases", folder, cases=FOUR_RANKS)
+def on_four_ranks(four_ranks: RankPool) -> list[dict[str, Trace]]:
+    return four_ranks.call("tests.distributed.parity", "run_cases", cases=FOUR_RANKS)
 
 
 def relative_error(values: torch.Tensor, expected: torch.Tensor) -> float:
@@ -75,17 +71,17 @@ def assert_parity(trace: Trace, reference: Trace, precision: str) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_two_ranks_compute_what_plain_torch_computes(
-    case: Case, two_ranks: list[dict[str, Trace]], references: dict[tuple[str, str], Trace]
+    case: Case, on_two_ranks: list[dict[str, Trace]], references: dict[tuple[str, str], Trace]
 ) -> None:
-    for of_rank in two_ranks:
+    for of_rank in on_two_ranks:
         assert_parity(of_rank[case.name], references[case.model, case.precision], case.precision)
 
 
 @pytest.mark.parametrize("case", FOUR_RANKS, ids=lambda case: case.name)
 def test_four_ranks_compute_what_plain_torch_computes(
-    case: Case, four_ranks: list[dict[str, Trace]], references: dict[tuple[str, str], Trace]
+    case: Case, on_four_ranks: list[dict[str, Trace]], references: dict[tuple[str, str], Trace]
 ) -> None:
-    for of_rank in four_ranks:
+    for of_rank in on_four_ranks:
         assert_parity(of_rank[case.name], references[case.model, case.precision], case.precision)
 
 

@@ -1,0 +1,100 @@
+"""Saving while training goes on, and when the disk is full."""
+
+import json
+import logging
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lamae.config import RunConfig
+from lamae.train.checkpoint import list_checkpoints, verify_checkpoint
+from lamae.train.inputs import Inputs
+from lamae.train.loop import EXIT_DONE, train
+from sharding.errors import LamaeError
+from tests.runs import assert_same_state, losses
+
+MakeConfig = Callable[..., RunConfig]
+TOO_SMALL_BYTES = 20_000
+ONE_MICRO_BATCH = "train.micro_batch_size=8"
+
+
+@contextmanager
+def file_size_limit(num_bytes: int) -> Iterator[None]:
+    """Writing beyond ``num_bytes`` in one file fails, as on a full disk, for this process and for a while."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@contextmanager
+def disk_full_during(steps: range, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No file can grow beyond a few kilobytes during some of the steps (1-based, one micro-batch each)."""
+    prepare, step, full = Inputs.prepare, 0, ExitStack()
+
+    def count_and_prepare(self: Inputs, batch: Any, **options: Any) -> Any:
+        nonlocal step
+        step += 1
+        if step == steps.start:
+            full.enter_context(file_size_limit(TOO_SMALL_BYTES))
+        if step == steps.stop:
+            full.close()
+        return prepare(self, batch, **options)
+
+    with full, monkeypatch.context() as patch:
+        patch.setattr(Inputs, "prepare", count_and_prepare)
+        yield
+
+
+def test_a_full_disk_costs_a_warning_and_the_save_is_tried_again(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = make_config("run", ONE_MICRO_BATCH, "checkpoint.every=3", "checkpoint.background=false")
+    with disk_full_during(range(2, 4), monkeypatch), caplog.at_level(logging.WARNING):
+        assert train(config) == EXIT_DONE
+    assert "checkpoint of step 3 not written: rank 0: " in caplog.text
+    checkpoints = list_checkpoints(tmp_path / "run" / "checkpoints")
+    assert [info.step for info in checkpoints] == [4, 6, 8]
+    assert all(verify_checkpoint(info.path) == [] for info in checkpoints)
+    assert not list((tmp_path / "run" / "checkpoints").glob(".writing-*"))
+    train(make_config("calm", ONE_MICRO_BATCH))
+    assert losses(tmp_path / "run") == losses(tmp_path / "calm")
+
+
+def test_a_run_that_cannot_leave_a_checkpoint_says_so_and_keeps_the_one_before(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(make_config("run", "train.stop_at=2"))
+    cannot = r"no checkpoint of step 4 could be written"
+    with disk_full_during(range(1, 9), monkeypatch), pytest.raises(LamaeError, match=cannot):
+        train(make_config("run", ONE_MICRO_BATCH, "train.stop_at=4"))
+    assert [info.step for info in list_checkpoints(tmp_path / "run" / "checkpoints")] == [2]
+    assert train(make_config("run")) == EXIT_DONE
+
+
+@pytest.mark.parametrize("background", ["true", "false"])
+def test_background_and_blocking_saves_hold_the_same_state(
+    make_config: MakeConfig, tmp_path: Path, background: str
+) -> None:
+    """A snapshot must not see the steps that follow it: the run resumes from step 4 while 5 to 8 went on."""
+    overrides = ("checkpoint.every=4", f"checkpoint.background={background}")
+    train(make_config("run", *overrides))
+    first, last = list_checkpoints(tmp_path / "run" / "checkpoints")
+    assert (first.step, last.step) == (4, 8)
+    manifest = json.loads((first.path / "checkpoint.json").read_text())
+    assert manifest["state"]["step"] == 4
+    (last.path / "checkpoint.json").unlink()
+    whole = losses(tmp_path / "run")
+    train(make_config("run", *overrides))
+    assert losses(tmp_path / "run") == whole
+    train(make_config("other"))
+    assert_same_state(tmp_path / "run", tmp_path / "other")
