@@ -1,7 +1,7 @@
 """Area under the ROC curve for many codes, and its uncertainty by resampling subjects.
 
 Records of one subject are not independent, so the bootstrap draws subjects: every record carries its subject's count in
-the draw as a weight. A weighted AUROC needs the scores sorted only once:
+the draw as a weight, and the scores are sorted only once:
 
     AUROC = sum over positives i of w_i (weight of negatives below i + half of those tied with i) / (W+ W-)
 
@@ -11,6 +11,7 @@ Comparing two models on the same draws gives a paired interval for their differe
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import csr_array
 
 CHUNK_BYTES = 256 << 20
 
@@ -84,17 +85,41 @@ def _weighted_auroc(scores_NK: np.ndarray, y_NK: np.ndarray, weights_NB: np.ndar
     """[B, K] for integer-valued float32 weights [N, B], which keep float32 sums exact up to 2**24."""
     out = np.full((weights_NB.shape[1], scores_NK.shape[1]), np.nan)
     for k in range(scores_NK.shape[1]):
-        order = np.argsort(scores_NK[:, k], kind="stable")
-        score, y = scores_NK[order, k], y_NK[order, k].astype(bool)
+        score, y = scores_NK[:, k], y_NK[:, k].astype(bool)
         if not y.any() or y.all():
             continue
-        weights = weights_NB[order]
-        positive, negative = weights * y[:, None], weights * ~y[:, None]
-        starts = np.flatnonzero(np.r_[True, score[1:] != score[:-1]])
-        if len(starts) < len(score):
-            positive, negative = np.add.reduceat(positive, starts), np.add.reduceat(negative, starts)
-        below = np.cumsum(negative, axis=0) - 0.5 * negative
-        wins = np.einsum("nb,nb->b", positive, below, dtype=np.float64)
-        pairs = positive.sum(0, dtype=np.float64) * negative.sum(0, dtype=np.float64)
+        if 2 * y.sum() > len(y):
+            # The area is the same with classes and order exchanged; the smaller class makes the smaller matrices.
+            score, y = -score, ~y
+        wins, pairs = _wins_and_pairs(score, y, weights_NB)
         np.divide(wins, pairs, out=out[:, k], where=pairs > 0)
     return out
+
+
+def _wins_and_pairs(score_N: np.ndarray, y_N: np.ndarray, weights_NB: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted pairs (positive, negative) that are in order, ties counting one half, and all pairs; float64 [B].
+
+    The U distinct scores of the positives cut the negatives into bins; only sums over bins and their running total are
+    needed, and a sparse indicator times the weights gives those in one pass over the weights.
+    """
+    positive, negative = np.flatnonzero(y_N), np.flatnonzero(~y_N)
+    levels, level_of = np.unique(score_N[positive], return_inverse=True)
+    first_above = np.searchsorted(levels, score_N[negative], side="right")
+    first_from = np.searchsorted(levels, score_N[negative], side="left")
+    U = len(levels)
+    positive_UB = _sum_by_bin(level_of, positive, U, weights_NB)
+    below_UB = _sum_by_bin(first_above, negative, U + 1, weights_NB)
+    total_B = below_UB.sum(0, dtype=np.float64)
+    below_UB = np.cumsum(below_UB[:U], axis=0)
+    tied = first_from < first_above
+    if tied.any():
+        below_UB += 0.5 * _sum_by_bin(first_from[tied], negative[tied], U, weights_NB)
+    wins_B = np.einsum("ub,ub->b", positive_UB, below_UB, dtype=np.float64)
+    return wins_B, positive_UB.sum(0, dtype=np.float64) * total_B
+
+
+def _sum_by_bin(bin_of: np.ndarray, rows: np.ndarray, num_bins: int, weights_NB: np.ndarray) -> np.ndarray:
+    """float32 [num_bins, B]: sums of the weights of ``rows`` by bin."""
+    ones = np.ones(len(rows), dtype=np.float32)
+    indicator = csr_array((ones, (bin_of, rows)), shape=(num_bins, len(weights_NB)))
+    return np.asarray(indicator @ weights_NB)

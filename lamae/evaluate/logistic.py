@@ -15,6 +15,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+# Bounds memory: a fit holds about eight arrays of [N, CODES_AT_ONCE] float32.
+CODES_AT_ONCE = 128
+
 
 @dataclass(frozen=True)
 class LogisticModel:
@@ -54,8 +57,8 @@ class LogisticSolver:
 
     def __init__(self, x_ND: np.ndarray, y_NK: np.ndarray, *, device: str = "cpu") -> None:
         x = torch.as_tensor(x_ND, dtype=torch.float32, device=device)
-        self._y = torch.as_tensor(y_NK, dtype=torch.float32, device=device)
-        share_K = self._y.mean(0)
+        self._y_NK = torch.as_tensor(np.asarray(y_NK, dtype=np.uint8), device=device)
+        share_K = torch.as_tensor(np.asarray(y_NK).mean(0), dtype=torch.float32, device=device)
         if not bool(((share_K > 0) & (share_K < 1)).all()):
             raise ValueError("every code needs at least one positive and one negative training record")
         # In float64: nearly collinear features have small eigenvalues that float32 would return as noise.
@@ -67,20 +70,27 @@ class LogisticSolver:
         self._penalty_E1 = torch.ones_like(self._curvature_E[:, None])
         self._penalty_E1[-1] = 0
         self._variance_K = share_K * (1 - share_K)
-        self._w_EK = torch.zeros(self._z_NE.shape[1], self._y.shape[1], device=device)
+        self._w_EK = torch.zeros(self._z_NE.shape[1], len(share_K), device=device)
         self._w_EK[-1] = torch.logit(share_K)
 
     def fit(self, C: float, *, tolerance: float = 1e-3, max_iterations: int = 200) -> LogisticModel:
         """The minimiser for penalty ``C``: preconditioned gradient norm below ``tolerance`` times that of w = 0."""
-        w = self._w_EK
-        preconditioner = 1 / (C * self._curvature_E[:, None] * self._variance_K + self._penalty_E1)
-        at_zero = C * (self._z_NE.T @ (self._y.mean(0) - self._y))
+        for start in range(0, self._w_EK.shape[1], CODES_AT_ONCE):
+            codes = slice(start, start + CODES_AT_ONCE)
+            self._w_EK[:, codes] = self._fit_codes(codes, C, tolerance, max_iterations)
+        weight_DK, bias_K = self._basis @ self._w_EK[:-1], self._w_EK[-1]
+        return LogisticModel(weight_DK.cpu().numpy(), bias_K.cpu().numpy().copy())
+
+    def _fit_codes(self, codes: slice, C: float, tolerance: float, max_iterations: int) -> torch.Tensor:
+        w, y = self._w_EK[:, codes], self._y_NK[:, codes].float()
+        preconditioner = 1 / (C * self._curvature_E[:, None] * self._variance_K[codes] + self._penalty_E1)
+        at_zero = C * (self._z_NE.T @ (y.mean(0) - y))
         goal_K = tolerance**2 * (at_zero.square() * preconditioner).sum(0).clamp_min(1e-12)
         margin = self._z_NE @ w
         direction = previous = torch.zeros_like(w)
         previous_norm_K = torch.ones_like(goal_K)
         for _ in range(max_iterations):
-            gradient = C * (self._z_NE.T @ (torch.sigmoid(margin) - self._y)) + self._penalty_E1 * w
+            gradient = C * (self._z_NE.T @ (torch.sigmoid(margin) - y)) + self._penalty_E1 * w
             step = gradient * preconditioner
             norm_K = (gradient * step).sum(0)
             if bool((norm_K <= goal_K).all()):
@@ -91,14 +101,19 @@ class LogisticSolver:
             direction = torch.where(uphill_K, -step, direction)
             previous, previous_norm_K = gradient, norm_K.clamp_min(1e-30)
             slope = self._z_NE @ direction
-            alpha_K = self._line_search(C, margin, slope, w, direction)
+            alpha_K = self._line_search(C, y, margin, slope, w, direction)
             w = w + alpha_K * direction
             margin = margin + alpha_K * slope
-        self._w_EK = w
-        return LogisticModel((self._basis @ w[:-1]).cpu().numpy(), w[-1].cpu().numpy())
+        return w
 
     def _line_search(
-        self, C: float, margin: torch.Tensor, slope: torch.Tensor, w: torch.Tensor, direction: torch.Tensor
+        self,
+        C: float,
+        y: torch.Tensor,
+        margin: torch.Tensor,
+        slope: torch.Tensor,
+        w: torch.Tensor,
+        direction: torch.Tensor,
     ) -> torch.Tensor:
         """Step per code [K]: two Newton steps along the direction, halved while the objective rises."""
         linear_K = (self._penalty_E1 * w * direction).sum(0)
@@ -106,12 +121,12 @@ class LogisticSolver:
         alpha_K = torch.zeros_like(linear_K)
         for _ in range(2):
             p = torch.sigmoid(margin + alpha_K * slope)
-            first_K = C * ((p - self._y) * slope).sum(0) + linear_K + alpha_K * square_K
+            first_K = C * ((p - y) * slope).sum(0) + linear_K + alpha_K * square_K
             second_K = C * (p * (1 - p) * slope.square()).sum(0) + square_K
             alpha_K = alpha_K - first_K / second_K.clamp_min(1e-30)
-        here_K = C * self._data_loss(margin)
+        here_K = C * _data_loss(margin, y)
         for _ in range(20):
-            there_K = C * self._data_loss(margin + alpha_K * slope)
+            there_K = C * _data_loss(margin + alpha_K * slope, y)
             rise_K = there_K - here_K + alpha_K * linear_K + 0.5 * alpha_K.square() * square_K
             worse_K = rise_K > 1e-6 * here_K
             if not bool(worse_K.any()):
@@ -119,5 +134,6 @@ class LogisticSolver:
             alpha_K = torch.where(worse_K, alpha_K / 2, alpha_K)
         return alpha_K
 
-    def _data_loss(self, margin: torch.Tensor) -> torch.Tensor:
-        return (F.softplus(margin) - self._y * margin).sum(0)
+
+def _data_loss(margin: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    return (F.softplus(margin) - y * margin).sum(0)
