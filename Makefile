@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test test-slurm check clean
 
 setup: $(READY)
 
@@ -22,6 +22,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest
+
+# Needs root and a Slurm installation (.ci/install-slurm); starts a cluster of its own on this machine.
+test-slurm: $(READY)
+	$(BIN)/python -m pytest -m slurm tests/slurm
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import minicluster
 import pytest
-from minicluster import MiniCluster
-from slurm_runs import CPU_PROFILE, TRAINING, Run, Submit, profile_options, run_lamae
+
+from tests.slurm import minicluster
+from tests.slurm.minicluster import MiniCluster
+from tests.slurm.runs import CPU_PROFILE, TRAINING, Run, Submit, profile_options, run_lamae
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from minicluster import MiniCluster
-from slurm_runs import CPU_PROFILE, profile_options
+
+from tests.slurm.minicluster import MiniCluster
+from tests.slurm.runs import CPU_PROFILE, profile_options
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from minicluster import MiniCluster
+
+from tests.slurm.minicluster import MiniCluster
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 

@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from minicluster import MiniCluster
-from slurm_runs import TRAINING
 
 from lamae.train.monitor import read_metrics
+from tests.slurm.minicluster import MiniCluster
+from tests.slurm.runs import TRAINING
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
@@ -20,16 +20,17 @@ LAUNCHERS = {
     "deepspeed": "deepspeed --num_accelerators 2 --master_addr 127.0.0.1 --no_local_rank --module lamae train TRAIN",
     "srun": (
         "salloc --quiet --nodes=2 --ntasks-per-node=1 --mem=4G bash -c '"
-        'export MASTER_ADDR=$(scontrol getaddrs $(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -1)'
-        ' | cut -d" " -f2 | cut -d: -f1) MASTER_PORT=29512 GLOO_SOCKET_IFNAME=eth0;'
+        'export MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -1) MASTER_PORT=29512'
+        " GLOO_SOCKET_IFNAME=eth0;"
         " srun python -m lamae train TRAIN'"
     ),
+    # This launcher of DeepSpeed takes a script, no module, and leaves MASTER_ADDR and MASTER_PORT to us.
     "deepspeed-slurm": (
         "salloc --quiet --nodes=2 --ntasks-per-node=1 --mem=4G bash -c '"
         'scontrol show hostnames "$SLURM_JOB_NODELIST" | sed "s/$/ slots=1/" > OUT/hostfile;'
-        " export GLOO_SOCKET_IFNAME=eth0;"
-        ' deepspeed --hostfile OUT/hostfile --launcher slurm --master_addr $(head -1 OUT/hostfile | cut -d" " -f1)'
-        " --master_port 29513 --no_local_rank --module lamae train TRAIN'"
+        ' export MASTER_ADDR=$(head -1 OUT/hostfile | cut -d" " -f1) MASTER_PORT=29513 GLOO_SOCKET_IFNAME=eth0;'
+        " deepspeed --hostfile OUT/hostfile --launcher slurm --no_ssh_check --master_addr $MASTER_ADDR"
+        " --no_local_rank $(which lamae) train TRAIN'"
     ),
 }
 

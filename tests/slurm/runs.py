@@ -7,13 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from minicluster import MiniCluster, wait_until
-
 from cluster.submission import list_attempts, newest_step, read_json
 from lamae.train.monitor import read_metrics
+from tests.slurm.minicluster import MiniCluster, wait_until
 
 CPU_PROFILE = "configs/cluster/cpu-partition.yaml"
-STEPS = 60
+STEPS = 40
 TRAINING = [
     "configs/pretrain/tiny.yaml",
     *(f"train.steps={STEPS}", "train.num_threads=1", "train.global_batch_size=8", "train.micro_batch_size=4"),
