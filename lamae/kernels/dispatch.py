@@ -73,12 +73,14 @@ def choose(*, device: str, dtype: torch.dtype, num_leads: int, head_dim: int) ->
 def disagreement(qkv: Tensor, lead_mask: Tensor | None, attention: Attention) -> float:
     """Largest error of ``attention`` and of its gradient against eager, relative to eager's largest value."""
     results = []
-    for candidate in (eager_attention, attention):
-        leaf = qkv.detach().clone(memory_format=torch.preserve_format).requires_grad_()
-        with torch.enable_grad():
-            out = candidate(leaf, lead_mask)
+    # The first batch may be one of an evaluation, whose tensors cannot be differentiated: copies can.
+    with torch.inference_mode(False), torch.enable_grad():
+        mask = None if lead_mask is None else lead_mask.clone()
+        for candidate in (eager_attention, attention):
+            leaf = qkv.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+            out = candidate(leaf, mask)
             (gradient,) = torch.autograd.grad(out, leaf, out.detach() + 1)
-        results.append((out.detach().float(), gradient.float()))
+            results.append((out.detach().float(), gradient.float()))
     expected, actual = results
     errors = [
         (a - e).abs().max() / e.abs().max().clamp(min=1e-6) for e, a in zip(expected, actual, strict=True) if e.numel()

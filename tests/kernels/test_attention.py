@@ -73,6 +73,12 @@ def test_a_kernel_that_agrees_with_eager_is_kept():
     assert dispatch.judge(qkv, None, sdpa_attention)[0] == "triton"
 
 
+def test_the_first_batch_may_be_one_of_an_evaluation():
+    with torch.inference_mode():
+        qkv, mask = torch.randn(4, 12, 3, 2, 8), torch.rand(4, 12) < 0.8
+        assert dispatch.judge(qkv, mask, sdpa_attention)[0] == "triton"
+
+
 def wrong_output(qkv: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     return eager_attention(qkv, mask) * 1.01
 
