@@ -16,7 +16,8 @@ import math
 import os
 import shutil
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -27,7 +28,7 @@ from sharding.format import FORMAT_VERSION, MANIFEST_NAME, SHARDS_NAME, UNMATCHE
 from sharding.header import parse_strict
 from sharding.options import PackOptions
 from sharding.progress import Progress, ignore
-from sharding.sources import Entry, Listing, list_source
+from sharding.sources import Entry, Reconciliation, list_source
 from sharding.splits import FoldFile, split_of_subject
 
 WORK_NAME = ".packing"
@@ -112,10 +113,10 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
     files = open_files(source)
     listing = list_source(files, kind=options.source, ptbxl_rate_hz=options.ptbxl_rate_hz, progress=progress)
     identity = options.identity()
-    entries, identity["splits_from"] = _with_splits(listing, options)
-    num_before_cap = len(entries)
+    entries = listing.entries
+    identity["splits_from"] = _decide_splits(entries, options)
     entries = _capped(entries, options.max_per_subject)
-    num_capped = num_before_cap - len(entries)
+    num_capped = len(listing.entries) - len(entries)
     entries = entries[: options.limit]
     entries, extra_names, identity["columns_from"] = with_columns(entries, options.columns_from)
     rate_hz, num_samples = common_shape(files, entries)
@@ -126,7 +127,9 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
         raise UsageError(
             f"{source}: {num_samples} samples per lead; shard sets hold short records, up to {_MAX_SAMPLES}"
         )
-    lines = _listing_lines(entries)
+    listing_sha256 = hashlib.sha256()
+    for line in _listing_lines(entries):
+        listing_sha256.update(line.encode())
     content: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "source": listing.kind,
@@ -138,7 +141,7 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
         "num_listed": len(entries),
         "extra_columns": extra_names,
         "num_parts": -(-len(entries) // options.shard_size),
-        "listing_sha256": hashlib.sha256("".join(lines).encode()).hexdigest(),
+        "listing_sha256": listing_sha256.hexdigest(),
     }
     planned = Plan(out, content)
     if (out / MANIFEST_NAME).is_file():
@@ -146,7 +149,7 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
     elif (out / WORK_NAME).is_dir():
         _refuse_difference(Plan.open(out).content, content, out)
     else:
-        _write(planned, listing, lines, options.shard_size, files)
+        _write(planned, listing.reconciliation, entries, files)
     return planned
 
 
@@ -182,14 +185,14 @@ def _shape(files: Files, record: str) -> tuple[float, int] | None:
     return (float(read.fs), int(read.sig_len)) if read.fs and read.sig_len and read.n_sig else None
 
 
-def _with_splits(listing: Listing, options: PackOptions) -> tuple[list[Entry], str | None]:
-    """The entries with their splits decided, and the sha256 of the fold file."""
+def _decide_splits(entries: list[Entry], options: PackOptions) -> str | None:
+    """Give every entry of the list its split; returns the sha256 of the fold file."""
     folds = FoldFile.read(Path(options.splits_from)) if options.splits_from else None
     split_by_subject: dict[int, int] = {}
     if folds is not None:
-        if not any(entry.key in folds.split_by_key for entry in listing.entries):
+        if not any(entry.key in folds.split_by_key for entry in entries):
             raise UsageError(f"{options.splits_from}: none of its keys is a record of the source")
-        for entry in listing.entries:
+        for entry in entries:
             split = folds.split_by_key.get(entry.key)
             if split is None or entry.subject is None:
                 continue
@@ -209,8 +212,9 @@ def _with_splits(listing: Listing, options: PackOptions) -> tuple[list[Entry], s
         name = f"key {entry.key}" if entry.subject is None else str(entry.subject)
         return split_of_subject(name, options.split_fractions)
 
-    decided = [Entry(entry.key, entry.path, entry.subject, decide(entry)) for entry in listing.entries]
-    return decided, folds.sha256 if folds else None
+    for position, entry in enumerate(entries):  # in place: there may be 800,000
+        entries[position] = replace(entry, split=decide(entry))
+    return folds.sha256 if folds else None
 
 
 def _capped(entries: list[Entry], max_per_subject: int | None) -> list[Entry]:
@@ -228,32 +232,30 @@ def _capped(entries: list[Entry], max_per_subject: int | None) -> list[Entry]:
     return [entry for entry in entries if entry.key not in left_out]
 
 
-def _listing_lines(entries: list[Entry]) -> list[str]:
-    lines: list[str] = []
+def _listing_lines(entries: Iterable[Entry]) -> Iterator[str]:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     for entry in entries:
         subject = "" if entry.subject is None else entry.subject
         writer.writerow((entry.key, entry.path, subject, entry.split, *entry.extra))
-        lines.append(buffer.getvalue())
+        yield buffer.getvalue()
         buffer.seek(0)
         buffer.truncate()
-    return lines
 
 
-def _write(planned: Plan, listing: Listing, lines: list[str], shard_size: int, files: Files) -> None:
+def _write(planned: Plan, unmatched: Reconciliation, entries: list[Entry], files: Files) -> None:
     """Put the plan in place in one rename: it is there whole or not at all."""
     building = planned.out / f"{WORK_NAME}.new"
     shutil.rmtree(building, ignore_errors=True)
     (building / _LISTING_NAME).mkdir(parents=True)
     (building / _PARTS_NAME).mkdir()
     (planned.out / SHARDS_NAME).mkdir(exist_ok=True)
+    shard_size = planned.options["shard_size"]
     for part in range(planned.num_parts):
-        chunk = lines[part * shard_size : (part + 1) * shard_size]
-        (building / _LISTING_NAME / f"{part:06d}.csv").write_text("".join(chunk))
+        chunk = entries[part * shard_size : (part + 1) * shard_size]
+        (building / _LISTING_NAME / f"{part:06d}.csv").write_text("".join(_listing_lines(chunk)))
     if isinstance(files, ZipFiles):
         files.index.save(building / _ZIP_INDEX_NAME)
-    unmatched = listing.reconciliation
     with (building / UNMATCHED_NAME).open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("path", "status"))

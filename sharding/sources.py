@@ -109,16 +109,21 @@ def _walk(files: Files, progress: Progress) -> list[str]:
 
 
 def _list_mimic(files: Files, found: list[str]) -> Listing:
-    expected = None
+    listed = None
     if files.exists(MIMIC_LIST):
-        expected = {row["path"] for row in _csv_rows(files, MIMIC_LIST, ("path",))}
-    subjects = {path: int(match["subject"]) for path in found if (match := _MIMIC_PATH.fullmatch(path))}
-    unused = [path for path in found if path not in subjects]
-    paths = list(subjects)
-    entries = [
-        Entry(key, path, subject=subjects[path], split=None) for key, path in zip(keys_of(paths), paths, strict=True)
-    ]
-    return _listing("mimic", entries, expected, found, unused)
+        listed = (row["path"] for row in _csv_rows(files, MIMIC_LIST, ("path",)))
+    unused = [path for path in found if not _MIMIC_PATH.fullmatch(path)]
+    reconciliation = _reconcile(listed, found, unused)
+    left_out = set(unused)
+    paths = [path for path in found if path not in left_out] if unused else found
+    entries = [Entry(key, path, _mimic_subject(path), None) for key, path in zip(keys_of(paths), paths, strict=True)]
+    return _listing("mimic", entries, reconciliation)
+
+
+def _mimic_subject(path: str) -> int:
+    match = _MIMIC_PATH.fullmatch(path)
+    assert match is not None
+    return int(match["subject"])
 
 
 def _list_ptbxl(files: Files, found: list[str], rate_hz: int) -> Listing:
@@ -138,26 +143,33 @@ def _list_ptbxl(files: Files, found: list[str], rate_hz: int) -> Listing:
             ) from None
         entries.append(Entry(key, path, subject=subject, split=split_of_fold(fold, _PTBXL_LAST_FOLD)))
     unused = [path for path in found if path not in rows]
-    return _listing("ptbxl", entries, set(rows), found, unused)
+    return _listing("ptbxl", entries, _reconcile(rows, found, unused))
 
 
 def _list_wfdb(found: list[str]) -> Listing:
     entries = [Entry(key, path, None, None) for key, path in zip(keys_of(found), found, strict=True)]
-    return _listing("wfdb", entries, None, found, [])
+    return _listing("wfdb", entries, _reconcile(None, found, []))
 
 
-def _listing(
-    kind: str, entries: list[Entry], expected: set[str] | None, found: list[str], unused: list[str]
-) -> Listing:
-    there = set(found)
-    reconciliation = Reconciliation(
-        expected=None if expected is None else len(expected),
-        found=len(found),
-        missing=[] if expected is None else sorted(expected - there),
-        unlisted=[] if expected is None else sorted(there - expected),
-        unused=unused,
-    )
-    return Listing(kind, sorted(entries, key=lambda entry: entry.key), reconciliation)
+def _listing(kind: str, entries: list[Entry], reconciliation: Reconciliation) -> Listing:
+    entries.sort(key=lambda entry: entry.key)
+    return Listing(kind, entries, reconciliation)
+
+
+def _reconcile(listed: Iterable[str] | None, found: list[str], unused: list[str]) -> Reconciliation:
+    """Compare the source's list with what is there, keeping no path twice: both may have 800,000."""
+    if listed is None:
+        return Reconciliation(None, len(found), missing=[], unlisted=[], unused=unused)
+    is_listed = dict.fromkeys(found, False)
+    missing = set()
+    for path in listed:
+        if path in is_listed:
+            is_listed[path] = True
+        else:
+            missing.add(path)
+    unlisted = [path for path in found if not is_listed[path]]
+    expected = len(found) - len(unlisted) + len(missing)
+    return Reconciliation(expected, len(found), sorted(missing), unlisted, unused)
 
 
 def keys_of(paths: Iterable[str]) -> list[str]:
@@ -168,6 +180,8 @@ def keys_of(paths: Iterable[str]) -> list[str]:
     """
     paths = list(paths)
     stems = [_clean(path.rpartition("/")[2]) for path in paths]
+    if len(set(stems)) == len(stems) and len(max(stems, key=len, default="")) <= _MAX_KEY:
+        return stems
     repeated = Counter(stems)
     keys = [
         stem if repeated[stem] == 1 else _clean(path.replace("/", "__"))
