@@ -43,7 +43,8 @@ def examine(cluster: str | None, overrides: Sequence[str], *, shards: Path | Non
     out: directory on the file system that runs will use. Raises LamaeError where the job does not end well.
     """
     if cluster is None:
-        overrides = [f"ranks_per_node={2 if _num_gpus() == 0 else _num_gpus()}", *overrides]
+        num_gpus = _num_gpus()
+        overrides = [f"gpus_per_node={num_gpus}", f"ranks_per_node={num_gpus or 2}", *overrides]
     chosen = profile.load(cluster or LOCAL_PROFILE, overrides)
     return [*judge_versions(), *judge_results(_run_job(chosen, shards=shards, out=out.absolute()))]
 

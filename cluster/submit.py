@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster import registry, slurm
+from cluster import jobs, registry, slurm
 from cluster.executor import script_text, send
 from cluster.job import NodeJob
 from cluster.profile import Profile
@@ -74,7 +74,20 @@ def _submit_training(arguments: Sequence[str], *, profile: Profile, dry_run: boo
     submission = _submission(TRAIN, ["-m", "lamae", TRAIN, CONFIG_NAME], profile)
     submission.run_dir = config.run.dir
     root = Path(config.run.dir) / RUN_JOBS_NAME
+    if not dry_run:
+        _refuse_second_job(Path(config.run.dir))
     return _submit(submission, profile, root=root, dry_run=dry_run, config_yaml=run_config.to_yaml(config))
+
+
+def _refuse_second_job(run_dir: Path) -> None:
+    """Raises UsageError where a job for this run waits or runs: two would write into the same directory."""
+    folders = jobs.find_jobs(run_dir) if (run_dir / RUN_JOBS_NAME).is_dir() else []
+    for status in jobs.read_statuses(folders):
+        if not status.ended:
+            raise UsageError(
+                f"run.dir={run_dir}: job {status.job_id} for it is {status.state}; "
+                f"wait for it, or end it with: lamae jobs {run_dir} --cancel"
+            )
 
 
 def _submit_packing(arguments: Sequence[str], *, profile: Profile, root: Path, dry_run: bool) -> list[Submitted]:

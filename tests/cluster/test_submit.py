@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from cluster import profile, snapshot
+from cluster import profile, slurm, snapshot
+from cluster.submission import Submission
 from cluster.submit import refuse_uneven_worlds, submit
 from sharding.errors import UsageError
 
@@ -13,7 +14,8 @@ CPU = "configs/cluster/cpu-partition.yaml"
 
 
 def train_arguments(tmp_path):
-    return ["configs/pretrain/tiny.yaml", f"run.dir={tmp_path / 'run'}", f"data.path={tmp_path / 'shards'}"]
+    paths = [f"run.dir={tmp_path / 'run'}", f"data.path={tmp_path / 'shards'}"]
+    return ["configs/pretrain/tiny.yaml", *paths, "train.global_batch_size=128", "train.micro_batch_size=64"]
 
 
 def test_a_dry_run_shows_the_batch_script_and_writes_nothing(tmp_path):
@@ -59,6 +61,18 @@ def test_packing_is_an_array_and_a_merge_that_waits_for_it():
     assert "#SBATCH --nodes=1" in array.script.splitlines()
     assert {"#SBATCH --dependency=afterok:JOB", "#SBATCH --kill-on-invalid-dep=yes"} <= set(merge.script.splitlines())
     assert "--parts" not in merge.plan
+
+
+def test_a_run_has_one_job_at_a_time(tmp_path, monkeypatch):
+    folder = tmp_path / "run" / "jobs" / "001"
+    Submission("train", ["-c", ""], "slurm", 1, 3, 0, False, run_dir=str(tmp_path / "run")).write(folder)
+    (folder / "job_id").write_text("12")
+    monkeypatch.setattr(slurm, "available", lambda: True)
+    monkeypatch.setattr(slurm, "accounted_states", lambda ids: {})
+    monkeypatch.setattr(slurm, "queue", lambda ids: {"12": slurm.QueueEntry("PENDING", "Resources", "", "0:00")})
+    with pytest.raises(UsageError, match="job 12 for it is pending"):
+        submit("train", train_arguments(tmp_path), profile=profile.load(CPU))
+    assert [path.name for path in folder.parent.iterdir()] == ["001"]
 
 
 def test_a_job_imports_the_snapshot_and_not_the_checkout(tmp_path):
