@@ -172,7 +172,7 @@ class Engine:
         """Call after each ``backward``; the ``last`` of a step clips and applies the update."""
         if last:
             for group in self._adamw.param_groups:
-                group["lr"] = learning_rate
+                group["lr"] = learning_rate * group["lr_scale"]
                 group["weight_decay"] = weight_decay if group["decays"] else 0.0
             if self.zero_stage == 0:
                 self._check_gradients()

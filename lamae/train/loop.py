@@ -20,6 +20,7 @@ from lamae.train.distributed import Ranks
 from lamae.train.engine import Engine, StepOutput
 from lamae.train.flags import FlagExchange, StopSignals
 from lamae.train.inputs import Inputs
+from lamae.train.rates import Stopwatch
 from lamae.train.reporter import DrawFigures, Reporter
 from lamae.train.rundir import CHECKPOINTS_NAME
 from lamae.train.saver import Saver
@@ -87,7 +88,7 @@ def train(config: "RunConfig", *, draw_figures: DrawFigures | None = None) -> in
                 "weight_decay": weight_decay(state.step, config.optim, steps=config.train.steps),
             }
             cast("PretrainModel", engine.model).set_progress(state.step / config.train.steps)
-            outputs = _step(engine, inputs, batch, plan, ranks, **schedule)
+            outputs = _step(engine, inputs, batch, plan, ranks, reporter.rates.forward, **schedule)
             state.advance(samples_consumed=batch.samples_consumed, applied=engine.step_was_applied)
             reporter.note_step(state, batch, outputs, applied=engine.step_was_applied)
 
@@ -100,6 +101,8 @@ def train(config: "RunConfig", *, draw_figures: DrawFigures | None = None) -> in
             with watchdog.paused():
                 if validation.is_due(state.step):
                     schedule["validation_loss"] = validation.loss(engine)
+                if saver.last_seconds is not None:
+                    schedule["checkpoint_s"] = saver.last_seconds
                 if stopped or state.step == last_step or reporter.is_due(state.step) or validation.is_due(state.step):
                     reporter.report(state, engine, loader, **schedule)
                 if stopped:
@@ -126,6 +129,7 @@ def _step(
     batch: Batch,
     plan: BatchPlan,
     ranks: Ranks,
+    forward_time: Stopwatch,
     *,
     learning_rate: float,
     weight_decay: float,
@@ -134,7 +138,8 @@ def _step(
     outputs = []
     for index, micro_batch in enumerate(batch.micro_batches(plan.accumulation)):
         signal, mask = inputs.prepare(micro_batch, device=ranks.device, train=True)
-        output = engine.forward(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, mask)
+        with forward_time.running():
+            output = engine.forward(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, mask)
         engine.backward(output.loss)
         last = index + 1 == plan.accumulation
         engine.step(learning_rate=learning_rate, weight_decay=weight_decay, last=last)

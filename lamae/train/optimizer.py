@@ -1,5 +1,7 @@
 """AdamW and which parameters it decays."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -23,18 +25,26 @@ def decayed_names(model: nn.Module) -> set[str]:
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """torch's fused AdamW over a decayed and an undecayed group, in that order; an empty group is left out.
 
-    Each group remembers under ``decays`` whether the scheduled weight decay applies to it.
+    Each group remembers under ``decays`` whether the scheduled weight decay applies to it, and under ``lr_scale`` what
+    the scheduled learning rate is multiplied by. A model with a method ``lr_scale(name)`` gets one such pair of groups
+    per scale, the largest first.
     """
     decayed = decayed_names(model)
-    groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
+    scale_of: Callable[[str], float] = getattr(model, "lr_scale", lambda name: 1.0)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups[name in decayed].append(parameter)
+            groups.setdefault((scale_of(name), name in decayed), []).append(parameter)
     return torch.optim.AdamW(
         [
-            {"params": parameters, "decays": decays, "weight_decay": config.weight_decay if decays else 0.0}
-            for decays, parameters in groups.items()
-            if parameters
+            {
+                "params": parameters,
+                "decays": decays,
+                "lr_scale": scale,
+                "lr": config.lr * scale,
+                "weight_decay": config.weight_decay if decays else 0.0,
+            }
+            for (scale, decays), parameters in sorted(groups.items(), key=lambda item: item[0], reverse=True)
         ],
         lr=config.lr,
         betas=(config.beta1, config.beta2),

@@ -1,7 +1,6 @@
 """Turns steps into what is told of them: interval means, rates, spikes, quarantined records, figures."""
 
 import logging
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from lamae.train.health import Quarantine, SpikeDetector, stop_if_hopeless
 from lamae.train.inputs import Inputs
 from lamae.train.meter import Meter
 from lamae.train.monitor import Monitor
+from lamae.train.rates import Rates
 from lamae.train.state import TrainState
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class Reporter:
         state: TrainState,
         draw_figures: DrawFigures | None,
     ) -> None:
+        from lamae.config import to_yaml
+
         self._config = config
         self._run_dir = run_dir
         self._inputs = inputs
@@ -55,8 +57,7 @@ class Reporter:
         self._quarantine = Quarantine(run_dir, inputs.shard_set, ranks)
         self._rows: list[np.ndarray] = []
         self._first_step = state.step + 1
-        self._interval_began = time.perf_counter()
-        self._waited_before = 0.0
+        self.rates = Rates(config, num_samples=inputs.num_samples, ranks=ranks)
         self.monitor = Monitor(
             run_dir,
             steps=config.train.steps,
@@ -64,10 +65,11 @@ class Reporter:
             tensorboard=config.monitor.tensorboard,
             is_main=ranks.is_main,
         )
+        self.monitor.text("config", to_yaml(config))
 
     def begin(self) -> None:
         """The first step is about to start: set-up time is not training time."""
-        self._interval_began = time.perf_counter()
+        self.rates.begin()
 
     def note_step(self, state: TrainState, batch: Batch, outputs: list[StepOutput], *, applied: bool) -> None:
         """Count a step. A skipped one goes to the quarantine; too many in a row raise LamaeError."""
@@ -98,17 +100,13 @@ class Reporter:
         if num_steps == 0:
             return
         interval = self._meter.read(self._ranks)
-        elapsed = time.perf_counter() - self._interval_began
-        waited = loader.wait_s - self._waited_before
-        wait_share, replaced = self._ranks.mean(torch.tensor([waited / elapsed, float(loader.num_replaced)])).tolist()
+        replaced = float(self._ranks.mean(torch.tensor([float(loader.num_replaced)]))[0])
         values = {
             "loss": interval.loss,
             **of_this_step,
             "gradient_norm": engine.gradient_norm(),
             "skipped_steps": float(state.skipped_steps),
-            "records_per_s": num_steps * self._config.train.global_batch_size / elapsed,
-            "step_s": elapsed / num_steps,
-            "data_wait_share": wait_share,
+            **self.rates.read(num_steps, data_wait_s=loader.wait_s, step=state.step),
             "replaced_records": replaced * self._ranks.world_size,
             **{f"parts/{name}": value for name, value in interval.parts.items()},
         }
@@ -118,8 +116,7 @@ class Reporter:
         self._tell_spikes(interval.losses)
         self._rows.clear()
         self._first_step = state.step + 1
-        self._waited_before = loader.wait_s
-        self._interval_began = time.perf_counter()
+        self.rates.begin()
 
     def _tell_spikes(self, losses: list[float]) -> None:
         """Every rank knows every step's loss, so all agree on which steps to ask each other's records for."""
