@@ -314,6 +314,7 @@ def test_closing_midway_leaves_no_threads(shard_set):
 def test_hints_name_what_this_rank_reads(shard_set, monkeypatch, order, rank):
     hints = []
     monkeypatch.setattr(RecordReader, "advise", lambda _, rows, *, until: hints.append(rows.tolist()))
+    monkeypatch.setattr(loader_module, "COLD_READ_S", -1.0)
     config = DataConfig(path="", order=order, window_shards=3)
     arguments = {"seed": 1, "global_batch_size": 6, "rank": rank, "world_size": 2}
     with RingLoader(shard_set, np.arange(NUM_RECORDS), config=config, **arguments) as loader:
@@ -322,6 +323,14 @@ def test_hints_name_what_this_rank_reads(shard_set, monkeypatch, order, rank):
     assert hinted[: len(read)] == read
     # Seven shards make windows of 3, 3 and 1: a hint per window and epoch, or one per batch.
     assert (len(hints) < 12) == (order == "window")
+
+
+def test_what_the_page_cache_holds_needs_no_hints(shard_set, monkeypatch):
+    hints = []
+    monkeypatch.setattr(RecordReader, "advise", lambda _, rows, *, until: hints.append(rows))
+    monkeypatch.setattr(loader_module, "COLD_READ_S", 60.0)
+    load(shard_set, 8)
+    assert not hints
 
 
 def test_hints_sweep_through_the_files(shard_set, monkeypatch):
