@@ -47,7 +47,8 @@ def parse_strict(text: bytes, *, record: str) -> Header | None:
     if not 0 < len(signals) == num_signals or rate_hz == 0 or num_samples == 0:
         return None
     # As many signal lines as there should be, and none of them down here: they are exactly the lines in between.
-    if any(line and line[0] != "#" for line in lines[1 + num_signals :]):
+    comments = lines[1 + num_signals :]
+    if any(line and line[0] != "#" for line in comments):
         return None
     files, gains, baselines, checksums, names = zip(*signals, strict=True)
     data_file = f"{record}.dat"
@@ -64,7 +65,7 @@ def parse_strict(text: bytes, *, record: str) -> Header | None:
         gains=parsed_gains,
         baselines=_ints(baselines),
         checksums=tuple([int(checksum) & 0xFFFF for checksum in checksums]),
-        subject=subject_comment(content),
+        subject=subject_comment("\n".join(comments)),
     )
 
 

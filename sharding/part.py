@@ -92,15 +92,16 @@ def _pack_part(planned: Plan, files: Files, part: int, progress: Progress) -> No
                 rejects.append((entry.key, reject.reason, reject.detail))
                 continue
             readers["fast" if recording.fast else "wfdb"] += 1
-            payload = recording.samples.tobytes()
+            payload = np.ascontiguousarray(recording.samples, "<i2")
+            payload.flags.writeable = False  # the CRC asks for it
             extent = b"".join(
-                member(f"{entry.key}.npy", header, payload)
+                member(f"{entry.key}.npy", header, payload.data.cast("B"))
                 + member(f"{entry.key}.json", _describe(recording, entry, row))
             )
             row |= {
                 "shard": part,
                 "payload_offset": tar.write(extent) + BLOCK + len(header),
-                "payload_length": len(payload),
+                "payload_length": payload.nbytes,
                 "crc32c": google_crc32c.value(payload),
                 "extent_crc32c": google_crc32c.value(extent),
             }

@@ -144,16 +144,16 @@ def audit(files: Files, record: str, recording: Recording) -> None:
 def _decode(header: Header, data: bytes) -> Recording:
     layout = _layout(header.names, header.gains, header.baselines)
     # One cache-friendly transpose; the sums then run along contiguous rows and wrap modulo 65536 by themselves.
-    signals = np.ascontiguousarray(np.frombuffer(data, "<i2").reshape(header.num_samples, -1).T)
-    sums = np.add.reduce(signals.view(np.uint16), axis=1, dtype=np.uint16)
-    if tuple(sums.tolist()) != header.checksums:
-        wrong = [name for name, sum_, said in zip(header.names, sums, header.checksums, strict=True) if sum_ != said]
-        raise RejectError("checksum", f"lead {wrong[0]}")
-    if layout.is_canonical:
+    signals = np.frombuffer(data, "<i2").reshape(header.num_samples, -1).T[layout.order]
+    sums = np.add.reduce(signals.view(np.uint16), axis=1, dtype=np.uint16).tolist()
+    for column, total in zip(layout.order, sums, strict=True):
+        if total != header.checksums[column]:
+            raise RejectError("checksum", f"lead {header.names[column]}")
+    if layout.is_complete:
         samples = signals[:NUM_LEADS]
     else:
-        samples = signals[[column or 0 for column in layout.columns]]
-        samples[~layout.present] = NO_SAMPLE
+        samples = np.full((NUM_LEADS, header.num_samples), NO_SAMPLE, np.int16)
+        samples[layout.present] = signals[: np.count_nonzero(layout.present)]
     return Recording(samples, layout.gain, layout.baseline, layout.present, header.rate_hz, header.subject, fast=True)
 
 
@@ -162,7 +162,8 @@ class _Layout:
     """Where a file keeps the twelve leads, and their calibration; arrays are [12] and read-only."""
 
     columns: tuple[int | None, ...]
-    is_canonical: bool  # the first twelve columns are the leads in canonical order
+    order: list[int]  # every column: first those of the leads that are there, in canonical order, then the rest
+    is_complete: bool  # all twelve leads are there
     gain: np.ndarray
     baseline: np.ndarray
     present: np.ndarray
@@ -185,7 +186,9 @@ def _layout(names: tuple[str, ...], gains: tuple[float, ...], baselines: tuple[i
     arrays = (gain, baseline.astype(np.int16), present)
     for array in arrays:
         array.flags.writeable = False
-    return _Layout(tuple(columns), columns == list(range(NUM_LEADS)), *arrays)
+    leads = [column for column in columns if column is not None]
+    others = [column for column in range(len(names)) if column not in leads]
+    return _Layout(tuple(columns), leads + others, len(leads) == NUM_LEADS, *arrays)
 
 
 def _read(files: Files, path: str) -> bytes:

@@ -30,7 +30,7 @@ def member_header(name: str, size: int) -> bytes:
     return b"".join((raw.ljust(100, b"\0"), _MODE_UID_GID, size_field, _MTIME, b"%06o\0 " % checksum, _TYPE_TO_END))
 
 
-def member(name: str, *chunks: bytes) -> tuple[bytes, ...]:
+def member(name: str, *chunks: bytes | memoryview) -> tuple[bytes | memoryview, ...]:
     """The pieces of a member whose content is ``chunks``: header, content, padding; join them to write them."""
     length = sum(map(len, chunks))
     return (member_header(name, length), *chunks, bytes(-length % BLOCK))
