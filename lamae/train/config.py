@@ -3,12 +3,38 @@
 Imports nothing heavy: every process that only reads a configuration loads this module.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 PRECISIONS = ("fp32", "bf16")
 ZERO_STAGES = (0, 1, 2, 3)
 COMPILE_MODES = ("off", "blocks")
+# What raw DeepSpeed options may not touch: what other keys decide, and what no parity test has shown to be right.
+NOT_FOR_RAW_OPTIONS = {
+    "train_batch_size": "set train.global_batch_size",
+    "train_micro_batch_size_per_gpu": "set train.micro_batch_size",
+    "gradient_accumulation_steps": "it follows from train.global_batch_size and train.micro_batch_size",
+    "gradient_clipping": "set optim.clip_norm",
+    "optimizer": "AdamW is set up by the optim section",
+    "scheduler": "the optim section holds the schedule",
+    "bf16": "set engine.precision",
+    "fp16": "fp16 is not offered: its loss scaling is not proven here; set engine.precision=bf16",
+    "amp": "set engine.precision",
+    "torch_autocast": "set engine.precision",
+    "zero_optimization.stage": "set engine.zero_stage",
+    "zero_optimization.offload_optimizer": "offloading is not offered: its gradients are not proven here",
+    "zero_optimization.offload_param": "offloading is not offered: its gradients are not proven here",
+}
+
+
+def _is_set(options: Mapping[str, Any], path: str) -> bool:
+    """Whether a dotted path leads anywhere in nested mappings."""
+    key, _, rest = path.partition(".")
+    if key not in options:
+        return False
+    inner = options[key]
+    return not rest or (isinstance(inner, Mapping) and _is_set(inner, rest))
 
 
 def _at_least(key: str, value: float, bound: float) -> None:
@@ -133,7 +159,8 @@ class EngineConfig:
     """How long a collective may wait for a rank before the process group gives up."""
 
     deepspeed: dict[str, Any] = field(default_factory=dict)
-    """Raw DeepSpeed options, merged last over the generated configuration."""
+    """Raw DeepSpeed options, merged last over the generated configuration. Those that other keys decide, and those not
+    offered (fp16, offloading), are refused."""
 
     def check(self) -> None:
         if self.zero_stage not in ZERO_STAGES:
@@ -148,6 +175,9 @@ class EngineConfig:
             )
         if not self.timeout_s > 0:
             raise ValueError(f"engine.timeout_s={self.timeout_s} must be above 0")
+        for path, reason in NOT_FOR_RAW_OPTIONS.items():
+            if _is_set(self.deepspeed, path):
+                raise ValueError(f"engine.deepspeed.{path} is refused: {reason}")
 
 
 @dataclass

@@ -21,15 +21,20 @@ def hash_subjects(subjects: np.ndarray, *, source: str) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def subject_set(shard_set: ShardSet, rows: np.ndarray) -> np.ndarray:
-    """Sorted hashes (uint64, each once) of the subjects that ``rows`` belong to.
+def row_subjects(shard_set: ShardSet, rows: np.ndarray) -> np.ndarray:
+    """uint64 hash of the subject of each row.
 
     A negative id stands for "the source does not say who": it means nothing outside its own shard set.
     """
     subjects = shard_set.column("subject")[rows]
-    known = hash_subjects(subjects[subjects >= 0], source=str(shard_set.manifest["source"]))
-    unknown = hash_subjects(subjects[subjects < 0], source=shard_set.index_hash)
-    return np.unique(np.concatenate([known, unknown]))
+    known = hash_subjects(subjects, source=str(shard_set.manifest["source"]))
+    unknown = hash_subjects(subjects, source=shard_set.index_hash)
+    return np.where(subjects >= 0, known, unknown)
+
+
+def subject_set(shard_set: ShardSet, rows: np.ndarray) -> np.ndarray:
+    """Sorted hashes (uint64, each once) of the subjects that ``rows`` belong to."""
+    return np.unique(row_subjects(shard_set, rows))
 
 
 def subject_set_hash(hashes: np.ndarray) -> str:
