@@ -4,6 +4,8 @@ One of these per node, under submitit. It computes nothing: the ranks are proces
 happens to one of them (a crash, SIGKILL), somebody is left on the node to say so and to end the others.
 """
 
+import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -32,10 +34,14 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 POLL_S = 0.2
 PEERS_EVERY_S = 1.0
+# Between asking a rank for its stacks (SIGABRT) and killing it.
+ABORT_GRACE_S = 3.0
 # After one rank has failed, the others can only notice it (and leave) or hang.
 FAILED_GRACE_S = 10.0
 # After one rank has left in good order, the others may still be writing a checkpoint.
 LEAVE_GRACE_S = 600.0
+
+_PR_SET_PDEATHSIG = 1  # prctl(2): the signal this process gets when its parent ends
 
 log = logging.getLogger(__name__)
 
@@ -91,12 +97,24 @@ def run_attempt(argv: list[str], submission: Submission, place: NodePlace, attem
         for local_rank in range(num_ranks):
             own = rank_environment(place, rendezvous, local_rank=local_rank, ranks_per_node=num_ranks)
             environment = {**os.environ, **own, "PYTHONPATH": str(code), "PYTHONSAFEPATH": "1"}
+            environment["PYTHONFAULTHANDLER"] = "1"  # a rank that is aborted shows its stacks
             # A session of its own: signals reach a rank once, from us.
-            ranks.append(subprocess.Popen([sys.executable, *argv], env=environment, start_new_session=True))
-        _Watch(ranks, report, signals, attempt).run()
+            ranks.append(
+                subprocess.Popen(
+                    [sys.executable, *argv], env=environment, start_new_session=True, preexec_fn=_die_with_parent
+                )
+            )
+        run_dir = Path(submission.run_dir) if submission.run_dir and place.node == 0 else None
+        stall = _Stall(run_dir, submission.stall_s) if run_dir and submission.stall_s else None
+        _Watch(ranks, report, signals, attempt, stall).run()
     report.finished = True
     report.write(attempt)
     return report
+
+
+def _die_with_parent() -> None:
+    """In a rank before it starts: be killed when the node's program is, not left behind to disturb the next attempt."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class _Signals:
@@ -119,6 +137,21 @@ class _Signals:
 
 
 @dataclass
+class _Stall:
+    """Notices that a run no longer tells of steps and publishes no checkpoints."""
+
+    run_dir: Path
+    patience_s: int
+    last_sign: float = field(default_factory=time.time)
+
+    def noticed(self) -> bool:
+        for path in (self.run_dir / "metrics.jsonl", self.run_dir / "checkpoints"):
+            with contextlib.suppress(OSError):
+                self.last_sign = max(self.last_sign, path.stat().st_mtime)
+        return time.time() - self.last_sign > self.patience_s
+
+
+@dataclass
 class _Watch:
     """Waits for the ranks of a node and for the news of other nodes."""
 
@@ -126,6 +159,7 @@ class _Watch:
     report: NodeReport
     signals: _Signals
     attempt: Path
+    stall: _Stall | None
     deadline: float = field(default=float("inf"), init=False)
     peer_failed: bool = field(default=False, init=False)
     peer_left: bool = field(default=False, init=False)
@@ -137,6 +171,7 @@ class _Watch:
             self._look_at_peers()
             self._pass_signals_on()
             self._set_deadline()
+            self._end_a_stall()
             if time.monotonic() > self.deadline:
                 self._put_down()
             time.sleep(POLL_S)
@@ -168,9 +203,7 @@ class _Watch:
             if self.peer_failed or self.report.failed:
                 continue  # ranks that wait for a dead one cannot save; they leave with the grace below
             log.info("passing %s on to the ranks", signal.Signals(number).name)
-            for rank in self.ranks:
-                if rank.poll() is None:
-                    rank.send_signal(number)
+            self._signal_all(number)
 
     def _set_deadline(self) -> None:
         if self.peer_failed or self.report.failed:
@@ -178,10 +211,25 @@ class _Watch:
         elif self.peer_left or any(end.code is not None for end in self.report.ranks):
             self.deadline = min(self.deadline, time.monotonic() + LEAVE_GRACE_S)
 
+    def _end_a_stall(self) -> None:
+        if self.stall is not None and self.deadline == float("inf") and self.stall.noticed():
+            log.error("no progress for %d s: ending the ranks of this attempt", self.stall.patience_s)
+            self._signal_all(signal.SIGABRT)
+            self.deadline = time.monotonic() + FAILED_GRACE_S
+
     def _put_down(self) -> None:
         waited_for_a_failure = self.peer_failed or self.report.failed
         for rank, end in zip(self.ranks, self.report.ranks, strict=True):
             if rank.poll() is None:
                 log.warning("rank %d did not leave after another rank had ended: killing it", end.rank)
                 end.put_down = waited_for_a_failure
-                rank.kill()
+        self._signal_all(signal.SIGABRT)
+        until = time.monotonic() + ABORT_GRACE_S
+        while time.monotonic() < until and any(rank.poll() is None for rank in self.ranks):
+            time.sleep(POLL_S)
+        self._signal_all(signal.SIGKILL)
+
+    def _signal_all(self, number: int) -> None:
+        for rank in self.ranks:
+            if rank.poll() is None:
+                rank.send_signal(number)

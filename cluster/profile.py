@@ -81,6 +81,10 @@ class Profile:
     backoff_s: int = 30
     """Delay before the first restart after a failure; doubled at each further one, up to an hour."""
 
+    stall_s: int = 1800
+    """End and restart a training run that has told of no step and published no checkpoint for so long, starting
+    included; the log then shows where each rank was. 0 never does."""
+
     exclude_culprits: bool = True
     """After a failure that points at one node, restart without that node wherever enough others are usable."""
 
@@ -95,7 +99,15 @@ class Profile:
             raise ValueError(
                 "setup: a local job inherits the shell it is submitted from; run these lines there instead"
             )
-        for name in ("gpus_per_node", "cpus_per_node", "ranks_per_node", "mem_gb", "max_restarts", "backoff_s"):
+        for name in (
+            "gpus_per_node",
+            "cpus_per_node",
+            "ranks_per_node",
+            "mem_gb",
+            "max_restarts",
+            "backoff_s",
+            "stall_s",
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)} must be 0 or more")
         for name in ("time_min", "save_before_end_s", "array_tasks"):

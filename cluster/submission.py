@@ -53,6 +53,9 @@ class Submission:
     max_restarts: int
     backoff_s: int
     exclude_culprits: bool
+    stall_s: int = 0
+    """Seconds without progress after which a training run is ended and restarted; 0 never."""
+
     run_dir: str | None = None
     """Run directory of a training job."""
 

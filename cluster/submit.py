@@ -117,6 +117,7 @@ def _submission(verb: str, argv: list[str], profile: Profile) -> Submission:
         max_restarts=profile.max_restarts,
         backoff_s=profile.backoff_s,
         exclude_culprits=profile.exclude_culprits,
+        stall_s=profile.stall_s,
         submitted_at=time.time(),
     )
 

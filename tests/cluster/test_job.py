@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -43,14 +44,14 @@ def job(tmp_path):
     """Starts a local job of two ranks: ``job(rank 0's plan, rank 1's plan)`` gives its process and folder."""
     started = []
 
-    def start(*plans: str, max_restarts: int = 3) -> tuple[subprocess.Popen, Path]:
+    def start(*plans: str, max_restarts: int = 3, stall_s: int = 0) -> tuple[subprocess.Popen, Path]:
         folder, run = tmp_path / "job", tmp_path / "run"
         (folder / "plan").mkdir(parents=True)
         (folder / "rank.py").write_text(RANK)
         for rank, plan in enumerate(plans):
             (folder / "plan" / str(rank)).write_text(plan)
         argv = [str(folder / "rank.py"), str(folder / "plan"), str(run)]
-        Submission("train", argv, "local", len(plans), max_restarts, 0, False, run_dir=str(run)).write(folder)
+        Submission("train", argv, "local", len(plans), max_restarts, 0, False, stall_s, str(run)).write(folder)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
         process = subprocess.Popen([sys.executable, "-c", JOB, str(folder)], env=environment)
         started.append(process)
@@ -77,9 +78,29 @@ def test_a_killed_rank_ends_the_hanging_one_and_the_job_goes_on_with_a_fresh_por
     assert process.wait(30) == 0
     assert [entry["action"] for entry in decisions(folder)] == [REQUEUE, DONE]
     first = json.loads((list_attempts(folder)[0] / "node-0.json").read_text())["ranks"]
-    assert [(end["code"], end["put_down"]) for end in first] == [(-9, True), (-9, False)]
+    assert [(end["code"], end["put_down"]) for end in first] == [(-6, True), (-9, False)]
     ports = {(read_json(attempt / "rendezvous.json") or {})["port"] for attempt in list_attempts(folder)}
     assert len(ports) == 2
+
+
+def test_ranks_do_not_outlive_the_program_that_started_them(job):
+    process, folder = job("wait", "wait")
+    started = [folder / "plan" / f"started-{rank}" for rank in (0, 1)]
+    while not all(path.exists() for path in started):
+        assert process.poll() is None
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    assert len(children) == 2
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < deadline
+
+
+def test_a_stalled_run_is_ended_with_its_stacks_and_restarted(job):
+    process, folder = job("wait+ 0", "wait 0", stall_s=1)
+    assert process.wait(30) == 0
+    assert [entry["action"] for entry in decisions(folder)] == [REQUEUE, DONE]
 
 
 def test_restarts_are_bounded(job):

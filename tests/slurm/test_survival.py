@@ -6,6 +6,7 @@ curve with that of a run left alone: bit for bit where the number of ranks is th
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -56,6 +57,9 @@ def test_time_limit(submit: Submit, slurm: MiniCluster, uninterrupted: Run):
 def test_requeue_by_an_administrator(submit: Submit, slurm: MiniCluster, uninterrupted: Run):
     run = submit("requeue")
     run.wait_for_step(10)
+    shown = slurm.run([sys.executable, "-m", "lamae", "jobs", str(run.dir)], env={"COLUMNS": "200"})
+    assert "running" in shown
+    assert "n[1-2]" in shown
     slurm.run(["scontrol", "requeue", run.job_id])
     run.wait_for_restart()
     run.wait_done()
@@ -82,6 +86,33 @@ def test_one_rank_killed(rank: int, submit: Submit, uninterrupted: Run):
     assert (first["action"], first["culprit"], first["is_failure"]) == ("requeue", culprit, True)
     assert not [path for path in list_attempts(run.folder)[-1].glob("node-*.json") if culprit in path.read_text()]
     assert_same_run(run, uninterrupted)
+
+
+def test_the_program_that_watches_a_nodes_ranks_killed(submit: Submit, uninterrupted: Run):
+    run = submit("watcher-killed")
+    run.wait_for_step(10)
+    os.kill(parent_of(run.rank_pid(1)), signal.SIGKILL)
+    run.wait_done()
+    first = run.decisions()[0]
+    assert (first["action"], first["culprit"], first["reason"][:15]) == ("requeue", "n2", "no word from n2")
+    assert_same_run(run, uninterrupted)
+
+
+def test_a_hang(submit: Submit, uninterrupted: Run):
+    run = submit("hang", profile=("nodes=2", "stall_s=60"))
+    run.wait_for_step(10)
+    os.kill(run.rank_pid(1), signal.SIGSTOP)
+    run.wait_done()
+    assert run.decisions()[0]["action"] == "requeue"
+    log = (run.folder / "logs" / f"{run.job_id}_0_log.out").read_text()
+    assert "no progress for 60 s" in log
+    assert 'lamae/train/loop.py"' in log  # where rank 0 was waiting
+    assert_same_run(run, uninterrupted)
+
+
+def parent_of(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("PPid:")[1].split()[0])
 
 
 def test_a_signal_to_one_rank(submit: Submit, uninterrupted: Run):
@@ -112,18 +143,20 @@ def node_reports(run: Run) -> list[Path]:
     return list(list_attempts(run.folder)[-1].glob("node-*.json"))
 
 
-def test_fewer_nodes_after_a_restart(submit: Submit, slurm: MiniCluster, uninterrupted: Run):
+def test_fewer_nodes_after_a_restart_then_more(submit: Submit, slurm: MiniCluster, uninterrupted: Run):
     run = submit("elastic", profile=("nodes=1-2",))
     run.wait_for_step(10)
     slurm.run(["scontrol", "update", "NodeName=n2,n3", "State=DRAIN", "Reason=test"])
     try:
         slurm.run(["scontrol", "requeue", run.job_id])
         run.wait_for_restart()
-        wait_until(run.last_decision, "an end on one node", timeout_s=END_S, describe=run.describe)
+        run.wait_for_step(25)
     finally:
         slurm.run(["scontrol", "update", "NodeName=n2,n3", "State=RESUME"])
+    slurm.run(["scontrol", "requeue", run.job_id])
+    run.wait_for_restart(2)
     run.wait_done()
-    assert len(node_reports(run)) == 1
+    assert [len(list(attempt.glob("node-*.json"))) for attempt in list_attempts(run.folder)] == [2, 1, 2]
     ours, reference = run.curve(), uninterrupted.curve()
     assert [row[:2] for row in ours] == [row[:2] for row in reference]
     assert [row[2] for row in ours] == pytest.approx([row[2] for row in reference], rel=0.02)
