@@ -19,8 +19,9 @@ from lamae.evaluate.embed import embed, read_embeddings, read_lead_weights, weig
 from lamae.evaluate.fewlabels import FRACTIONS, NUM_SEEDS, FewLabelCurve, few_label_curve
 from lamae.evaluate.inference import load_for_inference
 from lamae.evaluate.labels import Labels, read_labels
-from lamae.evaluate.probe import ProbeResult, probe_arrays
+from lamae.evaluate.probe import probe_arrays
 from lamae.evaluate.reconstruction import ReconstructionErrors, reconstruction_errors
+from lamae.evaluate.result import ProbeResult
 from lamae.model.config import MaskConfig
 from sharding.errors import UsageError
 from sharding.format import ShardSet

@@ -171,7 +171,7 @@ class _Writer:
         fixed = {
             "subject": subject.astype(np.int32),
             "split": self._shard_set.column("split"),
-            "pretrained": self._pretrained(),
+            "pretrained": pretrained_flags(self._shard_set, self._loaded),
         }
         for name, values in fixed.items():
             store.add_column(group, name, shape=values.shape, dtype=str(values.dtype))[:] = values
@@ -181,13 +181,15 @@ class _Writer:
         store.add_column(group, "embedded", shape=(N,), dtype="bool", rows_per_chunk=BLOCK_ROWS)
         return group
 
-    def _pretrained(self) -> np.ndarray:
-        subjects = self._shard_set.column("subject")
-        if self._loaded is None:
-            return np.full(len(subjects), NOT_PRETRAINED, dtype=np.uint8)
-        hashes = hash_subjects(subjects, source=str(self._shard_set.manifest.get("source", "")))
-        seen = np.isin(hashes, self._loaded.subject_hashes)
-        return np.where(seen, PRETRAINED, NOT_PRETRAINED).astype(np.uint8)
+
+def pretrained_flags(shard_set: ShardSet, loaded: LoadedModel | None) -> np.ndarray:
+    """uint8 [N]: PRETRAINED where the record's subject was in the checkpoint's pretraining; None: nobody was."""
+    subjects = shard_set.column("subject")
+    if loaded is None:
+        return np.full(len(subjects), NOT_PRETRAINED, dtype=np.uint8)
+    hashes = hash_subjects(subjects, source=str(shard_set.manifest.get("source", "")))
+    seen = np.isin(hashes, loaded.subject_hashes)
+    return np.where(seen, PRETRAINED, NOT_PRETRAINED).astype(np.uint8)
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array:

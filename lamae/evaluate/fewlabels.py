@@ -13,7 +13,8 @@ import numpy as np
 from lamae.evaluate.auroc import Interval, interval, macro
 from lamae.evaluate.embed import Embeddings
 from lamae.evaluate.labels import Labels
-from lamae.evaluate.probe import NUM_DRAWS, ProbeResult, difference, probe_arrays
+from lamae.evaluate.probe import probe_arrays
+from lamae.evaluate.result import NUM_DRAWS, ProbeResult, difference
 from sharding.errors import UsageError
 from sharding.progress import Progress, ignore
 

@@ -138,7 +138,13 @@ class PretrainModel(nn.Module):
     def embed(
         self, x_BLT: Tensor, valid_BLT: Tensor, lead_mask_BL: Tensor, *, leads: Sequence[int] | None = None
     ) -> Embedding:
-        """Embeds records from whatever leads they have; nothing is hidden.
+        """``represent`` without gradients."""
+        return self.represent(x_BLT, valid_BLT, lead_mask_BL, leads=leads)
+
+    def represent(
+        self, x_BLT: Tensor, valid_BLT: Tensor, lead_mask_BL: Tensor, *, leads: Sequence[int] | None = None
+    ) -> Embedding:
+        """Embeds records from whatever leads they have; nothing is hidden. Differentiable, for fine-tuning.
 
         Args:
             x_BLT: float32 signal of any length that is a multiple of the patch.

@@ -14,8 +14,8 @@ from lamae.evaluate.auroc import Interval
 from lamae.evaluate.compare import Comparison
 from lamae.evaluate.fewlabels import FewLabelCurve, curve_difference
 from lamae.evaluate.groups import code_groups
-from lamae.evaluate.probe import ProbeResult, difference
 from lamae.evaluate.reconstruction import SITUATIONS
+from lamae.evaluate.result import ProbeResult, difference
 from lamae.reports.charts import new_chart, plot_auroc, plot_differences
 from lamae.reports.page import Page
 from lamae.reports.style import INK, SERIES

@@ -14,8 +14,8 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 
 from lamae.evaluate.auroc import Interval
-from lamae.evaluate.probe import ProbeResult, difference
 from lamae.evaluate.reconstruction import GROUPS, MODEL, SITUATIONS, Reconstruction, ReconstructionErrors
+from lamae.evaluate.result import ProbeResult, difference
 from lamae.evaluate.trivial import LINEAR, TRIVIAL
 from lamae.reports.charts import plot_auroc, plot_bars, plot_differences, plot_loss
 from lamae.reports.page import Page
