@@ -154,6 +154,8 @@ class PretrainModel(nn.Module):
                 the twelve in canonical order when not given.
         """
         leads = list(range(NUM_LEADS)) if leads is None else list(leads)
+        if len(set(leads)) != len(leads) or len(leads) != x_BLT.shape[1]:
+            raise ValueError(f"leads must name each of the {x_BLT.shape[1]} rows once, not {leads}")
         if x_BLT.shape[2] % self.config.patch_size:
             raise UsageError(
                 f"{x_BLT.shape[2]} samples are no multiple of the model's patch_size={self.config.patch_size}"

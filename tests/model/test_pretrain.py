@@ -197,6 +197,14 @@ def test_any_subset_of_leads_embeds_like_a_record_that_lacks_the_others(variant:
     assert subset.lead_weights_BL.sum().item() == pytest.approx(1)
 
 
+def test_rows_and_leads_must_match_one_to_one():
+    model, _ = make_model("lamae-aligned")
+    two = [t[:, :2] for t in make_records().tensors]
+    for leads in ([3, 3], [0, 1, 2], None):
+        with pytest.raises(ValueError, match="each of the 2 rows"):
+            model.embed(*two, leads=leads)
+
+
 def test_a_length_that_is_no_multiple_of_the_patch_is_refused():
     model, _ = make_model("lamae-aligned")
     with pytest.raises(UsageError, match="patch_size=10"):
