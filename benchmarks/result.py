@@ -1,4 +1,4 @@
-"""The one JSON schema of benchmark results, and the verb that runs them."""
+"""The one JSON schema of benchmark results: running a benchmark into it, joining several, reading one back."""
 
 import importlib
 import json
@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import time
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,65 @@ BENCHMARKS = {
     "loader": "shards to batches, beside other loaders and the memcpy limit",
     "kernels": "attention among the leads, beside its floor",
     "step": "training steps, beside the machine's matrix-product peak",
+    "checkpoint": "saving and resuming, beside plain file writing and reading of the same bytes",
+    "scaling": "one process and several: efficiency, communication share, bytes on the wire by ZeRO stage",
 }
 VERSIONED = ("torch", "deepspeed", "numpy", "webdataset", "wfdb", "zarr", "triton")
 
 
-def run_benchmark(name: str, *, quick: bool = False, progress: Progress = ignore) -> dict[str, Any]:
+def run_benchmark(name: str, *, quick: bool = False, progress: Progress = ignore, **options: Any) -> dict[str, Any]:
     """Run one benchmark and wrap its measurements with what is needed to compare them.
 
-    Raises UsageError when there is no such benchmark.
+    ``options`` are those of the benchmark's own ``run``. Raises UsageError when there is no such benchmark.
     """
     if name not in BENCHMARKS:
         raise UsageError(f"no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
     module = importlib.import_module(f"benchmarks.{name}")
     start = time.monotonic()
-    measured = module.run(quick=quick, progress=progress)
+    measured = module.run(quick=quick, progress=progress, **options)
+    return {
+        **_describe(name, quick=quick),
+        "wall_s": round(time.monotonic() - start, 1),
+        **measured,
+    }
+
+
+def combine(results: Mapping[str, dict[str, Any]], *, failed: Mapping[str, str], quick: bool) -> dict[str, Any]:
+    """Several benchmarks as one result: ratios are named ``BENCHMARK.RATIO``, ``failed`` says what raised instead."""
+    combined: dict[str, Any] = {
+        **_describe("all", quick=quick),
+        "wall_s": round(sum(result["wall_s"] for result in results.values()), 1),
+        "results": dict(results),
+        "failed": dict(failed),
+    }
+    for entry in ("ratios", "ratio_spread"):
+        combined[entry] = {
+            f"{name}.{ratio}": value for name, result in results.items() for ratio, value in result[entry].items()
+        }
+    return combined
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A result written before. Raises UsageError where the file is none, or of a schema that is not read here."""
+    try:
+        result = json.loads(path.read_text())
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror or error}") from None
+    except ValueError:
+        raise UsageError(f"{path}: not JSON; take a file written by 'lamae bench NAME --json FILE'") from None
+    if not isinstance(result, dict) or not isinstance(result.get("ratios"), dict):
+        raise UsageError(f"{path}: no benchmark result; take a file written by 'lamae bench NAME --json FILE'")
+    if result.get("schema_version") != SCHEMA_VERSION:
+        raise UsageError(f"{path}: schema {result.get('schema_version')}, this lamae reads {SCHEMA_VERSION}")
+    return result
+
+
+def write_result(result: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
+
+
+def _describe(name: str, *, quick: bool) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "benchmark": name,
@@ -40,14 +86,7 @@ def run_benchmark(name: str, *, quick: bool = False, progress: Progress = ignore
         "hardware": describe_hardware(),
         "versions": describe_versions(),
         "revision": revision(),
-        "wall_s": round(time.monotonic() - start, 1),
-        **measured,
     }
-
-
-def write_result(result: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
 
 
 def describe_hardware() -> dict[str, Any]:

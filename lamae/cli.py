@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks import cli as bench_cli
 from cluster import cli as cluster_cli
 from lamae import console
 from sharding.errors import LamaeError, UsageError
@@ -23,7 +24,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-BENCH_NOTE = "ratios measured side by side in this run"
 ShardsArgument = Annotated[Path, typer.Argument(metavar="SHARDS", help="A shard set made by 'lamae shard'.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or one of its checkpoints.")]
 
@@ -365,29 +365,10 @@ def demo(
     )
 
 
-@app.command()
-def bench(
-    name: Annotated[str, typer.Argument(help="shard, loader, kernels or step.")],
-    json: Annotated[Path | None, typer.Option(help="Write the result here; it has a top-level 'ratios'.")] = None,
-    quick: Annotated[bool, typer.Option(help="A short form that shows it works; its figures are rough.")] = False,
-) -> None:
-    """Measure one arrow of the system side by side with its alternatives and its floor."""
-    from benchmarks.result import run_benchmark, write_result
-
-    with console.show_progress() as progress:
-        result = run_benchmark(name, quick=quick, progress=progress)
-    rows = [
-        [ratio, f"{value:.2f}", "{:.2f} to {:.2f}".format(*result.get("ratio_spread", {}).get(ratio, (value, value)))]
-        for ratio, value in result["ratios"].items()
-    ]
-    console.print_table(f"{name}: {BENCH_NOTE}", ["ratio", "median", "spread"], rows)
-    if json is not None:
-        write_result(result, json)
-
-
 app.command(context_settings=cluster_cli.SUBMIT_CONTEXT)(cluster_cli.submit)
 app.command()(cluster_cli.jobs)
 app.command()(cluster_cli.doctor)
+app.add_typer(bench_cli.app, name="bench")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,208 @@
+"""The verb ``bench`` of the command line; ``lamae.cli`` registers it."""
+
+import logging
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from benchmarks.result import BENCHMARKS, combine, read_result, run_benchmark, write_result
+from lamae import console
+from sharding.errors import LamaeError, UsageError
+
+NOTE = "ratios measured side by side in this run"
+# Of the full forms, what keeps 'bench all' below ten minutes on two cores.
+SHORTENED: dict[str, dict[str, Any]] = {"step": {"sizes": ("tiny", "small")}}
+
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the result here; it has a top-level 'ratios'.")]
+QuickOption = Annotated[bool, typer.Option("--quick", help="A short form that shows it works; its figures are rough.")]
+SizeOption = Annotated[str | None, typer.Option(help="A run of configs/pretrain: tiny, small, base, large.")]
+
+log = logging.getLogger(__name__)
+
+
+class _Group(TyperGroup):
+    """Subcommands, of which an unknown one is answered like any other bad input: in one line."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            raise UsageError(f"no benchmark {args[0]!r}; there are {', '.join(self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=_Group,
+    no_args_is_help=True,
+    help="Measure the arrows of the system side by side with their alternatives and their floors.",
+)
+
+
+@app.command()
+def shard(json: JsonOption = None, quick: QuickOption = False) -> None:
+    """Packing WFDB records into shards, beside plain copying and the naive way."""
+    _run("shard", json, quick=quick)
+
+
+@app.command()
+def loader(json: JsonOption = None, quick: QuickOption = False) -> None:
+    """Shards to batches, beside other loaders and the memcpy limit."""
+    _run("loader", json, quick=quick)
+
+
+@app.command()
+def kernels(json: JsonOption = None, quick: QuickOption = False) -> None:
+    """Attention among the leads, beside its floor."""
+    _run("kernels", json, quick=quick)
+
+
+@app.command()
+def step(json: JsonOption = None, quick: QuickOption = False) -> None:
+    """Training steps, beside the machine's matrix-product peak."""
+    _run("step", json, quick=quick)
+
+
+@app.command()
+def checkpoint(json: JsonOption = None, quick: QuickOption = False, size: SizeOption = None) -> None:
+    """Saving and resuming, beside plain file writing and reading of the same bytes."""
+    _run("checkpoint", json, quick=quick, size=size)
+
+
+@app.command()
+def scaling(
+    json: JsonOption = None,
+    quick: QuickOption = False,
+    processes: Annotated[str, typer.Option(help="Job sizes to compare, the first being the base.")] = "1,2",
+    mode: Annotated[
+        str, typer.Option(help="weak: the same records per process; strong: the same global batch.")
+    ] = "weak",
+    zero: Annotated[str | None, typer.Option(help="ZeRO stages; default: all that the precision allows.")] = None,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16; stage 0 needs fp32.")] = "fp32",
+    size: SizeOption = None,
+) -> None:
+    """One process and several: efficiency, communication share, bytes on the wire by ZeRO stage."""
+    stages = zero or ("0,1,2,3" if precision == "fp32" else "1,2,3")
+    _run(
+        "scaling",
+        json,
+        quick=quick,
+        processes=_numbers("--processes", processes),
+        mode=mode,
+        zero=_numbers("--zero", stages),
+        precision=precision,
+        size=size,
+    )
+
+
+@app.command("all")
+def run_all(
+    json: JsonOption = None,
+    quick: QuickOption = False,
+    report: Annotated[Path | None, typer.Option(help="Write a Markdown report here.")] = None,
+) -> None:
+    """Every benchmark, each in a process of its own; one that fails does not stop the others."""
+    results: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
+    for name in BENCHMARKS:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, mp_context=context) as process:
+            try:
+                results[name] = process.submit(_measure, name, quick, SHORTENED.get(name, {})).result()
+            except Exception as error:  # whatever it was, it is told below and the command fails
+                failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+                console.print_error(f"{name}: {failed[name]}")
+                continue
+        _print_ratios(results[name])
+    combined = combine(results, failed=failed, quick=quick)
+    if json is not None:
+        write_result(combined, json)
+    if report is not None:
+        _write_report([combined], report)
+    if failed:
+        raise LamaeError(f"bench all: {', '.join(failed)} failed; run 'lamae bench {next(iter(failed))}' alone")
+
+
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="A.json", help="A result, single or of 'bench all'.")],
+    after: Annotated[Path, typer.Argument(metavar="B.json", help="Another of the same.")],
+) -> None:
+    """Ratios of two results side by side; what moved beyond both spreads is flagged."""
+    from benchmarks.compare import MOVED, differing_conditions
+    from benchmarks.compare import compare as compare_results
+
+    old, new = read_result(before), read_result(after)
+    changes = compare_results(old, new)
+    if not any(change.factor for change in changes):
+        raise UsageError(f"{before} and {after} have no ratio in common; compare results of the same benchmark")
+    for line in differing_conditions(old, new):
+        console.console.print(f"differs: {line}", soft_wrap=True, markup=False)
+    rows = [
+        [
+            change.name,
+            _with_spread(change.before, change.before_spread),
+            _with_spread(change.after, change.after_spread),
+            "-" if change.factor is None else f"{change.factor:.3f}",
+            change.verdict,
+        ]
+        for change in changes
+    ]
+    console.print_table(f"{before} -> {after}", ["ratio", "A", "B", "B / A", ""], rows)
+    moved = sum(change.verdict == MOVED for change in changes)
+    console.console.print(f"{moved} of {len(changes)} moved beyond both spreads")
+
+
+@app.command()
+def report(
+    results: Annotated[list[Path], typer.Argument(metavar="RESULT.json...", help="Results, single or of 'bench all'.")],
+    out: Annotated[Path | None, typer.Option(help="Write it here; else to the terminal.")] = None,
+) -> None:
+    """Results as one Markdown page."""
+    _write_report([read_result(path) for path in results], out)
+
+
+def _measure(name: str, quick: bool, options: dict[str, Any]) -> dict[str, Any]:
+    console.set_up_logging()
+    with console.show_progress() as progress:
+        return run_benchmark(name, quick=quick, progress=progress, **options)
+
+
+def _run(name: str, json: Path | None, *, quick: bool, **options: Any) -> None:
+    with console.show_progress() as progress:
+        result = run_benchmark(name, quick=quick, progress=progress, **options)
+    _print_ratios(result)
+    if json is not None:
+        write_result(result, json)
+
+
+def _print_ratios(result: dict[str, Any]) -> None:
+    rows = []
+    for name, value in result["ratios"].items():
+        least, most = result.get("ratio_spread", {}).get(name, (value, value))
+        rows.append([name, f"{value:.3g}", f"{least:.3g} to {most:.3g}"])
+    title = f"{result['benchmark']}: {NOTE}, {result['wall_s']:.0f} s"
+    console.print_table(title, ["ratio", "median", "spread"], rows)
+
+
+def _with_spread(value: float | None, spread: tuple[float, float] | None) -> str:
+    return "-" if value is None or spread is None else f"{value:.3g} ({spread[0]:.3g} to {spread[1]:.3g})"
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{option} {text}: whole numbers with commas between, for example 1,2") from None
+
+
+def _write_report(results: list[dict[str, Any]], out: Path | None) -> None:
+    from benchmarks.report import render_report
+
+    text = render_report(results)
+    if out is None:
+        console.console.print(text, soft_wrap=True, markup=False)
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text)

@@ -1,0 +1,140 @@
+"""Training steps on a rank: our engine under DeepSpeed at any ZeRO stage, on synthetic signal in memory.
+
+The functions take a rank's session first (benchmarks.ranks) and are called on all ranks of a job at once.
+"""
+
+import contextlib
+import ctypes
+import gc
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.ranks import Session
+from benchmarks.step import RECORD_SECONDS
+from benchmarks.wire import Wire, tap
+from lamae.config import RunConfig, load
+from lamae.model import build_model
+from lamae.model.flops import count_flops
+from lamae.model.masking import draw_mask
+from lamae.train import distributed
+from lamae.train.blocks import checkpoint_activations
+from lamae.train.engine import Engine
+from lamae.train.schedule import plan_batch
+from sharding.leads import NUM_LEADS
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What one rank spent on some steps, per step."""
+
+    seconds: float
+    communication_s: float
+    """Inside collectives: sending, and waiting for slower ranks."""
+    sent_bytes: float
+    tensor_bytes: dict[str, int]
+    calls: dict[str, int]
+
+
+def open_steps(session: Session, *, config: str, overrides: list[str]) -> dict[str, Any]:
+    """Build model and engine of a configuration on this rank; what it is."""
+    if "ranks" not in session:
+        session["ranks"] = distributed.start(timeout_s=600, num_threads=1)
+        session["wire"] = tap(session["ranks"].world_size)
+    before = resident_bytes()
+    run = load(config, ["run.dir=unused", "data.path=unused", *overrides])
+    session["steps"] = _Steps(run, session["ranks"], session["wire"])
+    return {
+        "parameters": session["steps"].engine.num_parameters,
+        "parameter_tensors": len(session["steps"].engine.shapes()),
+        "flops_per_record": session["steps"].flops_per_record,
+        "resident_bytes": resident_bytes() - before,
+    }
+
+
+def time_steps(session: Session, *, num_steps: int) -> StepCost:
+    """Take steps, all ranks together from the first to the end of the last."""
+    steps: _Steps = session["steps"]
+    session["ranks"].barrier()
+    steps.wire.reset()
+    began = time.perf_counter()
+    for _ in range(num_steps):
+        steps.take_one()
+    seconds = time.perf_counter() - began
+    wire = steps.wire
+    return StepCost(
+        seconds=seconds / num_steps,
+        communication_s=wire.seconds / num_steps,
+        sent_bytes=wire.sent_bytes / num_steps,
+        tensor_bytes={name: n // num_steps for name, n in wire.tensor_bytes.items()},
+        calls={name: n // num_steps for name, n in wire.calls.items()},
+    )
+
+
+def close_steps(session: Session) -> None:
+    """Free model and engine."""
+    session.pop("steps").engine.close()
+    gc.collect()
+    release_memory()
+
+
+def peak_bytes(session: Session) -> int:
+    """The most memory this rank has held since its start."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def resident_bytes() -> int:
+    """Memory this process holds now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def release_memory() -> None:
+    """Give freed memory back to the system, so that the next engine's can be seen. Does nothing without glibc."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+class _Steps:
+    """An engine and a rank's share of one global batch, again and again."""
+
+    def __init__(self, run: RunConfig, ranks: distributed.Ranks, wire: Wire) -> None:
+        self.wire = wire
+        self.run = run
+        num_samples = run.signal.rate_hz * RECORD_SECONDS
+        self.num_patches = num_samples // run.model.patch_size
+        self.plan = plan_batch(
+            run.train.global_batch_size, micro_batch_size=run.train.micro_batch_size, world_size=ranks.world_size
+        )
+        torch.manual_seed(run.train.seed)
+        model = build_model(run.model, run.mask, num_samples=num_samples)
+        if run.train.activation_checkpointing:
+            checkpoint_activations(model)
+        self.engine = Engine(model, ranks=ranks, engine=run.engine, optim=run.optim, plan=self.plan)
+        micro = self.plan.micro
+        self.x_BLT = torch.randn(micro, NUM_LEADS, num_samples, device=ranks.device)
+        self.valid_BLT = torch.ones_like(self.x_BLT, dtype=torch.bool)
+        self.lead_mask_BL = torch.ones(micro, NUM_LEADS, dtype=torch.bool, device=ranks.device)
+        self.row_B = torch.arange(micro, device=ranks.device) + ranks.rank * micro
+        self.flops_per_record = count_flops(run.model, run.mask, num_samples=num_samples).training
+
+    def take_one(self) -> None:
+        """One optimiser step, micro-batch by micro-batch as the training loop takes it."""
+        for index in range(self.plan.accumulation):
+            mask = draw_mask(
+                self.run.mask,
+                seed=0,
+                epoch_B=torch.zeros_like(self.row_B),
+                row_B=self.row_B,
+                lead_mask_BL=self.lead_mask_BL,
+                num_patches=self.num_patches,
+            )
+            output = self.engine.forward(self.x_BLT, self.valid_BLT, self.lead_mask_BL, mask)
+            self.engine.backward(output.loss)
+            self.engine.step(learning_rate=1e-5, weight_decay=0.05, last=index + 1 == self.plan.accumulation)
+        if self.x_BLT.is_cuda:
+            torch.cuda.synchronize()

@@ -1,0 +1,67 @@
+"""Results as one Markdown page: per benchmark its ratios with their spread, its measurements, and where it ran."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from benchmarks.result import BENCHMARKS
+
+
+def render_report(results: Iterable[dict[str, Any]]) -> str:
+    """Markdown of single and combined results; a benchmark that comes twice is shown as it came last."""
+    singles: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
+    for result in results:
+        singles |= result["results"] if "results" in result else {result["benchmark"]: result}
+        failed |= result.get("failed", {})
+    ordered = [singles[name] for name in [*BENCHMARKS, *sorted(singles.keys() - BENCHMARKS)] if name in singles]
+    parts = ["# Benchmarks", *(_section(result) for result in ordered)]
+    if failed:
+        parts.append("## Failed\n\n" + "\n".join(f"- {name}: {message}" for name, message in failed.items()))
+    return "\n\n".join(parts) + "\n"
+
+
+def _section(result: dict[str, Any]) -> str:
+    name = result["benchmark"]
+    parts = [f"## {name}", f"{BENCHMARKS.get(name, '')}. {_circumstances(result)}".lstrip(". ")]
+    if result["quick"]:
+        parts.append("**Short form: these figures only show that the benchmark works.**")
+    rows = []
+    for ratio, value in result["ratios"].items():
+        least, most = result.get("ratio_spread", {}).get(ratio, (value, value))
+        rows.append([ratio, format_number(value), f"{format_number(least)} to {format_number(most)}"])
+    parts.append(_table(["ratio", "median", "spread"], rows))
+    rates = {
+        measured: entry
+        for measured, entry in result.get("measurements", {}).items()
+        if isinstance(entry, Mapping) and "per_s" in entry
+    }
+    if rates:
+        rows = [
+            [measured, *(format_number(entry[key]) for key in ("per_s", "min", "max")), str(entry["repeats"])]
+            for measured, entry in rates.items()
+        ]
+        parts.append(_table(["measured", "per second", "least", "most", "repeats"], rows))
+    parts.append(f"`lamae bench {name}{' --quick' if result['quick'] else ''}`")
+    return "\n\n".join(parts)
+
+
+def _circumstances(result: dict[str, Any]) -> str:
+    hardware, versions = result["hardware"], result["versions"]
+    gpus = ", ".join(hardware["gpus"]) or "no GPU"
+    return (
+        f"{hardware['processor']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB, {gpus}; "
+        f"Python {versions['python']}, torch {versions['torch']}; revision {result['revision']}; "
+        f"{result['wall_s']:.0f} s."
+    )
+
+
+def _table(columns: list[str], rows: list[list[str]]) -> str:
+    lines = [columns, ["---"] + ["---:"] * (len(columns) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def format_number(value: float) -> str:
+    """Three significant digits, thousands separated: 0.0123, 1.23, 123, 12,345."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
