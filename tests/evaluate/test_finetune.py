@@ -1,0 +1,129 @@
+"""Fine-tuning learns, keeps the best weights by val, and refuses what the probe refuses."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lamae.evaluate import inference, store
+from lamae.evaluate.classifier import Classifier
+from lamae.evaluate.finetune import RESULT_NAME, WEIGHTS_NAME, FinetuneOptions, finetune
+from lamae.evaluate.result import difference
+from sharding.errors import UsageError
+from tests.evaluate.conftest import make_loaded
+
+OPTIONS = FinetuneOptions(steps=30, global_batch_size=10, evaluate_every=10, lr=1e-2)
+
+
+@pytest.fixture
+def labels(shard_set, tmp_path):
+    """FAST is set for odd records, which oscillate twice as fast; ODDITY at random."""
+    rng = np.random.default_rng(0)
+    store.write(
+        tmp_path / "labels.zarr",
+        kind="labels",
+        columns={
+            "label": np.stack([np.arange(60) % 2, rng.integers(2, size=60)], 1).astype(np.uint8),
+            "labelled": np.ones(60, dtype=bool),
+            "split": shard_set.column("split"),
+        },
+        attributes={
+            "index_sha256": shard_set.index_hash,
+            "codes": ["FAST", "ODDITY"],
+            "descriptions": {},
+            "protocol": "waves",
+        },
+    )
+    return tmp_path / "labels.zarr"
+
+
+@pytest.fixture
+def fresh(shard_set, monkeypatch):
+    """A checkpoint that gives a new model each time it is loaded: fine-tuning changes it."""
+    monkeypatch.setattr(inference, "load_model", lambda run, device="cpu": make_loaded(shard_set))
+
+
+def test_it_learns_and_leaves_weights_and_result(fresh, shard_set, labels, tmp_path):
+    result = finetune(tmp_path / "run", shard_set, labels, tmp_path / "out", options=OPTIONS)
+    assert result.by_code()["FAST"].value > 0.9
+    assert result.contamination == "none"
+    assert result.val_macro[result.setting] == max(result.val_macro.values())
+    content = json.loads((tmp_path / "out" / RESULT_NAME).read_text())
+    assert content["result"]["macro_auroc"]["value"] == pytest.approx(result.macro.value)
+    weights = load_file(tmp_path / "out" / WEIGHTS_NAME)
+    assert weights["head.weight"].shape == (2, 16)
+    assert not any("decoder" in name or "pool_instant" in name for name in weights)
+
+    again = finetune(tmp_path / "run", shard_set, labels, tmp_path / "again", options=OPTIONS)
+    np.testing.assert_array_equal(result.probability_NK, again.probability_NK)
+    assert difference(result, again).macro.value == 0
+
+
+def test_from_scratch_and_on_few_leads(fresh, shard_set, labels, tmp_path):
+    options = dataclasses.replace(OPTIONS, from_scratch=True, steps=10)
+    scratch = finetune(tmp_path / "run", shard_set, labels, tmp_path / "scratch", options=options)
+    tuned = finetune(
+        tmp_path / "run",
+        shard_set,
+        labels,
+        tmp_path / "few",
+        options=dataclasses.replace(OPTIONS, steps=10),
+        leads=(0, 1),
+    )
+    assert scratch.name == "lamae, from scratch"
+    assert scratch.codes == tuned.codes
+    assert not np.array_equal(scratch.probability_NK, tuned.probability_NK)
+    assert json.loads((tmp_path / "few" / RESULT_NAME).read_text())["leads"] == [0, 1]
+
+
+def test_subjects_of_pretraining_are_refused_but_not_from_scratch(shard_set, labels, tmp_path, monkeypatch):
+    monkeypatch.setattr(inference, "load_model", lambda run, device="cpu": make_loaded(shard_set, trained_on="all"))
+    options = dataclasses.replace(OPTIONS, steps=2)
+    with pytest.raises(UsageError, match="10 of 10 test subjects"):
+        finetune(tmp_path / "run", shard_set, labels, tmp_path / "a", options=options)
+    assert not (tmp_path / "a").exists()
+    told = finetune(tmp_path / "run", shard_set, labels, tmp_path / "b", options=options, transductive=True)
+    assert "10 of 10" in told.contamination
+    scratch = dataclasses.replace(options, from_scratch=True)
+    assert finetune(tmp_path / "run", shard_set, labels, tmp_path / "c", options=scratch).contamination == "none"
+
+
+def test_learning_rates_fall_from_the_head_down(shard_set):
+    model = make_loaded(shard_set).model
+    classifier = Classifier(model, num_codes=2, readout="record", layer_decay=0.5)
+    scales = {name: classifier.lr_scale(name) for name, _ in classifier.named_parameters()}
+    assert scales["head.weight"] == scales["norm.bias"] == 1
+    assert scales["encoder.pool_record.query"] == 1
+    assert scales["encoder.exchange.blocks.0.qkv.weight"] == 0.5
+    assert scales["encoder.encoder.blocks.0.qkv.weight"] == 0.25
+    assert scales["encoder.encoder.embed.weight"] == scales["encoder.encoder.lead"] == 0.125
+
+
+@pytest.mark.parametrize("readout", ["record", "mean"])
+def test_every_trained_parameter_gets_a_gradient(shard_set, readout):
+    classifier = Classifier(make_loaded(shard_set).model, num_codes=3, readout=readout, layer_decay=1.0)
+    torch.nn.init.normal_(classifier.head.weight)
+    x = torch.randn(4, 12, 500)
+    present = torch.ones(4, 12, dtype=torch.bool)
+    output = classifier(x, present[..., None].expand_as(x), present, torch.eye(4, 3))
+    output.loss.backward()
+    without = [n for n, p in classifier.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "finetune.steps"),
+        ({"readout": "lead"}, "finetune.readout"),
+        ({"layer_decay": 0.0}, "finetune.layer_decay"),
+        ({"zero_stage": 3}, "finetune.zero_stage"),
+        ({"precision": "fp8"}, "precision"),
+    ],
+)
+def test_options_that_cannot_work_are_named(fresh, shard_set, labels, tmp_path, change, message):
+    with pytest.raises(UsageError, match=message):
+        finetune(tmp_path, shard_set, labels, tmp_path / "o", options=dataclasses.replace(OPTIONS, **change))
