@@ -20,6 +20,7 @@ from cluster import policy
 from cluster.after import conclude
 from cluster.place import NodePlace, find_node, meet, rank_environment
 from cluster.submission import (
+    CANCELLED_NAME,
     CODE_NAME,
     EXIT_STOPPED,
     NodeReport,
@@ -72,7 +73,11 @@ class NodeJob:
                 if decision.exit_code:
                     sys.exit(decision.exit_code)
                 break
-            time.sleep(decision.delay_s)
+            until = time.monotonic() + decision.delay_s
+            while time.monotonic() < until and not (folder / CANCELLED_NAME).exists():
+                time.sleep(POLL_S)
+            if (folder / CANCELLED_NAME).exists():
+                break
             place = NodePlace(**{**place.__dict__, "restart": place.restart + 1})
         if all(end.code == 0 for end in report.ranks):
             return "done"

@@ -11,6 +11,7 @@ from typing import Any
 
 from cluster import policy, registry, slurm
 from cluster.submission import (
+    CANCELLED_NAME,
     DECISION_NAME,
     JOB_ID_NAME,
     LOGS_NAME,
@@ -32,7 +33,8 @@ TIMES_GONE_IS_GONE = 3
 
 log = logging.getLogger(__name__)
 
-RUNNING, PENDING, DONE, FAILED, GONE = "running", "pending", "done", "failed", "gone"
+RUNNING, PENDING = "running", "pending"
+DONE, FAILED, CANCELLED, GONE = "done", "failed", "cancelled", "gone"
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class JobStatus:
     job_id: str
     verb: str
     state: str
-    """``running``, ``pending``, ``done``, ``failed`` or ``gone`` (ended without a decision: cancelled, or killed)."""
+    """``running``, ``pending``, ``done``, ``failed``, ``cancelled`` (by us) or ``gone`` (ended without a decision)."""
 
     detail: str
     """Why: the scheduler's reason or ours."""
@@ -62,7 +64,7 @@ class JobStatus:
 
     @property
     def ended(self) -> bool:
-        return self.state in (DONE, FAILED, GONE)
+        return self.state in (DONE, FAILED, CANCELLED, GONE)
 
 
 def find_jobs(run: Path | None) -> list[Path]:
@@ -99,6 +101,7 @@ def read_statuses(folders: Sequence[Path]) -> list[JobStatus]:
 
 def cancel(status: JobStatus) -> None:
     """End a job for good; what it has saved stays."""
+    (status.folder / CANCELLED_NAME).touch()
     kind = Submission.read(status.folder).kind
     if kind == "slurm":
         slurm.cancel(status.job_id)
@@ -112,11 +115,12 @@ def judge(
     decision: dict[str, Any] | None,
     accounted: str | None,
     alive: bool = False,
+    cancelled: bool = False,
 ) -> tuple[str, str, int | None]:
     """State, detail and exit code of a job from what is known of it.
 
     queued: its entries in the queue; decision: the last one taken, if the last attempt has one; accounted: what sacct
-    says; alive: whether a local job's process is there.
+    says; alive: whether a local job's process is there; cancelled: whether we were asked to end it.
     """
     running = [entry for entry in queued if entry.state in ("RUNNING", "COMPLETING")]
     if decision is not None and decision["action"] == policy.DONE:
@@ -128,6 +132,8 @@ def judge(
     if queued:
         why = f"{decision['reason']}; " if decision else ""
         return PENDING, why + queued[0].reason, None
+    if cancelled:
+        return CANCELLED, "", 1
     return GONE, (accounted or "neither in the queue nor ended of itself: cancelled, or killed").lower(), 1
 
 
@@ -145,6 +151,7 @@ def _status(
         decision=_final_decision(folder, submission) or (None if submission.array else _last_decision(attempts)),
         accounted=next((text for name, text in accounted.items() if name.split("_")[0] == job_id), None),
         alive=submission.kind == "local" and _local_alive(job_id),
+        cancelled=(folder / CANCELLED_NAME).exists(),
     )
     step, steps, loss, rate, eta = _progress(submission)
     return JobStatus(

@@ -4,6 +4,7 @@
       submission.json      what was asked (class Submission)
       job_id               the scheduler's number, once it has one
       config.yaml          the resolved configuration, for training
+      cancelled            (empty) somebody wants it to end for good
       code/                the packages as they were when the job was submitted
       logs/                submitit's files: the batch script, one log per node
       attempts/JOB-RESTART/
@@ -26,6 +27,7 @@ from sharding.errors import UsageError
 
 SUBMISSION_NAME = "submission.json"
 JOB_ID_NAME = "job_id"
+CANCELLED_NAME = "cancelled"
 CONFIG_NAME = "config.yaml"
 CODE_NAME = "code"
 LOGS_NAME = "logs"

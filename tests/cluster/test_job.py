@@ -115,6 +115,17 @@ def test_usage_errors_and_errors_of_the_code_are_not_tried_again(job):
     assert [entry["action"] for entry in decisions(folder)] == [STOP]
 
 
+def test_a_cancelled_job_is_not_started_again(job):
+    process, folder = job("wait+ 0", "wait 0")
+    started = [folder / "plan" / f"started-{rank}" for rank in (0, 1)]
+    while not all(path.exists() for path in started):
+        assert process.poll() is None
+    (folder / "cancelled").touch()
+    process.send_signal(signal.SIGUSR2)
+    assert process.wait(30) == 0
+    assert len(list_attempts(folder)) == 1
+
+
 def test_a_stop_request_reaches_every_rank(job):
     process, folder = job("wait+ 0", "wait 0")
     started = [folder / "plan" / f"started-{rank}" for rank in (0, 1)]

@@ -19,7 +19,7 @@ def tools(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(folder))
 
     def install(error: str = "slurm_load_jobs error: Invalid job id specified", **outputs: str | None) -> None:
-        for name in ("sbatch", "squeue", "sacct"):
+        for name in ("sbatch", "squeue", "sacct", "scancel"):
             text = outputs.get(name)
             body = f"sys.stdout.write({text!r})" if text is not None else f"sys.exit({error!r})"
             (folder / name).write_text(f"#!{sys.executable}\nimport sys\n{body}\n")
@@ -67,6 +67,16 @@ def test_states(tmp_path, tools, decisions, squeue, sacct, state, detail):
     found = status(tmp_path / "run")
     assert (found.state, found.restarts) == (state, max(0, len(decisions) - 1))
     assert found.detail.startswith(detail) if detail else found.detail == ""
+
+
+def test_a_cancelled_job_is_told_from_one_that_vanished(tmp_path, tools):
+    folder = make_job(tmp_path / "run", decisions=(None,))
+    tools(squeue="12|RUNNING|None|n1|1:00\n", scancel="")
+    jobs.cancel(status(tmp_path / "run"))
+    assert (folder / "cancelled").exists()
+    assert status(tmp_path / "run").state == jobs.RUNNING
+    tools(squeue=None)
+    assert status(tmp_path / "run").state == jobs.CANCELLED
 
 
 def test_an_array_is_done_when_every_task_is(tmp_path, tools):
