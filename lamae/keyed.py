@@ -49,6 +49,11 @@ def uniform(key_B: torch.Tensor, *shape: int) -> torch.Tensor:
     return _shift_right(bits(key_B, *shape), 64 - _FLOAT_BITS).float() * 2.0**-_FLOAT_BITS
 
 
+def below(key_B: torch.Tensor, bound: int) -> torch.Tensor:
+    """int64 ``[B]`` in 0..bound-1, bound up to 2^31. Integers throughout: a rounded product could reach ``bound``."""
+    return (_shift_right(bits(key_B, 1)[:, 0], 32) * bound) >> 32
+
+
 def normal(key_B: torch.Tensor, *shape: int) -> torch.Tensor:
     """float32 ``[B, *shape]``, standard normal (Box and Muller), from the same bits as ``uniform``."""
     count = math.prod(shape)

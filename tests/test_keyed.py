@@ -1,5 +1,6 @@
 """Numbers keyed by record: the same in any batch, unrelated between keys, of the right distribution."""
 
+import pytest
 import torch
 
 from lamae import keyed
@@ -39,6 +40,16 @@ def test_distributions():
     assert abs(normal.mean()) < 0.02
     assert abs(normal.std() - 1) < 0.02
     assert abs((normal.abs() < 1).float().mean() - 0.6827) < 0.01
+
+
+@pytest.mark.parametrize("bound", [1, 2, 7, 4097, 2**31])
+def test_whole_numbers_stay_below_their_bound_and_fill_the_range(bound, monkeypatch):
+    drawn = keyed.below(keys(), bound)
+    assert drawn.min() >= 0
+    assert drawn.max() < bound
+    assert abs(drawn.double().mean() / max(bound - 1, 1) - (0.5 if bound > 1 else 0)) < 0.03
+    monkeypatch.setattr(keyed, "bits", lambda key_B, *shape: torch.full((len(key_B), *shape), -1))
+    assert keyed.below(keys(1), bound).item() == bound - 1
 
 
 def test_the_bits_are_those_of_splitmix64():

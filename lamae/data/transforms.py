@@ -142,7 +142,7 @@ class SignalTransform:
             stretch = slice(start, start + self._num_samples)
             return x[..., stretch].clone(), valid[..., stretch].clone()
         key_B = keyed.record_keys(seed, batch.epoch, batch.row, purpose=_CROP)
-        start_B = (keyed.uniform(key_B, 1).squeeze(1) * self._num_positions).long()
+        start_B = keyed.below(key_B, self._num_positions)
         index = start_B[:, None, None] + torch.arange(self._num_samples, device=x.device)
         index = index.expand(-1, x.shape[1], -1)
         return x.gather(2, index), valid.gather(2, index)

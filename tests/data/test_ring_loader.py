@@ -154,6 +154,30 @@ def take(loader, num_batches):
     return [batch.samples_consumed for batch, _ in zip(loader, range(num_batches), strict=False)]
 
 
+def test_a_buffer_is_not_filled_again_before_copies_from_it_have_ended(shard_set, monkeypatch):
+    """As on a GPU: memory is pinned, copies are asynchronous. The device here is torch's ``meta``."""
+    events = []
+
+    class Event:
+        def record(self):
+            events.append("copy begins")
+
+        def synchronize(self):
+            events.append("copy has ended")
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.Tensor, "is_pinned", lambda _: True)
+    arguments = {"seed": 0, "global_batch_size": 4, "rank": 0, "world_size": 1}
+    with RingLoader(shard_set, np.arange(NUM_RECORDS), config=DataConfig(path=""), **arguments) as loader:
+        for part in next(loader).micro_batches(2):
+            moved = part.to("meta")
+            assert moved.adc.device.type == "meta"
+            assert moved.may_miss_samples.device.type == "cpu"
+        next(loader).to("cpu")  # no copy
+        next(loader)
+    assert events == ["copy begins", "copy begins", "copy has ended", "copy has ended"]
+
+
 def corrupt(shard_set: ShardSet, *rows: int) -> None:
     for row in rows:
         with shard_set.shard_path(int(shard_set.column("shard")[row])).open("r+b") as file:
