@@ -16,7 +16,7 @@ import io
 import json
 import os
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,7 @@ def shard_name(shard: int) -> str:
     return f"{shard:06d}.tar"
 
 
+@lru_cache(maxsize=4)
 def npy_header(num_samples: int) -> bytes:
     """The npy header (version 1.0) of an int16 array ``[12, num_samples]``."""
     buffer = io.BytesIO()

@@ -12,10 +12,11 @@ import os
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from sharding.errors import UsageError
+from sharding.errors import LamaeError, UsageError
 from sharding.format import MANIFEST_NAME, ShardSet
 from sharding.merge import finish, merge
 from sharding.options import PackOptions
@@ -79,6 +80,10 @@ def _pack_parts(source: Path, planned: Plan, *, workers: int, progress: Progress
                 future.result()
                 packed = min(planned.num_listed, packed + shard_size)
                 progress("pack", packed, planned.num_listed)
+        except BrokenProcessPool:
+            raise LamaeError(
+                f"{planned.out}: a worker died, perhaps for want of memory; run the same command again to go on"
+            ) from None
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise

@@ -15,7 +15,7 @@ import google_crc32c
 import numpy as np
 
 from sharding.errors import LamaeError
-from sharding.files import Files
+from sharding.files import HEADER_SUFFIX, Files
 from sharding.format import COLUMNS, NO_SAMPLE, SHARDS_NAME, SPLITS, npy_header, shard_name
 from sharding.leads import NUM_LEADS
 from sharding.measures import Measures
@@ -74,8 +74,6 @@ def read_report(path: Path) -> dict[str, Any]:
 def _pack_part(planned: Plan, files: Files, part: int, progress: Progress) -> None:
     entries = planned.entries(part)
     quality = QualityConfig(**planned.options["quality"])
-    audit_share = planned.options["audit"]
-    header = npy_header(planned.num_samples)
     rows: dict[str, list[Any]] = {name: [] for name in COLUMNS}
     extra: list[tuple[str, ...]] = []
     rejects: list[tuple[str, str, str]] = []
@@ -84,7 +82,7 @@ def _pack_part(planned: Plan, files: Files, part: int, progress: Progress) -> No
         for done, entry in enumerate(entries):
             try:
                 recording = read_recording(files, entry.path)
-                if recording.fast and is_audited(entry.key, audit_share):
+                if recording.fast and is_audited(entry.key, planned.options["audit"]):
                     audit(files, entry.path, recording)
                     readers["audited"] += 1
                 recording, row = _accept(recording, entry, planned, quality)
@@ -92,24 +90,14 @@ def _pack_part(planned: Plan, files: Files, part: int, progress: Progress) -> No
                 rejects.append((entry.key, reject.reason, reject.detail))
                 continue
             readers["fast" if recording.fast else "wfdb"] += 1
-            payload = np.ascontiguousarray(recording.samples, "<i2")
-            payload.flags.writeable = False  # the CRC asks for it
-            extent = b"".join(
-                member(f"{entry.key}.npy", header, payload.data.cast("B"))
-                + member(f"{entry.key}.json", _describe(recording, entry, row))
-            )
-            row |= {
-                "shard": part,
-                "payload_offset": tar.write(extent) + BLOCK + len(header),
-                "payload_length": payload.nbytes,
-                "crc32c": google_crc32c.value(payload),
-                "extent_crc32c": google_crc32c.value(extent),
-            }
+            row |= {"shard": part} | _store(tar, recording, entry, lead_mask=row["lead_mask"])
             for name, value in row.items():
                 rows[name].append(value)
             extra.append(entry.extra)
             if done % 64 == 0:
                 progress("pack", done, len(entries))
+        if _source_is_gone(files, entries, rejects):
+            raise LamaeError(f"{files.root}: none of the {len(entries)} records of shard {part} is there any more")
         sha256 = tar.close()
     progress("pack", len(entries), len(entries))
     report = {
@@ -121,6 +109,11 @@ def _pack_part(planned: Plan, files: Files, part: int, progress: Progress) -> No
         "extra": extra,
     }
     _write_result(planned.part_path(part), rows, report)
+
+
+def _source_is_gone(files: Files, entries: list[Entry], rejects: list[tuple[str, str, str]]) -> bool:
+    """Whether every header that the plan found has vanished: a disk that was unmounted is no shard of bad records."""
+    return len(rejects) == len(entries) and not any(files.exists(entry.path + HEADER_SUFFIX) for entry in entries)
 
 
 def is_audited(key: str, share: float) -> bool:
@@ -163,14 +156,31 @@ def _accept(
     }
 
 
-def _describe(recording: Recording, entry: Entry, row: dict[str, Any]) -> bytes:
+def _store(tar: TarWriter, recording: Recording, entry: Entry, *, lead_mask: int) -> dict[str, int]:
+    """Append KEY.npy and KEY.json; returns where the samples are, and the checksums."""
+    payload = np.ascontiguousarray(recording.samples, "<i2")
+    payload.flags.writeable = False  # the CRC asks for it
+    header = npy_header(payload.shape[1])
+    extent = b"".join(
+        member(f"{entry.key}.npy", header, payload.data.cast("B"))
+        + member(f"{entry.key}.json", _describe(recording, entry, lead_mask))
+    )
+    return {
+        "payload_offset": tar.write(extent) + BLOCK + len(header),
+        "payload_length": payload.nbytes,
+        "crc32c": google_crc32c.value(payload),
+        "extent_crc32c": google_crc32c.value(extent),
+    }
+
+
+def _describe(recording: Recording, entry: Entry, lead_mask: int) -> bytes:
     """KEY.json: what a reader of the tar alone needs to make millivolts of KEY.npy."""
     assert entry.split is not None
     content = {
         "baseline": recording.baseline.tolist(),
         "gain": recording.gain.tolist(),
         "key": entry.key,
-        "lead_mask": row["lead_mask"],
+        "lead_mask": lead_mask,
         "no_sample": NO_SAMPLE,
         "rate_hz": recording.rate_hz,
         "record": entry.path,

@@ -17,7 +17,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,8 +28,8 @@ from sharding.format import FORMAT_VERSION, MANIFEST_NAME, SHARDS_NAME, UNMATCHE
 from sharding.header import parse_strict
 from sharding.options import PackOptions
 from sharding.progress import Progress, ignore
+from sharding.selection import capped, decide_splits
 from sharding.sources import Entry, Reconciliation, list_source
-from sharding.splits import FoldFile, split_of_subject
 
 WORK_NAME = ".packing"
 _PLAN_NAME = "plan.json"
@@ -114,8 +114,8 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
     listing = list_source(files, kind=options.source, ptbxl_rate_hz=options.ptbxl_rate_hz, progress=progress)
     identity = options.identity()
     entries = listing.entries
-    identity["splits_from"] = _decide_splits(entries, options)
-    entries = _capped(entries, options.max_per_subject)
+    identity["splits_from"] = decide_splits(entries, options)
+    entries = capped(entries, options.max_per_subject)
     num_capped = len(listing.entries) - len(entries)
     entries = entries[: options.limit]
     entries, extra_names, identity["columns_from"] = with_columns(entries, options.columns_from)
@@ -185,53 +185,6 @@ def _shape(files: Files, record: str) -> tuple[float, int] | None:
     return (float(read.fs), int(read.sig_len)) if read.fs and read.sig_len and read.n_sig else None
 
 
-def _decide_splits(entries: list[Entry], options: PackOptions) -> str | None:
-    """Give every entry of the list its split; returns the sha256 of the fold file."""
-    folds = FoldFile.read(Path(options.splits_from)) if options.splits_from else None
-    split_by_subject: dict[int, int] = {}
-    if folds is not None:
-        if not any(entry.key in folds.split_by_key for entry in entries):
-            raise UsageError(f"{options.splits_from}: none of its keys is a record of the source")
-        for entry in entries:
-            split = folds.split_by_key.get(entry.key)
-            if split is None or entry.subject is None:
-                continue
-            if split_by_subject.setdefault(entry.subject, split) != split:
-                raise UsageError(
-                    f"{options.splits_from}: subject {entry.subject} is in two splits; folds must be by subject"
-                )
-
-    def decide(entry: Entry) -> int:
-        if folds is not None:
-            if entry.key in folds.split_by_key:
-                return folds.split_by_key[entry.key]
-            if entry.subject in split_by_subject:
-                return split_by_subject[entry.subject]
-        elif entry.split is not None:
-            return entry.split
-        name = f"key {entry.key}" if entry.subject is None else str(entry.subject)
-        return split_of_subject(name, options.split_fractions)
-
-    for position, entry in enumerate(entries):  # in place: there may be 800,000
-        entries[position] = replace(entry, split=decide(entry))
-    return folds.sha256 if folds else None
-
-
-def _capped(entries: list[Entry], max_per_subject: int | None) -> list[Entry]:
-    """At most so many entries of every known subject: those whose keys have the smallest hashes."""
-    if max_per_subject is None:
-        return entries
-    of_subject: dict[int, list[Entry]] = {}
-    for entry in entries:
-        if entry.subject is not None:
-            of_subject.setdefault(entry.subject, []).append(entry)
-    left_out: set[str] = set()
-    for visits in of_subject.values():
-        visits.sort(key=lambda entry: hashlib.sha256(f"cap {entry.key}".encode()).digest())
-        left_out.update(entry.key for entry in visits[max_per_subject:])
-    return [entry for entry in entries if entry.key not in left_out]
-
-
 def _listing_lines(entries: Iterable[Entry]) -> Iterator[str]:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -270,7 +223,11 @@ def _refuse_foreign(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: exists and is no directory; choose another output")
     names = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if names - {f"{WORK_NAME}.new", SHARDS_NAME} and not names & {WORK_NAME, MANIFEST_NAME}:
+    if names & {WORK_NAME, MANIFEST_NAME}:
+        return
+    # A packing that was killed before its plan was in place leaves these two.
+    foreign = names - {f"{WORK_NAME}.new", SHARDS_NAME}
+    if foreign or (SHARDS_NAME in names and any((out / SHARDS_NAME).iterdir())):
         raise UsageError(f"{out}: not empty and no shard set; choose an empty or new directory")
 
 

@@ -3,6 +3,8 @@
 import csv
 import hashlib
 import json
+import multiprocessing
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -303,3 +305,24 @@ def test_a_fast_reader_that_is_wrong_stops_the_run_with_the_records_name(mimic, 
     with pytest.raises(LamaeError, match=r"files/p1000/.*: the fast reader and wfdb disagree on samples"):
         pack(mimic, tmp_path / "out", options=small(audit=1.0))
     assert not (tmp_path / "out" / "dataset.json").exists()
+
+
+def test_a_source_that_vanishes_is_no_shard_of_rejects(mimic, tmp_path):
+    plan(mimic, tmp_path / "out", options=small())
+    pack_part(mimic, tmp_path / "out", 0)
+    shutil.rmtree(mimic / "files")
+    with pytest.raises(LamaeError, match="none of the 5 records of shard 1 is there any more"):
+        pack_part(mimic, tmp_path / "out", 1)
+    assert sorted(path.name for path in (tmp_path / "out" / "shards").iterdir()) == ["000000.tar"]
+
+
+def test_a_worker_that_is_killed_is_one_line(mimic, tmp_path):
+    def kill_a_worker(stage, done, total):
+        if stage == "pack":
+            for child in multiprocessing.active_children():
+                child.kill()
+
+    with pytest.raises(LamaeError, match="a worker died"):
+        pack(mimic, tmp_path / "out", options=small(workers=2, shard_size=1), progress=kill_a_worker)
+    pack(mimic, tmp_path / "out", options=small(shard_size=1))
+    assert verify(tmp_path / "out").problems == []

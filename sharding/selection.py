@@ -1,0 +1,57 @@
+"""Which records of a listing are packed, and on which side of the split each is."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+from sharding.errors import UsageError
+from sharding.options import PackOptions
+from sharding.sources import Entry
+from sharding.splits import FoldFile, split_of_subject
+
+
+def decide_splits(entries: list[Entry], options: PackOptions) -> str | None:
+    """Give every entry of the list its split; returns the sha256 of the fold file."""
+    folds = FoldFile.read(Path(options.splits_from)) if options.splits_from else None
+    split_by_subject: dict[int, int] = {}
+    if folds is not None:
+        if not any(entry.key in folds.split_by_key for entry in entries):
+            raise UsageError(f"{options.splits_from}: none of its keys is a record of the source")
+        for entry in entries:
+            split = folds.split_by_key.get(entry.key)
+            if split is None or entry.subject is None:
+                continue
+            if split_by_subject.setdefault(entry.subject, split) != split:
+                raise UsageError(
+                    f"{options.splits_from}: subject {entry.subject} is in two splits; folds must be by subject"
+                )
+
+    def decide(entry: Entry) -> int:
+        if folds is not None:
+            if entry.key in folds.split_by_key:
+                return folds.split_by_key[entry.key]
+            if entry.subject in split_by_subject:
+                return split_by_subject[entry.subject]
+        elif entry.split is not None:
+            return entry.split
+        name = f"key {entry.key}" if entry.subject is None else str(entry.subject)
+        return split_of_subject(name, options.split_fractions)
+
+    for position, entry in enumerate(entries):  # in place: there may be 800,000
+        entries[position] = replace(entry, split=decide(entry))
+    return folds.sha256 if folds else None
+
+
+def capped(entries: list[Entry], max_per_subject: int | None) -> list[Entry]:
+    """At most so many entries of every known subject: those whose keys have the smallest hashes."""
+    if max_per_subject is None:
+        return entries
+    of_subject: dict[int, list[Entry]] = {}
+    for entry in entries:
+        if entry.subject is not None:
+            of_subject.setdefault(entry.subject, []).append(entry)
+    left_out: set[str] = set()
+    for visits in of_subject.values():
+        visits.sort(key=lambda entry: hashlib.sha256(f"cap {entry.key}".encode()).digest())
+        left_out.update(entry.key for entry in visits[max_per_subject:])
+    return [entry for entry in entries if entry.key not in left_out]
