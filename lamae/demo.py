@@ -10,15 +10,21 @@ import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from lamae import console, launch
 from sharding.errors import LamaeError, UsageError
 from sharding.format import MANIFEST_NAME, ShardSet
+from sharding.leads import CHEST_LEADS, LIMB_LEADS
 from sharding.progress import Progress
+
+if TYPE_CHECKING:
+    from lamae.evaluate.reconstruction import Reconstruction
 
 CONFIG = "configs/pretrain/tiny.yaml"
 # A third of the subjects is kept for testing: the intervals of the comparison are over these.
@@ -30,6 +36,7 @@ METHODS = {"lamae": "LAMAE", "independent": "independent leads"}
 RANDOM_WEIGHTS = "LAMAE, random weights"
 NUM_RECONSTRUCTED = 256
 NUM_SHOWN = 2
+NUM_LOOKED_AT = 32
 SETTINGS_NAME = "demo.json"
 DONE_NAME = "done.json"
 NEXT_STEPS = (
@@ -248,7 +255,7 @@ def _report(
     start = time.monotonic()
     shard_set = ShardSet.open(paths.shards)
     test_rows = shard_set.rows_of_split("test")
-    shown = test_rows[:NUM_SHOWN]
+    shown = test_rows[_are_whole(shard_set, test_rows)][:NUM_LOOKED_AT]
     loaded = {kind: load_model(run) for kind, run in paths.runs.items()}
     probes = {}
     for number, (kind, path) in enumerate(paths.embeddings.items()):
@@ -284,9 +291,9 @@ def _report(
                 ),
                 "rate_hz": shard_set.rate_hz,
             }
-            for row in shown.tolist()
+            for row in shown[:NUM_SHOWN].tolist()
         ],
-        examples=reconstruct_records(loaded["lamae"], shard_set, shown),
+        examples=_one_of_each(reconstruct_records(loaded["lamae"], shard_set, shown)),
         stages=seconds | {"probe and report": time.monotonic() - start},
         environment=_environment(paths.runs["lamae"], settings),
         null_code=NULL_CODE,
@@ -296,6 +303,18 @@ def _report(
         next_steps=NEXT_STEPS,
     )
     return write_demo_report(results, out)
+
+
+def _are_whole(shard_set: ShardSet, rows: np.ndarray) -> np.ndarray:
+    """bool: no quality flag on the record or any of its leads."""
+    return ~(shard_set.column("lead_flags")[rows].any(1) | (shard_set.column("record_flags")[rows] > 0))
+
+
+def _one_of_each(reconstructions: "Sequence[Reconstruction]") -> "list[Reconstruction]":
+    """The first record with hidden chest leads and the first with hidden limb leads, in that order."""
+    chest = [example for example in reconstructions if example.predicted_LT[list(CHEST_LEADS)].all(1).any()]
+    limb = [example for example in reconstructions if example.predicted_LT[list(LIMB_LEADS)].all()]
+    return [*chest[:1], *limb[:1]]
 
 
 def _run_info(run: Path, loaded: Any) -> Any:
