@@ -1,0 +1,19 @@
+"""Fine-tuning as a rank of a test job carries it out."""
+
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+
+from lamae.evaluate import inference
+from lamae.evaluate.finetune import FinetuneOptions, finetune
+from sharding.format import ShardSet
+from tests.evaluate.conftest import make_loaded
+
+
+def run_finetune(shards: Path, labels: Path, out: Path, options: FinetuneOptions) -> tuple[np.ndarray, float]:
+    """Fine-tune a seeded model; probabilities of the test records and the step that was kept."""
+    shard_set = ShardSet.open(shards)
+    with patch.object(inference, "load_model", lambda run, device="cpu": make_loaded(shard_set)):
+        result = finetune(out, shard_set, labels, out, options=options)
+    return result.probability_NK, result.setting

@@ -1,0 +1,52 @@
+"""Fine-tuning on two ranks is fine-tuning on one."""
+
+import numpy as np
+import pytest
+
+from lamae.evaluate import store
+from lamae.evaluate.finetune import RESULT_NAME, FinetuneOptions
+from sharding.format import ShardSet
+from tests.distributed.finetuning import run_finetune
+from tests.evaluate.conftest import waves
+from tests.shardsets import write_shard_set
+
+
+@pytest.fixture
+def data(tmp_path):
+    shards = write_shard_set(
+        tmp_path / "shards",
+        waves(50, 500),
+        splits=["train"] * 24 + ["val"] * 11 + ["test"] * 15,
+        rate_hz=100.0,
+    )
+    shard_set = ShardSet.open(shards)
+    store.write(
+        tmp_path / "labels.zarr",
+        kind="labels",
+        columns={
+            "label": (np.arange(50)[:, None] % 2).astype(np.uint8),
+            "labelled": np.ones(50, dtype=bool),
+            "split": shard_set.column("split"),
+        },
+        attributes={
+            "index_sha256": shard_set.index_hash,
+            "codes": ["FAST"],
+            "descriptions": {},
+            "protocol": "waves",
+        },
+    )
+    return shards, tmp_path / "labels.zarr"
+
+
+def test_two_ranks_learn_and_score_as_one(two_ranks, data, tmp_path):
+    shards, labels = data
+    options = FinetuneOptions(steps=12, global_batch_size=8, micro_batch_size=2, evaluate_every=4, lr=1e-2)
+    alone, step = run_finetune(shards, labels, tmp_path / "alone", options)
+    arguments = {"shards": shards, "labels": labels, "out": tmp_path / "both", "options": options}
+    (first, first_step), (second, second_step) = two_ranks.call(
+        "tests.distributed.finetuning", "run_finetune", **arguments
+    )
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first, alone, atol=1e-4)
+    assert step == first_step == second_step
+    assert (tmp_path / "both" / RESULT_NAME).is_file()
