@@ -29,7 +29,7 @@ class RankPool:
     """
 
     def __init__(self, world_size: int, *, threads: int = 1) -> None:
-        from lamae.train.distributed import free_port
+        from lamae.launch import free_port
 
         context = multiprocessing.get_context("spawn")
         cores = sorted(os.sched_getaffinity(0))

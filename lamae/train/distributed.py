@@ -7,7 +7,6 @@ without any launcher, as the only rank.
 import atexit
 import logging
 import os
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -42,11 +41,11 @@ def find_place(environ: Mapping[str, str]) -> Place:
         rank, world_size = int(environ["RANK"]), int(environ["WORLD_SIZE"])
         local_rank = int(environ.get("LOCAL_RANK", rank))
         local_world_size = int(environ.get("LOCAL_WORLD_SIZE", environ.get("LOCAL_SIZE", world_size)))
-    elif int(environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in environ:
-        rank, world_size = int(environ["SLURM_PROCID"]), int(environ["SLURM_NTASKS"])
-        local_rank = int(environ.get("SLURM_LOCALID", 0))
+    elif int(environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # of srun alone: a batch script has SLURM_NTASKS too
+        rank, world_size = int(environ["SLURM_PROCID"]), int(environ["SLURM_STEP_NUM_TASKS"])
+        local_rank = int(environ["SLURM_LOCALID"])
         # "4(x2),3": tasks per node; this node's count is the first entry wherever nodes are alike.
-        local_world_size = int(environ.get("SLURM_TASKS_PER_NODE", "1").split("(")[0].split(",")[0])
+        local_world_size = int(environ["SLURM_STEP_TASKS_PER_NODE"].split("(")[0].split(",")[0])
     else:
         return Place(0, 0, 1, 1, "127.0.0.1", 0)
     if world_size > 1 and not ("MASTER_ADDR" in environ and "MASTER_PORT" in environ):
@@ -62,13 +61,6 @@ def find_place(environ: Mapping[str, str]) -> Place:
         environ.get("MASTER_ADDR", "127.0.0.1"),
         int(environ.get("MASTER_PORT", 0)),
     )
-
-
-def free_port() -> int:
-    """A TCP port of this machine that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)
@@ -141,18 +133,9 @@ def start(*, timeout_s: float, num_threads: int) -> Ranks:
     device = torch.device("cuda", place.local_rank % torch.cuda.device_count()) if on_cuda else torch.device("cpu")
     if on_cuda:
         torch.cuda.set_device(device)
-    # DeepSpeed reads these itself; a launcher that set them set them to the same values.
-    os.environ |= {
-        "RANK": str(place.rank),
-        "LOCAL_RANK": str(place.local_rank),
-        "WORLD_SIZE": str(place.world_size),
-        "LOCAL_WORLD_SIZE": str(place.local_world_size),
-        "MASTER_ADDR": place.address,
-        "MASTER_PORT": str(place.port or free_port()),
-    }
     timeout = timedelta(seconds=timeout_s)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if on_cuda else "gloo", timeout=timeout)
+        _join(place, backend="nccl" if on_cuda else "gloo", timeout=timeout)
         atexit.register(dist.destroy_process_group)
     return Ranks(
         rank=place.rank,
@@ -162,3 +145,19 @@ def start(*, timeout_s: float, num_threads: int) -> Ranks:
         device=device,
         cpu_group=dist.new_group(backend="gloo", timeout=timeout),
     )
+
+
+def _join(place: Place, *, backend: str, timeout: timedelta) -> None:
+    # DeepSpeed insists on this one, also where there is one rank.
+    os.environ.setdefault("LOCAL_RANK", str(place.local_rank))
+    if place.world_size == 1:
+        # No port and no other variables: programs started from this process are free to be jobs of their own.
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+        return
+    os.environ |= {
+        "RANK": str(place.rank),
+        "WORLD_SIZE": str(place.world_size),
+        "MASTER_ADDR": place.address,
+        "MASTER_PORT": str(place.port),
+    }
+    dist.init_process_group(backend, timeout=timeout)

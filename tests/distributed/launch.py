@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from lamae.train.distributed import free_port
+from lamae.launch import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 200
