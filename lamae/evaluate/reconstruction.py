@@ -136,13 +136,13 @@ def reconstruction_errors(
     ``mask`` is the run's own unless given; masks follow from ``seed`` and the row, so two models are judged on the
     same hidden samples. The share of records decoded from their embedding alone (``mask.record_only_share``) is left
     out: it is a training device. Only samples that this kind of model predicts at all are counted: the independent
-    baseline knows no hidden leads. ``train_rows`` (default: the train split), at most NUM_TRAIN_RECORDS of them, give
-    lead means and covariance. Raises UsageError when the recordings do not fit the model.
+    baseline knows no hidden leads. ``train_rows`` (default: the train split without quality flags), at most
+    NUM_TRAIN_RECORDS of them, give lead means and covariance. Raises UsageError when recordings do not fit the model.
     """
     progress = progress or ignore
     shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
     transform = transform_for(loaded, shard_set)
-    train_rows = shard_set.rows_of_split("train") if train_rows is None else train_rows
+    train_rows = _unflagged(shard_set, shard_set.rows_of_split("train")) if train_rows is None else train_rows
     mean_L, covariance_LL = lead_moments(shard_set, _spread(train_rows, NUM_TRAIN_RECORDS), transform=transform)
     trivial = predictors(mean_L, covariance_LL)
     squared, count = [], []
@@ -262,6 +262,12 @@ def lead_moments(
         total, outer, count = total + x_PL.sum(0), outer + x_PL.T @ x_PL, count + len(x_PL)
     mean_L = total / max(count, 1)
     return mean_L, outer / max(count, 1) - np.outer(mean_L, mean_L)
+
+
+def _unflagged(shard_set: ShardSet, rows: np.ndarray) -> np.ndarray:
+    """Those of ``rows`` without any quality flag, or all where that leaves none: one artefact spoils a covariance."""
+    clean = ~shard_set.column("lead_flags")[rows].any(1) & (shard_set.column("record_flags")[rows] == 0)
+    return rows[clean] if clean.any() else rows
 
 
 def _spread(rows: Sequence[int] | np.ndarray, most: int) -> np.ndarray:

@@ -106,9 +106,9 @@ def read_mimic_icd10(
     normal: dict[str, frozenset[str]] = {}
     flag = {"ed2all": "ecg_taken_in_ed", "all2all": "ecg_taken_in_ed_or_hosp"}.get(protocol)
     wanted = ["study_id", column] + (["strat_fold", "ecg_no_within_stay", flag] if flag else [])
-    for line, row in _rows(file, wanted):
+    for line, row in read_rows(file, wanted):
         where = f"{file}, line {line}"
-        keys.append(str(_integer(row["study_id"], "study_id", where)))
+        keys.append(integer_key(row["study_id"], "study_id", where))
         found: set[str] = set()
         for code in _code_list(row[column], column, where):
             if code not in normal:
@@ -157,7 +157,7 @@ def read_ptbxl(
     high_names, low_names = [], []
     codes: list[frozenset[str] | None] = []
     split: list[int] = []
-    for line, row in _rows(file, ["scp_codes", "strat_fold", "filename_hr", "filename_lr"]):
+    for line, row in read_rows(file, ["scp_codes", "strat_fold", "filename_hr", "filename_lr"]):
         where = f"{file}, line {line}"
         high_names.append(Path(row["filename_hr"]).name)
         low_names.append(Path(row["filename_lr"]).name)
@@ -209,7 +209,7 @@ def read_label_csv(file: Path, *, key_column: str = "key", min_count: int = 1, t
 
     A record whose label cells are all empty is unlabelled; a single empty cell in a labelled record counts as 0.
     """
-    rows = list(_rows(file, [key_column]))
+    rows = list(read_rows(file, [key_column]))
     names = [name for name in (rows[0][1] if rows else {}) if name and name != key_column]
     values = {name: [_BINARY.get(row[name].strip().lower()) for _, row in rows] for name in names}
     labels = [name for name in names if all(value is not None for value in values[name])]
@@ -254,7 +254,7 @@ def _scp_translation(file: Path, task: str) -> tuple[dict[str, str], dict[str, s
     """Statement to label of the task, and label to description."""
     translate, descriptions = {}, dict(SUPERCLASSES)
     wanted = ["description", "diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass"]
-    for _, row in _rows(file, wanted):
+    for _, row in read_rows(file, wanted):
         code = next(iter(row.values()))
         group = {"superclass": "diagnostic_class", "subclass": "diagnostic_subclass"}.get(task)
         if group:
@@ -274,7 +274,7 @@ def _strodthoff_split(fold: int, first_of_stay: bool) -> int:
     return VAL if fold == 18 else TEST
 
 
-def _rows(file: Path, wanted: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def read_rows(file: Path, wanted: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """(line number, row) of a CSV. Raises UsageError when it cannot be read or lacks a wanted column."""
     csv.field_size_limit(1 << 24)
     try:
@@ -291,6 +291,11 @@ def _rows(file: Path, wanted: list[str]) -> Iterator[tuple[int, dict[str, str]]]
         raise UsageError(f"{file}: {error.strerror or error}") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{file}: not readable as CSV ({error})") from None
+
+
+def integer_key(text: str, column: str, where: str) -> str:
+    """A key that is an integer, in its one spelling: "00017", "17.0" and "17" are the same record."""
+    return str(_integer(text, column, where))
 
 
 def _integer(text: str, column: str, where: str) -> int:

@@ -24,6 +24,7 @@ Predictor = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 TRIVIAL = ("zero", "lead mean", "visible mean", "interpolation", "limb algebra")
 LINEAR = "linear from leads"
+RIDGE = 1e-3
 
 
 def predictors(mean_L: np.ndarray, covariance_LL: np.ndarray) -> Mapping[str, Predictor]:
@@ -85,8 +86,9 @@ def regress_on_leads(
         shown = np.flatnonzero((pattern >> np.arange(NUM_LEADS)) & 1)
         if len(shown):
             which = pattern_P == pattern
-            # The limb leads are linearly dependent, so the visible block is inverted in the sense of least squares.
-            gain = np.linalg.pinv(covariance_LL[np.ix_(shown, shown)], rcond=1e-6, hermitian=True)
-            y_PL[which] = centred_PL[which][:, shown] @ gain @ covariance_LL[shown]
+            block = covariance_LL[np.ix_(shown, shown)]
+            # The limb leads are linearly dependent, and noise must not be blown up: a ridge of 0.1 % of the variance.
+            ridge = RIDGE * np.trace(block) / len(shown) * np.eye(len(shown))
+            y_PL[which] = centred_PL[which][:, shown] @ np.linalg.solve(block + ridge, covariance_LL[shown])
     y_BLT = y_PL.reshape(B, T, L).transpose(0, 2, 1) + mean_L[:, None]
     return y_BLT, np.broadcast_to(visible_BLT.any(1, keepdims=True), x_BLT.shape)

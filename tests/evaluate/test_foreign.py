@@ -1,12 +1,15 @@
-"""Other models' embeddings land on the right rows, or are refused by name."""
+"""Other models' embeddings, and age and sex, land on the right rows, or are refused by name."""
 
 import numpy as np
 import pytest
 import zarr
 
+from lamae.evaluate.demographics import embed_demographics
 from lamae.evaluate.embed import UNKNOWN, read_embeddings
 from lamae.evaluate.foreign import import_embeddings
 from sharding.errors import UsageError
+from tests.evaluate.conftest import waves
+from tests.shardsets import write_shard_set
 
 
 @pytest.fixture
@@ -72,3 +75,20 @@ def test_missing_files_and_formats_are_named(foreign, shard_set, tmp_path):
     for name, message in [("x.npy", r"x\.keys\.txt"), ("absent.npz", "not readable"), ("x.csv", "neither")]:
         with pytest.raises(UsageError, match=message):
             import_embeddings(tmp_path / name, shard_set, tmp_path / "e.zarr")
+
+
+def test_age_and_sex_of_both_sources(shard_set, tmp_path):
+    keys = shard_set.keys
+    mimic = write_shard_set(tmp_path / "mimic", waves(3, 500), keys=["101", "102", "103"])
+    file = tmp_path / "records_w_diag_icd10.csv"
+    file.write_text("study_id,age,gender\n102,61.0,F\n101,,M\n999,5,F\n")
+    assert embed_demographics(file, mimic, tmp_path / "m.zarr") == 2
+    found = read_embeddings(tmp_path / "m.zarr").x_ND
+    np.testing.assert_allclose(found, [[0, 0, 1, 1, 0], [6.1, 37.21, 0, 0, 1], [0, 0, 1, 0, 0]], rtol=1e-6)
+
+    file = tmp_path / "ptbxl_database.csv"
+    file.write_text(f"filename_hr,filename_lr,age,sex\nrecords500/00000/{keys[4]},x,300.0,1\n")
+    assert embed_demographics(file, shard_set, tmp_path / "p.zarr") == 1
+    np.testing.assert_allclose(read_embeddings(tmp_path / "p.zarr").x_ND[4], [8.9, 79.21, 0, 0, 1], rtol=1e-6)
+    with pytest.raises(UsageError, match="none of its records"):
+        embed_demographics(file, mimic, tmp_path / "q.zarr")
