@@ -193,6 +193,10 @@ class CheckpointConfig:
     keep_every: int = 0
     """Checkpoints whose step is a multiple of this are kept for good; 0 for none."""
 
+    notice_s: float = 0.0
+    """Seconds between the scheduler's signal and its kill; a warning says when saving takes longer than that. 0 where
+    it is not known."""
+
     background: bool = True
     """Write on a thread after a snapshot to host memory, while training goes on."""
 
@@ -204,6 +208,7 @@ class CheckpointConfig:
         _at_least("checkpoint.every", self.every, 0)
         _at_least("checkpoint.keep", self.keep, 0)
         _at_least("checkpoint.keep_every", self.keep_every, 0)
+        _at_least("checkpoint.notice_s", self.notice_s, 0)
 
 
 @dataclass
@@ -215,6 +220,9 @@ class MonitorConfig:
 
     figures_every: int = 0
     """Steps between figures in TensorBoard (reconstruction per lead, lead weights); 0 draws none."""
+
+    probe_every: int = 0
+    """Steps between online probes of the representation, where the caller of the trainer hands one down; 0 never."""
 
     tensorboard: bool = True
     """Write TensorBoard events below the run directory."""
@@ -235,6 +243,7 @@ class MonitorConfig:
     def check(self) -> None:
         _at_least("monitor.log_every", self.log_every, 1)
         _at_least("monitor.figures_every", self.figures_every, 0)
+        _at_least("monitor.probe_every", self.probe_every, 0)
         _at_least("monitor.spike_zscore", self.spike_zscore, 0)
         _at_least("monitor.hang_factor", self.hang_factor, 0)
         _at_least("monitor.hang_floor_s", self.hang_floor_s, 0)

@@ -10,10 +10,12 @@ import logging
 import math
 import os
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,9 +26,12 @@ from lamae.train.distributed import Ranks
 from lamae.train.optimizer import build_optimizer
 from lamae.train.schedule import BatchPlan
 
+STALE_LOCK_S = 3600.0
 MOMENTS = ("exp_avg", "exp_avg_sq")
 # Chosen on purpose and held by the parity tests: torch's AdamW, and modules that pass masks and outputs as dataclasses.
 EXPECTED_WARNINGS = ("untested ZeRO Optimizer", "unknown inputs or outputs type")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,16 @@ def _import_deepspeed() -> Any:
         if type(handler) is logging.StreamHandler:
             handler.setStream(sys.stderr)
     logger.addFilter(_is_news)
+    _warn_of_stale_locks()
     return deepspeed
+
+
+def _warn_of_stale_locks() -> None:
+    """Name locks that a killed compilation left: whatever compiles that extension next waits for them for ever."""
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR", "~/.cache/torch_extensions")).expanduser()
+    for lock in (*root.glob("*/lock"), *root.glob("*/*/lock")):
+        if time.time() - lock.stat().st_mtime > STALE_LOCK_S:
+            log.warning("%s is left over from a compilation that was killed: remove it", lock)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -27,7 +27,7 @@ from lamae.train.saver import Saver
 from lamae.train.schedule import BatchPlan, learning_rate, plan_batch, weight_decay
 from lamae.train.start import announce, build_engine, describe_checkpoints, open_run
 from lamae.train.state import TrainState
-from lamae.train.validation import Validation
+from lamae.train.validation import Probe, Validation
 from lamae.train.watchdog import Watchdog
 from sharding.errors import LamaeError
 
@@ -42,10 +42,11 @@ SAVE_ATTEMPTS_AT_END = 3
 log = logging.getLogger(__name__)
 
 
-def train(config: "RunConfig", *, draw_figures: DrawFigures | None = None) -> int:
+def train(config: "RunConfig", *, draw_figures: DrawFigures | None = None, probe: Probe | None = None) -> int:
     """Pretrain as ``config`` says, resuming ``run.dir`` where it holds a checkpoint; gives the process's exit code.
 
-    ``draw_figures(model, signal, mask)`` draws for TensorBoard every ``monitor.figures_every`` steps.
+    ``draw_figures(model, signal, mask)`` draws for TensorBoard every ``monitor.figures_every`` steps, ``probe(model)``
+    measures the representation every ``monitor.probe_every``.
     Raises LamaeError (UsageError where the configuration is to blame) for what its reader can put right.
     """
     run_dir = Path(config.run.dir)
@@ -54,7 +55,7 @@ def train(config: "RunConfig", *, draw_figures: DrawFigures | None = None) -> in
     plan = plan_batch(
         config.train.global_batch_size, micro_batch_size=config.train.micro_batch_size, world_size=ranks.world_size
     )
-    validation = Validation(config, inputs, ranks)
+    validation = Validation(config, inputs, ranks, probe=probe)
     checkpoint = ranks.decide(lambda: open_run(config, run_dir, inputs, ranks))
     reader = CheckpointReader(checkpoint) if checkpoint else None
     state = reader.state if reader else TrainState()
@@ -99,12 +100,9 @@ def train(config: "RunConfig", *, draw_figures: DrawFigures | None = None) -> in
                     save_again_at = state.step + config.monitor.log_every
             watchdog.beat()
             with watchdog.paused():
-                if validation.is_due(state.step):
-                    schedule["validation_loss"] = validation.loss(engine)
-                if saver.last_seconds is not None:
-                    schedule["checkpoint_s"] = saver.last_seconds
-                if stopped or state.step == last_step or reporter.is_due(state.step) or validation.is_due(state.step):
-                    reporter.report(state, engine, loader, **schedule)
+                measured = validation.measure(state.step, engine)
+                if stopped or measured or state.step == last_step or reporter.is_due(state.step):
+                    reporter.report(state, engine, loader, save_s=saver.last_seconds, **schedule, **measured)
                 if stopped:
                     break
                 reporter.figures(state.step, engine)

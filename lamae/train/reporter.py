@@ -66,6 +66,11 @@ class Reporter:
             is_main=ranks.is_main,
         )
         self.monitor.text("config", to_yaml(config))
+        if config.monitor.figures_every and draw_figures is None and ranks.is_main:
+            log.warning(
+                "monitor.figures_every=%d draws nothing: figures need 'lamae train' or 'torchrun -m lamae train'",
+                config.monitor.figures_every,
+            )
 
     def begin(self) -> None:
         """The first step is about to start: set-up time is not training time."""
@@ -94,8 +99,13 @@ class Reporter:
     def is_due(self, step: int) -> bool:
         return step % self._config.monitor.log_every == 0
 
-    def report(self, state: TrainState, engine: Engine, loader: RingLoader, **of_this_step: float) -> None:
-        """Tell the steps since the last report, and what is known of this one, if there were any. Synchronises."""
+    def report(
+        self, state: TrainState, engine: Engine, loader: RingLoader, *, save_s: float | None, **of_this_step: float
+    ) -> None:
+        """Tell the steps since the last report, and what is known of this one, if there were any. Synchronises.
+
+        ``save_s`` is how long the latest checkpoint took, None before the first.
+        """
         num_steps = len(self._rows)
         if num_steps == 0:
             return
@@ -110,6 +120,9 @@ class Reporter:
             "replaced_records": replaced * self._ranks.world_size,
             **{f"parts/{name}": value for name, value in interval.parts.items()},
         }
+        if save_s is not None:
+            values["checkpoint_s"] = save_s
+            self._compare_with_notice(save_s, step_s=values["step_s"])
         line = self.monitor.train_line(state.step, values) if self._ranks.is_main else ""
         self.monitor.scalars(state.step, values, samples=state.samples_consumed, line=line)
         self.monitor.lead_weights(state.step, interval.lead_weights)
@@ -117,6 +130,17 @@ class Reporter:
         self._rows.clear()
         self._first_step = state.step + 1
         self.rates.begin()
+
+    def _compare_with_notice(self, save_s: float, *, step_s: float) -> None:
+        """A signal is acted on within two steps; then everything must be saved before the scheduler kills."""
+        needed_s = 2 * step_s + save_s
+        if 0 < self._config.checkpoint.notice_s < needed_s and self._ranks.is_main:
+            log.warning(
+                "stopping takes %.1f s (two steps and a save), but checkpoint.notice_s=%g: ask the scheduler for more "
+                "notice, or what came after the checkpoint before will be lost",
+                needed_s,
+                self._config.checkpoint.notice_s,
+            )
 
     def _tell_spikes(self, losses: list[float]) -> None:
         """Every rank knows every step's loss, so all agree on which steps to ask each other's records for."""

@@ -1,5 +1,6 @@
-"""Loss on a fixed subset of the validation split under fixed masks: comparable from step to step and run to run."""
+"""What is measured between steps: the loss on fixed validation records under fixed masks, and the caller's probe."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,14 +18,20 @@ if TYPE_CHECKING:
 SPLIT = "val"
 
 
+Probe = Callable[[torch.nn.Module], dict[str, float]]
+"""Figures of merit by name, of a model in eval mode."""
+
+
 class Validation:
-    """The subset, and this rank's share of it. The result does not depend on the number of ranks.
+    """The fixed records, and this rank's share of them. The loss does not depend on the number of ranks.
 
     Raises UsageError when validation is asked for and the split is empty.
     """
 
-    def __init__(self, config: "RunConfig", inputs: Inputs, ranks: Ranks) -> None:
+    def __init__(self, config: "RunConfig", inputs: Inputs, ranks: Ranks, *, probe: Probe | None = None) -> None:
         self._every = config.train.validate_every
+        self._probe_every = config.monitor.probe_every if probe is not None else 0
+        self._probe = probe
         self._inputs = inputs
         self._ranks = ranks
         self._micro = config.train.micro_batch_size
@@ -44,8 +51,18 @@ class Validation:
         self._counts_B = torch.from_numpy(places < count)
         self._rows = chosen[np.minimum(places, count - 1)]
 
-    def is_due(self, step: int) -> bool:
-        return self._every > 0 and step % self._every == 0
+    def measure(self, step: int, engine: Engine) -> dict[str, float]:
+        """What is due at a step, by name: ``validation_loss`` and ``probe/…``. Called by all ranks."""
+        values = {}
+        if self._every and step % self._every == 0:
+            values["validation_loss"] = self.loss(engine)
+        if self._probe is not None and self._probe_every and step % self._probe_every == 0:
+            # At stage 3 the weights are gathered layer by layer: all ranks run the model or none can.
+            if self._ranks.is_main or engine.zero_stage == 3:
+                with engine.evaluating() as model:
+                    values |= {f"probe/{name}": value for name, value in self._probe(model).items()}
+            values = self._ranks.share(values)
+        return values
 
     def loss(self, engine: Engine) -> float:
         """Mean loss over the records of the subset; called by all ranks. Synchronises."""

@@ -98,3 +98,14 @@ def test_background_and_blocking_saves_hold_the_same_state(
     assert losses(tmp_path / "run") == whole
     train(make_config("other"))
     assert_same_state(tmp_path / "run", tmp_path / "other")
+
+
+def test_a_save_that_outlasts_the_schedulers_notice_is_warned_of(
+    make_config: MakeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    overrides = ("train.steps=4", "checkpoint.every=2", "checkpoint.background=false")
+    with caplog.at_level(logging.WARNING):
+        train(make_config("calm", *overrides, "checkpoint.notice_s=600"))
+        assert "notice" not in caplog.text
+        train(make_config("short", *overrides, "checkpoint.notice_s=0.001"))
+    assert "but checkpoint.notice_s=0.001: ask the scheduler for more notice" in caplog.text

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from lamae.config import RunConfig
 from lamae.train.loop import train
@@ -35,6 +36,20 @@ def test_validation_loss_of_the_same_weights_is_the_same(make_config: MakeConfig
         train(make_config(name, "engine.precision=fp32", *overrides))
     a, b = validation_losses(tmp_path / "a"), validation_losses(tmp_path / "b")
     assert a[2] == pytest.approx(b[2], rel=1e-5)
+
+
+def test_a_probe_is_asked_when_due_and_its_figures_are_told(make_config: MakeConfig, tmp_path: Path) -> None:
+    states: list[bool] = []
+
+    def probe(model: torch.nn.Module) -> dict[str, float]:
+        states.append(model.training)
+        return {"auroc": 0.5 + len(states) / 10}
+
+    train(make_config("run", "monitor.probe_every=4", "monitor.log_every=3"), probe=probe)
+    assert states == [False, False]
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert {row["step"]: row["probe/auroc"] for row in rows if "probe/auroc" in row} == {4: 0.6, 8: 0.7}
+    assert [row["step"] for row in rows] == [3, 4, 6, 8]
 
 
 def test_an_empty_validation_split_is_refused_when_asked_for(tmp_path: Path) -> None:
