@@ -1,7 +1,6 @@
 """Reading records of a shard set into memory that is already there, from any number of threads."""
 
 import contextlib
-import logging
 import os
 import resource
 import threading
@@ -16,8 +15,6 @@ from lamae.data.batch import Batch
 from sharding.errors import LamaeError
 from sharding.format import ShardSet, lead_mask_to_bool
 from sharding.leads import NUM_LEADS
-
-logger = logging.getLogger(__name__)
 
 MAX_OPEN_SHARDS = 4096
 
@@ -54,6 +51,12 @@ class _OpenShard:
             return False
 
 
+def _max_open_shards() -> int:
+    """Half of the files this process may open, within reason."""
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return MAX_OPEN_SHARDS if allowed == resource.RLIM_INFINITY else max(1, min(MAX_OPEN_SHARDS, allowed // 2))
+
+
 def _identity(stat: os.stat_result) -> tuple[int, ...]:
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns
 
@@ -79,7 +82,7 @@ class RecordReader:
                 f"run 'lamae verify {shard_set.root}'"
             )
         self._shard_bytes = {shard["name"]: int(shard["bytes"]) for shard in shard_set.manifest["shards"]}
-        self._max_open = max(1, min(MAX_OPEN_SHARDS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2))
+        self._max_open = _max_open_shards()
         self._open: dict[int, _OpenShard] = {}
         self._lock = threading.Lock()
 

@@ -319,6 +319,25 @@ def test_skipping_gives_up_when_everything_is_corrupt(own_set):
         load(own_set, 1, num_records=8, on_corrupt="skip")
 
 
+def test_more_shards_than_files_may_be_open(shard_set, adc, monkeypatch):
+    before = len(os.listdir("/proc/self/fd"))
+    most = []
+    read_one_batch = RecordReader.batch
+    monkeypatch.setattr("lamae.data.reader.MAX_OPEN_SHARDS", 2)
+    monkeypatch.setattr(
+        RecordReader,
+        "batch",
+        lambda *args, **options: (
+            most.append(len(os.listdir("/proc/self/fd")) - before),
+            read_one_batch(*args, **options),
+        )[1],
+    )
+    _, row, samples = load(shard_set, 12)
+    np.testing.assert_array_equal(samples, adc[row])
+    assert max(most) <= 2 + 2 * 2  # those kept, and what two threads still hold
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 def test_closing_midway_leaves_no_threads(shard_set):
     before = threading.active_count()
     loader = RingLoader(
@@ -337,12 +356,13 @@ def test_closing_midway_leaves_no_threads(shard_set):
 @pytest.mark.parametrize("order", ["global", "window"])
 def test_hints_name_what_this_rank_reads(shard_set, monkeypatch, order, rank):
     hints = []
-    monkeypatch.setattr(RecordReader, "advise", lambda _, rows, *, until: hints.append(rows.tolist()))
+    monkeypatch.setattr(RingLoader, "_advise", lambda _, rows: hints.append(rows.tolist()))
     monkeypatch.setattr(loader_module, "COLD_READ_S", -1.0)
     config = DataConfig(path="", order=order, window_shards=3)
     arguments = {"seed": 1, "global_batch_size": 6, "rank": rank, "world_size": 2}
     with RingLoader(shard_set, np.arange(NUM_RECORDS), config=config, **arguments) as loader:
         read = [row for batch, _ in zip(loader, range(25), strict=False) for row in batch.row.tolist()]
+    hints = [hint for hint in hints if hint]
     hinted = [row for hint in hints for row in hint]
     assert hinted[: len(read)] == read
     # Seven shards make windows of 3, 3 and 1: a hint per window and epoch, or one per batch.
@@ -351,7 +371,7 @@ def test_hints_name_what_this_rank_reads(shard_set, monkeypatch, order, rank):
 
 def test_what_the_page_cache_holds_needs_no_hints(shard_set, monkeypatch):
     hints = []
-    monkeypatch.setattr(RecordReader, "advise", lambda _, rows, *, until: hints.append(rows))
+    monkeypatch.setattr(RingLoader, "_advise", lambda _, rows: hints.append(rows))
     monkeypatch.setattr(loader_module, "COLD_READ_S", 60.0)
     load(shard_set, 8)
     assert not hints
