@@ -12,7 +12,7 @@ import typer
 
 from benchmarks import cli as bench_cli
 from cluster import cli as cluster_cli
-from lamae import console
+from lamae import cli_evaluate, console
 from sharding.errors import LamaeError, UsageError
 
 app = typer.Typer(
@@ -204,12 +204,19 @@ def run_training(config_path: str, overrides: list[str]) -> int:
 @app.command()
 def labels(
     shards: ShardsArgument,
-    file: Annotated[Path, typer.Argument(help="records_w_diag_icd10.csv or ptbxl_database.csv.")],
+    file: Annotated[
+        Path, typer.Argument(help="records_w_diag_icd10.csv, ptbxl_database.csv, WFDB headers or any CSV.")
+    ],
     out: Annotated[Path, typer.Argument(help="labels.zarr to make.")],
-    source: Annotated[str, typer.Option(help="mimic-icd10 or ptbxl; by default told from the file's name.")] = "auto",
+    source: Annotated[
+        str, typer.Option(help="mimic-icd10, ptbxl, snomed or csv; by default told from the file.")
+    ] = "auto",
     protocol: Annotated[str, typer.Option(help="shards keeps their splits; or ed2all, all2all, folds.")] = "shards",
-    min_count: Annotated[int, typer.Option(help="mimic-icd10: keep codes with so many records.")] = 2000,
-    top: Annotated[int | None, typer.Option(help="mimic-icd10: keep only so many most frequent codes.")] = None,
+    min_count: Annotated[
+        int | None, typer.Option(help="Keep codes with so many records (default: 2000 for mimic-icd10, else 1).")
+    ] = None,
+    top: Annotated[int | None, typer.Option(help="Keep only so many most frequent codes.")] = None,
+    key_column: Annotated[str, typer.Option(help="csv: the column with record keys.")] = "key",
     task: Annotated[
         str, typer.Option(help="ptbxl: superclass, subclass, diagnostic, form, rhythm, all.")
     ] = "superclass",
@@ -219,17 +226,18 @@ def labels(
     from lamae.evaluate.sources import build_labels
 
     if source == "auto":
-        source = "ptbxl" if file.name.startswith("ptbxl") else "mimic-icd10"
+        source = "snomed" if file.is_dir() else "ptbxl" if file.name.startswith("ptbxl") else "mimic-icd10"
     report = build_labels(
         shards,
         out,
         source=source,
         file=file,
         protocol=protocol,
-        min_count=min_count,
+        min_count=min_count or (2000 if source == "mimic-icd10" else 1),
         top=top,
         task=task,
         allow_missing=allow_missing,
+        key_column=key_column,
     )
     console.console.print(str(report), soft_wrap=True)
 
@@ -264,7 +272,7 @@ def embed(
             batch_size=batch_size,
             per_lead=per_lead,
             random_weights=random_weights,
-            device=_device(device),
+            device=cli_evaluate.pick_device(device),
             progress=progress,
         )
     console.console.print(f"next: lamae probe {out} LABELS.zarr", soft_wrap=True)
@@ -277,22 +285,23 @@ def probe(
     readout: Annotated[
         str, typer.Option(help="record (the model's own pooling) or mean (common to all models).")
     ] = "record",
+    method: Annotated[str, typer.Option(help="logistic or knn.")] = "logistic",
     against: Annotated[Path | None, typer.Option(help="Other embeddings.zarr: paired differences to it.")] = None,
     transductive: Annotated[
         bool, typer.Option(help="Allow test subjects that were in pretraining; said in the result.")
     ] = False,
     json: Annotated[Path | None, typer.Option(help="Write the result here too.")] = None,
 ) -> None:
-    """Logistic regression on frozen embeddings: AUROC of every code with 95 % intervals by subject."""
+    """Read labels off frozen embeddings: AUROC of every code with 95 % intervals by subject."""
     from lamae.evaluate import probe as probing
 
-    result = probing.probe(embeddings, labels, readout=readout, transductive=transductive)
+    result = probing.probe(embeddings, labels, readout=readout, method=method, transductive=transductive)
     rows = [[code, f"{result.prevalence[code]:.3f}", str(value)] for code, value in result.by_code().items()]
     columns = ["code", "prevalence", "AUROC (95 %)"]
     macro = ["macro", "", str(result.macro)]
     summary: dict[str, Any] = {"probe": result.to_dict()}
     if against is not None:
-        other = probing.probe(against, labels, readout=readout, transductive=transductive)
+        other = probing.probe(against, labels, readout=readout, method=method, transductive=transductive)
         difference = probing.difference(result, other)
         columns.append(f"minus {other.name}")
         rows = [[*row, str(difference.by_code[row[0]])] for row in rows]
@@ -308,14 +317,6 @@ def probe(
         console.console.print(f"left out of the macro: {code} ({reason})", soft_wrap=True)
     if json is not None:
         console.write_json(json, summary)
-
-
-def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @app.command()
@@ -365,6 +366,10 @@ def demo(
     )
 
 
+app.command()(cli_evaluate.finetune)
+app.command()(cli_evaluate.compare)
+app.command()(cli_evaluate.export)
+app.command()(cli_evaluate.import_embeddings)
 app.command(context_settings=cluster_cli.SUBMIT_CONTEXT)(cluster_cli.submit)
 app.command()(cluster_cli.jobs)
 app.command()(cluster_cli.doctor)
