@@ -13,7 +13,8 @@ from sharding.leads import LEADS, LIMB_FROM_I_II, NUM_LEADS
 from sharding.recording import Recording
 
 _AVL, _AVF = LEADS.index("aVL"), LEADS.index("aVF")
-_LIMB_REST_FROM_I_II = LIMB_FROM_I_II[2:]
+_EXCHANGED = [*range(_AVL), _AVF, _AVL]
+_LIMB_RESIDUES = np.hstack([-LIMB_FROM_I_II[2:], np.eye(4)])  # zero on limb leads that agree
 _LIMB_STEP = 8  # the limb relations are looked at every so many samples
 _MAINS_HZ = (50.0, 60.0)
 
@@ -28,7 +29,9 @@ class Measures:
         self.min_adc, self.max_adc = samples.min(axis=1), samples.max(axis=1)  # int16, over valid samples; 0 if none
         self.num_missing = np.zeros(NUM_LEADS, np.int64)
         self._values = samples.astype(np.float64)  # ADC units, gaps filled with the lead's mean
-        gaps = {int(lead): samples[lead] == NO_SAMPLE for lead in np.flatnonzero(self.min_adc == NO_SAMPLE)}
+        gaps: dict[int, np.ndarray] = {}
+        if NO_SAMPLE in self.min_adc:
+            gaps = {int(lead): samples[lead] == NO_SAMPLE for lead in np.flatnonzero(self.min_adc == NO_SAMPLE)}
         for lead, gap in gaps.items():
             valid = samples[lead][~gap]
             self.num_missing[lead] = self.num_samples - valid.size
@@ -45,14 +48,9 @@ class Measures:
         self.std_mv = np.where(self.has_samples, std / recording.gain, 0.0)
 
     @cached_property
-    def low_mv(self) -> np.ndarray:
-        """Smallest valid sample, millivolt."""
-        return (self.min_adc - self._offset) / self.recording.gain
-
-    @cached_property
-    def high_mv(self) -> np.ndarray:
-        """Largest valid sample, millivolt."""
-        return (self.max_adc - self._offset) / self.recording.gain
+    def reach_mv(self) -> np.ndarray:
+        """Largest distance of a valid sample from 0 mV, millivolt."""
+        return np.maximum(self.max_adc - self._offset, self._offset - self.min_adc) / self.recording.gain
 
     @cached_property
     def range_mv(self) -> np.ndarray:
@@ -68,10 +66,17 @@ class Measures:
         np.equal(samples[:, 1 : 1 + 8 * num_words], samples[:, : 8 * num_words], out=same)
         return same.view(np.uint64) == np.uint64(0x0101010101010101)
 
+    @cached_property
+    def _num_still(self) -> np.ndarray:
+        """Samples that stand still, by whole words."""
+        return 8 * np.array([np.count_nonzero(lead) for lead in self._still])  # faster than a sum along an axis
+
     def still_longer_than(self, seconds: float) -> np.ndarray:
         """bool [12], leads with a run of one value, gaps aside, that is longer than ``seconds``."""
         found = np.zeros(NUM_LEADS, bool)
         num_samples = seconds * self.recording.rate_hz
+        if self._num_still.max() < num_samples - 16:  # up to 14 samples of a run lie outside its words
+            return found
         # Such a run holds five words at this distance from each other; the few leads that do are looked at exactly.
         stride = max(1, (int(num_samples) - 16) // 8 // 5)
         probes = self._still[:, ::stride]
@@ -84,18 +89,19 @@ class Measures:
             found[lead] = runs.max() > num_samples
         return found
 
-    @cached_property
-    def share_at_end(self) -> np.ndarray:
-        """Share of samples where a lead that moves stands still at its own largest or smallest value."""
+    def at_end_more_than(self, share: float) -> np.ndarray:
+        """bool [12], leads that move, but stand still at their own largest or smallest value in more than a share."""
+        max_samples = share * (self.num_samples - self.num_missing)
+        if (self._num_still <= max_samples).all():
+            return np.zeros(NUM_LEADS, bool)
         first = self.recording.samples[:, : 8 * self._still.shape[1] : 8]
         at_end = self._still & ((first == self.min_adc[:, None]) | (first == self.max_adc[:, None]))
-        moves = self.max_adc > self.min_adc
-        return moves * 8 * at_end.sum(axis=1) / np.maximum(self.num_samples - self.num_missing, 1)
+        return (self.max_adc > self.min_adc) & (8 * at_end.sum(axis=1) > max_samples)
 
     def beyond_longer_than(self, millivolt: float, seconds: float) -> np.ndarray:
         """bool [12], leads that lie farther from 0 mV than ``millivolt`` for longer than ``seconds`` in all."""
         found = np.zeros(NUM_LEADS, bool)
-        for lead in np.flatnonzero(self.has_samples & (np.maximum(self.high_mv, -self.low_mv) > millivolt)):
+        for lead in np.flatnonzero(self.has_samples & (self.reach_mv > millivolt)):
             samples = self.recording.samples[lead]
             distance_mv = np.abs(samples - self._offset[lead]) / self.recording.gain[lead]
             beyond = (distance_mv > millivolt) & (samples != NO_SAMPLE)
@@ -118,16 +124,16 @@ class Measures:
     def wander_mv(self) -> np.ndarray:
         """Range of the lead's means over whole seconds, millivolt; 0 in records shorter than a second."""
         means = self._seconds[:, :, 0]
-        return np.ptp(means, axis=1) / self.recording.gain if means.size else np.zeros(NUM_LEADS)
+        return (means.max(axis=1) - means.min(axis=1)) / self.recording.gain if means.size else np.zeros(NUM_LEADS)
 
-    @cached_property
-    def hum_mv(self) -> np.ndarray:
-        """Amplitude of the larger mains sine, median over whole seconds, millivolt; 0 in records shorter than one."""
-        sines = np.hypot(self._seconds[:, :, 1::2], self._seconds[:, :, 2::2])
-        if not sines.size:
-            return np.zeros(NUM_LEADS)
-        sines.sort(axis=1)
-        return sines[:, sines.shape[1] // 2].max(axis=1) / self.recording.gain
+    def hum_above(self, millivolt: float) -> np.ndarray:
+        """bool [12], leads whose larger mains sine has a median over whole seconds above ``millivolt``."""
+        squares = np.square(self._seconds[:, :, 1:])
+        limit = np.square(millivolt * self.recording.gain)[:, None, None]
+        loud = squares[:, :, ::2] + squares[:, :, 1::2] > limit  # [12, S, F]
+        if not loud.any():
+            return np.zeros(NUM_LEADS, bool)
+        return (2 * loud.sum(axis=1) > loud.shape[1]).any(axis=1)
 
     def limb_agree(self, tolerance_uv: float, max_share: float, *, exchange_avl_avf: bool = False) -> bool:
         """Whether III, aVR, aVL, aVF are what I and II make of them, but for a share of instants.
@@ -136,9 +142,12 @@ class Measures:
         """
         if not self.has_samples[:2].all():
             return True
-        order = [*range(_AVL), _AVF, _AVL] if exchange_avl_avf else slice(6)
-        limb_mv = (self._values[order, ::_LIMB_STEP] - self._offset[order, None]) / self.recording.gain[order, None]
-        wrong = np.abs(limb_mv[2:] - _LIMB_REST_FROM_I_II @ limb_mv[:2]) > tolerance_uv * 1e-3
+        order = _EXCHANGED if exchange_avl_avf else slice(6)
+        # III - (II - I) and so on in one product: [4, 6] weights on ADC units, and what the baselines make of them.
+        weights = _LIMB_RESIDUES / self.recording.gain[order]
+        residues_mv = weights @ self._values[order, ::_LIMB_STEP]
+        residues_mv -= (weights @ self._offset[order])[:, None]
+        wrong = np.abs(residues_mv) > tolerance_uv * 1e-3
         if not wrong.any():
             return True
         there = self.recording.samples[order, ::_LIMB_STEP] != NO_SAMPLE

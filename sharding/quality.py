@@ -99,13 +99,13 @@ class QualityConfig:
 # Rules on leads: bool [12] of the leads that break them.
 _LEAD_RULES: dict[str, Callable[[Measures, QualityConfig], np.ndarray]] = {
     "gaps": lambda m, c: (m.num_missing > c.gaps_max_share * m.num_samples) | ~m.has_samples,
-    "zero": lambda m, c: m.has_samples & (m.low_mv == 0) & (m.high_mv == 0),
+    "zero": lambda m, c: m.has_samples & (m.reach_mv == 0),
     "flat": lambda m, c: m.has_samples & (m.range_mv <= c.flat_max_range_uv / 1000),
     "flat_run": lambda m, c: m.still_longer_than(c.flat_run_max_s),
-    "saturated": lambda m, c: m.share_at_end > c.saturated_max_share,
+    "saturated": lambda m, c: m.at_end_more_than(c.saturated_max_share),
     "amplitude": lambda m, c: m.beyond_longer_than(c.amplitude_max_mv, c.amplitude_max_s),
     "wander": lambda m, c: m.wander_mv > c.wander_max_mv,
-    "hum": lambda m, c: m.hum_mv > c.hum_max_mv,
+    "hum": lambda m, c: m.hum_above(c.hum_max_mv),
 }
 
 

@@ -54,16 +54,17 @@ class ZipIndex:
     def read(cls, path: Path) -> "ZipIndex":
         """Index the zip at ``path``. Raises UsageError for what this module does not read, LamaeError for damage."""
         tops: set[str] = set()
-        rows = []
-        for name, member in _central_directory(path):
-            if name.endswith("/"):
-                continue
-            top, slash, _ = name.partition("/")
-            tops.add(top + slash)
-            rows.append((_name_hash(name), *member))
-        if not rows:
+
+        def rows() -> Iterator[tuple[int, ...]]:
+            for name, member in _central_directory(path):
+                if not name.endswith("/"):
+                    top, slash, _ = name.partition("/")
+                    tops.add(top + slash)
+                    yield _name_hash(name), *member
+
+        table = np.fromiter(rows(), dtype=_ROW)  # a list of a million tuples would take ten times the memory
+        if not len(table):
             raise UsageError(f"{path}: an empty zip")
-        table = np.array(rows, dtype=_ROW)
         table.sort(order="name_hash")
         if (table["name_hash"][1:] == table["name_hash"][:-1]).any():
             raise LamaeError(f"{path}: two members have the same name; unpack it and give the directory")
