@@ -115,7 +115,7 @@ def train(config: "RunConfig", *, draw_figures: DrawFigures | None = None, probe
             flags.close()
             _save_at_end(saver, engine, state)
     log.info("checkpoint of step %d saved in %.1f s", saver.last_step, saver.last_seconds or 0.0)
-    if stopped:
+    if stopped and state.step < last_step:
         log.info("stopped by %s after step %d; start again to go on", signal.Signals(stopped).name, state.step)
         return EXIT_STOPPED
     return EXIT_DONE

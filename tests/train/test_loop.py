@@ -88,6 +88,14 @@ def test_a_signal_saves_and_leaves_with_75_and_the_next_start_goes_on(make_confi
     assert_same_state(tmp_path / "run", tmp_path / "whole")
 
 
+def test_a_signal_at_the_last_step_does_not_ask_to_be_started_again(make_config: MakeConfig) -> None:
+    def interrupt(*_: object) -> dict[str, object]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    assert train(make_config("run", "train.steps=4", "monitor.figures_every=2"), draw_figures=interrupt) == EXIT_DONE
+
+
 def test_a_finished_run_started_again_does_nothing(make_config: MakeConfig, tmp_path: Path) -> None:
     train(make_config("run", "train.steps=2"))
     metrics = (tmp_path / "run" / "metrics.jsonl").read_bytes()

@@ -35,7 +35,7 @@ def test_refusals_name_the_key(make_config: MakeConfig, override: str, message: 
 
 
 def test_other_raw_options_reach_deepspeed(make_config: MakeConfig) -> None:
-    from lamae.train.engine import deepspeed_config
+    from lamae.train.engine_options import deepspeed_config
     from lamae.train.schedule import plan_batch
 
     raw = "engine.deepspeed.zero_optimization"
