@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-INSTALL = "apt-get install --no-install-recommends slurm-wlm munge"
+INSTALL = "apt-get install --no-install-recommends slurm-wlm munge iproute2"
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "unshare", "nsenter", "ip")
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NETWORK = "10.77.0"
@@ -50,7 +50,12 @@ def missing() -> str | None:
 
 
 def wait_until(
-    condition: Callable[[], Any], what: str, *, timeout_s: float, describe: Callable[[], str] | None = None
+    condition: Callable[[], Any],
+    what: str,
+    *,
+    timeout_s: float,
+    poll_s: float = 0.3,
+    describe: Callable[[], str] | None = None,
 ) -> Any:
     """The first true value of ``condition()``; AssertionError with ``describe()`` after ``timeout_s``."""
     deadline = time.monotonic() + timeout_s
@@ -61,7 +66,7 @@ def wait_until(
         if time.monotonic() > deadline:
             detail = f"\n{describe()}" if describe else ""
             raise AssertionError(f"{what}: not within {timeout_s:.0f} s{detail}")
-        time.sleep(0.1)
+        time.sleep(poll_s)
 
 
 class MiniCluster:

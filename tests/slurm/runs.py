@@ -1,9 +1,12 @@
 """Training runs on the test cluster: what they are, what can be waited for, and what is to be found afterwards."""
 
+import contextlib
 import dataclasses
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from lamae.train.monitor import read_metrics
 from tests.slurm.minicluster import MiniCluster, wait_until
 
 CPU_PROFILE = "configs/cluster/cpu-partition.yaml"
-STEPS = 40
+STEPS = 100
 TRAINING = [
     "configs/pretrain/tiny.yaml",
     *(f"train.steps={STEPS}", "train.num_threads=1", "train.global_batch_size=8", "train.micro_batch_size=4"),
@@ -52,7 +55,32 @@ class Run:
     def wait_for_step(self, step: int) -> None:
         """Until a checkpoint of that step or a later one is published."""
         wait_until(
-            lambda: (newest_step(self.dir) or 0) >= step, f"step {step}", timeout_s=START_S, describe=self.describe
+            lambda: (newest_step(self.dir) or 0) >= step,
+            f"step {step}",
+            timeout_s=START_S,
+            poll_s=0.05,
+            describe=self.describe,
+        )
+
+    @contextlib.contextmanager
+    def paused_at(self, step: int) -> Iterator[None]:
+        """Hold both ranks still soon after that step: what is done to the run meanwhile cannot come too late."""
+        self.wait_for_step(step)
+        pids = [self.rank_pid(rank) for rank in (0, 1)]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    def wait_for_log(self, text: str) -> None:
+        """Until the logs of both nodes say so."""
+        logs = [self.folder / "logs" / f"{self.job_id}_{node}_log.out" for node in (0, 1)]
+        wait_until(
+            lambda: all(text in log.read_text() for log in logs), text, timeout_s=START_S, describe=self.describe
         )
 
     def wait_for_restart(self, restart: int = 1) -> None:

@@ -41,11 +41,12 @@ def test_a_run_left_alone_is_done(uninterrupted):
 
 def test_time_limit(submit: Submit, slurm: MiniCluster, uninterrupted: Run):
     run = submit("time-limit")
-    run.wait_for_step(10)
-    # Shorten the limit so that the signal that comes 119 s before it is due now; lift it for the restart.
-    start = slurm.run(["squeue", "--noheader", f"--jobs={run.job_id}", "--format=%S"]).strip()
-    elapsed_min = (time.time() - time.mktime(time.strptime(start, "%Y-%m-%dT%H:%M:%S"))) / 60
-    slurm.run(["scontrol", "update", f"JobId={run.job_id}", f"TimeLimit={int(elapsed_min) + 2}"])
+    with run.paused_at(10):
+        # Shorten the limit so that the signal that comes 119 s before it is due now; lift it for the restart.
+        start = slurm.run(["squeue", "--noheader", f"--jobs={run.job_id}", "--format=%S"]).strip()
+        elapsed_min = (time.time() - time.mktime(time.strptime(start, "%Y-%m-%dT%H:%M:%S"))) / 60
+        slurm.run(["scontrol", "update", f"JobId={run.job_id}", f"TimeLimit={int(elapsed_min) + 2}"])
+        run.wait_for_log("passing SIGUSR2 on")
     run.wait_for_restart()
     slurm.run(["scontrol", "update", f"JobId={run.job_id}", "TimeLimit=30"])
     run.wait_done()
@@ -56,21 +57,21 @@ def test_time_limit(submit: Submit, slurm: MiniCluster, uninterrupted: Run):
 
 def test_requeue_by_an_administrator(submit: Submit, slurm: MiniCluster, uninterrupted: Run):
     run = submit("requeue")
-    run.wait_for_step(10)
-    shown = slurm.run([sys.executable, "-m", "lamae", "jobs", str(run.dir)], env={"COLUMNS": "200"})
+    with run.paused_at(10):
+        shown = slurm.run([sys.executable, "-m", "lamae", "jobs", str(run.dir)], env={"COLUMNS": "200"})
+        slurm.run(["scontrol", "requeue", run.job_id])
+        run.wait_for_restart()
     assert "running" in shown
     assert "n[1-2]" in shown
-    slurm.run(["scontrol", "requeue", run.job_id])
-    run.wait_for_restart()
     run.wait_done()
     assert_same_run(run, uninterrupted)
 
 
 def test_preemption_by_a_partition_of_higher_priority(submit: Submit, slurm: MiniCluster, uninterrupted: Run):
     run = submit("preemption")
-    run.wait_for_step(10)
-    slurm.run(["sbatch", "--partition=high", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 2"])
-    run.wait_for_restart()
+    with run.paused_at(10):
+        slurm.run(["sbatch", "--partition=high", "--nodes=3", "--exclusive", "--output=/dev/null", "--wrap=sleep 2"])
+        run.wait_for_restart()
     run.wait_done()
     assert_same_run(run, uninterrupted)
 
@@ -145,11 +146,11 @@ def node_reports(run: Run) -> list[Path]:
 
 def test_fewer_nodes_after_a_restart_then_more(submit: Submit, slurm: MiniCluster, uninterrupted: Run):
     run = submit("elastic", profile=("nodes=1-2",))
-    run.wait_for_step(10)
-    slurm.run(["scontrol", "update", "NodeName=n2,n3", "State=DRAIN", "Reason=test"])
-    try:
+    with run.paused_at(10):
+        slurm.run(["scontrol", "update", "NodeName=n2,n3", "State=DRAIN", "Reason=test"])
         slurm.run(["scontrol", "requeue", run.job_id])
         run.wait_for_restart()
+    try:
         run.wait_for_step(25)
     finally:
         slurm.run(["scontrol", "update", "NodeName=n2,n3", "State=RESUME"])
