@@ -7,9 +7,13 @@ the caller lets stock wfdb decide: a strict parser that gives up is safe, a leni
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 
-_RECORD_LINE = re.compile(r"(\S+) (\d{1,3}) (\d{1,6}) (\d{1,9})(?: \d\d:\d\d:\d\d(?: \d\d/\d\d/\d{4})?)?[ \t]*")
+# record, signals, rate, samples, time, date
+_RECORD_LINE = re.compile(
+    r"(\S+) (\d{1,3}) (\d{1,6}) (\d{1,9})(?: (\d\d):(\d\d):(\d\d)(?: (\d\d)/(\d\d)/(\d{4}))?)?[ \t]*"
+)
 # file, format 16, gain (baseline) / mV, resolution 16, ADC zero, initial value, checksum, block size 0, lead name
 _SIGNAL_LINES = re.compile(
     r"^([^\s#]\S*) 16 (\d{1,9}(?:\.\d{1,9})?)\((-?\d{1,5})\)/mV 16 -?\d{1,5} -?\d{1,5} (-?\d{1,5}) 0 (\S+)[ \t]*$",
@@ -42,6 +46,8 @@ def parse_strict(text: bytes, *, record: str) -> Header | None:
     first = _RECORD_LINE.fullmatch(lines[0])
     if first is None or first[1] != record:
         return None
+    if first[5] is not None and not _is_instant(*map(int, first.groups("1")[4:])):
+        return None
     num_signals, rate_hz, num_samples = int(first[2]), int(first[3]), int(first[4])
     signals = _SIGNAL_LINES.findall(content)
     if not 0 < len(signals) == num_signals or rate_hz == 0 or num_samples == 0:
@@ -67,6 +73,14 @@ def parse_strict(text: bytes, *, record: str) -> Header | None:
         checksums=tuple([int(checksum) & 0xFFFF for checksum in checksums]),
         subject=subject_comment("\n".join(comments)),
     )
+
+
+def _is_instant(hour: int, minute: int, second: int, day: int, month: int, year: int) -> bool:
+    try:
+        datetime(year, month, day, hour, minute, second)
+    except ValueError:
+        return False
+    return True
 
 
 # An archive has few different gains and baselines: 800,000 headers ask for the same conversions.

@@ -6,6 +6,7 @@ Everything is written beside its place and renamed; dataset.json comes last. Kil
 import csv
 import hashlib
 import os
+import secrets
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -37,11 +38,6 @@ from sharding.quality import LEAD_FLAGS, RECORD_FLAGS
 from sharding.tar import PARTIAL_SUFFIX
 
 _ROWS_PER_CHUNK = 1 << 16
-# Columns that the manifest counts, or that find duplicates.
-_COUNTED = (
-    *("shard", "payload_offset", "payload_length", "crc32c"),
-    *("subject", "split", "lead_mask", "lead_flags", "record_flags"),
-)
 
 
 def merge(out: Path, *, progress: Progress | None = None) -> dict[str, Any]:
@@ -85,7 +81,7 @@ def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
     extra = [values for report in reports for values in report["extra"]]
     for part in range(planned.num_parts):
         _sync(out / SHARDS_NAME / shard_name(part))
-    columns = _write_index(planned, num_records, extra, progress)
+    columns, index_sha256 = _write_index(planned, num_records, extra, progress)
     has_list = planned.content["reconciliation"]["expected"] is not None
     if has_list:
         shutil.copyfile(out / WORK_NAME / UNMATCHED_NAME, out / UNMATCHED_NAME)
@@ -111,7 +107,7 @@ def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
             {"name": shard_name(part), "bytes": report["bytes"], "sha256": report["sha256"]}
             for part, report in enumerate(reports)
         ],
-        "index_sha256": index_digest(out / INDEX_NAME),
+        "index_sha256": index_sha256,
         "files_sha256": {
             name: hashlib.sha256((out / name).read_bytes()).hexdigest()
             for name in (REJECTS_NAME, UNMATCHED_NAME)
@@ -129,44 +125,35 @@ def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
     return manifest
 
 
-def _write_index(planned: Plan, num_records: int, extra: list[list[str]], progress: Progress) -> dict[str, np.ndarray]:
-    """Write every column; returns those the manifest counts."""
+def _write_index(
+    planned: Plan, num_records: int, extra: list[list[str]], progress: Progress
+) -> tuple[dict[str, np.ndarray], str]:
+    """Write the index; returns its columns of one number per record and per-lead flags, and the index hash."""
     import zarr  # packing itself does without
 
-    building = planned.out / WORK_NAME / INDEX_NAME
-    shutil.rmtree(building, ignore_errors=True)
+    # A name of its own: a merge that runs twice at once must not put half of the other's index in place.
+    building = planned.out / WORK_NAME / f"{INDEX_NAME}.{secrets.token_hex(4)}"
     group = zarr.open_group(building, mode="w", zarr_format=3)
     counted: dict[str, np.ndarray] = {}
-    for done, name in enumerate(COLUMNS):
+    for done, (name, column) in enumerate(COLUMNS.items()):
         values = _column(planned, name)
         if name == "subject":
-            unknown = values < 0
-            values = np.where(unknown, -1 - np.arange(num_records), values)
+            values = np.where(values < 0, -1 - np.arange(num_records), values)
         if name == "record_flags":
-            duplicates = _duplicates(planned, counted)
-            values[duplicates] |= 1 << RECORD_FLAGS.index("duplicate")
-        if name in (
-            "shard",
-            "payload_offset",
-            "payload_length",
-            "crc32c",
-            "subject",
-            "split",
-            "lead_flags",
-            "record_flags",
-            "lead_mask",
-        ):
+            values[_duplicates(planned, counted)] |= 1 << RECORD_FLAGS.index("duplicate")
+        if column.shape == () or name == "lead_flags":
             counted[name] = values
         _write_column(group, name, values)
         progress("merge", done + 1, len(COLUMNS))
     for name, texts in zip(planned.content["extra_columns"], zip(*extra, strict=True), strict=True):
         _write_column(group, f"{EXTRA_PREFIX}{name}", typed_column(list(texts)))
-    shutil.rmtree(planned.out / INDEX_NAME, ignore_errors=True)
     for path in building.rglob("*"):
         if path.is_file():
             _sync(path)
+    index_sha256 = index_digest(building)
+    shutil.rmtree(planned.out / INDEX_NAME, ignore_errors=True)
     building.replace(planned.out / INDEX_NAME)
-    return counted
+    return counted, index_sha256
 
 
 def _write_column(group: Any, name: str, values: np.ndarray) -> None:

@@ -2,6 +2,8 @@
 
 import pytest
 import wfdb
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sharding.header import parse_strict
 
@@ -45,6 +47,8 @@ def test_every_field_of_the_strict_shape_is_read():
         ("40689238.dat 16 1000", "other.dat 16 1000"),
         ("# <sub", "stray <sub"),
         ("23/07/2180\n", "23/07/2180\r\n"),
+        ("23/07", "31/06"),
+        ("08:44", "24:44"),
         ("aVF", "aVÉ"),
         (HEADER, ""),
     ],
@@ -68,3 +72,29 @@ def test_real_mimic_headers_give_what_wfdb_gives(real_data):
         assert list(header.checksums) == reference.checksum
         assert (header.rate_hz, header.num_samples) == (reference.fs, reference.sig_len)
         assert header.subject == 10000032
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_what_the_strict_parser_takes_wfdb_reads_the_same(tmp_path_factory, data):
+    """One or two characters of a good header changed, removed or added: give up, or agree with wfdb."""
+    text = HEADER
+    for _ in range(data.draw(st.integers(1, 2))):
+        position = data.draw(st.integers(0, len(text) - 1))
+        kept = data.draw(st.integers(0, 1))
+        text = text[:position] + data.draw(st.sampled_from("0123456789 .-:/()#+x\n\taV")) + text[position + kept :]
+    header = parse_strict(text.encode(), record="40689238")
+    if header is None:
+        return
+    path = tmp_path_factory.mktemp("fuzz") / "40689238"
+    path.with_suffix(".hea").write_text(text)
+    reference = wfdb.rdheader(str(path))
+    assert list(header.names) == reference.sig_name
+    assert list(header.gains) == reference.adc_gain
+    assert list(header.baselines) == reference.baseline
+    assert [checksum % 65536 for checksum in reference.checksum] == list(header.checksums)
+    assert (header.rate_hz, header.num_samples) == (reference.fs, reference.sig_len)
+    assert set(reference.fmt) == {"16"}
+    assert set(reference.samps_per_frame) == {1}
+    assert set(reference.file_name) == {header.data_file}
+    assert not any(reference.skew + reference.byte_offset if reference.skew[0] is not None else reference.byte_offset)
