@@ -4,7 +4,7 @@ import os
 import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -33,10 +33,8 @@ class Files(Protocol):
     def records(self) -> Iterator[str]:
         """Path without ``.hea`` of every WFDB header, in no particular order."""
 
-    @contextmanager
-    def on_disk(self, record: str) -> Iterator[Path]:
+    def on_disk(self, record: str) -> AbstractContextManager[Path]:
         """Path without suffix at which stock wfdb can read ``record``."""
-        yield Path()
 
 
 def open_files(source: Path, *, zip_index: Path | None = None) -> Files:

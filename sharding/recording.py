@@ -24,6 +24,7 @@ REJECT_REASONS: dict[str, str] = {
     "bad_header": "the header is no WFDB header that wfdb can read",
     "no_leads": "the header names none of the twelve standard leads",
     "duplicate_lead": "the header names one of the twelve leads twice",
+    "unsupported": "several segments, or signals of several rates",
     "truncated": "a signal file is shorter than the header says",
     "unreadable": "wfdb cannot read the signal file",
     "checksum": "the samples do not add up to the checksum in the header",
@@ -118,8 +119,12 @@ def _wfdb_header_and_signals(files: Files, record: str) -> tuple[Any, Any]:
                 raise RejectError("missing_file", f"{record}{HEADER_SUFFIX}") from None
             except Exception as error:  # wfdb raises whatever its parser trips over
                 raise RejectError("bad_header", _one_line(error)) from None
-            if not header.n_sig:
+            if isinstance(header, wfdb.MultiRecord):
+                raise RejectError("unsupported", "several segments")
+            if not header.n_sig or not header.samps_per_frame:
                 raise RejectError("no_leads", "the header describes no signals")
+            if set(header.samps_per_frame) != {1}:
+                raise RejectError("unsupported", "several samples per frame")
             try:
                 return header, wfdb.rdrecord(str(path), physical=False)
             except FileNotFoundError as error:

@@ -80,7 +80,9 @@ def test_bad_files(tree):
         ("good 1 500 500\ngood.dat 16 200(0)/mV 16 0 0 0 0 pleth\n", "no_leads"),
         ("", "bad_header"),
         ("not a header at all", "bad_header"),
-        ("good 2 500 0\n", "unreadable"),
+        ("good 2 500 0\n", "no_leads"),
+        ("good/2 12 500 1000\nseg1 500\nseg2 500\n", "unsupported"),
+        ("good 1 500 500\ngood.dat 16x2 200(0)/mV 16 0 0 0 0 II\n", "unsupported"),
     ],
 )
 def test_bad_headers(tree, header, reason):
