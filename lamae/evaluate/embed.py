@@ -10,8 +10,10 @@ split         uint8 [N]         as in the shard set
 pretrained    uint8 [N]         1 where the subject was in pretraining, 0 where not, 2 where that is not known
 """
 
+import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,9 @@ from lamae.data.transforms import Signal
 from lamae.evaluate import store
 from lamae.evaluate.inference import load_for_inference, read_signals
 from lamae.model import PretrainModel
+from lamae.train import distributed
 from lamae.train.checkpoint import LoadedModel
+from lamae.train.distributed import Ranks
 from lamae.train.subjects import hash_subjects
 from sharding.errors import LamaeError, UsageError
 from sharding.format import ShardSet
@@ -36,6 +40,7 @@ KIND = "embeddings"
 NOT_PRETRAINED, PRETRAINED, UNKNOWN = 0, 1, 2
 READOUTS = ("record", "mean")
 BLOCK_ROWS = 4096
+TIMEOUT_S = 24 * 3600.0  # a rank may wait that long for the others' blocks
 
 
 @dataclass(frozen=True)
@@ -69,11 +74,14 @@ def embed(
 ) -> None:
     """Embed ``split`` of ``shards``, or these ``rows`` of it, with the model of ``run`` and write ``out``.
 
-    Interrupted, the same command goes on where it stopped. ``leads`` (canonical indices) shows the model only these;
-    ``random_weights`` takes the same architecture untrained, drawn from ``seed``; ``threads`` is torch's number of CPU
-    threads. Raises UsageError when ``out`` exists or the recordings do not fit the model.
+    Interrupted, the same command goes on where it stopped; under a launcher the ranks share the blocks. ``leads``
+    (canonical indices) shows the model only these; ``random_weights`` takes the same architecture untrained, drawn from
+    ``seed``; ``threads`` is torch's number of CPU threads. Raises UsageError when ``out`` exists or the recordings do
+    not fit the model.
     """
     progress = progress or ignore
+    ranks = _ranks(device, threads)
+    device = str(ranks.device)
     shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
     store.refuse_existing(out)
     rows = shard_set.rows_of_split(split) if rows is None else np.unique(rows)
@@ -92,26 +100,40 @@ def embed(
         "rows_sha256": hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest(),
         "per_lead": per_lead,
     }
-    writer = _Writer(out, shard_set, attributes, None if random_weights else loaded)
-    previous_threads = torch.get_num_threads()
+    if not len(rows):
+        raise UsageError(f"{shard_set.root}: that split holds no records to embed")
+
+    def columns_of(some: np.ndarray, *, before: int) -> dict[str, np.ndarray]:
+        signals = read_signals(shard_set, some, transform=transform, batch_size=batch_size, device=device, leads=leads)
+        return _embed_all(
+            model, signals, per_lead=per_lead, progress=lambda done: progress("embed", before + done, len(rows))
+        )
+
+    shapes = {name: values.shape[1:] for name, values in columns_of(rows[:1], before=0).items()}
+    ranks.decide(lambda: _begin(out, shard_set, attributes, None if random_weights else loaded, shapes))
+    writer = _Writer(out)
+    for block in range(BLOCK_ROWS * ranks.rank, shard_set.num_records, BLOCK_ROWS * ranks.world_size):
+        wanted = rows[(rows >= block) & (rows < block + BLOCK_ROWS)]
+        if len(wanted) and not writer.has(wanted):
+            writer.add(wanted, columns_of(wanted, before=int(np.searchsorted(rows, block))))
+    ranks.barrier()
+    ranks.decide(lambda: store.publish(out))
+
+
+def _ranks(device: str, threads: int | None) -> Ranks:
+    """This process among those of a launcher, or alone without any process group."""
     if threads is not None:
         torch.set_num_threads(threads)
-    try:
-        for block in range(0, shard_set.num_records, BLOCK_ROWS):
-            wanted = rows[(rows >= block) & (rows < block + BLOCK_ROWS)]
-            if len(wanted) and not writer.has(wanted):
-                signals = read_signals(
-                    shard_set, wanted, transform=transform, batch_size=batch_size, device=device, leads=leads
-                )
-                writer.add(wanted, _embed_all(model, signals, per_lead=per_lead))
-            progress("embed", int(np.searchsorted(rows, block + BLOCK_ROWS)), len(rows))
-    finally:
-        torch.set_num_threads(previous_threads)
-    writer.finish()
+    if distributed.find_place(os.environ).world_size == 1:
+        return Ranks(0, 0, 1, 1, torch.device(device), None)
+    ranks = distributed.start(timeout_s=TIMEOUT_S, num_threads=threads or 0)
+    return ranks if device != "cpu" else dataclasses.replace(ranks, device=torch.device("cpu"))
 
 
 @torch.inference_mode()
-def _embed_all(model: PretrainModel, signals: Iterator[Signal], *, per_lead: bool) -> dict[str, np.ndarray]:
+def _embed_all(
+    model: PretrainModel, signals: Iterator[Signal], *, per_lead: bool, progress: Callable[[int], None]
+) -> dict[str, np.ndarray]:
     parts: dict[str, list[np.ndarray]] = {"record": [], "mean": [], "lead_weights": []}
     for signal in signals:
         embedding = model.embed(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL)
@@ -120,66 +142,63 @@ def _embed_all(model: PretrainModel, signals: Iterator[Signal], *, per_lead: boo
         parts["lead_weights"].append(embedding.lead_weights_BL.float().cpu().numpy())
         if per_lead:
             parts.setdefault("lead", []).append(embedding.lead_BLD.to(torch.float16).cpu().numpy())
+        progress(sum(map(len, parts["record"])))
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 
 class _Writer:
-    """A store that grows block by block and is taken up again after an interruption.
+    """Fills a store under construction block by block. A block counts once its ``embedded`` flags are written."""
 
-    A block counts once its ``embedded`` flags are written, which happens last.
-    """
-
-    def __init__(self, out: Path, shard_set: ShardSet, attributes: dict[str, Any], loaded: LoadedModel | None) -> None:
-        self._out, self._shard_set, self._attributes, self._loaded = out, shard_set, attributes, loaded
-        self._group = self._take_up()
-        self._embedded = np.zeros(shard_set.num_records, dtype=bool)
-        if self._group is not None:
-            self._embedded = np.asarray(self._group["embedded"])
+    def __init__(self, out: Path) -> None:
+        self._group = zarr.open_group(store.partial_path(out), mode="r+")
+        self._embedded = np.asarray(self._group["embedded"])
 
     def has(self, rows: np.ndarray) -> bool:
         return bool(self._embedded[rows].all())
 
     def add(self, rows: np.ndarray, columns: dict[str, np.ndarray]) -> None:
-        if self._group is None:
-            self._group = self._begin({name: values.shape[1:] for name, values in columns.items()})
+        """Write ``rows`` (ascending, of one block): the columns first, the flags last."""
         start, stop = int(rows[0]), int(rows[-1]) + 1
-        self._embedded[rows] = True
         for name, values in columns.items():
             dense = np.zeros((stop - start, *values.shape[1:]), dtype=values.dtype)
             dense[rows - start] = values
             _array(self._group, name)[start:stop] = dense
+        self._embedded[rows] = True
         _array(self._group, "embedded")[start:stop] = self._embedded[start:stop]
 
-    def finish(self) -> None:
-        if self._group is None:
-            raise UsageError(f"{self._shard_set.root}: that split holds no records to embed")
-        store.publish(self._out)
 
-    def _take_up(self) -> zarr.Group | None:
-        """What an earlier, interrupted call left, if it was asked for the same."""
-        try:
-            group = zarr.open_group(store.partial_path(self._out), mode="r+")
-        except (OSError, ValueError):
-            return None
-        same = all(group.attrs.get(name) == value for name, value in self._attributes.items())
-        return group if same and "embedded" in group else None
+def _begin(
+    out: Path,
+    shard_set: ShardSet,
+    attributes: dict[str, Any],
+    loaded: LoadedModel | None,
+    shapes: dict[str, tuple[int, ...]],
+) -> None:
+    """Take up what an earlier, interrupted call left if it was asked for the same; else make an empty store."""
+    if _is_same(out, attributes):
+        return
+    N = shard_set.num_records
+    group = store.create(out, kind=KIND, attributes=attributes)
+    _, subject = np.unique(shard_set.column("subject"), return_inverse=True)
+    fixed = {
+        "subject": subject.astype(np.int32),
+        "split": shard_set.column("split"),
+        "pretrained": pretrained_flags(shard_set, loaded),
+    }
+    for name, values in fixed.items():
+        store.add_column(group, name, shape=values.shape, dtype=str(values.dtype))[:] = values
+    for name, shape in shapes.items():
+        dtype = "float16" if name == "lead" else "float32"
+        store.add_column(group, name, shape=(N, *shape), dtype=dtype, rows_per_chunk=BLOCK_ROWS)
+    store.add_column(group, "embedded", shape=(N,), dtype="bool", rows_per_chunk=BLOCK_ROWS)
 
-    def _begin(self, shapes: dict[str, tuple[int, ...]]) -> zarr.Group:
-        N = self._shard_set.num_records
-        group = store.create(self._out, kind=KIND, attributes=self._attributes)
-        _, subject = np.unique(self._shard_set.column("subject"), return_inverse=True)
-        fixed = {
-            "subject": subject.astype(np.int32),
-            "split": self._shard_set.column("split"),
-            "pretrained": pretrained_flags(self._shard_set, self._loaded),
-        }
-        for name, values in fixed.items():
-            store.add_column(group, name, shape=values.shape, dtype=str(values.dtype))[:] = values
-        for name, shape in shapes.items():
-            dtype = "float16" if name == "lead" else "float32"
-            store.add_column(group, name, shape=(N, *shape), dtype=dtype, rows_per_chunk=BLOCK_ROWS)
-        store.add_column(group, "embedded", shape=(N,), dtype="bool", rows_per_chunk=BLOCK_ROWS)
-        return group
+
+def _is_same(out: Path, attributes: dict[str, Any]) -> bool:
+    try:
+        group = zarr.open_group(store.partial_path(out), mode="r")
+    except (OSError, ValueError):
+        return False
+    return "embedded" in group and all(group.attrs.get(name) == value for name, value in attributes.items())
 
 
 def pretrained_flags(shard_set: ShardSet, loaded: LoadedModel | None) -> np.ndarray:

@@ -1,12 +1,13 @@
-"""Fine-tuning on two ranks is fine-tuning on one."""
+"""Fine-tuning and embedding on two ranks give what one gives."""
 
 import numpy as np
 import pytest
 
 from lamae.evaluate import store
+from lamae.evaluate.embed import read_embeddings
 from lamae.evaluate.finetune import RESULT_NAME, FinetuneOptions
 from sharding.format import ShardSet
-from tests.distributed.finetuning import run_finetune
+from tests.distributed.evaluating import run_embed, run_finetune
 from tests.evaluate.conftest import waves
 from tests.shardsets import write_shard_set
 
@@ -44,9 +45,20 @@ def test_two_ranks_learn_and_score_as_one(two_ranks, data, tmp_path):
     alone, step = run_finetune(shards, labels, tmp_path / "alone", options)
     arguments = {"shards": shards, "labels": labels, "out": tmp_path / "both", "options": options}
     (first, first_step), (second, second_step) = two_ranks.call(
-        "tests.distributed.finetuning", "run_finetune", **arguments
+        "tests.distributed.evaluating", "run_finetune", **arguments
     )
     np.testing.assert_array_equal(first, second)
     np.testing.assert_allclose(first, alone, atol=1e-4)
     assert step == first_step == second_step
     assert (tmp_path / "both" / RESULT_NAME).is_file()
+
+
+def test_two_ranks_share_the_blocks_of_one_store(two_ranks, data, tmp_path):
+    shards, _ = data
+    run_embed(shards, tmp_path / "alone.zarr", rows_per_block=8)
+    two_ranks.call(
+        "tests.distributed.evaluating", "run_embed", shards=shards, out=tmp_path / "both.zarr", rows_per_block=8
+    )
+    both, alone = (read_embeddings(tmp_path / name) for name in ("both.zarr", "alone.zarr"))
+    assert both.embedded_N.all()
+    np.testing.assert_allclose(both.x_ND, alone.x_ND, atol=1e-6)

@@ -1,10 +1,11 @@
-"""Fine-tuning as a rank of a test job carries it out."""
+"""Fine-tuning and embedding as a rank of a test job carries them out."""
 
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 
+from lamae.evaluate import embed as embedding
 from lamae.evaluate import inference
 from lamae.evaluate.finetune import FinetuneOptions, finetune
 from sharding.format import ShardSet
@@ -17,3 +18,13 @@ def run_finetune(shards: Path, labels: Path, out: Path, options: FinetuneOptions
     with patch.object(inference, "load_model", lambda run, device="cpu": make_loaded(shard_set)):
         result = finetune(out, shard_set, labels, out, options=options)
     return result.probability_NK, result.setting
+
+
+def run_embed(shards: Path, out: Path, rows_per_block: int) -> None:
+    """Embed with a seeded model, few rows per block so that every rank gets some."""
+    shard_set = ShardSet.open(shards)
+    with (
+        patch.object(inference, "load_model", lambda run, device="cpu": make_loaded(shard_set)),
+        patch.object(embedding, "BLOCK_ROWS", rows_per_block),
+    ):
+        embedding.embed(out, shard_set, out)
