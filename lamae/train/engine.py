@@ -6,6 +6,7 @@ as ``Fragment``s: views of the flat buffers that the optimiser really steps, nam
 they mean the same at any ZeRO stage and world size.
 """
 
+import importlib
 import logging
 import math
 import os
@@ -62,6 +63,7 @@ def _import_deepspeed() -> Any:
     # Left to itself, the first collective compiles a shared-memory extension, and a process killed meanwhile leaves a
     # lock on which every later one waits for ever. An empty table says "no extension fits this machine".
     deepspeed.ops.__compatible_ops__ = {}
+    _import_muon_uncompiled()
     renamed = r".*`torch.distributed.(all_gather_into|reduce_scatter)_tensor` is deprecated"
     warnings.filterwarnings("ignore", message=renamed, category=FutureWarning)
     logger = logging.getLogger("DeepSpeed")
@@ -72,6 +74,21 @@ def _import_deepspeed() -> Any:
     logger.addFilter(_is_news)
     _warn_of_stale_locks()
     return deepspeed
+
+
+def _import_muon_uncompiled() -> None:
+    """Import an optimiser that is never used but that ZeRO imports all the same.
+
+    Its functions ask torch.compile to wrap them as they are defined, and loading the compiler takes longer than all else.
+    """
+    from deepspeed.runtime import compiler
+
+    compile_decorator = compiler.compile
+    compiler.compile = lambda: lambda function: function
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    finally:
+        compiler.compile = compile_decorator
 
 
 def _warn_of_stale_locks() -> None:
