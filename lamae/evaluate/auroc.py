@@ -30,9 +30,9 @@ def subject_weights(subject_N: np.ndarray, *, num_draws: int, seed: int) -> np.n
     _, subject = np.unique(subject_N, return_inverse=True)
     num_subjects = int(subject.max()) + 1 if len(subject) else 0
     draw = np.random.default_rng(seed).integers(num_subjects, size=(num_draws, num_subjects))
-    counts = np.zeros((num_draws, num_subjects), dtype=np.float32)
-    np.add.at(counts, (np.arange(num_draws)[:, None], draw), 1)
-    return counts[:, subject]
+    cell = draw + num_subjects * np.arange(num_draws)[:, None]
+    counts = np.bincount(cell.ravel(), minlength=num_draws * num_subjects).reshape(num_draws, num_subjects)
+    return counts.astype(np.float32)[:, subject]
 
 
 def bootstrap_auroc(

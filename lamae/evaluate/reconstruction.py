@@ -13,6 +13,7 @@ on the lead's training mean. Derived leads (III, aVR, aVL, aVF) are kept apart: 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ GROUPS: dict[str, tuple[int, ...]] = {
     "derived": DERIVED_LEADS,
 }
 NUM_TRAIN_RECORDS = 512
+NUM_DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -74,13 +76,11 @@ class ReconstructionErrors:
         name = min(TRIVIAL, key=lambda trivial: np.nan_to_num(errors[trivial], nan=np.inf))
         return name, errors[name]
 
-    def ratio(
-        self, situation: str, group: str, *, against: str | None = None, num_draws: int = 1000, seed: int = 0
-    ) -> Interval:
+    def ratio(self, situation: str, group: str, *, against: str | None = None) -> Interval:
         """Error of the model over that of ``against`` (default: the best trivial predictor), 95 % over subjects."""
         other = self.predictors.index(against or self.best_trivial(situation, group)[0])
         once, _ = self._pool(np.ones((1, len(self.subject_R))), situation, group)
-        draws, _ = self._pool(subject_weights(self.subject_R, num_draws=num_draws, seed=seed), situation, group)
+        draws, _ = self._pool(self._draws_BR, situation, group)
         with np.errstate(divide="ignore", invalid="ignore"):
             return interval(float(once[0, 0] / once[0, other]), draws[:, 0] / draws[:, other])
 
@@ -108,6 +108,10 @@ class ReconstructionErrors:
                     }
                 )
         return rows
+
+    @cached_property
+    def _draws_BR(self) -> np.ndarray:
+        return subject_weights(self.subject_R, num_draws=NUM_DRAWS, seed=0)
 
     def _pool(self, weights_BR: np.ndarray, situation: str, group: str) -> tuple[np.ndarray, np.ndarray]:
         s, leads = SITUATIONS.index(situation), list(GROUPS[group])

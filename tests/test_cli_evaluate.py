@@ -1,0 +1,68 @@
+"""The verbs that judge models: bad input is one line and exit code 2; good input reaches their functions."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from lamae import cli
+from lamae.evaluate.embed import read_embeddings
+from sharding.format import ShardSet
+from tests.shardsets import random_adc, write_shard_set
+
+
+@pytest.fixture
+def lamae(tmp_path, monkeypatch, capsys):
+    """Runs the console entry point in an empty directory: ``(exit code, standard output, standard error)``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lamae", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        printed = capsys.readouterr()
+        return caught.value.code or 0, printed.out, printed.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("export", "absent", "out"), "absent: neither a checkpoint nor a run directory"),
+        (("finetune", "absent", "shards", "labels.zarr", "out"), "labels.zarr: no such store"),
+        (("finetune", "absent", "shards", "labels.zarr", "out", "step=3"), "did you mean steps?"),
+        (("finetune", "absent", "shards", "labels.zarr", "out", "steps=0"), "steps"),
+        (("finetune", "absent", "shards", "labels.zarr", "out", "--leads", "I,X"), "--leads: 'X' is no lead"),
+        (("compare", "absent", "--shards", "shards", "--labels", "labels.zarr"), "labels.zarr: no such store"),
+        (("compare", "a", "--shards", "s", "--labels", "l", "--store", "x"), "--store 'x': write NAME=PATH"),
+        (("compare", "a", "b/a", "--shards", "s", "--labels", "l"), "two have the same name"),
+        (("import-embeddings", "absent.npz", "shards", "out.zarr"), "absent.npz: not readable"),
+        (("import-embeddings", "absent.npz", "nowhere", "out.zarr"), "nowhere: no such directory"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(lamae, tmp_path, arguments, message):
+    write_shard_set(tmp_path / "shards", random_adc(3, 500))
+    code, _, error = lamae(*arguments)
+    assert code == 2
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_imported_embeddings_land_in_a_store(lamae, tmp_path):
+    shards = ShardSet.open(write_shard_set(tmp_path / "shards", random_adc(3, 500)))
+    np.savez(tmp_path / "x.npz", embeddings=np.eye(3), keys=np.array(shards.keys[::-1]))
+    code, out, _ = lamae("import-embeddings", "x.npz", "shards", "e.zarr")
+    assert code == 0
+    assert "3 records" in out
+    np.testing.assert_array_equal(read_embeddings(tmp_path / "e.zarr").x_ND, np.eye(3)[::-1])
+
+
+def test_any_csv_can_be_labels(lamae, tmp_path):
+    shards = ShardSet.open(write_shard_set(tmp_path / "shards", random_adc(3, 500)))
+    (tmp_path / "mine.csv").write_text("id,paced\n" + "".join(f"{key},1\n" for key in shards.keys))
+    code, out, _ = lamae("labels", "shards", "mine.csv", "l.zarr", "--source", "csv", "--key-column", "id")
+    assert code == 0
+    assert "3 of 3 records matched" in out
