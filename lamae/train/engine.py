@@ -79,7 +79,7 @@ def _import_deepspeed() -> Any:
 def _import_muon_uncompiled() -> None:
     """Import an optimiser that is never used but that ZeRO imports all the same.
 
-    Its functions ask torch.compile to wrap them as they are defined, and loading the compiler takes longer than all else.
+    Its functions ask torch.compile to wrap them as they are defined, and loading the compiler takes a second.
     """
     from deepspeed.runtime import compiler
 

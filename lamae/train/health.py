@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from lamae.train.distributed import Ranks
+from lamae.train.monitor import cut_rows
 from sharding.errors import LamaeError
 from sharding.format import ShardSet
 
@@ -49,8 +50,10 @@ class SpikeDetector:
 class Quarantine:
     """Lists the records of skipped steps in ``quarantine.jsonl`` of the run directory, for people to look at."""
 
-    def __init__(self, run_dir: Path, shard_set: ShardSet, ranks: Ranks) -> None:
+    def __init__(self, run_dir: Path, shard_set: ShardSet, ranks: Ranks, *, resume_step: int) -> None:
         self._path = run_dir / QUARANTINE_NAME
+        if ranks.is_main and self._path.exists():
+            cut_rows(self._path, after_step=resume_step)
         self._shard_set = shard_set
         self._ranks = ranks
 

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Rows of a metrics.jsonl, oldest first; a last line cut short by a kill is left out."""
+    """Rows of a metrics.jsonl or quarantine.jsonl, oldest first; a last line cut short by a kill is left out."""
     rows = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
@@ -32,6 +32,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return rows
+
+
+def cut_rows(path: Path, *, after_step: int) -> None:
+    """Drop the rows of steps that will be taken again, so that no step is told twice."""
+    kept = [row for row in read_metrics(path) if row["step"] <= after_step]
+    write_durably(path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def format_duration(seconds: float) -> str:
@@ -58,8 +64,7 @@ class Monitor:
         if not is_main:
             return
         self._path = run_dir / METRICS_NAME
-        kept = [row for row in read_metrics(self._path) if row["step"] <= resume_step]
-        write_durably(self._path, "".join(json.dumps(row) + "\n" for row in kept))
+        cut_rows(self._path, after_step=resume_step)
         self._file = self._path.open("a", buffering=1)
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter

@@ -54,7 +54,7 @@ class Reporter:
         self._draw_figures = draw_figures
         self._meter = Meter()
         self._spikes = SpikeDetector(config.monitor.spike_zscore)
-        self._quarantine = Quarantine(run_dir, inputs.shard_set, ranks)
+        self._quarantine = Quarantine(run_dir, inputs.shard_set, ranks, resume_step=state.step)
         self._rows: list[np.ndarray] = []
         self._first_step = state.step + 1
         self.rates = Rates(config, num_samples=inputs.num_samples, ranks=ranks)

@@ -1,12 +1,17 @@
 """Spikes, weights out of range, and a run that learns nothing any more."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from lamae.train.health import SPIKE_MIN_HISTORY, SpikeDetector, check_weights
+from lamae.train import distributed
+from lamae.train.health import SPIKE_MIN_HISTORY, Quarantine, SpikeDetector, check_weights
+from lamae.train.monitor import read_metrics
 from sharding.errors import LamaeError
+from sharding.format import ShardSet
 
 
 def test_a_spike_is_far_above_the_recent_losses_in_their_own_spread() -> None:
@@ -45,3 +50,22 @@ def test_weights_out_of_range_are_refused_by_name(value: float) -> None:
         model.bias[1] = value
     with pytest.raises(LamaeError, match=r"parameter bias starts with an entry of size"):
         check_weights(model)
+
+
+def test_quarantine_names_culprits_else_suspects_and_forgets_steps_taken_again(shards: Path, tmp_path: Path) -> None:
+    ranks = distributed.start(timeout_s=30, num_threads=1)
+    shard_set = ShardSet.open(shards)
+    rows, epochs = np.array([3, 9]), np.array([0, 1])
+    quarantine = Quarantine(tmp_path, shard_set, ranks, resume_step=0)
+    culprits = quarantine.add(5, rows=rows, epochs=epochs, losses_B=torch.tensor([1.0, float("inf")]))
+    suspects = quarantine.add(6, rows=rows, epochs=epochs, losses_B=torch.tensor([1.0, 2.0]))
+    assert culprits == [shard_set.keys[9]]
+    assert suspects == [shard_set.keys[3], shard_set.keys[9]]
+    told = read_metrics(tmp_path / "quarantine.jsonl")
+    assert [(row["step"], row["row"], row["epoch"], row["not_finite"]) for row in told] == [
+        (5, 9, 1, "loss"),
+        (6, 3, 0, "gradient"),
+        (6, 9, 1, "gradient"),
+    ]
+    Quarantine(tmp_path, shard_set, ranks, resume_step=5)
+    assert [row["step"] for row in read_metrics(tmp_path / "quarantine.jsonl")] == [5]
