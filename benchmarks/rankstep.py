@@ -6,7 +6,6 @@ The functions take a rank's session first (benchmarks.ranks) and are called on a
 import contextlib
 import ctypes
 import gc
-import resource
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,19 +39,25 @@ class StepCost:
     calls: dict[str, int]
 
 
-def open_steps(session: Session, *, config: str, overrides: list[str]) -> dict[str, Any]:
-    """Build model and engine of a configuration on this rank; what it is."""
+def join(session: Session) -> None:
+    """Find the other ranks, and watch what is sent to them from now on."""
     if "ranks" not in session:
         session["ranks"] = distributed.start(timeout_s=600, num_threads=1)
         session["wire"] = tap(session["ranks"].world_size)
-    before = resident_bytes()
+
+
+def open_steps(session: Session, *, config: str, overrides: list[str]) -> dict[str, Any]:
+    """Build model and engine of a configuration on this rank; what it is."""
+    join(session)
+    release_memory()
+    session["resident_before"] = _status_bytes("VmRSS") or 0
+    session["peak_was_reset"] = reset_peak()
     run = load(config, ["run.dir=unused", "data.path=unused", *overrides])
     session["steps"] = _Steps(run, session["ranks"], session["wire"])
     return {
         "parameters": session["steps"].engine.num_parameters,
         "parameter_tensors": len(session["steps"].engine.shapes()),
         "flops_per_record": session["steps"].flops_per_record,
-        "resident_bytes": resident_bytes() - before,
     }
 
 
@@ -82,15 +87,27 @@ def close_steps(session: Session) -> None:
     release_memory()
 
 
-def peak_bytes(session: Session) -> int:
-    """The most memory this rank has held since its start."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def peak_bytes(session: Session) -> int | None:
+    """The most memory that model, engine and steps have held since ``open_steps``; None where it is not told."""
+    peak = _status_bytes("VmHWM")
+    return None if peak is None or not session["peak_was_reset"] else peak - session["resident_before"]
 
 
-def resident_bytes() -> int:
-    """Memory this process holds now."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
+def reset_peak() -> bool:
+    """Begin to count the peak anew (Linux, proc(5): clear_refs); whether that was allowed."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def _status_bytes(key: str) -> int | None:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), None)
 
 
 def release_memory() -> None:

@@ -37,7 +37,7 @@ def run_benchmark(name: str, *, quick: bool = False, progress: Progress = ignore
     start = time.monotonic()
     measured = module.run(quick=quick, progress=progress, **options)
     return {
-        **_describe(name, quick=quick),
+        **describe_result(name, quick=quick),
         "wall_s": round(time.monotonic() - start, 1),
         **measured,
     }
@@ -46,7 +46,7 @@ def run_benchmark(name: str, *, quick: bool = False, progress: Progress = ignore
 def combine(results: Mapping[str, dict[str, Any]], *, failed: Mapping[str, str], quick: bool) -> dict[str, Any]:
     """Several benchmarks as one result: ratios are named ``BENCHMARK.RATIO``, ``failed`` says what raised instead."""
     combined: dict[str, Any] = {
-        **_describe("all", quick=quick),
+        **describe_result("all", quick=quick),
         "wall_s": round(sum(result["wall_s"] for result in results.values()), 1),
         "results": dict(results),
         "failed": dict(failed),
@@ -78,7 +78,8 @@ def write_result(result: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
 
 
-def _describe(name: str, *, quick: bool) -> dict[str, Any]:
+def describe_result(name: str, *, quick: bool) -> dict[str, Any]:
+    """What every result says of its circumstances."""
     return {
         "schema_version": SCHEMA_VERSION,
         "benchmark": name,

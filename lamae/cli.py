@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks import cli as bench_cli
+from benchmarks.plan import cli as plan_cli
 from cluster import cli as cluster_cli
 from lamae import cli_evaluate, console
 from sharding.errors import LamaeError, UsageError
@@ -374,6 +375,7 @@ app.command(context_settings=cluster_cli.SUBMIT_CONTEXT)(cluster_cli.submit)
 app.command()(cluster_cli.jobs)
 app.command()(cluster_cli.doctor)
 app.add_typer(bench_cli.app, name="bench")
+app.command()(plan_cli.plan)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,232 @@
+"""The verb ``plan`` of the command line; ``lamae.cli`` registers it."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lamae import console
+from sharding.errors import UsageError
+
+if TYPE_CHECKING:
+    from benchmarks.plan.forecast import Forecast
+
+GIB = 2**30
+STAGES = (0, 1, 2, 3)
+
+
+def plan(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, such as configs/pretrain/base.yaml.")],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it.")] = None,
+    gpus: Annotated[str, typer.Option(help="World sizes, with commas between.")] = "8,64,512,1024",
+    gpu: Annotated[str, typer.Option(help="h100, h200, a100-80, a100-40 or l40s.")] = "h100",
+    interconnect: Annotated[str, typer.Option(help="Between nodes; an unknown one names those known.")] = "ib-ndr",
+    gpus_per_node: Annotated[int, typer.Option(help="GPUs in a node.")] = 8,
+    records: Annotated[int, typer.Option(help="Records of an epoch (default: MIMIC-IV-ECG's).")] = 800_035,
+    epochs: Annotated[float, typer.Option(help="Epochs to cost.")] = 100.0,
+    records_per_gpu: Annotated[
+        int | None, typer.Option(help="Records per GPU and step (weak scaling); else the config's global batch.")
+    ] = None,
+    storage_gb_per_s: Annotated[float, typer.Option(help="What a node reads and writes, in GB/s.")] = 2.0,
+    json: Annotated[Path | None, typer.Option("--json", help="Write every number here.")] = None,
+    validate: Annotated[
+        bool, typer.Option("--validate", help="Instead compare the model with steps of this machine; takes minutes.")
+    ] = False,
+) -> None:
+    """What a run will need on other machines: memory, step time, hours, traffic, first bottleneck. All modelled."""
+    if validate:
+        _validate(json)
+        return
+    from benchmarks.plan.machine import describe_machine
+    from benchmarks.plan.shape import model_shape
+    from lamae.config import config_hash, load
+
+    # A plan reads no data and makes no run: the two keys that have no default stay open.
+    run = load(config, ["run.dir=unused", "data.path=unused", *(overrides or [])])
+    machine = describe_machine(
+        gpu,
+        interconnect,
+        precision=run.engine.precision,
+        devices_per_node=gpus_per_node,
+        storage_bytes_per_s=storage_gb_per_s * 1e9,
+    )
+    shape = model_shape(run)
+    sizes = _world_sizes(gpus)
+    stages = STAGES if run.engine.precision == "fp32" else STAGES[1:]
+    per_stage = [
+        [_forecast(run, shape, machine, size, stage, records_per_gpu, kept) for kept in (False, True)]
+        for size in sizes
+        for stage in stages
+    ]
+    chosen = [
+        _forecast(
+            run,
+            shape,
+            machine,
+            size,
+            run.engine.zero_stage,
+            records_per_gpu,
+            run.train.activation_checkpointing,
+        )
+        for size in sizes
+    ]
+    console.console.print(
+        f"{config} on {machine.name}: {shape.num_parameters / 1e6:.1f} M parameters, "
+        f"{shape.flops.training / 1e9:.1f} GFLOP per record; every number below is modelled",
+        soft_wrap=True,
+        markup=False,
+    )
+    _print_memory(per_stage)
+    _print_times(chosen, records=records, epochs=epochs, zero_stage=run.engine.zero_stage)
+    if json is not None:
+        rows = [_as_dict(one, records=records, epochs=epochs) for one in chosen]
+        console.write_json(
+            json,
+            {
+                "modelled": True,
+                "config": config,
+                "config_hash": config_hash(run),
+                "machine": vars(machine),
+                "records": records,
+                "epochs": epochs,
+                "plan": rows,
+                "memory_by_stage": [
+                    _as_dict(one, records=records, epochs=epochs) for pair in per_stage for one in pair
+                ],
+                "ratios": {
+                    f"speedup_{one.world_size}_gpus": one.records_per_s / chosen[0].records_per_s for one in chosen
+                },
+            },
+        )
+
+
+def _forecast(
+    run: Any, shape: Any, machine: Any, size: int, stage: int, records_per_gpu: int | None, checkpointing: bool
+) -> "Forecast":
+    from benchmarks.plan.forecast import forecast
+    from lamae.train.schedule import plan_batch
+
+    wanted = records_per_gpu * size if records_per_gpu else run.train.global_batch_size
+    global_batch_size = -(-wanted // size) * size  # the next that can be shared out equally
+    batch = plan_batch(global_batch_size, micro_batch_size=run.train.micro_batch_size, world_size=size)
+    return forecast(
+        shape, machine, batch, zero_stage=stage, precision=run.engine.precision, checkpointing=checkpointing
+    )
+
+
+def _print_memory(pairs: list[list["Forecast"]]) -> None:
+    """``pairs`` are forecasts without and with activation checkpointing."""
+    columns = ["GPUs", "ZeRO", "weights", "gradients", "optimiser", "buffers", "activations", "total", "checkpointed"]
+    lines = []
+    for plain, checkpointed in pairs:
+        memory = plain.memory
+        parts = (memory.weights, memory.gradients, memory.optimizer, memory.buffers, memory.activations)
+        lines.append(
+            [
+                str(plain.world_size),
+                str(plain.zero_stage),
+                *(f"{part / GIB:.2f}" for part in parts),
+                _total(plain),
+                _total(checkpointed),
+            ]
+        )
+    console.print_table("memory per GPU in GiB, modelled; ! does not fit", columns, lines)
+
+
+def _total(one: "Forecast") -> str:
+    return f"{one.memory.total / GIB:.2f}{'' if one.fits else ' !'}"
+
+
+def _print_times(rows: list["Forecast"], *, records: int, epochs: float, zero_stage: int) -> None:
+    columns = ["GPUs", "batch", "step ms", "records/s", "hours", "GPU-hours", "read MB/s", "save s", "bottleneck"]
+    lines = []
+    for one in rows:
+        hours = one.hours(records=records, epochs=epochs)
+        lines.append(
+            [
+                str(one.world_size),
+                str(one.batch.per_rank * one.world_size),
+                f"{one.step_s * 1e3:.1f}",
+                f"{one.records_per_s:,.0f}",
+                f"{hours:,.2f}",
+                f"{hours * one.world_size:,.0f}",
+                f"{one.loader_bytes_per_s / 1e6:,.0f}",
+                f"{one.checkpoint_s:.2f}",
+                one.bottleneck,
+            ]
+        )
+    title = f"{epochs:g} epochs of {records:,} records at ZeRO stage {zero_stage}, modelled; read and save per node"
+    console.print_table(title, columns, lines)
+    parts = [
+        [
+            str(one.world_size),
+            *(f"{seconds * 1e3:.2f}" for seconds in one.parts_s.values()),
+            f"{one.reading_s * 1e3:.2f}",
+        ]
+        for one in rows
+    ]
+    title = "a step's milliseconds by what they go to, modelled; reading happens meanwhile"
+    console.print_table(title, ["GPUs", *rows[0].parts_s, "(reading)"], parts)
+
+
+def _as_dict(one: "Forecast", *, records: int, epochs: float) -> dict[str, Any]:
+    hours = one.hours(records=records, epochs=epochs)
+    return {
+        "gpus": one.world_size,
+        "zero_stage": one.zero_stage,
+        "global_batch_size": one.batch.per_rank * one.world_size,
+        "micro_batch_size": one.batch.micro,
+        "accumulation": one.batch.accumulation,
+        "activation_checkpointing": one.checkpointing,
+        "memory_bytes": {**vars(one.memory), "total": one.memory.total},
+        "fits": one.fits,
+        "step_s": one.step_s,
+        "parts_s": {**one.parts_s, "reading (overlapped)": one.reading_s},
+        "records_per_s": one.records_per_s,
+        "hours": hours,
+        "gpu_hours": hours * one.world_size,
+        "loader_bytes_per_s_and_node": one.loader_bytes_per_s,
+        "checkpoint_s": one.checkpoint_s,
+        "snapshot_s": one.snapshot_s,
+        "bottleneck": one.bottleneck,
+    }
+
+
+def _validate(json: Path | None) -> None:
+    from benchmarks.plan.validate import validate
+    from benchmarks.result import describe_result, write_result
+
+    with console.show_progress() as progress:
+        result = {**describe_result("plan", quick=False), **validate(progress=progress)}
+    lines = []
+    for name, entry in result["measurements"].items():
+        step, memory = entry["step_s"], entry["memory_bytes"]
+        lines.append(
+            [
+                name,
+                f"{step['predicted'] * 1e3:.0f}",
+                f"{step['measured'] * 1e3:.0f}",
+                _error(step["predicted"], step["measured"]),
+                f"{memory['predicted'] / 2**20:.0f}",
+                "-" if memory["measured"] is None else f"{memory['measured'] / 2**20:.0f}",
+                _error(memory["predicted"], memory["measured"]),
+            ]
+        )
+    columns = ["", "step ms modelled", "measured", "error", "MiB modelled", "measured", "error"]
+    console.print_table("the model against this machine, one thread per process, float32", columns, lines)
+    if json is not None:
+        write_result(result, json)
+
+
+def _error(predicted: float, measured: float | None) -> str:
+    return f"{predicted / measured - 1:+.0%}" if measured else "-"
+
+
+def _world_sizes(text: str) -> list[int]:
+    try:
+        sizes = [int(size) for size in text.split(",")]
+    except ValueError:
+        sizes = [0]
+    if min(sizes) < 1:
+        raise UsageError(f"--gpus {text}: whole numbers of at least 1 with commas between, for example 8,64")
+    return sizes

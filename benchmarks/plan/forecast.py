@@ -1,0 +1,127 @@
+"""A run on a machine: step time and its parts, memory, throughput, hours, and what limits it first. All modelled.
+
+device    products + pointwise passes, which in eager execution follow one another, or launching them if that is
+          slower; twice the pointwise bytes forward, three times backward
+network   after the backward pass, as our engine configures DeepSpeed (``overlap_comm`` off)
+update    AdamW reads and writes this rank's part of master weights, moments and gradients
+loader    reads while the device computes: it costs time only where storage or the way to the device is slower
+"""
+
+from dataclasses import dataclass
+
+from benchmarks.plan.machine import Machine
+from benchmarks.plan.memory import Memory, device_memory
+from benchmarks.plan.network import collective_s
+from benchmarks.plan.shape import ModelShape
+from benchmarks.plan.traffic import step_traffic
+from lamae.train.schedule import BatchPlan
+
+MIMIC_RECORDS = 800_035
+RECORD_BYTES = 120_128
+"""12 leads of 5000 int16 and the header of their array."""
+CHECKPOINT_BYTES_PER_PARAMETER = 12
+UPDATE_BYTES_PER_PARAMETER = 32
+"""Reads 16 (master, two moments, gradient), writes 16 (master, two moments, gradient set to zero)."""
+POINTWISE_PASSES = 5
+"""Times that what a block keeps is read or written beside the products: 2 forward, 3 backward."""
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One world size at one ZeRO stage."""
+
+    world_size: int
+    zero_stage: int
+    batch: BatchPlan
+    checkpointing: bool
+    memory: Memory
+    fits: bool
+    parts_s: dict[str, float]
+    """Seconds of a step by what they are spent on; they do not overlap."""
+    reading_s: float
+    """Of a step's records from storage, while the device computes."""
+    checkpoint_s: float
+    """From snapshot to durable, in the background."""
+    snapshot_s: float
+    """Of it, what training waits for."""
+    loader_bytes_per_s: float
+    """That each node has to read."""
+
+    @property
+    def step_s(self) -> float:
+        return max(sum(self.parts_s.values()), self.reading_s)
+
+    @property
+    def records_per_s(self) -> float:
+        return self.batch.per_rank * self.world_size / self.step_s
+
+    @property
+    def bottleneck(self) -> str:
+        """What to change first."""
+        if not self.fits:
+            return "memory: does not fit"
+        if self.reading_s > sum(self.parts_s.values()):
+            return "storage"
+        return max(self.parts_s, key=lambda name: self.parts_s[name])
+
+    def hours(self, *, records: int, epochs: float) -> float:
+        return records * epochs / self.records_per_s / 3600
+
+
+def forecast(
+    shape: ModelShape, machine: Machine, batch: BatchPlan, *, zero_stage: int, precision: str, checkpointing: bool
+) -> Forecast:
+    """Every number of it is modelled."""
+    memory = device_memory(
+        shape,
+        zero_stage=zero_stage,
+        precision=precision,
+        world_size=batch.world_size,
+        micro_batch_size=batch.micro,
+        checkpointing=checkpointing,
+    )
+    topology = machine.topology(batch.world_size)
+    parts = _device_parts(shape, machine, batch, checkpointing=checkpointing)
+    share = 1.0 if zero_stage == 0 else 1 / batch.world_size
+    parts["update"] = UPDATE_BYTES_PER_PARAMETER * shape.num_parameters * share / machine.memory_bytes_per_s
+    parts["network"] = 0.0
+    if batch.world_size > 1:
+        traffic = step_traffic(
+            zero_stage=zero_stage,
+            precision=precision,
+            num_parameters=shape.num_parameters,
+            num_tensors=shape.num_tensors,
+            accumulation=batch.accumulation,
+        )
+        parts["network"] = sum(collective_s(one, topology) for one in traffic)
+    node_bytes = batch.per_rank * topology.node_size * RECORD_BYTES
+    reading_s = node_bytes / machine.storage_bytes_per_s
+    step_s = max(sum(parts.values()), reading_s)
+    state_bytes = CHECKPOINT_BYTES_PER_PARAMETER * shape.num_parameters
+    return Forecast(
+        world_size=batch.world_size,
+        zero_stage=zero_stage,
+        batch=batch,
+        checkpointing=checkpointing,
+        memory=memory,
+        fits=memory.total <= machine.memory_bytes,
+        parts_s=parts,
+        reading_s=reading_s,
+        checkpoint_s=state_bytes / topology.num_nodes / machine.storage_bytes_per_s,
+        snapshot_s=state_bytes / batch.world_size / machine.host_bytes_per_s,
+        loader_bytes_per_s=node_bytes / step_s,
+    )
+
+
+def _device_parts(shape: ModelShape, machine: Machine, batch: BatchPlan, *, checkpointing: bool) -> dict[str, float]:
+    """Products, pointwise passes, and what the host adds where launching takes longer than both."""
+    flops = shape.flops.training + (shape.recomputed_flops if checkpointing else 0)
+    products = flops * batch.per_rank / machine.flops_per_s
+    passes = POINTWISE_PASSES + (2 if checkpointing else 0)
+    pointwise = passes * shape.activation_bytes * batch.per_rank / machine.memory_bytes_per_s
+    launching = shape.operations * batch.accumulation * machine.launch_s
+    return {
+        "products": products,
+        "memory traffic": pointwise,
+        "kernel launches": max(launching - products - pointwise, 0.0),
+    }
