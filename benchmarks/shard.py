@@ -82,7 +82,7 @@ def rules_off() -> QualityConfig:
     config = QualityConfig()
     for entry in fields(QualityConfig):
         if entry.name in (*LEAD_FLAGS, *RECORD_FLAGS):
-            setattr(config, entry.name, "off")
+            setattr(config, entry.name, "ignore")
     return config
 
 

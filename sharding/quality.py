@@ -2,7 +2,7 @@
 
 Every rule has a threshold in physical units and an action:
 
-    off      not looked at
+    ignore   not looked at
     flag     a bit in the index (lead_flags or record_flags), nothing else
     mask     the bit, and the lead counts as not present (lead rules only)
     reject   the record is left out of the shard set
@@ -20,7 +20,7 @@ from sharding.leads import LEADS
 from sharding.measures import Measures
 from sharding.recording import RejectError
 
-ACTIONS = ("off", "flag", "mask", "reject")
+ACTIONS = ("ignore", "flag", "mask", "reject")
 # Bit numbers are part of the shard format: append, never reorder.
 LEAD_FLAGS: tuple[str, ...] = (
     "missing",  # the record does not have the lead
@@ -91,7 +91,7 @@ class QualityConfig:
                 if not value >= 0:
                     raise ValueError(f"quality.{entry.name}={value} must not be negative")
                 continue
-            allowed = ACTIONS if entry.name in LEAD_FLAGS else ("off", "flag", "reject")
+            allowed = ACTIONS if entry.name in LEAD_FLAGS else ("ignore", "flag", "reject")
             if value not in allowed:
                 raise ValueError(f"quality.{entry.name}={value!r} is none of {', '.join(allowed)}")
 
@@ -125,7 +125,7 @@ def assess(measures: Measures, config: QualityConfig) -> Assessment:
     usable = measures.has_samples.copy()
     for name, breaks_rule in _LEAD_RULES.items():
         action = getattr(config, name)
-        if action == "off":
+        if action == "ignore":
             continue
         leads = breaks_rule(measures, config)
         if not leads.any():
@@ -143,10 +143,10 @@ def assess(measures: Measures, config: QualityConfig) -> Assessment:
 
 def _limb_flags(measures: Measures, config: QualityConfig) -> int:
     """Bits of RECORD_FLAGS that the limb leads ask for. Raises RejectError where a rule says so."""
-    if config.limb_inconsistent == "off" or measures.limb_agree(config.limb_tolerance_uv, config.limb_max_share):
+    if config.limb_inconsistent == "ignore" or measures.limb_agree(config.limb_tolerance_uv, config.limb_max_share):
         return 0
     name = "limb_inconsistent"
-    if config.avl_avf_exchanged != "off" and measures.limb_agree(
+    if config.avl_avf_exchanged != "ignore" and measures.limb_agree(
         config.limb_tolerance_uv, config.limb_max_share, exchange_avl_avf=True
     ):
         name = "avl_avf_exchanged"

@@ -148,15 +148,15 @@ def test_exchanged_names_of_avl_and_avf_are_told_apart(samples):
 
 def test_actions(samples):
     samples[V3] = BASELINE
-    assert flags(samples, QualityConfig(zero="off", flat="flag", flat_run="off")) == {"V3": {"flat"}}
+    assert flags(samples, QualityConfig(zero="ignore", flat="flag", flat_run="ignore")) == {"V3": {"flat"}}
     with pytest.raises(RejectError, match="quality_flat: V3"):
         flags(samples, QualityConfig(flat="reject"))
     samples[:] = BASELINE
     with pytest.raises(RejectError, match="no_usable_lead"):
         flags(samples)
-    with pytest.raises(ValueError, match=r"quality\.hum='delete' is none of off, flag, mask, reject"):
+    with pytest.raises(ValueError, match=r"quality\.hum='delete' is none of ignore, flag, mask, reject"):
         QualityConfig(hum="delete").check()
-    with pytest.raises(ValueError, match=r"quality\.limb_inconsistent='mask' is none of off, flag, reject"):
+    with pytest.raises(ValueError, match=r"quality\.limb_inconsistent='mask' is none of ignore, flag, reject"):
         QualityConfig(limb_inconsistent="mask").check()
 
 
