@@ -98,10 +98,6 @@ class Saver:
         self._state = TrainState()
         self._began = 0.0
 
-    @property
-    def in_flight(self) -> bool:
-        return self._thread is not None
-
     def begin(self, engine: Engine, state: TrainState) -> None:
         """Snapshot now and write on a thread; an earlier save in flight is finished first."""
         self.finish()
@@ -159,7 +155,7 @@ class Saver:
             try:
                 if not errors:
                     self._publish(folder, [entry for entry, _ in reports])
-            except OSError as error:
+            except (OSError, SafetensorError) as error:
                 errors = [str(error)]
             if errors:
                 shutil.rmtree(folder, ignore_errors=True)
