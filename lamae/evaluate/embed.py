@@ -30,7 +30,7 @@ from lamae.model import PretrainModel
 from lamae.train import distributed
 from lamae.train.checkpoint import LoadedModel
 from lamae.train.distributed import Ranks
-from lamae.train.subjects import hash_subjects
+from lamae.train.subjects import row_subjects
 from sharding.errors import LamaeError, UsageError
 from sharding.format import ShardSet
 from sharding.leads import LEADS, NUM_LEADS
@@ -206,7 +206,7 @@ def pretrained_flags(shard_set: ShardSet, loaded: LoadedModel | None) -> np.ndar
     subjects = shard_set.column("subject")
     if loaded is None:
         return np.full(len(subjects), NOT_PRETRAINED, dtype=np.uint8)
-    hashes = hash_subjects(subjects, source=str(shard_set.manifest.get("source", "")))
+    hashes = row_subjects(shard_set, np.arange(len(subjects)))
     seen = np.isin(hashes, loaded.subject_hashes)
     return np.where(seen, PRETRAINED, NOT_PRETRAINED).astype(np.uint8)
 
