@@ -89,8 +89,10 @@ class LogisticSolver:
         margin = self._z_NE @ w
         direction = previous = torch.zeros_like(w)
         previous_norm_K = torch.ones_like(goal_K)
+        loss_K = C * _data_loss(margin, y)
         for _ in range(max_iterations):
-            gradient = C * (self._z_NE.T @ (torch.sigmoid(margin) - y)) + self._penalty_E1 * w
+            p = torch.sigmoid(margin)
+            gradient = C * (self._z_NE.T @ (p - y)) + self._penalty_E1 * w
             step = gradient * preconditioner
             norm_K = (gradient * step).sum(0)
             if bool((norm_K <= goal_K).all()):
@@ -101,7 +103,8 @@ class LogisticSolver:
             direction = torch.where(uphill_K, -step, direction)
             previous, previous_norm_K = gradient, norm_K.clamp_min(1e-30)
             slope = self._z_NE @ direction
-            alpha_K = self._line_search(C, y, margin, slope, w, direction)
+            first_K = (gradient * direction).sum(0)
+            alpha_K, loss_K = self._line_search(C, y, margin, slope, w, direction, p, first_K, loss_K)
             w = w + alpha_K * direction
             margin = margin + alpha_K * slope
         return w
@@ -114,25 +117,31 @@ class LogisticSolver:
         slope: torch.Tensor,
         w: torch.Tensor,
         direction: torch.Tensor,
-    ) -> torch.Tensor:
-        """Step per code [K]: two Newton steps along the direction, halved while the objective rises."""
+        p: torch.Tensor,
+        first_K: torch.Tensor,
+        loss_K: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Step per code [K], and C times the data loss there: two Newton steps, halved while the objective rises.
+
+        At the start of the line, p is the probability, first the derivative and loss C times the data loss.
+        """
         linear_K = (self._penalty_E1 * w * direction).sum(0)
         square_K = (self._penalty_E1 * direction.square()).sum(0)
         alpha_K = torch.zeros_like(linear_K)
-        for _ in range(2):
-            p = torch.sigmoid(margin + alpha_K * slope)
-            first_K = C * ((p - y) * slope).sum(0) + linear_K + alpha_K * square_K
+        for newton in range(2):
+            if newton:
+                p = torch.sigmoid(margin + alpha_K * slope)
+                first_K = C * ((p - y) * slope).sum(0) + linear_K + alpha_K * square_K
             second_K = C * (p * (1 - p) * slope.square()).sum(0) + square_K
             alpha_K = alpha_K - first_K / second_K.clamp_min(1e-30)
-        here_K = C * _data_loss(margin, y)
         for _ in range(20):
             there_K = C * _data_loss(margin + alpha_K * slope, y)
-            rise_K = there_K - here_K + alpha_K * linear_K + 0.5 * alpha_K.square() * square_K
-            worse_K = rise_K > 1e-6 * here_K
+            rise_K = there_K - loss_K + alpha_K * linear_K + 0.5 * alpha_K.square() * square_K
+            worse_K = rise_K > 1e-6 * loss_K
             if not bool(worse_K.any()):
                 break
             alpha_K = torch.where(worse_K, alpha_K / 2, alpha_K)
-        return alpha_K
+        return alpha_K, there_K
 
 
 def _data_loss(margin: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
