@@ -20,18 +20,24 @@ LARGE_BYTES = 32_000_000
 REPEATS = 5
 
 
-def measure_machine(alone: RankPool, pair: RankPool, *, width: int, mlp_ratio: float) -> Machine:
-    """Rates of float32 operations of a model's width on one process, and of collectives between two."""
-    rates = alone.call(measure_device, width=width, hidden=round(width * mlp_ratio))[0]
-    latency_s, bytes_per_s = pair.call(measure_network)[0]
+def measure_machine(pool: RankPool, *, width: int, mlp_ratio: float) -> Machine:
+    """What the processes of a job reach when all of them work at once, in float32 operations of a model's width.
+
+    They share memory bandwidth and power, so one process alone is another machine than one of two.
+    """
+    rates = pool.call(measure_device, width=width, hidden=round(width * mlp_ratio))
+    latency_s, bytes_per_s = 0.0, float("inf")
+    if pool.world_size > 1:
+        latency_s, bytes_per_s = pool.call(measure_network)[0]
+    memory_bytes_per_s = min(rate["memory"] for rate in rates)
     return Machine(
-        name="this machine, one thread per process",
-        flops_per_s=rates["flops"],
+        name=f"this machine, {pool.world_size} processes of one thread",
+        flops_per_s=min(rate["flops"] for rate in rates),
         memory_bytes=float("inf"),
-        memory_bytes_per_s=rates["memory"],
-        host_bytes_per_s=rates["memory"],
+        memory_bytes_per_s=memory_bytes_per_s,
+        host_bytes_per_s=memory_bytes_per_s,
         launch_s=0.0,  # the processor that issues an operation carries it out
-        devices_per_node=pair.world_size,
+        devices_per_node=pool.world_size,
         node_bytes_per_s=bytes_per_s,
         node_latency_s=latency_s,
         network_bytes_per_s=bytes_per_s,

@@ -20,14 +20,14 @@ from lamae.config import load
 from lamae.train.schedule import plan_batch
 from sharding.progress import Progress, ignore
 
-SIZES = ("tiny", "small")
-RECORDS = 4
+RECORDS = {"tiny": 32, "small": 4}
+"""Per process and step, by size: enough that a step takes a good part of a second."""
 REPEATS = 3
 
 
 def validate(
     *,
-    sizes: Sequence[str] = SIZES,
+    sizes: Sequence[str] = tuple(RECORDS),
     zero: Sequence[int] = (0, 1, 2, 3),
     processes: Sequence[int] = (1, 2),
     progress: Progress = ignore,
@@ -37,25 +37,28 @@ def validate(
     ratios: dict[str, Ratio] = {}
     total, done = len(sizes) * len(zero) * len(processes), 0
     with ExitStack() as stack:
-        pools = {number: stack.enter_context(RankPool(number)) for number in sorted({1, 2, *processes})}
+        pools = {number: stack.enter_context(RankPool(number)) for number in processes}
         for pool in pools.values():
-            pool.call(rankstep.join)
+            _measure(pool, _path("tiny"), stage=1, records=1)  # imports and first allocations are nobody's step
         for size in sizes:
-            path = f"configs/pretrain/{size}.yaml"
+            path, records = _path(size), RECORDS[size]
             run = load(path, ["run.dir=unused", "data.path=unused", "engine.precision=fp32"])
             shape = model_shape(run)
-            machine = measure_machine(pools[1], pools[2], width=run.model.width, mlp_ratio=run.model.mlp_ratio)
+            machines = {
+                number: measure_machine(pool, width=run.model.width, mlp_ratio=run.model.mlp_ratio)
+                for number, pool in pools.items()
+            }
             for stage in zero:
                 for number in processes:
                     predicted = forecast(
                         shape,
-                        machine,
-                        plan_batch(RECORDS * number, micro_batch_size=RECORDS, world_size=number),
+                        machines[number],
+                        plan_batch(records * number, micro_batch_size=records, world_size=number),
                         zero_stage=stage,
                         precision="fp32",
                         checkpointing=False,
                     )
-                    steps_s, peak = _measure(pools[number], path, stage=stage)
+                    steps_s, peak = _measure(pools[number], path, stage=stage, records=records)
                     name = f"{size}_zero{stage}_{number}_processes"
                     ratios[f"step_time_{name}"] = Ratio(tuple(predicted.step_s / s for s in steps_s))
                     if peak is not None:
@@ -74,13 +77,17 @@ def validate(
     }
 
 
-def _measure(pool: RankPool, path: str, *, stage: int) -> tuple[list[float], int | None]:
+def _path(size: str) -> str:
+    return f"configs/pretrain/{size}.yaml"
+
+
+def _measure(pool: RankPool, path: str, *, stage: int, records: int) -> tuple[list[float], int | None]:
     """Seconds of each repeat, of the slowest rank; peak bytes of the rank that held most."""
     overrides = [
         "engine.precision=fp32",
         f"engine.zero_stage={stage}",
-        f"train.global_batch_size={RECORDS * pool.world_size}",
-        f"train.micro_batch_size={RECORDS}",
+        f"train.global_batch_size={records * pool.world_size}",
+        f"train.micro_batch_size={records}",
     ]
     pool.call(rankstep.open_steps, config=path, overrides=overrides)
     pool.call(rankstep.time_steps, num_steps=1)

@@ -11,6 +11,7 @@ import math
 import pytest
 
 from benchmarks import kernels, loader, result, scaling, shard, step, timing
+from benchmarks.plan import validate
 from lamae.config import load
 from sharding.synth import synthesize
 
@@ -115,3 +116,13 @@ def test_every_benchmark_is_a_verb_and_has_a_quick_test():
     verbs = {command.name or command.callback.__name__ for command in app.registered_commands}
     assert result.BENCHMARKS.keys() <= verbs
     assert all(hasattr(importlib.import_module(f"benchmarks.{name}"), "run") for name in result.BENCHMARKS)
+
+
+def test_the_plan_is_held_against_steps_of_this_machine(tiny_inputs, monkeypatch):
+    monkeypatch.setattr(validate, "RECORDS", {"tiny": 4})
+    measured = validate.validate(sizes=("tiny",), zero=(1,), processes=(1,))
+    check_schema({**result.describe_result("plan", quick=True), **measured})
+    entry = measured["measurements"]["tiny_zero1_1_processes"]
+    # Weights, gradients, master and moments of 0.6 M parameters are there to be seen, imports are not.
+    assert entry["memory_bytes"]["measured"] is None or 7e6 < entry["memory_bytes"]["measured"] < 80e6
+    assert entry["step_s"]["measured"] > 0
