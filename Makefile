@@ -20,8 +20,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	$(BIN)/lamae demo --out demo
 
+# A file of tests per core: what they share is made once, and a test's own processes have one thread each.
 test: $(READY)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 # Needs root and a Slurm installation (.ci/install-slurm); starts a cluster of its own on this machine.
 test-slurm: $(READY)
