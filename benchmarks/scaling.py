@@ -48,13 +48,12 @@ def run(
     repeats, num_steps, warmup_steps = (2, 2, 1) if quick else (5, 1, 2)
     ratios: dict[str, Ratio] = {}
     measurements: dict[str, Any] = {}
+    batch = {number: records * (number if mode == "weak" else max(processes)) for number in processes}
     with ExitStack() as stack:
         pools = {number: stack.enter_context(RankPool(number)) for number in processes}
         for done, stage in enumerate(zero):
             progress("ZeRO stages", done, len(zero))
-            jobs: dict[int, list[_Round]] = {number: [] for number in processes}
-            about: dict[int, dict[str, Any]] = {}
-            batch = {number: records * (number if mode == "weak" else max(processes)) for number in processes}
+            about = {}
             for number, pool in pools.items():
                 overrides = [
                     f"engine.zero_stage={stage}",
@@ -66,22 +65,16 @@ def run(
                     rankstep.open_steps, config=f"configs/pretrain/{size}.yaml", overrides=overrides
                 )[0]
                 pool.call(rankstep.time_steps, num_steps=warmup_steps)
-            shuffle = random.Random(stage).shuffle
-            for _ in range(repeats):
-                order = list(processes)
-                shuffle(order)
-                for number in order:
-                    jobs[number].append(_Round.take(pools[number], num_steps=num_steps))
+            rounds = _take_turns(pools, repeats=repeats, num_steps=num_steps, seed=stage)
             for pool in pools.values():
                 pool.call(rankstep.close_steps)
             timings = {
-                number: Timing(tuple(entry.seconds for entry in rounds), batch[number])
-                for number, rounds in jobs.items()
+                number: Timing(tuple(one.seconds for one in rounds[number]), batch[number]) for number in processes
             }
             for number in processes:
                 measurements[f"zero{stage}_{number}_processes"] = {
                     **timings[number].to_dict(),
-                    **_describe(jobs[number], about[number], number, stage=stage, precision=precision),
+                    **_describe(rounds[number], about[number], number, stage=stage, precision=precision),
                 }
             ratios |= _efficiencies(timings, mode=mode, stage=stage, headline=_headline(zero))
         progress("ZeRO stages", len(zero), len(zero))
@@ -122,6 +115,18 @@ class _Round:
     def communication_share(self) -> float:
         """Of the rank that waits least: what is left is sending."""
         return min(cost.communication_s for cost in self.costs) / self.seconds
+
+
+def _take_turns(pools: Mapping[int, RankPool], *, repeats: int, num_steps: int, seed: int) -> dict[int, list["_Round"]]:
+    """Steps of every job once per repeat, in an order shuffled anew each time."""
+    shuffle = random.Random(seed).shuffle
+    rounds: dict[int, list[_Round]] = {number: [] for number in pools}
+    for _ in range(repeats):
+        order = list(pools)
+        shuffle(order)
+        for number in order:
+            rounds[number].append(_Round.take(pools[number], num_steps=num_steps))
+    return rounds
 
 
 def _describe(

@@ -7,11 +7,14 @@ import dataclasses
 import importlib
 import json
 import math
+import sys
 
 import pytest
 
+from benchmarks import cli as benchmarks_cli
 from benchmarks import kernels, loader, result, scaling, shard, step, timing
 from benchmarks.plan import validate
+from lamae import cli
 from lamae.config import load
 from sharding.synth import synthesize
 
@@ -70,7 +73,6 @@ def check_schema(measured):
         ("loader", {}, "vs_webdataset_tutorial"),
         ("kernels", {}, "eager_vs_copy_floor_fp32"),
         ("step", {"sizes": ("tiny",), "precisions": ("fp32",)}, "mfu_tiny_fp32"),
-        ("checkpoint", {}, "vs_plain_write"),
     ],
 )
 def test_quick_form_gives_the_schema(name, options, headline, tiny_inputs):
@@ -78,6 +80,22 @@ def test_quick_form_gives_the_schema(name, options, headline, tiny_inputs):
     check_schema(measured)
     assert headline in measured["ratios"]
     assert measured["benchmark"] == name
+
+
+def test_all_goes_on_past_a_failure_and_fails(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(benchmarks_cli, "BENCHMARKS", {"nothing": "", "checkpoint": ""})
+    path, page = tmp_path / "all.json", tmp_path / "all.md"
+    arguments = ["bench", "all", "--quick", "--json", str(path), "--report", str(page)]
+    monkeypatch.setattr(sys, "argv", ["lamae", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 1
+    assert "bench all: nothing failed" in capsys.readouterr().err
+    joined = result.read_result(path)
+    assert list(joined["failed"]) == ["nothing"]
+    check_schema(joined["results"]["checkpoint"])
+    assert joined["ratios"]["checkpoint.vs_plain_write"] > 0
+    assert "## checkpoint" in page.read_text()
 
 
 def test_scaling_counts_the_bytes_that_it_computes(tiny_inputs):
