@@ -10,6 +10,7 @@ import math
 import sys
 
 import pytest
+import torch
 
 from benchmarks import cli as benchmarks_cli
 from benchmarks import kernels, loader, result, scaling, shard, step, timing
@@ -48,6 +49,10 @@ def tiny_inputs(monkeypatch):
     monkeypatch.setattr(kernels, "load", lambda _, overrides: load("configs/pretrain/tiny.yaml", overrides))
     for module in (shard, kernels, step):
         monkeypatch.setattr(module, "time_side_by_side", time_twice)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def check_schema(measured):
