@@ -24,13 +24,13 @@ def executor_parameters(folder: Path, profile: Profile) -> dict[str, Any]:
     """
     python = profile.python or shlex.quote(sys.executable)
     environment = job_environment(folder, profile)
-    srun = ["--kill-on-bad-exit=1"]
+    # One task per node is said here and not to sbatch: a range of nodes with a number of tasks gets the fewest nodes.
+    srun = ["--ntasks-per-node=1", "--kill-on-bad-exit=1"]
     if profile.cpus_per_node:
         srun.append(f"--cpus-per-task={profile.cpus_per_node}")  # srun does not take it over from sbatch
     return {
         "name": f"lamae-{folder.parent.parent.name if folder.parent.name == RUN_JOBS_NAME else folder.name}",
         "timeout_min": profile.time_min,
-        "tasks_per_node": 1,
         "cpus_per_task": profile.cpus_per_node or None,
         "gpus_per_node": profile.gpus_per_node or None,
         "mem_gb": profile.mem_gb or None,
@@ -56,7 +56,6 @@ def script_text(folder: Path, profile: Profile, *, num_tasks: int = 0) -> str:
     """The batch script as submitit would write it, without needing Slurm here; of an array where it has tasks."""
     parameters = {
         "timeout_min": "time",
-        "tasks_per_node": "ntasks_per_node",
         "name": "job_name",
     }
     values: dict[str, Any] = {}

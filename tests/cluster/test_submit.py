@@ -22,12 +22,14 @@ def test_a_dry_run_shows_the_batch_script_and_writes_nothing(tmp_path):
     chosen = profile.load(CPU, ["nodes=1-2", "account=ecg", "setup=[module load python]", "slurm={nice: 7}"])
     [submitted] = submit("train", train_arguments(tmp_path), profile=chosen, dry_run=True)
     lines = submitted.script.splitlines()
-    wanted = ["nodes=1-2", "account=ecg", "nice=7", "ntasks-per-node=1", "cpus-per-task=16", "mem=64GB", "requeue"]
+    wanted = ["nodes=1-2", "account=ecg", "nice=7", "cpus-per-task=16", "mem=64GB", "requeue"]
     assert {f"#SBATCH --{option}" for option in wanted} <= set(lines)
     assert "#SBATCH --signal=USR2@120" in lines
     assert "module load python" in lines
     srun = next(line for line in lines if line.startswith("srun"))
     assert "--cpus-per-task=16" in srun
+    assert "--ntasks-per-node=1" in srun
+    assert not any("ntasks" in line for line in lines if line.startswith("#SBATCH"))  # it would undo a range of nodes
     assert lines.index(srun) < next(i for i, line in enumerate(lines) if "cluster.after" in line)
     assert list(tmp_path.iterdir()) == []
 
