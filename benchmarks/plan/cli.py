@@ -203,7 +203,7 @@ def _validate(json: Path | None) -> None:
         step, memory = entry["step_s"], entry["memory_bytes"]
         lines.append(
             [
-                name,
+                name.replace("_processes", "").replace("_zero", " zero").replace("_", " x"),
                 f"{step['predicted'] * 1e3:.0f}",
                 f"{step['measured'] * 1e3:.0f}",
                 _error(step["predicted"], step["measured"]),
