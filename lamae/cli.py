@@ -70,7 +70,9 @@ def synth(
 
 @app.command()
 def shard(
-    source: Annotated[Path, typer.Argument(help="MIMIC-IV-ECG or PTB-XL, or any directory of WFDB records.")],
+    source: Annotated[
+        Path, typer.Argument(help="MIMIC-IV-ECG or PTB-XL, any directory of WFDB records, or a .zip of one.")
+    ],
     out: Annotated[Path, typer.Argument(help="Shard set to make: absent, empty, or begun by the same command.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Further options, such as quality.flat=reject.")
@@ -362,7 +364,7 @@ def demo(
         out,
         num_records=records,
         seed=seed,
-        num_processes=processes or min(2, os.cpu_count() or 1),
+        num_processes=processes or min(2, len(os.sched_getaffinity(0))),
         steps=steps,
     )
 

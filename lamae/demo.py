@@ -233,7 +233,14 @@ def _embed(kind: str, paths: Paths, progress: Progress) -> None:
 
     run = paths.runs.get(kind, paths.runs["lamae"])
     out = paths.embeddings[kind]
-    embed(run, paths.shards, out, random_weights=kind not in paths.runs, threads=os.cpu_count(), progress=progress)
+    embed(
+        run,
+        paths.shards,
+        out,
+        random_weights=kind not in paths.runs,
+        threads=len(os.sched_getaffinity(0)),
+        progress=progress,
+    )
 
 
 def _report(
