@@ -359,12 +359,13 @@ def demo(
 ) -> None:
     """The whole way in minutes: synth, shard, verify, train LAMAE and a baseline, embed, probe, report."""
     from lamae.demo import run_demo
+    from lamae.launch import usable_cores
 
     run_demo(
         out,
         num_records=records,
         seed=seed,
-        num_processes=processes or min(2, len(os.sched_getaffinity(0))),
+        num_processes=processes or min(2, usable_cores()),
         steps=steps,
     )
 

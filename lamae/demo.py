@@ -8,7 +8,6 @@ is not run again, so an interrupted demo goes on where it stopped.
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -238,7 +237,7 @@ def _embed(kind: str, paths: Paths, progress: Progress) -> None:
         paths.shards,
         out,
         random_weights=kind not in paths.runs,
-        threads=len(os.sched_getaffinity(0)),
+        threads=launch.usable_cores(),
         progress=progress,
     )
 

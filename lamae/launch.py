@@ -69,6 +69,11 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def usable_cores() -> int:
+    """Cores that this process may run on: fewer than the machine's in a container or a job."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def last_lines(path: Path, count: int = 5) -> str:
     """The end of a log, for the message of an error; empty when there is no log."""
     try:
