@@ -42,6 +42,7 @@ def conclude(folder: Path, submission: Submission, attempt: Path, *, hosts: Sequ
         hosts=hosts,
         step_before=start.get("step_before"),
         step_after=newest_step(submission.run_dir),
+        keeps_work=submission.keeps_work,
         failures_before=failures,
         max_restarts=submission.max_restarts,
         backoff_s=submission.backoff_s,

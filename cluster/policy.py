@@ -4,7 +4,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.submission import EXIT_STOPPED, EXIT_USAGE, NodeReport, RankEnd
+from cluster.submission import EXIT_HUNG, EXIT_STOPPED, EXIT_USAGE, NodeReport, RankEnd
 
 DONE, REQUEUE, STOP = "done", "requeue", "stop"
 
@@ -46,6 +46,7 @@ def decide(
     hosts: Sequence[str],
     step_before: int | None,
     step_after: int | None,
+    keeps_work: bool = False,
     failures_before: int,
     max_restarts: int,
     backoff_s: int,
@@ -53,6 +54,7 @@ def decide(
     """What to do after an attempt on ``hosts``, of which every node that could has reported.
 
     step_before, step_after: newest checkpoint before and after the attempt, None for jobs other than training.
+    keeps_work: a job other than training that goes on from what an ended attempt has written.
     failures_before: earlier attempts of this job that counted as failures.
     """
     ends = [(report.host, end) for report in reports for end in report.ranks]
@@ -67,20 +69,14 @@ def decide(
     bad = [(host, end) for host, end in own if end.code not in (0, EXIT_STOPPED)]
     if not bad and not lost:
         if any(end.code == EXIT_STOPPED for _, end in own):
-            if got_on or step_after is None:
+            if got_on:
                 return Decision(REQUEUE, "stopped on request after saving", step=step_after)
-            return _restart(
-                "stopped on request without getting past the step it started from",
-                None,
-                step_after,
-                failures_before,
-                max_restarts,
-                backoff_s,
-            )
+            what = _describe_fruitless_stop(is_training=step_after is not None, keeps_work=keeps_work)
+            return _restart(what, None, step_after, failures_before, max_restarts, backoff_s)
         return Decision(DONE, "all ranks ended well", step=step_after)
 
     culprit, what = _cause(bad, lost)
-    if not lost and not got_on and all((end.code or 0) > 0 for _, end in bad):
+    if not lost and not got_on and all((end.code or 0) > 0 and end.code != EXIT_HUNG for _, end in bad):
         reason = f"{what} without getting past the step it started from: an error of the code or data; see the log"
         return Decision(STOP, reason, bad[0][1].code or 1, is_failure=True, step=step_after)
     return _restart(what, culprit, step_after, failures_before, max_restarts, backoff_s)
@@ -95,7 +91,17 @@ def _cause(bad: list[tuple[str, RankEnd]], lost: list[str]) -> tuple[str | None,
         _, host, end = min(killed, key=lambda entry: entry[0])
         return host, f"rank {end.rank} on {host} was killed by {signal.Signals(-(end.code or 0)).name}"
     host, end = min(bad, key=lambda entry: entry[1].at)
+    if end.code == EXIT_HUNG:
+        return None, f"rank {end.rank} on {host} saw no step for too long and ended itself (exit code {EXIT_HUNG})"
     return None, f"rank {end.rank} on {host} ended with exit code {end.code}"
+
+
+def _describe_fruitless_stop(*, is_training: bool, keeps_work: bool) -> str:
+    if is_training:
+        return "stopped on request without getting past the step it started from"
+    if keeps_work:
+        return "stopped on request before it was done; what it has written is kept"
+    return "stopped on request before it was done; nothing was saved, it begins anew: give it a longer time_min"
 
 
 def _restart(

@@ -61,6 +61,9 @@ class Submission:
     run_dir: str | None = None
     """Run directory of a training job."""
 
+    keeps_work: bool = False
+    """A job other than training that goes on from what it has written when it is started again."""
+
     array: list[list[str]] = field(default_factory=list)
     """One ``argv`` per task of an array job; ``argv`` is empty then."""
 
@@ -113,6 +116,9 @@ class NodeReport:
 
 EXIT_STOPPED = 75
 """A trainer's exit code after it was asked to stop and has saved."""
+
+EXIT_HUNG = 76
+"""A rank's exit code after its watchdog has seen no step for too long."""
 
 EXIT_USAGE = 2
 """Bad usage or configuration: never tried again."""

@@ -30,6 +30,8 @@ from sharding.errors import LamaeError, UsageError
 TRAIN = "train"
 SHARD = "shard"
 VERBS = (TRAIN, SHARD, "labels", "embed", "probe", "finetune", "compare", "export", "verify", "bench", "synth")
+# Verbs other than train that, started again, go on from what they have written.
+RESUMING_VERBS = (SHARD, "embed")
 
 
 @dataclass
@@ -118,6 +120,7 @@ def _submission(verb: str, argv: list[str], profile: Profile) -> Submission:
         backoff_s=profile.backoff_s,
         exclude_culprits=profile.exclude_culprits,
         stall_s=profile.stall_s,
+        keeps_work=verb in RESUMING_VERBS,
         submitted_at=time.time(),
     )
 

@@ -16,12 +16,13 @@ def reports(*codes: int | None, finished: bool = True, put_down: int | None = No
     ]
 
 
-def outcome(reports, *, before=10, after=20, failures=0, max_restarts=3, backoff_s=30):
+def outcome(reports, *, before=10, after=20, failures=0, max_restarts=3, backoff_s=30, keeps_work=False, hosts=HOSTS):
     return decide(
         reports,
-        hosts=HOSTS,
+        hosts=hosts,
         step_before=before,
         step_after=after,
+        keeps_work=keeps_work,
         failures_before=failures,
         max_restarts=max_restarts,
         backoff_s=backoff_s,
@@ -40,6 +41,15 @@ def test_a_stop_after_saving_is_requeued_and_costs_nothing():
 def test_stops_that_never_get_further_are_bounded():
     assert outcome(reports(75, 75), after=10).is_failure
     assert outcome(reports(75, 75), after=10, failures=3).action == STOP
+
+
+@pytest.mark.parametrize(("keeps_work", "words"), [(False, "nothing was saved"), (True, "is kept")])
+def test_stops_of_a_job_without_checkpoints_are_bounded_and_say_what_is_lost(keeps_work, words):
+    first = outcome(reports(75), before=None, after=None, keeps_work=keeps_work, hosts=HOSTS[:1])
+    assert (first.action, first.is_failure, first.delay_s) == (REQUEUE, True, 30)
+    assert words in first.reason
+    last = outcome(reports(75), before=None, after=None, keeps_work=keeps_work, failures=3, hosts=HOSTS[:1])
+    assert (last.action, last.exit_code) == (STOP, 1)
 
 
 @pytest.mark.parametrize("codes", [(2, 0), (0, 2), (2, -9), (75, 2)])
@@ -74,6 +84,13 @@ def test_an_exception_is_retried_only_if_the_run_got_further():
     stopped = outcome(reports(1, 1), after=10)
     assert (stopped.action, stopped.exit_code) == (STOP, 1)
     assert outcome(reports(1, 0), before=None, after=None).action == STOP  # no checkpoints to judge by
+
+
+def test_a_hang_is_retried_before_any_checkpoint_too_and_points_at_nobody():
+    decision = outcome(reports(76, 1), after=10)  # the second lost its connection when the first had left
+    assert (decision.action, decision.is_failure, decision.culprit, decision.delay_s) == (REQUEUE, True, None, 30)
+    assert "no step for too long" in decision.reason
+    assert outcome(reports(76, 76), after=10, failures=3).action == STOP
 
 
 def test_failures_are_bounded_and_back_off():
