@@ -112,8 +112,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def verify_checkpoint(path: Path) -> list[str]:
-    """What is wrong with a checkpoint, one line each; empty when every byte is as written."""
+def verify_checkpoint(path: Path, *, hashes: bool = True) -> list[str]:
+    """What is wrong with a checkpoint, one line each; empty when every byte is as written.
+
+    Without ``hashes`` no tensor is read: only the manifest, and that every file has its size.
+    """
     try:
         manifest = read_manifest(path)
     except LamaeError as error:
@@ -125,7 +128,7 @@ def verify_checkpoint(path: Path) -> list[str]:
             problems.append(f"{file}: missing")
         elif file.stat().st_size != entry["bytes"]:
             problems.append(f"{file}: {file.stat().st_size} bytes, {entry['bytes']} were written")
-        elif file_digest(file) != entry["sha256"]:
+        elif hashes and file_digest(file) != entry["sha256"]:
             problems.append(f"{file}: sha256 differs from what was written")
     return problems
 
@@ -145,17 +148,22 @@ def newest_whole(root: Path) -> Path | None:
     return None
 
 
-def prune_checkpoints(root: Path, *, keep: int, keep_every: int = 0) -> list[Path]:
-    """Remove all but the ``keep`` newest, the pinned and those at multiples of ``keep_every``; returns the removed.
+def prune_checkpoints(root: Path, *, keep: int, keep_every: int = 0, published: Path | None = None) -> list[Path]:
+    """Remove all but the ``keep`` newest whole ones, the pinned and those at multiples of ``keep_every``.
 
-    ``keep`` 0 removes nothing.
+    Counting starts at ``published``, the one just written, else at the newest that verifies: what is newer is damaged
+    or left from steps taken back, so it counts for nothing and stays. Returns the removed; ``keep`` 0 removes nothing.
     """
-    if keep == 0:
+    newest = (published or newest_whole(root)) if keep else None
+    if newest is None:
         return []
+    infos = list_checkpoints(root)
+    candidates = infos[: [info.path.name for info in infos].index(newest.name) + 1]
+    kept = [info for info in candidates if not verify_checkpoint(info.path, hashes=False)][-keep:]
     doomed = [
         info.path
-        for info in list_checkpoints(root)[:-keep]
-        if not info.pinned and not (keep_every and info.step % keep_every == 0)
+        for info in candidates
+        if info.step < kept[0].step and not info.pinned and not (keep_every and info.step % keep_every == 0)
     ]
     for path in doomed:
         # Renamed first, so that a kill halfway through never leaves half a checkpoint under its name.
@@ -232,6 +240,8 @@ class LoadedModel:
     """One sha256 over that set."""
     index_hash: str
     """Index hash of the shard set it was trained on."""
+    source: str | None = None
+    """Kind of source that shard set was packed from; None where an older checkpoint does not say."""
 
 
 def load_model(run_or_checkpoint: Path, *, device: str | torch.device = "cpu") -> LoadedModel:
@@ -268,6 +278,7 @@ def load_model(run_or_checkpoint: Path, *, device: str | torch.device = "cpu") -
         subject_hashes=reader.subjects,
         subject_hash=manifest["subject_hash"],
         index_hash=manifest["index_hash"],
+        source=manifest.get("source"),
     )
 
 

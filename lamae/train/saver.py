@@ -183,5 +183,8 @@ class Saver:
             "files": {entry["name"]: {"sha256": entry["sha256"], "bytes": entry["bytes"]} for entry in entries},
         }
         final = publish(folder, manifest, subjects=self._subjects, root=self._root)
-        prune_checkpoints(self._root, keep=self._config.keep, keep_every=self._config.keep_every)
         log.debug("published %s", final)
+        try:
+            prune_checkpoints(self._root, keep=self._config.keep, keep_every=self._config.keep_every, published=final)
+        except OSError as error:  # the checkpoint is there all the same
+            log.warning("%s: older checkpoints could not be removed: %s", self._root, error)

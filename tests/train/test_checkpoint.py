@@ -43,7 +43,7 @@ def write(root: Path, step: int, *, keep: int = 0) -> Path:
         "files": {entry["name"]: {"sha256": entry["sha256"], "bytes": entry["bytes"]}},
     }
     path = publish(folder, manifest, subjects=np.arange(3, dtype=np.uint64), root=root)
-    prune_checkpoints(root, keep=keep)
+    prune_checkpoints(root, keep=keep, published=path)
     return path
 
 
@@ -132,6 +132,24 @@ def test_pruning_keeps_the_newest_the_pinned_and_every_nth(tmp_path: Path) -> No
     assert [info.step for info in list_checkpoints(tmp_path)] == [2, 4, 7, 8]
     assert len(removed) == 4
     assert prune_checkpoints(tmp_path, keep=0) == []
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_pruning_counts_whole_checkpoints_alone(tmp_path: Path, damage: str) -> None:
+    """Going on from 500 because 1000 is damaged, a run must not remove what it saves."""
+    for step in (400, 500, 1000):
+        write(tmp_path, step)
+    file = tmp_path / "step-00001000" / "rank-00000.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data if damage == "flipped" else data[:-5])
+    prune_checkpoints(tmp_path, keep=1)
+    assert [info.step for info in list_checkpoints(tmp_path)] == [500, 1000]
+    path = write(tmp_path, 600, keep=1)
+    assert [info.step for info in list_checkpoints(tmp_path)] == [600, 1000]
+    assert newest_whole(tmp_path) == path
+    (path / "checkpoint.json").unlink()
+    assert prune_checkpoints(tmp_path, keep=1) == []
 
 
 def test_listing_tells_steps_samples_and_sizes(tmp_path: Path) -> None:
