@@ -4,6 +4,7 @@ The last step of a checkpoint is here too: the directory that holds every rank's
 """
 
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -21,7 +22,10 @@ from lamae.train.checkpoint import (
     file_digest,
     manifest_digest,
     step_name,
+    verify_checkpoint,
 )
+
+log = logging.getLogger(__name__)
 
 
 def fsync(path: Path) -> None:
@@ -46,7 +50,14 @@ def publish(temporary: Path, manifest: dict[str, Any], *, subjects: np.ndarray, 
     """Turn a directory that holds every rank's file into checkpoint ``step-…`` of ``root``, durably.
 
     ``manifest`` names the ranks' files with their digests; the rest of what makes it whole is added here.
+    The rename is what publishes: raises OSError before it, and only warns of what fails after it. A whole checkpoint of
+    that step stays, for it holds the same.
     """
+    final = root / step_name(manifest["state"]["step"])
+    if final.exists() and not verify_checkpoint(final):
+        shutil.rmtree(temporary, ignore_errors=True)
+        _settle(final)
+        return final
     save_file({"subjects": subjects}, temporary / SUBJECTS_NAME)
     fsync(temporary / SUBJECTS_NAME)
     subjects_entry = {
@@ -58,16 +69,23 @@ def publish(temporary: Path, manifest: dict[str, Any], *, subjects: np.ndarray, 
     manifest["digest"] = manifest_digest(manifest)
     write_durably(temporary / MANIFEST_NAME, json.dumps(manifest, indent=1))
 
-    final = root / step_name(manifest["state"]["step"])
-    if final.exists():  # one that did not verify, or the run would have resumed from it
+    if final.exists():  # damaged, or the run would have resumed from it
         doomed = root / f"{WRITING_PREFIX}replaced-{final.name}"
         shutil.rmtree(doomed, ignore_errors=True)
         final.rename(doomed)
         shutil.rmtree(doomed)
     temporary.rename(final)
-    fsync(root)
-    write_durably(root / LATEST_NAME, final.name + "\n")
+    _settle(final)
     return final
+
+
+def _settle(final: Path) -> None:
+    """Make the name of a published checkpoint durable and ``latest`` point to it."""
+    try:
+        fsync(final.parent)
+        write_durably(final.parent / LATEST_NAME, final.name + "\n")
+    except OSError as error:
+        log.warning("%s is published, but %s could not be written: %s", final, LATEST_NAME, error)
 
 
 def clear_unfinished(root: Path) -> None:

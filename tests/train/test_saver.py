@@ -9,10 +9,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lamae.config import RunConfig
 from lamae.train.checkpoint import list_checkpoints, verify_checkpoint
+from lamae.train.durable import publish, write_durably
 from lamae.train.inputs import Inputs
 from lamae.train.loop import EXIT_DONE, train
 from sharding.errors import LamaeError
@@ -79,6 +81,45 @@ def test_a_run_that_cannot_leave_a_checkpoint_says_so_and_keeps_the_one_before(
         train(make_config("run", ONE_MICRO_BATCH, "train.stop_at=4"))
     assert [info.step for info in list_checkpoints(tmp_path / "run" / "checkpoints")] == [2]
     assert train(make_config("run")) == EXIT_DONE
+
+
+@pytest.mark.parametrize("failing", ["lamae.train.saver.prune_checkpoints", "lamae.train.durable.write_durably"])
+def test_what_fails_after_the_rename_does_not_undo_the_checkpoint(
+    make_config: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    failing: str,
+) -> None:
+    root = tmp_path / "run" / "checkpoints"
+
+    def fail_once_published(path: Path, *arguments: Any, **options: Any) -> None:
+        if path in (root, root / "latest"):
+            raise OSError(5, "Input/output error")
+        write_durably(path, *arguments, **options)
+
+    config = make_config("run", "train.steps=4", "checkpoint.every=2", "checkpoint.background=false")
+    monkeypatch.setattr(failing, fail_once_published)
+    with caplog.at_level(logging.WARNING):
+        assert train(config) == EXIT_DONE
+    assert [info.step for info in list_checkpoints(root) if not verify_checkpoint(info.path)] == [2, 4]
+    assert "Input/output error" in caplog.text
+    assert "not written" not in caplog.text
+
+
+def test_a_whole_checkpoint_is_not_renamed_away_when_its_step_is_saved_again(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    train(make_config("run", "train.steps=2"))
+    root = tmp_path / "run" / "checkpoints"
+    (whole,) = list_checkpoints(root)
+    again = root / ".writing-again"
+    again.mkdir()
+    before = whole.path.stat().st_ino
+    publish(again, {"state": {"step": 2}, "files": {}}, subjects=np.zeros(0, np.uint64), root=root)
+    assert whole.path.stat().st_ino == before
+    assert verify_checkpoint(whole.path) == []
+    assert not again.exists()
 
 
 @pytest.mark.parametrize("background", ["true", "false"])
