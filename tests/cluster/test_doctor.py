@@ -1,4 +1,8 @@
-"""``lamae doctor``: how measurements are judged."""
+"""``lamae doctor``: how gradients are compared, and how measurements are judged."""
+
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -48,3 +52,25 @@ def test_each_shortcoming_is_seen_and_answered(change, check, result):
     [finding] = [finding for finding in doctor.judge_results({**GOOD, **change}) if finding.check == check]
     assert finding.result == result
     assert finding.advice
+
+
+# One rank compares its gradients as they are, then doubled, as a wrong division by the world size would leave them.
+PARITY = """
+from cluster import examination
+from lamae.train import distributed
+from lamae.train.engine import Engine
+
+ranks = distributed.start(timeout_s=60, num_threads=1)
+print(examination._measure_parity(ranks))
+backward = Engine.backward
+Engine.backward = lambda engine, loss: backward(engine, 2 * loss)
+print(examination._measure_parity(ranks))
+"""
+
+
+def test_gradients_of_a_wrong_scale_are_seen_although_clipping_hides_them():
+    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
+    done = subprocess.run([sys.executable, "-c", PARITY], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    honest, doubled = (float(line) for line in done.stdout.splitlines()[-2:])
+    assert honest <= doctor.PARITY_BOUND < doubled
