@@ -30,7 +30,7 @@ from lamae.model import PretrainModel
 from lamae.train import distributed
 from lamae.train.checkpoint import LoadedModel
 from lamae.train.distributed import Ranks
-from lamae.train.subjects import row_subjects
+from lamae.train.subjects import are_comparable, row_subjects
 from sharding.errors import LamaeError, UsageError
 from sharding.format import ShardSet
 from sharding.leads import LEADS, NUM_LEADS
@@ -202,13 +202,17 @@ def _is_same(out: Path, attributes: dict[str, Any]) -> bool:
 
 
 def pretrained_flags(shard_set: ShardSet, loaded: LoadedModel | None) -> np.ndarray:
-    """uint8 [N]: PRETRAINED where the record's subject was in the checkpoint's pretraining; None: nobody was."""
+    """uint8 [N]: PRETRAINED where the record's subject was in the checkpoint's pretraining; None: nobody was.
+
+    UNKNOWN where hashes cannot tell: see ``lamae.train.subjects.are_comparable``.
+    """
     subjects = shard_set.column("subject")
     if loaded is None:
         return np.full(len(subjects), NOT_PRETRAINED, dtype=np.uint8)
     hashes = row_subjects(shard_set, np.arange(len(subjects)))
     seen = np.isin(hashes, loaded.subject_hashes)
-    return np.where(seen, PRETRAINED, NOT_PRETRAINED).astype(np.uint8)
+    comparable = are_comparable(shard_set, source=loaded.source, index_hash=loaded.index_hash)
+    return np.where(seen, PRETRAINED, np.where(comparable, NOT_PRETRAINED, UNKNOWN)).astype(np.uint8)
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array:

@@ -82,6 +82,7 @@ def describe_checkpoints(config: "RunConfig", inputs: Inputs, engine: Engine, ra
         "config": to_dict(config),
         "num_samples": inputs.num_samples,
         "index_hash": inputs.shard_set.index_hash,
+        "source": inputs.shard_set.manifest["source"],
         "subject_hash": inputs.subject_hash,
         "written_by": {"world_size": ranks.world_size, "zero_stage": engine.zero_stage},
         "shapes": engine.shapes(),

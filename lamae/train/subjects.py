@@ -21,6 +21,18 @@ def hash_subjects(subjects: np.ndarray, *, source: str) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
+def are_comparable(shard_set: ShardSet, *, source: str | None, index_hash: str) -> np.ndarray:
+    """bool [N]: where the hash of a record's subject can be held against hashes from the shard set of ``index_hash``.
+
+    Everywhere in that very shard set; elsewhere only where the subject has an id and ``source``, the source of that
+    shard set, is this one's too. Of the others, an unknown hash does not prove that the subject is another.
+    """
+    subjects = shard_set.column("subject")
+    if shard_set.index_hash == index_hash:
+        return np.ones(len(subjects), dtype=bool)
+    return (subjects >= 0) & (source == shard_set.manifest["source"])
+
+
 def row_subjects(shard_set: ShardSet, rows: np.ndarray) -> np.ndarray:
     """uint64 hash of the subject of each row.
 

@@ -64,7 +64,16 @@ def make_loaded(shard_set: ShardSet, *, kind: str = "lamae", trained_on: str = "
     model = build_model(config.model, config.mask, num_samples=transform.num_samples).eval()
     hashes = subject_set(shard_set, shard_set.rows_of_split(trained_on))
     return LoadedModel(
-        model, config, shard_set.root, 7, 700, transform.num_samples, hashes, "subjects", shard_set.index_hash
+        model=model,
+        config=config,
+        path=shard_set.root,
+        step=7,
+        samples_consumed=700,
+        num_samples=transform.num_samples,
+        subject_hashes=hashes,
+        subject_hash="subjects",
+        index_hash=shard_set.index_hash,
+        source=str(shard_set.manifest["source"]),
     )
 
 

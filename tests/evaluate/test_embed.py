@@ -1,5 +1,7 @@
 """Embeddings belong to rows, survive interruption, and say who was in pretraining."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,9 @@ import torch
 from lamae.data.loader import read_batch
 from lamae.evaluate import embed as embed_module
 from lamae.evaluate import inference, store
-from lamae.evaluate.embed import embed, read_embeddings
+from lamae.evaluate.embed import NOT_PRETRAINED, PRETRAINED, UNKNOWN, embed, pretrained_flags, read_embeddings
 from sharding.errors import UsageError
+from sharding.format import ShardSet
 from tests.evaluate.conftest import make_loaded, waves
 from tests.shardsets import write_shard_set
 
@@ -49,6 +52,32 @@ def test_subjects_are_grouped_without_their_ids(loaded, shard_set, tmp_path):
     np.testing.assert_array_equal(found.subject_N, np.arange(60) // 2)
     np.testing.assert_array_equal(found.pretrained_N, [1] * 30 + [0] * 30)
     assert b"1000" not in (tmp_path / "e.zarr" / "zarr.json").read_bytes()
+
+
+def test_of_subjects_without_an_id_another_pack_of_the_same_records_knows_nothing(shard_set, tmp_path):
+    subjects = np.where(np.arange(60) < 20, -1 - np.arange(60), 1000 + np.arange(60))
+    splits = ["train"] * 30 + ["test"] * 30
+
+    def pack(name, shard_size):
+        path = write_shard_set(
+            tmp_path / name, waves(60, 500), subjects=subjects, splits=splits, rate_hz=100.0, shard_size=shard_size
+        )
+        return ShardSet.open(path)
+
+    one, other = pack("one", 16), pack("other", 20)
+    loaded = make_loaded(one)
+    np.testing.assert_array_equal(pretrained_flags(one, loaded), [PRETRAINED] * 30 + [NOT_PRETRAINED] * 30)
+    np.testing.assert_array_equal(
+        pretrained_flags(other, loaded), [UNKNOWN] * 20 + [PRETRAINED] * 10 + [NOT_PRETRAINED] * 30
+    )
+
+
+@pytest.mark.parametrize("source", ["mimic", None])
+def test_subjects_of_another_source_are_not_said_to_be_new(shard_set, tmp_path, source):
+    same = write_shard_set(tmp_path / "same", waves(60, 500, seed=1), subjects=range(5000, 5060), rate_hz=100.0)
+    loaded = dataclasses.replace(make_loaded(shard_set), source=source)
+    assert (pretrained_flags(ShardSet.open(same), loaded) == UNKNOWN).all()
+    assert NOT_PRETRAINED in pretrained_flags(shard_set, loaded), "of its own shard set a checkpoint knows everybody"
 
 
 def test_a_split_leaves_other_rows_unembedded(loaded, shard_set, tmp_path, few_rows_per_block):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lamae.evaluate import store
-from lamae.evaluate.embed import PRETRAINED, Embeddings
+from lamae.evaluate.embed import PRETRAINED, UNKNOWN, Embeddings
 from lamae.evaluate.labels import NO_SPLIT, Labels
 from lamae.evaluate.probe import difference, probe, probe_arrays
 from sharding.errors import UsageError
@@ -111,6 +111,14 @@ def test_subjects_seen_in_pretraining_are_refused_unless_told():
         probe_arrays(features, truth)
     assert "3 of 175" in probe_arrays(features, truth, transductive=True).contamination
     assert probe_arrays(*simulate()).contamination == "none"
+
+
+def test_where_pretraining_is_unknown_the_result_says_so():
+    features, truth = simulate()
+    pretrained = features.pretrained_N.copy()
+    pretrained[truth.rows("test")[0]] = UNKNOWN
+    result = probe_arrays(dataclasses.replace(features, pretrained_N=pretrained), truth)
+    assert result.contamination == result.to_dict()["contamination"] == "unknown"
 
 
 def test_a_subject_on_both_sides_is_refused():
