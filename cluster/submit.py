@@ -63,7 +63,8 @@ def submit(
         raise UsageError("sbatch not found: submit from a login node of the cluster, or use configs/cluster/local.yaml")
     if verb == TRAIN:
         return [_submit_training(arguments, profile=profile, dry_run=dry_run)]
-    profile = dataclasses.replace(profile, nodes="1", ranks_per_node=1)
+    # One process has no use for more than one GPU.
+    profile = dataclasses.replace(profile, nodes="1", ranks_per_node=1, gpus_per_node=min(profile.gpus_per_node, 1))
     root = (folder or Path(OTHER_JOBS_NAME)).absolute()
     if verb == SHARD and profile.kind == "slurm":
         return _submit_packing(arguments, profile=profile, root=root, dry_run=dry_run)
@@ -161,7 +162,9 @@ def _describe(submission: Submission, profile: Profile) -> str:
         nodes = f"an array of {len(submission.array)} tasks, {nodes} each"
     else:
         words = submission.argv
-    return f"{shlex.join(['python', *words])} on {nodes}, {submission.ranks_per_node} process(es) per node"
+    gpus = profile.gpus_per_node
+    on_each = f"{submission.ranks_per_node} process(es) and {gpus or 'no'} GPU{'s' * (gpus > 1)} per node"
+    return f"{shlex.join(['python', *words])} on {nodes}, {on_each}"
 
 
 def resolve_training(arguments: Sequence[str], *, profile: Profile) -> run_config.RunConfig:

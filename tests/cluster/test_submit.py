@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,9 @@ from cluster.submit import refuse_uneven_worlds, submit
 from sharding.errors import UsageError
 
 CPU = "configs/cluster/cpu-partition.yaml"
+GPU = "configs/cluster/generic-gpu.yaml"
+SHIPPED_RUNS = sorted(str(path) for path in Path("configs/pretrain").glob("*.yaml"))
+SHIPPED_PROFILES = sorted(str(path) for path in Path("configs/cluster").glob("*.yaml"))
 
 
 def train_arguments(tmp_path):
@@ -39,6 +43,24 @@ def test_a_world_that_cannot_share_the_batch_is_refused_with_the_nearest_that_ca
     with pytest.raises(UsageError, match=r"128 cannot be shared by 3 ranks.* are 2 or 4"):
         submit("train", train_arguments(tmp_path), profile=chosen, dry_run=True)
     refuse_uneven_worlds([1, 2, 4], global_batch_size=128)
+
+
+@pytest.mark.parametrize("path", SHIPPED_PROFILES)
+@pytest.mark.parametrize("run", SHIPPED_RUNS)
+def test_every_shipped_configuration_can_be_submitted_with_every_shipped_profile(tmp_path, run, path):
+    arguments = [run, f"run.dir={tmp_path / 'run'}", f"data.path={tmp_path / 'shards'}"]
+    [submitted] = submit("train", arguments, profile=profile.load(path), dry_run=True)
+    assert submitted.plan
+
+
+@pytest.mark.parametrize("verb", ["finetune", "embed", "bench"])
+def test_a_job_of_one_process_asks_for_one_gpu(verb):
+    [submitted] = submit(verb, ["x"], profile=profile.load(GPU), dry_run=True)
+    assert "#SBATCH --gpus-per-node=1" in submitted.script.splitlines()
+    assert submitted.plan.endswith("on 1 node, 1 process(es) and 1 GPU per node")
+    [submitted] = submit(verb, ["x"], profile=profile.load(CPU), dry_run=True)
+    assert "gpus-per-node" not in submitted.script
+    assert "no GPU per node" in submitted.plan
 
 
 def test_the_configuration_is_checked_at_submission(tmp_path):
