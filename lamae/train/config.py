@@ -23,6 +23,9 @@ NOT_FOR_RAW_OPTIONS = {
     "amp": "set engine.precision",
     "torch_autocast": "set engine.precision",
     "zero_optimization.stage": "set engine.zero_stage",
+    "data_types.grad_accum_dtype": "it follows from engine.precision and engine.zero_stage",
+    "zero_optimization.cpu_offload": "offloading is not offered: its gradients are not proven here",
+    "zero_optimization.cpu_offload_param": "offloading is not offered: its gradients are not proven here",
     "zero_optimization.offload_optimizer": "offloading is not offered: its gradients are not proven here",
     "zero_optimization.offload_param": "offloading is not offered: its gradients are not proven here",
 }

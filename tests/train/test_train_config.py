@@ -17,6 +17,12 @@ MakeConfig = Callable[..., RunConfig]
         ("engine.precision=fp16", r"engine.precision='fp16' is none of fp32, bf16; fp16 is not offered"),
         ("engine.deepspeed.fp16.enabled=true", r"engine.deepspeed.fp16 is refused: fp16 is not offered"),
         ("engine.deepspeed.zero_optimization.offload_optimizer.device=cpu", r"offloading is not offered"),
+        (
+            "engine.deepspeed.zero_optimization.cpu_offload=true",
+            r"zero_optimization.cpu_offload is refused: offloading",
+        ),
+        ("engine.deepspeed.zero_optimization.cpu_offload_param=true", r"cpu_offload_param is refused: offloading"),
+        ("engine.deepspeed.data_types.grad_accum_dtype=fp32", r"grad_accum_dtype is refused: it follows from"),
         ("engine.deepspeed.zero_optimization.stage=0", r"refused: set engine.zero_stage"),
         ("engine.deepspeed.gradient_clipping=0.5", r"refused: set optim.clip_norm"),
         ("train.steps=0", r"train.steps=0 must be at least 1"),
