@@ -5,7 +5,7 @@
       job_id               the scheduler's number, once it has one
       config.yaml          the resolved configuration, for training
       cancelled            (empty) somebody wants it to end for good
-      code/                the packages as they were when the job was submitted
+      code/                the packages as they were when the job was submitted, and of which revision
       logs/                submitit's files: the batch script, one log per node
       attempts/JOB-RESTART/
         rendezvous.json    where the ranks of this attempt meet

@@ -1,40 +1,17 @@
 """What a run was made of: revision, versions, machine, data. Written into the run directory at every start."""
 
-import hashlib
 import os
 import platform
-import subprocess
 import sys
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from lamae.train.distributed import Ranks
+from lamae.train.revision import describe_code
 
 PACKAGES = ("lamae", "torch", "deepspeed", "triton", "numpy", "safetensors", "zarr", "omegaconf", "tensorboard")
-MAX_DIFF_BYTES = 200_000
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.decode(errors="replace")
-
-
-def describe_code() -> dict[str, Any]:
-    """Revision of the source tree and its uncommitted changes; nulls where lamae is installed from a package."""
-    root = Path(__file__).resolve().parents[2]
-    revision = _git(root, "rev-parse", "HEAD") if (root / ".git").exists() else None
-    diff = _git(root, "diff", "HEAD") if revision else None
-    return {
-        "revision": revision.strip() if revision else None,
-        "diff_sha256": hashlib.sha256(diff.encode()).hexdigest() if diff else None,
-        "diff": diff[:MAX_DIFF_BYTES] if diff else None,
-    }
 
 
 def describe_versions() -> dict[str, str | None]:

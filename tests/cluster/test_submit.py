@@ -1,5 +1,6 @@
 """What ``lamae submit`` would send, without a scheduler."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -106,3 +107,13 @@ def test_a_job_imports_the_snapshot_and_not_the_checkout(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert all(path.startswith(str(tmp_path / "code")) for path in done.stdout.split())
     assert (tmp_path / "code" / "configs" / "pretrain" / "tiny.yaml").is_file()
+
+
+def test_a_job_knows_the_revision_it_was_submitted_from(tmp_path, monkeypatch):
+    checkout = {"revision": "0123abcd", "diff_sha256": "ef", "diff": "+ changed"}
+    monkeypatch.setattr(snapshot, "describe_code", lambda: checkout)
+    snapshot.copy_code(tmp_path / "code")
+    code = "import json; from lamae.train.revision import describe_code; print(json.dumps(describe_code()))"
+    environment = {"PYTHONPATH": str(tmp_path / "code"), "PYTHONSAFEPATH": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == checkout
