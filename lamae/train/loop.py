@@ -13,6 +13,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
 from lamae.data.batch import Batch
 from lamae.train import distributed
 from lamae.train.checkpoint import CheckpointReader
@@ -25,8 +27,9 @@ from lamae.train.reporter import DrawFigures, Reporter
 from lamae.train.rundir import CHECKPOINTS_NAME
 from lamae.train.saver import Saver
 from lamae.train.schedule import BatchPlan, learning_rate, plan_batch, weight_decay
-from lamae.train.start import announce, build_engine, describe_checkpoints, open_run
+from lamae.train.start import announce, build_engine, describe_checkpoints, find_resumable, open_run
 from lamae.train.state import TrainState
+from lamae.train.subjects import subject_set_hash
 from lamae.train.validation import Probe, Validation
 from lamae.train.watchdog import Watchdog
 from sharding.errors import LamaeError
@@ -56,7 +59,7 @@ def train(config: "RunConfig", *, draw_figures: DrawFigures | None = None, probe
         config.train.global_batch_size, micro_batch_size=config.train.micro_batch_size, world_size=ranks.world_size
     )
     validation = Validation(config, inputs, ranks, probe=probe)
-    checkpoint = ranks.decide(lambda: open_run(config, run_dir, inputs, ranks))
+    checkpoint = ranks.decide(lambda: find_resumable(config, run_dir, inputs))
     reader = CheckpointReader(checkpoint) if checkpoint else None
     state = reader.state if reader else TrainState()
     last_step = min(config.train.steps, config.train.stop_at or config.train.steps)
@@ -64,13 +67,15 @@ def train(config: "RunConfig", *, draw_figures: DrawFigures | None = None, probe
         log.info("%s is at step %d of %d: nothing to do", run_dir, state.step, last_step)
         return EXIT_DONE
 
+    ranks.decide(lambda: open_run(config, run_dir, inputs, ranks, resumed_from=checkpoint))
     engine = build_engine(config, inputs, plan, ranks, reader)
+    subjects = np.union1d(inputs.subjects, reader.subjects) if reader else inputs.subjects
     saver = Saver(
         run_dir / CHECKPOINTS_NAME,
         ranks=ranks,
         config=config.checkpoint,
-        about=describe_checkpoints(config, inputs, engine, ranks),
-        subjects=inputs.subjects,
+        about=describe_checkpoints(config, inputs, engine, ranks, subject_hash=subject_set_hash(subjects)),
+        subjects=subjects,
     )
     reporter = Reporter(config, run_dir=run_dir, inputs=inputs, ranks=ranks, state=state, draw_figures=draw_figures)
     flags = FlagExchange(ranks, num_flags=1 + Saver.NUM_FLAGS)

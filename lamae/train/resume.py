@@ -4,6 +4,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lamae.train.checkpoint import CheckpointReader, differing_keys
 from sharding.errors import UsageError
 
@@ -17,9 +19,11 @@ log = logging.getLogger(__name__)
 
 
 def check_resumable(
-    reader: CheckpointReader, *, config: dict[str, Any], index_hash: str, subject_hash: str, allow_changes: bool
+    reader: CheckpointReader, *, config: dict[str, Any], index_hash: str, subjects: np.ndarray, allow_changes: bool
 ) -> None:
-    """Raises UsageError listing every difference that would make this another run, unless ``allow_changes``.
+    """``subjects`` are the hashes of those about to be trained on, all of whom this shard set's checkpoints know.
+
+    Raises UsageError listing every difference that would make this another run, unless ``allow_changes``.
 
     Differences that are harmless are logged.
     """
@@ -32,8 +36,8 @@ def check_resumable(
             harmless.append(f"{key}: {old} -> {new}")
     if manifest["index_hash"] != index_hash:
         fatal.append(f"shard set index: {manifest['index_hash'][:12]} -> {index_hash[:12]}")
-    elif manifest["subject_hash"] != subject_hash:
-        fatal.append(f"subjects: {manifest['subject_hash'][:12]} -> {subject_hash[:12]}")
+    elif num_new := len(np.setdiff1d(subjects, reader.subjects)):
+        fatal.append(f"subjects: {num_new} are new")
     if harmless:
         log.info("changed since %s: %s", reader.path.name, "; ".join(harmless))
     if not fatal:

@@ -25,23 +25,35 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def open_run(config: "RunConfig", run_dir: Path, inputs: Inputs, ranks: Ranks) -> Path | None:
-    """Find the checkpoint to resume, refuse it if it is another run's, prepare the directory. For rank 0 alone.
+def find_resumable(config: "RunConfig", run_dir: Path, inputs: Inputs) -> Path | None:
+    """The checkpoint to resume, None where the run begins. For rank 0 alone; changes nothing in the directory.
 
-    Raises LamaeError before anything in the directory has changed.
+    Raises LamaeError where it is another run's.
     """
-    from lamae.config import config_hash, to_dict, to_yaml
+    from lamae.config import to_dict
 
     reader = find_checkpoint(run_dir)
-    if reader is not None:
-        check_resumable(
-            reader,
-            config=to_dict(config),
-            index_hash=inputs.shard_set.index_hash,
-            subject_hash=inputs.subject_hash,
-            allow_changes=config.checkpoint.allow_changes,
-        )
-        log.info("resuming %s at step %d", run_dir, reader.state.step)
+    if reader is None:
+        return None
+    check_resumable(
+        reader,
+        config=to_dict(config),
+        index_hash=inputs.shard_set.index_hash,
+        subjects=inputs.subjects,
+        allow_changes=config.checkpoint.allow_changes,
+    )
+    return reader.path
+
+
+def open_run(config: "RunConfig", run_dir: Path, inputs: Inputs, ranks: Ranks, *, resumed_from: Path | None) -> None:
+    """Prepare the directory of a run that has steps to take. For rank 0 alone.
+
+    Raises UsageError where it cannot be written.
+    """
+    from lamae.config import config_hash, to_yaml
+
+    if resumed_from is not None:
+        log.info("resuming %s from %s", run_dir, resumed_from.name)
     manifest = build_manifest(
         ranks,
         config_hash=config_hash(config),
@@ -49,10 +61,9 @@ def open_run(config: "RunConfig", run_dir: Path, inputs: Inputs, ranks: Ranks) -
         subject_hash=inputs.subject_hash,
         num_records=len(inputs.rows),
         num_subjects=len(inputs.subjects),
-        resumed_from=reader.path.name if reader else None,
+        resumed_from=resumed_from.name if resumed_from else None,
     )
     open_run_directory(run_dir, config_yaml=to_yaml(config), manifest=manifest)
-    return reader.path if reader else None
 
 
 def build_engine(
@@ -74,7 +85,9 @@ def build_engine(
     return engine
 
 
-def describe_checkpoints(config: "RunConfig", inputs: Inputs, engine: Engine, ranks: Ranks) -> dict[str, Any]:
+def describe_checkpoints(
+    config: "RunConfig", inputs: Inputs, engine: Engine, ranks: Ranks, *, subject_hash: str
+) -> dict[str, Any]:
     """What every checkpoint of this start says of itself beside its state."""
     from lamae.config import to_dict
 
@@ -83,7 +96,7 @@ def describe_checkpoints(config: "RunConfig", inputs: Inputs, engine: Engine, ra
         "num_samples": inputs.num_samples,
         "index_hash": inputs.shard_set.index_hash,
         "source": inputs.shard_set.manifest["source"],
-        "subject_hash": inputs.subject_hash,
+        "subject_hash": subject_hash,
         "written_by": {"world_size": ranks.world_size, "zero_stage": engine.zero_stage},
         "shapes": engine.shapes(),
     }

@@ -12,8 +12,10 @@ import torch
 from lamae.config import RunConfig
 from lamae.train.checkpoint import list_checkpoints, load_model
 from lamae.train.loop import EXIT_DONE, EXIT_STOPPED, train
+from lamae.train.subjects import subject_set_hash
 from sharding.errors import UsageError
 from tests.runs import assert_same_state, losses
+from tests.shardsets import random_adc, write_shard_set
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -98,9 +100,10 @@ def test_a_signal_at_the_last_step_does_not_ask_to_be_started_again(make_config:
 
 def test_a_finished_run_started_again_does_nothing(make_config: MakeConfig, tmp_path: Path) -> None:
     train(make_config("run", "train.steps=2"))
-    metrics = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    assert train(make_config("run", "train.steps=2")) == EXIT_DONE
-    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == metrics
+    written = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    assert {path.name for path in written} == {"config.yaml", "manifest.json", "metrics.jsonl"}
+    assert train(make_config("run", "train.steps=2", "optim.lr=1e-4", "optim.final_lr=1e-6")) == EXIT_DONE
+    assert {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == written
 
 
 def test_load_model_gives_the_trained_weights_in_float32(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -138,6 +141,19 @@ def test_an_explicit_override_resumes_all_the_same(make_config: MakeConfig, tmp_
     changed = make_config("run", "train.stop_at=2", "mask.ratio=0.4", "checkpoint.allow_changes=true")
     assert train(changed) == EXIT_DONE
     assert list(losses(tmp_path / "run")) == [1, 2]
+
+
+def test_subjects_of_earlier_data_stay_known_on_other_data(make_config: MakeConfig, tmp_path: Path) -> None:
+    train(make_config("run", "train.stop_at=1"))
+    other = write_shard_set(
+        tmp_path / "other", random_adc(8, 500), rate_hz=100.0, splits=["train"] * 8, subjects=list(range(500, 508))
+    )
+    there = f"data.path={other}"
+    assert train(make_config("run", there, "train.stop_at=2", "checkpoint.allow_changes=true")) == EXIT_DONE
+    assert train(make_config("run", there, "train.stop_at=3")) == EXIT_DONE
+    loaded = load_model(tmp_path / "run")
+    assert len(loaded.subject_hashes) == 12 + 8
+    assert loaded.subject_hash == subject_set_hash(loaded.subject_hashes)
 
 
 def test_a_run_directory_that_is_a_file_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
