@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cluster import policy, slurm
@@ -64,9 +64,9 @@ def requeue(job_id: str, decision: Decision, *, exclude_culprit: bool) -> None:
     changes = {}
     if decision.culprit and exclude_culprit:
         excluded = slurm.expand_nodes(fields.get("ExcNodeList", ""))
-        usable = slurm.usable_nodes(fields["Partition"]) - {decision.culprit, *excluded}
-        needed = int(fields["NumNodes"].split("-")[0])
-        if len(usable) >= needed:
+        if "Partition" not in fields or "NumNodes" not in fields:
+            log.warning("%s is suspect but kept: scontrol does not say what the job needs", decision.culprit)
+        elif _is_dispensable(decision.culprit, fields, excluded):
             changes["ExcNodeList"] = ",".join(sorted({*excluded, decision.culprit}))
             log.info("restarting without %s", decision.culprit)
         else:
@@ -76,6 +76,12 @@ def requeue(job_id: str, decision: Decision, *, exclude_culprit: bool) -> None:
     slurm.requeue(job_id)
     if changes:
         slurm.update(job_id, changes)
+
+
+def _is_dispensable(host: str, fields: Mapping[str, str], excluded: Sequence[str]) -> bool:
+    """Whether the job's partition has enough usable nodes without ``host`` and those excluded already."""
+    usable = slurm.usable_nodes(fields["Partition"]) - {host, *excluded}
+    return len(usable) >= int(fields["NumNodes"].split("-")[0])
 
 
 def main() -> None:

@@ -100,7 +100,8 @@ def _submit_packing(arguments: Sequence[str], *, profile: Profile, root: Path, d
         planned = subprocess.run([sys.executable, *verb, "--plan-only"], stderr=subprocess.PIPE, text=True)
         if planned.returncode != 0:
             error = UsageError if planned.returncode == EXIT_USAGE else LamaeError
-            raise error(planned.stderr.strip().splitlines()[-1].removeprefix("lamae: "))
+            said = planned.stderr.strip().splitlines() or [f"shard --plan-only ended with {planned.returncode}"]
+            raise error(said[-1].removeprefix("lamae: "))
     count = profile.array_tasks
     packing = _submission(SHARD, [], profile)
     packing.array = [[*verb, "--parts", f"{part}/{count}"] for part in range(count)]

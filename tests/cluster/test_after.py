@@ -42,6 +42,12 @@ def test_the_culprit_is_kept_where_too_few_nodes_would_be_left(scheduler):
     assert scheduler == [("requeue", "7")]
 
 
+def test_the_job_is_put_back_although_the_controller_cannot_say_what_it_needs(scheduler):
+    scheduler.job.clear()
+    after.requeue("7", Decision(REQUEUE, "killed", culprit="n2", delay_s=60), exclude_culprit=True)
+    assert scheduler == [("requeue", "7"), ("update", ("StartTime", "now+60"))]
+
+
 def test_exclusions_add_up_and_can_be_switched_off(scheduler):
     scheduler.job |= {"ExcNodeList": "n1", "NumNodes": "1-2"}
     after.requeue("7", Decision(REQUEUE, "killed", culprit="n2"), exclude_culprit=True)

@@ -10,7 +10,7 @@ import pytest
 from cluster import profile, slurm, snapshot
 from cluster.submission import Submission
 from cluster.submit import refuse_uneven_worlds, submit
-from sharding.errors import UsageError
+from sharding.errors import LamaeError, UsageError
 
 CPU = "configs/cluster/cpu-partition.yaml"
 GPU = "configs/cluster/generic-gpu.yaml"
@@ -86,6 +86,13 @@ def test_packing_is_an_array_and_a_merge_that_waits_for_it():
     assert "#SBATCH --nodes=1" in array.script.splitlines()
     assert {"#SBATCH --dependency=afterok:JOB", "#SBATCH --kill-on-invalid-dep=yes"} <= set(merge.script.splitlines())
     assert "--parts" not in merge.plan
+
+
+def test_a_plan_that_dies_without_a_word_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(slurm, "available", lambda: True)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], -9, stderr=""))
+    with pytest.raises(LamaeError, match="shard --plan-only ended with -9"):
+        submit("shard", ["mimic", "out"], profile=profile.load(CPU), folder=tmp_path)
 
 
 def test_a_run_has_one_job_at_a_time(tmp_path, monkeypatch):
