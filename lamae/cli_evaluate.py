@@ -1,5 +1,6 @@
 """The verbs that judge models and give them away: compare, finetune, export, import-embeddings."""
 
+import hashlib
 from pathlib import Path
 from typing import Annotated
 
@@ -38,7 +39,7 @@ def compare(
 
     stores = dict(_named(text) for text in store or [])
     if demographics is not None:
-        path = out / "embeddings" / "age-and-sex.zarr"
+        path = out / "embeddings" / f"age-and-sex-{_digest(demographics)}.zarr"
         if not path.exists():
             embed_demographics(demographics, shards, path)
         stores["age and sex"] = path
@@ -128,6 +129,15 @@ def pick_device(name: str) -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _digest(path: Path) -> str:
+    """First 16 hex digits of a file's sha256."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise UsageError(f"{path}: not readable ({error.strerror})") from None
 
 
 def _named(text: str) -> tuple[str, Path]:

@@ -38,6 +38,10 @@ def lamae(tmp_path, monkeypatch, capsys):
         (("compare", "absent", "--shards", "shards", "--labels", "labels.zarr"), "labels.zarr: no such store"),
         (("compare", "a", "--shards", "s", "--labels", "l", "--store", "x"), "--store 'x': write NAME=PATH"),
         (("compare", "a", "b/a", "--shards", "s", "--labels", "l"), "two have the same name"),
+        (
+            ("compare", "a", "--shards", "shards", "--labels", "l", "--demographics", "absent.csv"),
+            "absent.csv: not readable (No such file or directory)",
+        ),
         (("import-embeddings", "absent.npz", "shards", "out.zarr"), "absent.npz: not readable"),
         (("import-embeddings", "absent.npz", "nowhere", "out.zarr"), "nowhere: no such directory"),
     ],
@@ -58,6 +62,16 @@ def test_imported_embeddings_land_in_a_store(lamae, tmp_path):
     assert code == 0
     assert "3 records" in out
     np.testing.assert_array_equal(read_embeddings(tmp_path / "e.zarr").x_ND, np.eye(3)[::-1])
+
+
+def test_another_demographics_file_is_embedded_anew(lamae, tmp_path):
+    shards = ShardSet.open(write_shard_set(tmp_path / "shards", random_adc(3, 500), keys=["10", "11", "12"]))
+    for age in (40, 50, 50):
+        (tmp_path / "d.csv").write_text("study_id,age,gender\n" + "".join(f"{key},{age},F\n" for key in shards.keys))
+        code, _, error = lamae("compare", "a", "--shards", "shards", "--labels", "l.zarr", "--demographics", "d.csv")
+        assert (code, "l.zarr: no such store" in error) == (2, True), "it stops there, which is far enough"
+    stores = (tmp_path / "compare" / "embeddings").iterdir()
+    assert sorted(read_embeddings(store).x_ND[0, 0] for store in stores) == [4, 5]
 
 
 def test_any_csv_can_be_labels(lamae, tmp_path):

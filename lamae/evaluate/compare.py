@@ -4,7 +4,8 @@
       └──reconstruct under several masks──▶ errors beside trivial predictors
 
 Reference rows: the first run's architecture with random weights, and whatever stores the caller adds (other people's
-embeddings, age and sex alone). Embeddings already in WORK are taken as they are if they belong to the shard set.
+embeddings, age and sex alone). Embeddings already in WORK are taken as they are if they are of the same weights, leads
+and rows and belong to the shard set.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from lamae.evaluate import store
-from lamae.evaluate.embed import embed, read_embeddings, read_lead_weights, weights_hash
+from lamae.evaluate.embed import embed, read_embeddings, read_lead_weights, rows_hash, weights_hash
 from lamae.evaluate.fewlabels import FRACTIONS, NUM_SEEDS, FewLabelCurve, few_label_curve
 from lamae.evaluate.inference import load_for_inference
 from lamae.evaluate.labels import Labels, read_labels
@@ -152,11 +153,12 @@ class _Embedder:
         leads: tuple[int, ...] | None = None,
         rows: np.ndarray | None = None,
     ) -> Path:
-        """Where these embeddings are, after making them if need be. Other weights have another name."""
+        """Where these embeddings are, after making them if need be. Other weights, leads or rows have another name."""
         _, model, _ = load_for_inference(run, self.shard_set, random_weights=random_weights)
         suffix = "" if leads is None else "-" + "-".join(LEADS[lead] for lead in leads)
         safe = "".join(c if c.isalnum() else "-" for c in name)
-        path = self.work / f"{safe}-{weights_hash(model)}{suffix}.zarr"
+        chosen = "" if rows is None else f"-{rows_hash(rows)[:16]}"
+        path = self.work / f"{safe}-{weights_hash(model)}{suffix}{chosen}.zarr"
         if not path.exists():
             embed(
                 run,

@@ -97,7 +97,7 @@ def embed(
         "random_weights_seed": seed if random_weights else None,
         "weights_hash": weights_hash(model),
         "leads": [LEADS[lead] for lead in (range(NUM_LEADS) if leads is None else leads)],
-        "rows_sha256": hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest(),
+        "rows_sha256": rows_hash(rows),
         "per_lead": per_lead,
     }
     if not len(rows):
@@ -228,6 +228,11 @@ def weights_hash(model: PretrainModel) -> str:
         digest.update(name.encode() + b"\0")
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def rows_hash(rows: np.ndarray) -> str:
+    """sha256 over row numbers: one name for "exactly these records of the shard set"."""
+    return hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()
 
 
 def read_embeddings(path: Path, *, readout: str = "record") -> Embeddings:

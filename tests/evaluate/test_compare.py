@@ -1,0 +1,60 @@
+"""What a comparison keeps between calls never stands in for something else."""
+
+import numpy as np
+import pytest
+
+from lamae.evaluate import store
+from lamae.evaluate.compare import compare
+from lamae.evaluate.embed import read_embeddings
+from sharding.format import SPLITS
+
+
+def write_labels(path, shard_set, *, split):
+    store.write(
+        path,
+        kind="labels",
+        columns={
+            "label": (np.arange(60)[:, None] % 2).astype(np.uint8),
+            "labelled": np.ones(60, dtype=bool),
+            "split": np.array([SPLITS.index(name) for name in split], dtype=np.uint8),
+        },
+        attributes={
+            "index_sha256": shard_set.index_hash,
+            "codes": ["FAST"],
+            "descriptions": {},
+            "protocol": "waves",
+        },
+    )
+    return path
+
+
+@pytest.fixture
+def run(loaded, shard_set, tmp_path):
+    """Compares the tiny model with random weights under some labels, keeping embeddings in some folder."""
+
+    def run(labels, work):
+        return compare(
+            {"model": tmp_path / "run"},
+            shard_set,
+            labels,
+            work,
+            fractions=(1.0,),
+            num_seeds=1,
+            subsets={"I, II": (0, 1)},
+            masks={},
+            transductive=True,
+        )
+
+    return run
+
+
+def test_other_labels_test_other_records_on_their_own_embeddings(run, shard_set, tmp_path):
+    first = write_labels(tmp_path / "a.zarr", shard_set, split=["train"] * 30 + ["val"] * 10 + ["test"] * 20)
+    second = write_labels(tmp_path / "b.zarr", shard_set, split=["test"] * 20 + ["val"] * 10 + ["train"] * 30)
+    run(first, tmp_path / "shared")
+    reused = run(second, tmp_path / "shared").robustness["model"]["I, II"]
+    fresh = run(second, tmp_path / "fresh").robustness["model"]["I, II"]
+    np.testing.assert_array_equal(reused.test_rows, np.arange(20))
+    np.testing.assert_array_equal(reused.probability_NK, fresh.probability_NK)
+    kept = {path.name: read_embeddings(path).embedded_N for path in (tmp_path / "shared").glob("model-*-I-II-*")}
+    assert sorted(np.flatnonzero(embedded).min() for embedded in kept.values()) == [0, 40]
