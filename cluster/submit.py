@@ -169,12 +169,17 @@ def _describe(submission: Submission, profile: Profile) -> str:
 
 
 def resolve_training(arguments: Sequence[str], *, profile: Profile) -> run_config.RunConfig:
-    """The configuration of ``lamae train ARGUMENTS``, paths absolute; refused where some world size cannot train it."""
+    """The configuration of ``lamae train ARGUMENTS``; refused where some world size cannot train it.
+
+    Paths are made absolute, and ``checkpoint.notice_s``, unless given, is the notice that the profile asks Slurm for.
+    """
     if not arguments:
         raise UsageError("submit train: which configuration? for example configs/pretrain/tiny.yaml run.dir=runs/a")
     config = run_config.load(arguments[0], arguments[1:])
     config.run.dir = str(Path(config.run.dir).absolute())
     config.data.path = str(Path(config.data.path).absolute())
+    if profile.kind == "slurm" and not config.checkpoint.notice_s:
+        config.checkpoint.notice_s = float(profile.save_before_end_s)
     low, high = profile.node_range()
     worlds = [nodes * profile.num_local_ranks for nodes in range(low, high + 1)]
     refuse_uneven_worlds(worlds, global_batch_size=config.train.global_batch_size)

@@ -9,7 +9,7 @@ import pytest
 
 from cluster import profile, slurm, snapshot
 from cluster.submission import Submission
-from cluster.submit import refuse_uneven_worlds, submit
+from cluster.submit import refuse_uneven_worlds, resolve_training, submit
 from sharding.errors import LamaeError, UsageError
 
 CPU = "configs/cluster/cpu-partition.yaml"
@@ -52,6 +52,18 @@ def test_every_shipped_configuration_can_be_submitted_with_every_shipped_profile
     arguments = [run, f"run.dir={tmp_path / 'run'}", f"data.path={tmp_path / 'shards'}"]
     [submitted] = submit("train", arguments, profile=profile.load(path), dry_run=True)
     assert submitted.plan
+
+
+def test_a_run_knows_how_much_notice_the_profile_asks_for(tmp_path):
+    def notice_s(path, *overrides):
+        return resolve_training(
+            [*train_arguments(tmp_path), *overrides], profile=profile.load(path)
+        ).checkpoint.notice_s
+
+    assert notice_s(CPU) == 120
+    assert notice_s(GPU) == 300
+    assert notice_s(CPU, "checkpoint.notice_s=60") == 60
+    assert notice_s("configs/cluster/local.yaml") == 0  # nobody gives notice
 
 
 @pytest.mark.parametrize("verb", ["finetune", "embed", "bench"])
