@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.submission import RENDEZVOUS_NAME, newest_step, read_json, write_json
+from lamae.launch import free_port
 from sharding.errors import LamaeError
 
 LOOPBACK = "127.0.0.1"
@@ -60,7 +61,7 @@ def meet(attempt: Path, place: NodePlace, *, run_dir: str | None) -> Rendezvous:
     path = attempt / RENDEZVOUS_NAME
     if place.node == 0:
         address = LOOPBACK if place.num_nodes == 1 else own_address(place.host)
-        rendezvous = Rendezvous(address, _free_port(), newest_step(run_dir))
+        rendezvous = Rendezvous(address, free_port(""), newest_step(run_dir))
         write_json(path, rendezvous.__dict__)
         return rendezvous
     deadline = time.monotonic() + RENDEZVOUS_TIMEOUT_S
@@ -119,9 +120,3 @@ def rank_environment(
         # Left alone, gloo binds to whatever the host's name resolves to, which may be loopback.
         environment["GLOO_SOCKET_IFNAME"] = interface
     return environment
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])

@@ -62,10 +62,10 @@ def train_locally(
             log.close()
 
 
-def free_port() -> int:
-    """A TCP port on loopback that nothing listens on at this moment."""
+def free_port(address: str = "127.0.0.1") -> int:
+    """A TCP port that nothing listens on at this moment, on one address of this machine or, given ``""``, on any."""
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.bind((address, 0))
         return int(listener.getsockname()[1])
 
 
