@@ -42,15 +42,13 @@ def alignment_weight(final: float, progress: float) -> float:
 
 
 def error_parts(error_BLNP: Tensor, asked_BLNP: Tensor, mask: Mask) -> dict[str, Tensor]:
-    """Mean error over all samples of each way of being hidden in this batch; 0 where the batch has none.
+    """Mean error over all samples of each way of being hidden in this batch; NaN where the batch has none.
 
     ``hidden_leads``: leads hidden wholly, at the instants that the others show (there the others can be read);
     ``hidden_leads_unseen``: the same leads at the other instants; ``hidden_spans``: the rest of the visible leads.
     """
     hidden_lead_BL1 = ~mask.visible_lead_BL[:, :, None]
-    shown_BN = torch.zeros_like(mask.hidden_BLN[:, 0])
-    if mask.shared_times:
-        shown_BN = shown_BN.scatter(1, mask.patch_BVS[:, 0], True)
+    shown_BN = (~hidden_lead_BL1 & ~mask.hidden_BLN).any(1)
     parts_BLN = {
         "hidden_leads": hidden_lead_BL1 & shown_BN[:, None],
         "hidden_leads_unseen": hidden_lead_BL1 & ~shown_BN[:, None],
@@ -59,5 +57,5 @@ def error_parts(error_BLNP: Tensor, asked_BLNP: Tensor, mask: Mask) -> dict[str,
     errors = {}
     for name, part_BLN in parts_BLN.items():
         chosen = asked_BLNP & part_BLN[..., None]
-        errors[name] = torch.where(chosen, error_BLNP, 0.0).sum() / chosen.sum().clamp(min=1)
+        errors[name] = torch.where(chosen, error_BLNP, 0.0).sum() / chosen.sum()
     return errors

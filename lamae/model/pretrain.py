@@ -31,7 +31,8 @@ class PretrainOutput:
     adds its pull between the leads."""
 
     parts: dict[str, Tensor]
-    """Detached scalars of this batch: error by way of being hidden, entropy of the pooling weights."""
+    """Detached scalars of this batch: error by way of being hidden, entropy of the pooling weights; NaN where the batch
+    has nothing of the kind."""
 
     lead_weights_BL: Tensor
     """float32 [B, 12], detached: the pooling's weights; they sum to 1 over the visible leads."""
@@ -258,9 +259,9 @@ def _by_lead(value_BV: Tensor, lead_BV: Tensor) -> Tensor:
 
 def _relative_entropy(weights_BV: Tensor, slot_BV: Tensor) -> Tensor:
     """Entropy of the pooling weights over that of equal weights, mean over records with several leads: 1 is a plain
-    mean, 0 a choice of one lead."""
+    mean, 0 a choice of one lead; NaN where no record has several."""
     entropy_B = -(weights_BV * weights_BV.clamp(min=1e-12).log()).sum(1)
     num_B = slot_BV.sum(1)
     several_B = num_B > 1
     relative_B = torch.where(several_B, entropy_B / num_B.clamp(min=2).log(), 0.0)
-    return relative_B.sum() / several_B.sum().clamp(min=1)
+    return relative_B.sum() / several_B.sum()

@@ -15,7 +15,7 @@ class Interval:
     losses: list[float]
     """Mean loss of the global batch, one per step, in order."""
     parts: dict[str, float]
-    """Mean of each part of the loss over the micro-batches where it was defined."""
+    """Mean of each part of the loss over the micro-batches where it was defined; those never defined are left out."""
     lead_weights: list[float]
     """Mean pooling weight of each lead."""
 
@@ -59,9 +59,8 @@ class Meter:
         pieces += [self._parts[name] for name in names]
         values = ranks.mean(torch.cat(pieces).double().cpu()).tolist()
         num_steps, num_leads = len(self._step_losses), len(self._lead_weights)
-        sums = values[num_steps + num_leads :]
-        parts = {
-            name: sums[2 * i] / sums[2 * i + 1] if sums[2 * i + 1] else float("nan") for i, name in enumerate(names)
-        }
+        sums_and_counts = values[num_steps + num_leads :]
+        pairs = zip(names, sums_and_counts[::2], sums_and_counts[1::2], strict=True)
+        parts = {name: total / count for name, total, count in pairs if count}
         self._reset()
         return Interval(values[:num_steps], parts, values[num_steps : num_steps + num_leads])

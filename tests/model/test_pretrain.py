@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from lamae.model import PretrainModel, build_model
 from lamae.model.config import MaskConfig, ModelConfig
+from lamae.model.loss import error_parts
 from lamae.model.masking import Mask, draw_mask
 from sharding.errors import UsageError
 
@@ -326,6 +327,30 @@ def test_the_parts_say_how_much_each_way_of_hiding_costs():
     assert parts["hidden_leads"].item() == pytest.approx((y - records.x)[0][at].square().mean().item(), rel=1e-5)
     assert 0 < parts["pool_entropy"] <= 1
     assert not any(value.requires_grad for value in parts.values())
+
+
+def test_the_parts_go_by_what_is_visible_also_where_each_lead_shows_its_own_patches():
+    records = make_records(40)
+    mask = make_mask(MaskConfig(kind="mixed"), records)
+    assert not mask.shared_times
+    error = torch.full((*mask.hidden_BLN.shape, 10), 3.0)
+    for record, slots in enumerate(mask.slot_BV):
+        seen = torch.isin(torch.arange(mask.num_patches), mask.patch_BVS[record, slots])
+        hidden = ~mask.visible_lead_BL[record]
+        error[record, hidden] = torch.where(seen, 1.0, 2.0)[None, :, None]
+    parts = error_parts(error, mask.hidden_BLN[..., None].expand_as(error), mask)
+    assert parts == {"hidden_leads": 1, "hidden_leads_unseen": 2, "hidden_spans": 3}
+
+
+def test_a_part_that_the_batch_has_none_of_is_nan():
+    model, _ = make_model("lamae-aligned")
+    records = make_records()[2:3]
+    parts = model(*records.tensors, make_mask(MaskConfig(kind="time"), records)).parts
+    assert [name for name, value in parts.items() if value.isnan()] == [
+        "hidden_leads",
+        "hidden_leads_unseen",
+        "pool_entropy",
+    ]
 
 
 def test_targets_normalised_per_patch_come_back_in_signal_units():

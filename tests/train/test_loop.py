@@ -12,6 +12,7 @@ import torch
 from lamae.config import RunConfig
 from lamae.train.checkpoint import list_checkpoints, load_model
 from lamae.train.loop import EXIT_DONE, EXIT_STOPPED, train
+from lamae.train.monitor import read_metrics
 from lamae.train.subjects import subject_set_hash
 from sharding.errors import UsageError
 from tests.runs import assert_same_state, losses
@@ -42,6 +43,14 @@ def test_training_lowers_the_loss(make_config: MakeConfig, tmp_path: Path) -> No
     train(make_config("run", "train.steps=40", "monitor.log_every=10"))
     by_step = losses(tmp_path / "run")
     assert by_step[40] < 0.95 * by_step[10]
+
+
+def test_parts_of_the_loss_that_a_model_is_not_asked_for_are_not_told(make_config: MakeConfig, tmp_path: Path) -> None:
+    """A part that is always 0 would read as perfect."""
+    train(make_config("run", "model.kind=independent", "train.steps=2"))
+    for row in read_metrics(tmp_path / "run" / "metrics.jsonl"):
+        assert row["parts/hidden_spans"] > 0
+        assert not any(name.startswith("parts/hidden_leads") for name in row)
 
 
 @pytest.mark.parametrize(
