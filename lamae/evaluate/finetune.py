@@ -33,10 +33,11 @@ from lamae.train.config import EngineConfig, OptimConfig
 from lamae.train.distributed import Ranks
 from lamae.train.engine import Engine
 from lamae.train.schedule import learning_rate, plan_batch, weight_decay
-from sharding.errors import UsageError
+from sharding.errors import LamaeError, UsageError
 from sharding.format import ShardSet
 from sharding.progress import Progress, ignore
 
+MAX_SKIPPED_IN_A_ROW = 8
 WEIGHTS_NAME, RESULT_NAME = "classifier.safetensors", "finetune.json"
 
 
@@ -99,7 +100,8 @@ def finetune(
     """Fine-tune the model of ``run`` on ``labels`` and test it; writes weights and result to directory ``out``.
 
     ``leads`` (canonical indices) trains and tests on these only. Raises UsageError for options that cannot work, labels
-    of another shard set, or test subjects that were in pretraining (unless ``transductive``).
+    of another shard set, or test subjects that were in pretraining (unless ``transductive``), and LamaeError when
+    training does not get on.
     """
     options, progress = options or FinetuneOptions(), progress or ignore
     try:
@@ -178,7 +180,7 @@ class _Trainer:
             plan=plan,
         )
         val_macro: dict[float, float] = {}
-        best_step, best_val = 0, np.zeros(0)
+        best_step, best_val, skipped_in_a_row = 0, np.zeros(0), 0
         loader = RingLoader(
             self._shard_set,
             self._rows["train"],
@@ -203,6 +205,12 @@ class _Trainer:
                             learning_rate=learning_rate(step, optim, steps=options.steps),
                             weight_decay=weight_decay(step, optim, steps=options.steps),
                             last=index + 1 == plan.accumulation,
+                        )
+                    skipped_in_a_row = 0 if engine.step_was_applied else skipped_in_a_row + 1
+                    if skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
+                        raise LamaeError(
+                            f"{skipped_in_a_row} steps in a row, up to step {step + 1}, had a loss or gradient that is "
+                            f"not finite; use a lower lr than {options.lr:g}, or precision=fp32"
                         )
                     if (step + 1) % options.evaluate_every == 0 or step + 1 == options.steps:
                         odds = self._score(engine, classifier, "val")

@@ -28,7 +28,7 @@ def split_rows(
 def usable_codes(truth: Labels, rows: dict[str, np.ndarray], *, name: str) -> tuple[np.ndarray, dict[str, str]]:
     """Columns of the codes with both classes in train and test, and the others with the reason.
 
-    Raises UsageError when none is left.
+    Raises UsageError when none is left, or when none of them has both classes in val, which chooses settings.
     """
     left_out: dict[str, str] = {}
     for split in ("train", "test"):
@@ -41,6 +41,12 @@ def usable_codes(truth: Labels, rows: dict[str, np.ndarray], *, name: str) -> tu
     kept = np.array([k for k, code in enumerate(truth.codes) if code not in left_out], dtype=np.int64)
     if not len(kept):
         raise UsageError(f"{name}: no code has both classes in the train and test records")
+    y_val = truth.label_NK[rows["val"]][:, kept].astype(bool)
+    if not (y_val.any(0) & ~y_val.all(0)).any():
+        raise UsageError(
+            f"{name}: no code has both classes in the {len(y_val)} val records, so nothing tells the best setting; "
+            "use labels with more of them"
+        )
     return kept, left_out
 
 

@@ -12,7 +12,7 @@ from lamae.evaluate import inference, store
 from lamae.evaluate.classifier import Classifier
 from lamae.evaluate.finetune import RESULT_NAME, WEIGHTS_NAME, FinetuneOptions, finetune
 from lamae.evaluate.result import difference
-from sharding.errors import UsageError
+from sharding.errors import LamaeError, UsageError
 from tests.evaluate.conftest import make_loaded
 
 OPTIONS = FinetuneOptions(steps=30, global_batch_size=10, evaluate_every=10, lr=1e-2)
@@ -89,6 +89,13 @@ def test_subjects_of_pretraining_are_refused_but_not_from_scratch(shard_set, lab
     assert "10 of 10" in told.contamination
     scratch = dataclasses.replace(options, from_scratch=True)
     assert finetune(tmp_path / "run", shard_set, labels, tmp_path / "c", options=scratch).contamination == "none"
+
+
+def test_steps_that_are_never_applied_end_it(fresh, shard_set, labels, tmp_path):
+    options = dataclasses.replace(OPTIONS, lr=1e38, warmup_share=0.0)
+    with pytest.raises(LamaeError, match=r"8 steps in a row, up to step \d+, .* lower lr than 1e\+38"):
+        finetune(tmp_path / "run", shard_set, labels, tmp_path / "out", options=options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_learning_rates_fall_from_the_head_down(shard_set):

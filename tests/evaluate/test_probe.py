@@ -137,6 +137,16 @@ def test_missing_pieces_are_named():
         probe_arrays(dataclasses.replace(features, embedded_N=features.split_N != 2), truth)
 
 
+@pytest.mark.parametrize("method", ["logistic", "knn"])
+@pytest.mark.parametrize("value", [0, 1])
+def test_without_both_classes_in_val_no_setting_is_chosen(method, value):
+    features, truth = simulate(20)
+    labels = truth.label_NK.copy()
+    labels[truth.rows("val")] = value
+    with pytest.raises(UsageError, match="no code has both classes in the 6 val records"):
+        probe_arrays(features, dataclasses.replace(truth, label_NK=labels), method=method)
+
+
 def test_stores_of_different_shard_sets_are_refused(tmp_path):
     features, truth = simulate(20)
     write_stores(tmp_path, features, truth, labels_hash="other")
