@@ -143,13 +143,15 @@ def assess(measures: Measures, config: QualityConfig) -> Assessment:
 
 def _limb_flags(measures: Measures, config: QualityConfig) -> int:
     """Bits of RECORD_FLAGS that the limb leads ask for. Raises RejectError where a rule says so."""
-    if config.limb_inconsistent == "ignore" or measures.limb_agree(config.limb_tolerance_uv, config.limb_max_share):
+    rules = (config.limb_inconsistent, config.avl_avf_exchanged)
+    if rules == ("ignore", "ignore") or measures.limb_agree(config.limb_tolerance_uv, config.limb_max_share):
         return 0
     name = "limb_inconsistent"
     if config.avl_avf_exchanged != "ignore" and measures.limb_agree(
         config.limb_tolerance_uv, config.limb_max_share, exchange_avl_avf=True
     ):
         name = "avl_avf_exchanged"
-    if getattr(config, name) == "reject":
+    action = getattr(config, name)
+    if action == "reject":
         raise RejectError(f"quality_{name}", "the limb leads contradict each other")
-    return _RECORD_BIT[name]
+    return 0 if action == "ignore" else _RECORD_BIT[name]

@@ -146,6 +146,19 @@ def test_exchanged_names_of_avl_and_avf_are_told_apart(samples):
     assert flags(samples) == {"record": {"avl_avf_exchanged"}}
 
 
+def test_each_limb_rule_can_be_ignored_alone(samples):
+    contradicting, exchanged = samples.copy(), samples.copy()
+    contradicting[2] += 40
+    exchanged[[4, 5]] = exchanged[[5, 4]]
+    only_exchanged = QualityConfig(limb_inconsistent="ignore")
+    assert flags(exchanged, only_exchanged) == {"record": {"avl_avf_exchanged"}}
+    assert flags(contradicting, only_exchanged) == {}
+    assert flags(exchanged, QualityConfig(avl_avf_exchanged="ignore")) == {"record": {"limb_inconsistent"}}
+    assert flags(exchanged, QualityConfig(limb_inconsistent="ignore", avl_avf_exchanged="ignore")) == {}
+    with pytest.raises(RejectError, match="quality_avl_avf_exchanged"):
+        flags(exchanged, QualityConfig(limb_inconsistent="ignore", avl_avf_exchanged="reject"))
+
+
 def test_actions(samples):
     samples[V3] = BASELINE
     assert flags(samples, QualityConfig(zero="ignore", flat="flag", flat_run="ignore")) == {"V3": {"flat"}}
