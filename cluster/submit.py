@@ -29,7 +29,11 @@ from sharding.errors import LamaeError, UsageError
 
 TRAIN = "train"
 SHARD = "shard"
-VERBS = (TRAIN, SHARD, "labels", "embed", "probe", "finetune", "compare", "export", "verify", "bench", "synth")
+# All but those about jobs themselves and the demonstration, which starts ranks of its own on one machine.
+VERBS = (
+    *(TRAIN, SHARD, "synth", "verify", "inspect", "labels", "checkpoints", "embed", "import-embeddings", "probe"),
+    *("finetune", "compare", "export", "bench", "plan"),
+)
 # Verbs other than train that, started again, go on from what they have written.
 RESUMING_VERBS = (SHARD, "embed")
 
@@ -58,7 +62,7 @@ def submit(
     run directory. Raises UsageError for a verb or configuration that can never work.
     """
     if verb not in VERBS:
-        raise UsageError(f"{verb}: cannot be submitted; the verbs are {', '.join(VERBS)}")
+        raise UsageError(f"{verb}: cannot be submitted; the verbs that can are {', '.join(VERBS)}")
     if profile.kind == "slurm" and not dry_run and not slurm.available():
         raise UsageError("sbatch not found: submit from a login node of the cluster, or use configs/cluster/local.yaml")
     if verb == TRAIN:

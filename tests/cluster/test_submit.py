@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from cluster import profile, slurm, snapshot
 from cluster.submission import Submission
-from cluster.submit import refuse_uneven_worlds, resolve_training, submit
+from cluster.submit import VERBS, refuse_uneven_worlds, resolve_training, submit
 from sharding.errors import LamaeError, UsageError
 
 CPU = "configs/cluster/cpu-partition.yaml"
@@ -81,6 +82,13 @@ def test_the_configuration_is_checked_at_submission(tmp_path):
         submit("train", [*train_arguments(tmp_path), "train.setps=3"], profile=profile.load(CPU), dry_run=True)
     with pytest.raises(UsageError, match="cannot be submitted"):
         submit("jobs", [], profile=profile.load(CPU), dry_run=True)
+
+
+def test_every_verb_can_be_submitted_but_those_about_jobs_and_the_demonstration():
+    from lamae.cli import app
+
+    verbs = typer.main.get_command(app).commands
+    assert sorted([*VERBS, "submit", "jobs", "doctor", "demo"]) == sorted(verbs)
 
 
 def test_without_slurm_nothing_is_left_behind(tmp_path, monkeypatch):
