@@ -238,7 +238,8 @@ class MonitorConfig:
     run directory and ends the job; 0 never watches."""
 
     hang_floor_s: float = 300.0
-    """The watchdog never fires sooner than this."""
+    """The watchdog never fires sooner than this; the limit of the first steps, which have no median yet (0: they have
+    none)."""
 
     peak_tflops: float | None = None
     """Peak dense TFLOP/s of one device in this precision, for model FLOP utilisation; unknown devices report none."""

@@ -86,7 +86,8 @@ def train(config: "RunConfig", *, draw_figures: DrawFigures | None = None, probe
     with StopSignals() as signals, loader, closing(reporter), closing(engine), watchdog:
         stopped, save_again_at = 0, -1
         if config.train.validate_every:
-            log.info("validation loss at step %d: %.4f", state.step, validation.loss(engine))
+            with watchdog.paused():
+                log.info("validation loss at step %d: %.4f", state.step, validation.loss(engine))
         reporter.begin()
         for batch in loader:
             schedule = {

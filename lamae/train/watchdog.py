@@ -14,7 +14,8 @@ from types import TracebackType
 
 from lamae.train.config import MonitorConfig
 
-EXIT_HUNG = 1
+EXIT_HUNG = 76
+"""Not 75: nothing was saved. Started again, the run goes on from its newest checkpoint."""
 MIN_STEPS = 3
 WINDOW = 64
 
@@ -69,9 +70,9 @@ class Watchdog:
 
     @property
     def limit_s(self) -> float:
-        """How long a step may take now; infinite before there is anything to compare with."""
+        """How long a step may take now: the floor, and before there is anything to compare with no more than that."""
         if len(self._steps_s) < MIN_STEPS:
-            return float("inf")
+            return self._floor_s or float("inf")
         return max(self._floor_s, self._factor * statistics.median(self._steps_s))
 
     def _watch(self) -> None:
@@ -81,9 +82,11 @@ class Watchdog:
                 self._end(waited)
 
     def _end(self, waited: float) -> None:
-        log.error("no step for %.0f s; this rank's stacks are in %s", waited, self._path)
-        with self._path.open("w") as file:
-            faulthandler.dump_traceback(file, all_threads=True)
-            file.flush()
-            os.fsync(file.fileno())
-        os._exit(EXIT_HUNG)  # the main thread sits in a call that no exception reaches
+        try:
+            log.error("no step for %.0f s; this rank's stacks go to %s", waited, self._path)
+            with self._path.open("w") as file:
+                faulthandler.dump_traceback(file, all_threads=True)
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            os._exit(EXIT_HUNG)  # the main thread sits in a call that no exception reaches

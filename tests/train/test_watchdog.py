@@ -5,6 +5,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from lamae.train.config import MonitorConfig
 from lamae.train.watchdog import EXIT_HUNG, MIN_STEPS, Watchdog
 
@@ -18,22 +20,31 @@ def wait_for_a_rank_that_never_comes():
     time.sleep(60)
 
 with Watchdog(Path(sys.argv[1]), rank=3, config=MonitorConfig(hang_factor=5, hang_floor_s=0.3)) as watchdog:
-    for _ in range(5):
+    for _ in range(int(sys.argv[2])):
         time.sleep(0.01)
         watchdog.beat()
     wait_for_a_rank_that_never_comes()
 """
 
 
-def test_a_hang_writes_the_stacks_and_exits_with_an_error(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", HANGING, str(tmp_path)], capture_output=True, timeout=50, check=False)
-    assert done.returncode == EXIT_HUNG
+def exit_code_of_a_hang(run_dir: Path, *, after_steps: int) -> int:
+    command = [sys.executable, "-c", HANGING, str(run_dir), str(after_steps)]
+    return subprocess.run(command, capture_output=True, timeout=50, check=False).returncode
+
+
+@pytest.mark.parametrize("steps", [0, 5])
+def test_a_hang_writes_the_stacks_and_exits_with_a_code_of_its_own(tmp_path: Path, steps: int) -> None:
+    assert exit_code_of_a_hang(tmp_path, after_steps=steps) == EXIT_HUNG == 76
     assert "wait_for_a_rank_that_never_comes" in (tmp_path / "hang-rank-00003.txt").read_text()
+
+
+def test_a_hang_ends_the_process_also_where_the_stacks_cannot_be_written(tmp_path: Path) -> None:
+    assert exit_code_of_a_hang(tmp_path / "is-not-there", after_steps=5) == EXIT_HUNG
 
 
 def test_the_limit_follows_the_median_step_and_never_falls_below_the_floor(tmp_path: Path) -> None:
     watchdog = Watchdog(tmp_path, rank=0, config=MonitorConfig(hang_factor=4, hang_floor_s=0.01))
-    assert watchdog.limit_s == float("inf")
+    assert watchdog.limit_s == 0.01
     for _ in range(MIN_STEPS):
         time.sleep(0.02)
         watchdog.beat()
