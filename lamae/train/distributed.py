@@ -86,14 +86,22 @@ class Ranks:
         return box[0]
 
     def decide(self, function: Callable[[], Decision]) -> Decision:
-        """What rank 0's call of ``function`` gives, on every rank; a LamaeError it raises is raised on every rank."""
+        """What rank 0's call of ``function`` gives, on every rank.
+
+        A LamaeError it raises is raised on every rank; of any other exception the others raise the text, as LamaeError.
+        """
         outcome: Any = None
+        raised: Exception | None = None
         if self.is_main:
             try:
                 outcome = function()
             except LamaeError as error:
-                outcome = error
+                outcome = raised = error
+            except Exception as error:
+                outcome, raised = LamaeError(f"rank 0 failed: {type(error).__name__}: {error}"), error
         outcome = self.share(outcome)
+        if raised is not None:
+            raise raised
         if isinstance(outcome, LamaeError):
             raise outcome
         return outcome

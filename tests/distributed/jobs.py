@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from lamae.train import distributed
 from lamae.train.inputs import Inputs
 from lamae.train.loop import train
 from sharding.errors import LamaeError
@@ -17,6 +18,19 @@ Job = tuple[Path, tuple[str, ...]]
 def run_jobs(shards: Path, jobs: list[Job]) -> list[int]:
     """Train each (run directory, overrides) in turn; the exit codes."""
     return [train(tiny_config(shards, run_dir, *overrides)) for run_dir, overrides in jobs]
+
+
+def decide_badly(shards: Path) -> tuple[str, str]:
+    """Type and text of what each rank raises where rank 0 meets a disk that fails."""
+
+    def fail() -> None:
+        raise OSError(5, "Input/output error", str(shards))
+
+    try:
+        distributed.start(timeout_s=60, num_threads=1).decide(fail)
+    except Exception as error:
+        return type(error).__name__, str(error)
+    return "", ""
 
 
 def run_with_poison(shards: Path, job: Job, *, rank: int, micro_batches: list[int]) -> tuple[int, str, list[int]]:

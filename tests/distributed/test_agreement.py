@@ -35,6 +35,12 @@ def test_a_signal_on_any_rank_stops_all_after_saving_the_same_step(
     assert_same_state(tmp_path / "run", tmp_path / "whole")
 
 
+def test_any_failure_of_what_rank_0_decides_ends_all_ranks(two_ranks: RankPool, shards: Path) -> None:
+    first, second = two_ranks.call(JOBS, "decide_badly", shards=shards)
+    assert first == ("OSError", f"[Errno 5] Input/output error: '{shards}'")
+    assert second == ("LamaeError", f"rank 0 failed: OSError: {first[1]}")
+
+
 @pytest.mark.parametrize(("precision", "zero_stage"), OFFERED, ids=[f"{p}-stage{s}" for p, s in OFFERED])
 def test_a_nan_on_one_rank_skips_the_step_on_all_and_quarantines_the_record(
     precision: str, zero_stage: int, two_ranks: RankPool, shards: Path, tmp_path: Path
