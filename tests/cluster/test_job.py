@@ -103,6 +103,12 @@ def test_a_stalled_run_is_ended_with_its_stacks_and_restarted(job):
     assert [entry["action"] for entry in decisions(folder)] == [REQUEUE, DONE]
 
 
+def test_a_hang_that_the_watchdog_ends_before_any_checkpoint_is_restarted(job):
+    process, folder = job("76 0", "wait 0")
+    assert process.wait(30) == 0
+    assert [entry["action"] for entry in decisions(folder)] == [REQUEUE, DONE]
+
+
 def test_restarts_are_bounded(job):
     process, folder = job("-9 -9 -9", "0 0 0", max_restarts=2)
     assert process.wait(30) == 1

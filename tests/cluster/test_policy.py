@@ -2,8 +2,10 @@
 
 import pytest
 
+from cluster import submission
 from cluster.policy import DONE, REQUEUE, STOP, decide
 from cluster.submission import NodeReport, RankEnd
+from lamae.train import loop, watchdog
 
 HOSTS = ("n1", "n2")
 
@@ -91,6 +93,10 @@ def test_a_hang_is_retried_before_any_checkpoint_too_and_points_at_nobody():
     assert (decision.action, decision.is_failure, decision.culprit, decision.delay_s) == (REQUEUE, True, None, 30)
     assert "no step for too long" in decision.reason
     assert outcome(reports(76, 76), after=10, failures=3).action == STOP
+
+
+def test_exit_codes_are_those_of_the_trainer():
+    assert (submission.EXIT_HUNG, submission.EXIT_STOPPED) == (watchdog.EXIT_HUNG, loop.EXIT_STOPPED)
 
 
 def test_failures_are_bounded_and_back_off():
