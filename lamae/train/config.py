@@ -111,7 +111,7 @@ class OptimConfig:
     """Learning rate at the last step."""
 
     warmup_steps: int = 500
-    """Steps of linear warm-up from ``lr / warmup_steps``."""
+    """Steps of linear warm-up: step n, counted from 0, takes ``lr * (n + 1) / (warmup_steps + 1)``."""
 
     weight_decay: float = 0.05
     """Decoupled weight decay of matrices at the first step; norms, biases, tokens and embeddings have none."""
@@ -225,7 +225,8 @@ class MonitorConfig:
     """Steps between figures in TensorBoard (reconstruction per lead, lead weights); 0 draws none."""
 
     probe_every: int = 0
-    """Steps between online probes of the representation, where the caller of the trainer hands one down; 0 never."""
+    """Steps between online probes of the representation; 0 never. Only for programs that call
+    ``lamae.train.loop.train`` with a ``probe``: no command has one, and the run warns."""
 
     tensorboard: bool = True
     """Write TensorBoard events below the run directory."""

@@ -29,7 +29,7 @@ def check_resumable(
     """
     manifest = reader.manifest
     fatal, harmless = [], []
-    for key, old, new in differing_keys(manifest["config"], config):
+    for key, old, new in differing_keys(_filled(manifest["config"]), config):
         if key in FIXED_KEYS or key.startswith(FIXED_SECTIONS):
             fatal.append(f"{key}: {old} -> {new}")
         elif key not in IGNORED_KEYS:
@@ -49,6 +49,16 @@ def check_resumable(
         f"{_run_dir(reader.path)} holds another run (checkpoint {reader.path.name}): {'; '.join(fatal)}. "
         "Take another run.dir, undo the changes, or set checkpoint.allow_changes=true"
     )
+
+
+def _filled(config: dict[str, Any]) -> dict[str, Any]:
+    """A stored configuration with the defaults of keys that came later; as it is where it can't be read any more."""
+    from lamae.config import from_dict, to_dict
+
+    try:
+        return to_dict(from_dict(config))
+    except UsageError:
+        return config
 
 
 def _run_dir(checkpoint: Path) -> Path:

@@ -1,5 +1,6 @@
 """What is measured between steps: the loss on fixed validation records under fixed masks, and the caller's probe."""
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 SPLIT = "val"
 
+log = logging.getLogger(__name__)
 
 Probe = Callable[[torch.nn.Module], dict[str, float]]
 """Figures of merit by name, of a model in eval mode."""
@@ -31,6 +33,11 @@ class Validation:
     def __init__(self, config: "RunConfig", inputs: Inputs, ranks: Ranks, *, probe: Probe | None = None) -> None:
         self._every = config.train.validate_every
         self._probe_every = config.monitor.probe_every if probe is not None else 0
+        if config.monitor.probe_every and probe is None and ranks.is_main:
+            log.warning(
+                "monitor.probe_every=%d measures nothing: probes need a caller of lamae.train.loop.train with a probe",
+                config.monitor.probe_every,
+            )
         self._probe = probe
         self._inputs = inputs
         self._ranks = ranks

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lamae.config import RunConfig
-from lamae.train.checkpoint import list_checkpoints, load_model
+from lamae.train.checkpoint import list_checkpoints, load_model, manifest_digest, read_manifest
 from lamae.train.loop import EXIT_DONE, EXIT_STOPPED, train
 from lamae.train.monitor import read_metrics
 from lamae.train.subjects import subject_set_hash
@@ -143,6 +143,20 @@ def test_resuming_another_run_is_refused_with_the_differences(
     with pytest.raises(UsageError, match=named):
         train(make_config("run", *overrides))
     assert (tmp_path / "run" / "config.yaml").read_bytes() == before
+
+
+def test_a_checkpoint_from_before_a_key_was_added_resumes_with_its_default(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    train(make_config("run", "train.stop_at=1"))
+    (checkpoint,) = list_checkpoints(tmp_path / "run" / "checkpoints")
+    manifest = read_manifest(checkpoint.path)
+    del manifest["config"]["mask"]["limb_tied"]
+    manifest["digest"] = manifest_digest(manifest)
+    (checkpoint.path / "checkpoint.json").write_text(json.dumps(manifest))
+    with pytest.raises(UsageError, match=r"another run .*: mask.limb_tied: True -> False\."):
+        train(make_config("run", "mask.limb_tied=false"))
+    assert train(make_config("run", "train.stop_at=2")) == EXIT_DONE
 
 
 def test_an_explicit_override_resumes_all_the_same(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -29,6 +29,13 @@ def test_validation_is_told_when_due_and_leaves_training_alone(make_config: Make
     assert_same_state(tmp_path / "with", tmp_path / "without")
 
 
+def test_a_probe_that_nobody_hands_down_is_warned_of(make_config: MakeConfig, caplog: pytest.LogCaptureFixture) -> None:
+    config = make_config("run", "train.steps=2", "monitor.probe_every=1")
+    with caplog.at_level("WARNING"):
+        train(config)
+    assert caplog.text.count("monitor.probe_every=1 measures nothing") == 1
+
+
 def test_validation_loss_of_the_same_weights_is_the_same(make_config: MakeConfig, tmp_path: Path) -> None:
     """Micro-batches of another size change only rounding."""
     for name, micro in (("a", 4), ("b", 2)):
