@@ -51,6 +51,8 @@ class Reporter:
         self._run_dir = run_dir
         self._inputs = inputs
         self._ranks = ranks
+        # What all ranks know alike, rank 0 tells.
+        self._level = logging.WARNING if ranks.is_main else logging.DEBUG
         self._draw_figures = draw_figures
         self._meter = Meter()
         self._spikes = SpikeDetector(config.monitor.spike_zscore)
@@ -87,7 +89,8 @@ class Reporter:
                 epochs=batch.epoch.numpy(),
                 losses_B=torch.cat([output.loss_B for output in outputs]),
             )
-            log.warning(
+            log.log(
+                self._level,
                 "step %d skipped: loss or gradient not finite; %d records quarantined: %s",
                 state.step,
                 len(keys),
@@ -148,7 +151,7 @@ class Reporter:
             if self._spikes.is_spike(loss):
                 rows = np.concatenate(self._ranks.gather(self._rows[offset]))
                 keys = [self._inputs.shard_set.keys[row] for row in rows]
-                log.warning("loss spike %.4f at step %d: %s", loss, self._first_step + offset, _shorten(keys))
+                log.log(self._level, "loss spike %.4f at step %d: %s", loss, self._first_step + offset, _shorten(keys))
 
     def figures(self, step: int, engine: Engine) -> None:
         """Draw a few fixed records, hidden by fixed masks, as the model now reconstructs them."""

@@ -1,7 +1,9 @@
 """Training runs as a rank of a test job carries them out, healthy and sick, several in one process."""
 
+import logging
 import os
 import signal
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -54,6 +56,19 @@ def run_with_poison(shards: Path, job: Job, *, rank: int, micro_batches: list[in
             return train(tiny_config(shards, job[0], *job[1])), "", poisoned
         except LamaeError as error:
             return error.exit_code, str(error), poisoned
+
+
+def hear_poison(shards: Path, job: Job, *, rank: int, micro_batches: list[int]) -> str:
+    """What each rank warns of meanwhile."""
+    heard = StringIO()
+    handler = logging.StreamHandler(heard)
+    handler.setLevel(logging.WARNING)
+    logging.getLogger("lamae").addHandler(handler)
+    try:
+        run_with_poison(shards, job, rank=rank, micro_batches=micro_batches)
+    finally:
+        logging.getLogger("lamae").removeHandler(handler)
+    return heard.getvalue()
 
 
 def run_with_signal(shards: Path, job: Job, *, rank: int, number: signal.Signals, micro_batch: int) -> int:

@@ -64,6 +64,13 @@ def test_a_nan_on_one_rank_skips_the_step_on_all_and_quarantines_the_record(
     assert all(torch.isfinite(values).all() for values in final_state(tmp_path).values())
 
 
+def test_what_all_ranks_know_is_told_once(two_ranks: RankPool, shards: Path, tmp_path: Path) -> None:
+    job = (tmp_path, (ONE_MICRO_BATCH, "train.steps=2"))
+    first, second = two_ranks.call(JOBS, "hear_poison", shards=shards, job=job, rank=1, micro_batches=[0])
+    assert "step 1 skipped: loss or gradient not finite" in first
+    assert "skipped" not in second
+
+
 def test_nothing_but_nan_stops_the_run_with_a_report(two_ranks: RankPool, shards: Path, tmp_path: Path) -> None:
     job = (tmp_path, (ONE_MICRO_BATCH, "train.max_skipped_in_a_row=3"))
     outcomes = two_ranks.call(JOBS, "run_with_poison", shards=shards, job=job, rank=0, micro_batches=list(range(9)))
