@@ -55,7 +55,8 @@ class Profile:
     """Memory per node; 0 leaves the cluster's default."""
 
     time_min: int = 60
-    """Time limit of one stay on the cluster; a training run that needs longer saves, is requeued and goes on."""
+    """Time limit of one stay on the cluster; a training run that needs longer saves, is requeued and goes on. Other jobs
+    should fit in."""
 
     save_before_end_s: int = 120
     """How long before the time limit a run is told to save and leave."""
@@ -76,7 +77,8 @@ class Profile:
     """Largest number of array tasks ``lamae submit shard`` is spread over."""
 
     max_restarts: int = 5
-    """How often a failed job is started again. Preemptions and time limits do not count while the run gets on."""
+    """How often a failed job is started again. Preemptions do not count, nor do time limits while a training
+    run gets on; to other jobs, which have no checkpoints, a time limit is a failure."""
 
     backoff_s: int = 30
     """Delay before the first restart after a failure; doubled at each further one, up to an hour."""
