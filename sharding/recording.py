@@ -29,6 +29,7 @@ REJECT_REASONS: dict[str, str] = {
     "unreadable": "wfdb cannot read the signal file",
     "checksum": "the samples do not add up to the checksum in the header",
     "units": "a lead is recorded in units that are no voltage",
+    "gain": "a lead's gain is negative or not finite",
     "not_16_bit": "samples or baselines do not fit 16 bits",
     "wrong_rate": "another sampling rate than the shard set's",
     "wrong_length": "another number of samples than the shard set's",
@@ -176,7 +177,10 @@ class _Layout:
 
 @lru_cache(maxsize=256)  # an archive has few different layouts
 def _layout(names: tuple[str, ...], gains: tuple[float, ...], baselines: tuple[int, ...]) -> _Layout:
-    """Raises RejectError where the twelve leads cannot be told, or their baselines do not fit the index."""
+    """Raises RejectError where the twelve leads cannot be told, or their gains or baselines cannot be used.
+
+    A gain of 0 never comes here: WFDB defines it as 200 per millivolt.
+    """
     try:
         columns = canonical_columns(names)
     except ValueError as error:
@@ -184,6 +188,8 @@ def _layout(names: tuple[str, ...], gains: tuple[float, ...], baselines: tuple[i
     if all(column is None for column in columns):
         raise RejectError("no_leads", f"signals are {', '.join(names)}")
     gain = np.array([1.0 if column is None else gains[column] for column in columns])
+    if not ((gain > 0) & np.isfinite(gain)).all():
+        raise RejectError("gain", f"gains per mV are {', '.join(f'{value:g}' for value in gain)}")
     baseline = np.array([0 if column is None else baselines[column] for column in columns])
     if baseline.min() < NO_SAMPLE or baseline.max() > 32767:
         raise RejectError("not_16_bit", f"baselines {baseline.min()}..{baseline.max()}")

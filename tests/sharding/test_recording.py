@@ -108,6 +108,19 @@ def test_units_of_the_slow_path_become_millivolt(tree):
     assert rejection(tree) == "units"
 
 
+@pytest.mark.parametrize("gain", ["-200", "1e400"])
+def test_gains_that_turn_or_wipe_out_the_signal_are_rejected(tree, gain):
+    header = (tree / "good.hea").read_text()
+    (tree / "good.hea").write_text(header.replace("200.0(0)/mV", f"{gain}(0)/mV", 1))
+    assert rejection(tree) == "gain"
+
+
+def test_a_gain_of_0_is_what_wfdb_defines_it_as(tree):
+    header = (tree / "good.hea").read_text()
+    (tree / "good.hea").write_text(header.replace("200.0(0)/mV", "0(0)/mV"))
+    assert (read_recording(DirectoryFiles(tree), "good").gain == 200).all()
+
+
 def test_the_slow_path_checks_the_checksum_too(tree):
     header = (tree / "good.hea").read_text()
     (tree / "good.hea").write_text(header.replace("200.0(0)/mV", "200/mV"))
