@@ -21,11 +21,11 @@ from lamae.evaluate.fewlabels import FRACTIONS, NUM_SEEDS, FewLabelCurve, few_la
 from lamae.evaluate.inference import load_for_inference
 from lamae.evaluate.labels import Labels, read_labels
 from lamae.evaluate.probe import probe_arrays
-from lamae.evaluate.reconstruction import ReconstructionErrors, reconstruction_errors
+from lamae.evaluate.reconstruction import ReconstructionErrors, reconstruction_errors, spread
 from lamae.evaluate.result import ProbeResult
 from lamae.model.config import MaskConfig
 from sharding.errors import UsageError
-from sharding.format import ShardSet
+from sharding.format import ShardSet, lead_mask_to_bool
 from sharding.leads import LEADS, LIMB_LEADS
 from sharding.progress import Progress, ignore
 
@@ -183,16 +183,22 @@ def _lead_robustness(
     *,
     transductive: bool,
 ) -> dict[str, ProbeResult]:
-    """The probe as fitted on all leads, its test records re-embedded from fewer."""
+    """The probe as fitted on all leads, its test records re-embedded from fewer, where any has some of them."""
     whole = read_embeddings(embedder.path(name, run))
     test_rows = truth.rows("test")
+    recorded_L = np.any(lead_mask_to_bool(embedder.shard_set.column("lead_mask")[test_rows]), axis=0)
     found = {}
     for subset, leads in subsets.items():
+        if not recorded_L[list(leads)].any():
+            continue
         x_ND = whole.x_ND
         if len(leads) < len(LEADS):
             reduced = read_embeddings(embedder.path(name, run, leads=tuple(leads), rows=test_rows))
             x_ND = x_ND.copy()
-            x_ND[test_rows] = reduced.x_ND[test_rows]
+            # A record that has none of these leads shows nothing: it counts as the average of what train shows.
+            shown = test_rows[reduced.embedded_N[test_rows]]
+            x_ND[test_rows] = x_ND[truth.rows("train")].mean(0)
+            x_ND[shown] = reduced.x_ND[shown]
         features = dataclasses.replace(whole, x_ND=x_ND, name=f"{name}, {subset}")
         found[subset] = probe_arrays(features, truth, transductive=transductive)
     return found
@@ -212,7 +218,7 @@ def _reconstruct(
     device: str,
     progress: Progress,
 ) -> dict[str, dict[str, ReconstructionErrors]]:
-    rows = test_rows[:: max(1, len(test_rows) // MAX_RECONSTRUCTED)]
+    rows = spread(test_rows, MAX_RECONSTRUCTED)
     found: dict[str, dict[str, ReconstructionErrors]] = {kind: {} for kind in masks}
     for name, run in runs.items():
         loaded, _, _ = load_for_inference(run, shard_set, device=device)

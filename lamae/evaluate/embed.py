@@ -4,7 +4,7 @@ record        float32 [N, D]    the model's own pooled embedding
 mean          float32 [N, D]    plain mean over the visible leads' tokens: one read-out common to all methods
 lead_weights  float32 [N, 12]   share of each lead in the pooling
 lead          float16 [N, 12, D]  per-lead latents, on request
-embedded      bool [N]          false for rows of other splits
+embedded      bool [N]          false for rows of other splits, and for those without any of the leads asked for
 subject       int32 [N]         groups records of one subject; a number within this shard set, no id
 split         uint8 [N]         as in the shard set
 pretrained    uint8 [N]         1 where the subject was in pretraining, 0 where not, 2 where that is not known
@@ -32,7 +32,7 @@ from lamae.train.checkpoint import LoadedModel
 from lamae.train.distributed import Ranks
 from lamae.train.subjects import are_comparable, row_subjects
 from sharding.errors import LamaeError, UsageError
-from sharding.format import ShardSet
+from sharding.format import ShardSet, lead_mask_to_bool
 from sharding.leads import LEADS, NUM_LEADS
 from sharding.progress import Progress, ignore
 
@@ -75,9 +75,9 @@ def embed(
     """Embed ``split`` of ``shards``, or these ``rows`` of it, with the model of ``run`` and write ``out``.
 
     Interrupted, the same command goes on where it stopped; under a launcher the ranks share the blocks. ``leads``
-    (canonical indices) shows the model only these; ``random_weights`` takes the same architecture untrained, drawn from
-    ``seed``; ``threads`` is torch's number of CPU threads. Raises UsageError when ``out`` exists or the recordings do
-    not fit the model.
+    (canonical indices) shows the model only these, and passes over records that have none of them; ``random_weights``
+    takes the same architecture untrained, drawn from ``seed``; ``threads`` is torch's number of CPU threads. Raises
+    UsageError when ``out`` exists, the recordings do not fit the model or there is nothing to embed.
     """
     progress = progress or ignore
     ranks = _ranks(device, threads)
@@ -85,6 +85,9 @@ def embed(
     shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
     store.refuse_existing(out)
     rows = shard_set.rows_of_split(split) if rows is None else np.unique(rows)
+    chosen = list(range(NUM_LEADS) if leads is None else leads)
+    num_asked, names = len(rows), [LEADS[lead] for lead in chosen]
+    rows = rows[lead_mask_to_bool(shard_set.column("lead_mask")[rows])[:, chosen].any(1)]
     loaded, model, transform = load_for_inference(
         run, shard_set, device=device, random_weights=random_weights, seed=seed
     )
@@ -96,12 +99,12 @@ def embed(
         "samples_consumed": 0 if random_weights else loaded.samples_consumed,
         "random_weights_seed": seed if random_weights else None,
         "weights_hash": weights_hash(model),
-        "leads": [LEADS[lead] for lead in (range(NUM_LEADS) if leads is None else leads)],
+        "leads": names,
         "rows_sha256": rows_hash(rows),
         "per_lead": per_lead,
     }
     if not len(rows):
-        raise UsageError(f"{shard_set.root}: that split holds no records to embed")
+        raise UsageError(f"{shard_set.root}: none of the {num_asked} records to embed has any of {', '.join(names)}")
 
     def columns_of(some: np.ndarray, *, before: int) -> dict[str, np.ndarray]:
         signals = read_signals(shard_set, some, transform=transform, batch_size=batch_size, device=device, leads=leads)

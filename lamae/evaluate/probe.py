@@ -69,7 +69,7 @@ def probe_arrays(
         if absent:
             raise UsageError(
                 f"{features.name}: {absent} of {len(chosen)} labelled {split} records were not embedded; "
-                "embed split all"
+                "embed split all, and leads that each of them has"
             )
     kept, left_out = usable_codes(truth, rows, name=features.name)
     if train_rows is not None:

@@ -147,7 +147,7 @@ def reconstruction_errors(
     shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
     transform = transform_for(loaded, shard_set)
     train_rows = _unflagged(shard_set, shard_set.rows_of_split("train")) if train_rows is None else train_rows
-    mean_L, covariance_LL = lead_moments(shard_set, _spread(train_rows, NUM_TRAIN_RECORDS), transform=transform)
+    mean_L, covariance_LL = lead_moments(shard_set, spread(train_rows, NUM_TRAIN_RECORDS), transform=transform)
     trivial = predictors(mean_L, covariance_LL)
     squared, count = [], []
     defined_SLP = np.zeros((len(SITUATIONS), NUM_LEADS, 1 + len(trivial)), dtype=np.int64)
@@ -274,7 +274,7 @@ def _unflagged(shard_set: ShardSet, rows: np.ndarray) -> np.ndarray:
     return rows[clean] if clean.any() else rows
 
 
-def _spread(rows: Sequence[int] | np.ndarray, most: int) -> np.ndarray:
+def spread(rows: Sequence[int] | np.ndarray, most: int) -> np.ndarray:
     """At most ``most`` of ``rows``, evenly spread."""
     rows = np.asarray(rows)
     return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]

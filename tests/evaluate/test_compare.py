@@ -1,11 +1,15 @@
-"""What a comparison keeps between calls never stands in for something else."""
+"""What a comparison keeps never stands in for something else, and records that show nothing count as average."""
 
 import numpy as np
 import pytest
 
+from lamae.evaluate import compare as comparing
 from lamae.evaluate import store
 from lamae.evaluate.compare import compare
 from lamae.evaluate.embed import read_embeddings
+from lamae.evaluate.labels import read_labels
+from lamae.evaluate.probe import probe_arrays
+from lamae.model.config import MaskConfig
 from sharding.format import SPLITS
 
 
@@ -32,7 +36,7 @@ def write_labels(path, shard_set, *, split):
 def run(loaded, shard_set, tmp_path):
     """Compares the tiny model with random weights under some labels, keeping embeddings in some folder."""
 
-    def run(labels, work):
+    def run(labels, work, *, subset=(0, 1), masks=None):
         return compare(
             {"model": tmp_path / "run"},
             shard_set,
@@ -40,20 +44,35 @@ def run(loaded, shard_set, tmp_path):
             work,
             fractions=(1.0,),
             num_seeds=1,
-            subsets={"I, II": (0, 1)},
-            masks={},
+            subsets={"few": subset},
+            masks=masks or {},
             transductive=True,
         )
 
     return run
 
 
+def test_missing_leads_and_many_records(run, shard_set, tmp_path, monkeypatch):
+    monkeypatch.setattr(comparing, "MAX_RECONSTRUCTED", 12)
+    labels = write_labels(tmp_path / "a.zarr", shard_set, split=["test"] * 20 + ["val"] * 10 + ["train"] * 30)
+    result = run(labels, tmp_path / "work", subset=(8,), masks={"grid": MaskConfig()})
+    assert len(result.reconstruction["grid"]["model"].subject_R) == 12, "of 20"
+
+    # Record 3 has no V3: it is scored as the average training record.
+    whole = read_embeddings(next((tmp_path / "work").glob(f"model-{16 * '?'}.zarr")))
+    whole.x_ND[3] = whole.x_ND[30:].mean(0)
+    average = probe_arrays(whole, read_labels(labels), transductive=True)
+    few = result.robustness["model"]["few"]
+    np.testing.assert_allclose(few.probability_NK[3], average.probability_NK[3], atol=1e-6)
+    assert not np.isclose(few.probability_NK[2], few.probability_NK[3])
+
+
 def test_other_labels_test_other_records_on_their_own_embeddings(run, shard_set, tmp_path):
     first = write_labels(tmp_path / "a.zarr", shard_set, split=["train"] * 30 + ["val"] * 10 + ["test"] * 20)
     second = write_labels(tmp_path / "b.zarr", shard_set, split=["test"] * 20 + ["val"] * 10 + ["train"] * 30)
     run(first, tmp_path / "shared")
-    reused = run(second, tmp_path / "shared").robustness["model"]["I, II"]
-    fresh = run(second, tmp_path / "fresh").robustness["model"]["I, II"]
+    reused = run(second, tmp_path / "shared").robustness["model"]["few"]
+    fresh = run(second, tmp_path / "fresh").robustness["model"]["few"]
     np.testing.assert_array_equal(reused.test_rows, np.arange(20))
     np.testing.assert_array_equal(reused.probability_NK, fresh.probability_NK)
     kept = {path.name: read_embeddings(path).embedded_N for path in (tmp_path / "shared").glob("model-*-I-II-*")}

@@ -97,6 +97,15 @@ def test_withheld_leads_do_not_matter(loaded, shard_set, tmp_path):
     assert not np.delete(weights, [0, 1, 7], axis=1).any()
 
 
+def test_records_without_any_of_the_leads_are_not_embedded(loaded, shard_set, tmp_path):
+    embed(tmp_path, shard_set, tmp_path / "e.zarr", leads=[8])
+    assert np.flatnonzero(~read_embeddings(tmp_path / "e.zarr").embedded_N).tolist() == [3]
+    embed(tmp_path, shard_set, tmp_path / "two.zarr", leads=[7, 8])
+    assert read_embeddings(tmp_path / "two.zarr").embedded_N.all()
+    with pytest.raises(UsageError, match="none of the 1 records to embed has any of V3"):
+        embed(tmp_path, shard_set, tmp_path / "none.zarr", leads=[8], rows=np.array([3]))
+
+
 def test_random_weights_are_seeded_and_saw_nobody(loaded, shard_set, tmp_path):
     for name, seed in [("a", 0), ("b", 0), ("c", 1)]:
         embed(tmp_path, shard_set, tmp_path / name, random_weights=True, seed=seed)
