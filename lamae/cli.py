@@ -220,9 +220,13 @@ def labels(
     ] = None,
     top: Annotated[int | None, typer.Option(help="Keep only so many most frequent codes.")] = None,
     key_column: Annotated[str, typer.Option(help="csv: the column with record keys.")] = "key",
+    column: Annotated[
+        str, typer.Option(help="mimic-icd10: the column with diagnoses, such as ed_diag_ed or all_diag_hosp.")
+    ] = "all_diag_all",
     task: Annotated[
         str, typer.Option(help="ptbxl: superclass, subclass, diagnostic, form, rhythm, all.")
     ] = "superclass",
+    min_likelihood: Annotated[float, typer.Option(help="ptbxl: a statement counts from so many percent on.")] = 0.0,
     allow_missing: Annotated[bool, typer.Option(help="Go on although some records have no line in FILE.")] = False,
 ) -> None:
     """Join diagnoses to the rows of a shard set."""
@@ -236,9 +240,11 @@ def labels(
         source=source,
         file=file,
         protocol=protocol,
-        min_count=min_count or (2000 if source == "mimic-icd10" else 1),
+        min_count=(2000 if source == "mimic-icd10" else 1) if min_count is None else min_count,
         top=top,
+        column=column,
         task=task,
+        min_likelihood=min_likelihood,
         allow_missing=allow_missing,
         key_column=key_column,
     )

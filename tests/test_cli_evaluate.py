@@ -7,6 +7,7 @@ import pytest
 
 from lamae import cli
 from lamae.evaluate.embed import read_embeddings
+from lamae.evaluate.labels import read_labels
 from sharding.format import ShardSet
 from tests.shardsets import random_adc, write_shard_set
 
@@ -72,6 +73,25 @@ def test_another_demographics_file_is_embedded_anew(lamae, tmp_path):
         assert (code, "l.zarr: no such store" in error) == (2, True), "it stops there, which is far enough"
     stores = (tmp_path / "compare" / "embeddings").iterdir()
     assert sorted(read_embeddings(store).x_ND[0, 0] for store in stores) == [4, 5]
+
+
+def test_options_of_the_label_sources_reach_them(lamae, tmp_path):
+    write_shard_set(tmp_path / "shards", random_adc(2, 50), keys=["10", "11"])
+    (tmp_path / "d.csv").write_text("study_id,ed_diag_ed,all_diag_all\n10,['I48'],['I48']\n11,['E11'],[]\n")
+    assert lamae("labels", "shards", "d.csv", "l.zarr", "--column", "ed_diag_ed", "--min-count", 0)[0] == 0
+    assert read_labels(tmp_path / "l.zarr").codes == ["E11", "I48"]
+
+    (tmp_path / "ptbxl_database.csv").write_text(
+        "scp_codes,strat_fold,filename_hr,filename_lr\n"
+        "\"{'AFIB': 100.0, 'PVC': 35.0}\",1,a/10,b/10\n\"{'PVC': 50.0}\",1,a/11,b/11\n"
+    )
+    (tmp_path / "scp_statements.csv").write_text(
+        ",description,diagnostic,form,rhythm,diagnostic_class,diagnostic_subclass\nAFIB,,,,1.0,,\nPVC,,,1.0,,,\n"
+    )
+    options = ("--task", "all", "--min-likelihood", 50)
+    assert lamae("labels", "shards", "ptbxl_database.csv", "p.zarr", *options)[0] == 0
+    labels = read_labels(tmp_path / "p.zarr")
+    assert dict(zip(labels.codes, labels.label_NK.T.tolist(), strict=True)) == {"AFIB": [1, 0], "PVC": [0, 1]}
 
 
 def test_any_csv_can_be_labels(lamae, tmp_path):
