@@ -191,7 +191,7 @@ class CheckpointConfig:
     """Steps between checkpoints; the last step, a stop and a signal always save. 0 saves only then."""
 
     keep: int = 3
-    """Newest checkpoints to keep; 0 keeps all. A checkpoint holding a file named ``pinned`` is never removed."""
+    """Newest whole checkpoints to keep; 0 keeps all. A checkpoint holding a file named ``pinned`` is never removed."""
 
     keep_every: int = 0
     """Checkpoints whose step is a multiple of this are kept for good; 0 for none."""
