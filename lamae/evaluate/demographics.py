@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lamae.evaluate import store
-from lamae.evaluate.embed import KIND, pretrained_flags
+from lamae.evaluate.embed import pretrained_flags, write_records
 from lamae.evaluate.sources import integer_key, read_rows
 from sharding.errors import UsageError
 from sharding.format import ShardSet
@@ -42,18 +41,13 @@ def embed_demographics(file: Path, shards: Path | ShardSet, out: Path) -> int:
         record[row] = _features(cells["age"], cells["sex" if is_ptbxl else "gender"])
     if not num_found:
         raise UsageError(f"{file}: none of its records is in {shard_set.root}")
-    _, subject = np.unique(shard_set.column("subject"), return_inverse=True)
-    store.write(
+    write_records(
         out,
-        kind=KIND,
-        columns={
-            "record": record,
-            "embedded": np.ones(shard_set.num_records, dtype=bool),
-            "subject": subject.astype(np.int32),
-            "split": shard_set.column("split"),
-            "pretrained": pretrained_flags(shard_set, None),
-        },
-        attributes={"index_sha256": shard_set.index_hash, "model": "age and sex"},
+        shard_set,
+        record,
+        embedded_N=np.ones(shard_set.num_records, dtype=bool),
+        pretrained_N=pretrained_flags(shard_set, None),
+        attributes={"model": "age and sex"},
     )
     return num_found
 

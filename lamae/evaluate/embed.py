@@ -13,7 +13,7 @@ pretrained    uint8 [N]         1 where the subject was in pretraining, 0 where 
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,9 +182,8 @@ def _begin(
         return
     N = shard_set.num_records
     group = store.create(out, kind=KIND, attributes=attributes)
-    _, subject = np.unique(shard_set.column("subject"), return_inverse=True)
     fixed = {
-        "subject": subject.astype(np.int32),
+        "subject": subject_numbers(shard_set),
         "split": shard_set.column("split"),
         "pretrained": pretrained_flags(shard_set, loaded),
     }
@@ -202,6 +201,32 @@ def _is_same(out: Path, attributes: dict[str, Any]) -> bool:
     except (OSError, ValueError):
         return False
     return "embedded" in group and all(group.attrs.get(name) == value for name, value in attributes.items())
+
+
+def write_records(
+    out: Path,
+    shard_set: ShardSet,
+    record_ND: np.ndarray,
+    *,
+    embedded_N: np.ndarray,
+    pretrained_N: np.ndarray,
+    attributes: Mapping[str, Any],
+) -> None:
+    """Write an embeddings store of one read-out, ``record``, that no model of ours made."""
+    columns = {
+        "record": record_ND,
+        "embedded": embedded_N,
+        "subject": subject_numbers(shard_set),
+        "split": shard_set.column("split"),
+        "pretrained": pretrained_N,
+    }
+    store.write(out, kind=KIND, columns=columns, attributes={"index_sha256": shard_set.index_hash, **attributes})
+
+
+def subject_numbers(shard_set: ShardSet) -> np.ndarray:
+    """int32 [N]: the same number for records of the same subject; it says nothing outside the shard set."""
+    _, subject = np.unique(shard_set.column("subject"), return_inverse=True)
+    return subject.astype(np.int32)
 
 
 def pretrained_flags(shard_set: ShardSet, loaded: LoadedModel | None) -> np.ndarray:

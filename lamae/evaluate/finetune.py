@@ -22,7 +22,7 @@ from lamae.data.transforms import SignalTransform
 from lamae.evaluate import store
 from lamae.evaluate.auroc import auroc, macro
 from lamae.evaluate.classifier import READOUTS, Classifier
-from lamae.evaluate.embed import pretrained_flags
+from lamae.evaluate.embed import pretrained_flags, subject_numbers
 from lamae.evaluate.inference import load_for_inference, read_signals, withhold_leads
 from lamae.evaluate.labels import read_labels
 from lamae.evaluate.protocol import split_rows, usable_codes
@@ -117,7 +117,7 @@ def finetune(
         run, shard_set, random_weights=options.from_scratch, seed=options.seed
     )
     pretrained = pretrained_flags(shard_set, None if options.from_scratch else loaded)
-    _, subject = np.unique(shard_set.column("subject"), return_inverse=True)
+    subject = subject_numbers(shard_set)
     name = f"{loaded.config.model.kind}, {'from scratch' if options.from_scratch else 'fine-tuned'}"
     rows, contamination = split_rows(truth, subject, pretrained, name=name, transductive=transductive)
     kept, left_out = usable_codes(truth, rows, name=name)

@@ -13,7 +13,7 @@ import numpy as np
 import zarr
 
 from lamae.evaluate import store
-from lamae.evaluate.embed import KIND, UNKNOWN
+from lamae.evaluate.embed import UNKNOWN, write_records
 from sharding.errors import UsageError
 from sharding.format import ShardSet
 
@@ -47,18 +47,13 @@ def import_embeddings(
     record[places[matched]] = x_MD[matched]
     embedded = np.zeros(shard_set.num_records, dtype=bool)
     embedded[places[matched]] = True
-    _, subject = np.unique(shard_set.column("subject"), return_inverse=True)
-    store.write(
+    write_records(
         out,
-        kind=KIND,
-        columns={
-            "record": record,
-            "embedded": embedded,
-            "subject": subject.astype(np.int32),
-            "split": shard_set.column("split"),
-            "pretrained": np.full(shard_set.num_records, UNKNOWN, dtype=np.uint8),
-        },
-        attributes={"index_sha256": shard_set.index_hash, "model": name or source.stem, "imported": True},
+        shard_set,
+        record,
+        embedded_N=embedded,
+        pretrained_N=np.full(shard_set.num_records, UNKNOWN, dtype=np.uint8),
+        attributes={"model": name or source.stem, "imported": True},
     )
     return int(matched.sum())
 
