@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 failed, 2 bad usage or configuration (never retried), 75 s
 
 import os
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,8 +26,25 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+EXIT_INTERRUPTED = 130
+
 ShardsArgument = Annotated[Path, typer.Argument(metavar="SHARDS", help="A shard set made by 'lamae shard'.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or one of its checkpoints.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.console.print(f"lamae {metadata.version('lamae')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Pretrain and evaluate the latent attention masked autoencoder for 12-lead ECG."""
 
 
 def main() -> None:
@@ -37,9 +55,10 @@ def main() -> None:
     except LamaeError as error:
         console.print_error(str(error))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        console.print_error("interrupted")
-        sys.exit(130)
+    except SystemExit as leaving:
+        if leaving.code == EXIT_INTERRUPTED:  # what the command line makes of Ctrl-C, without a word
+            console.print_error("interrupted; what is complete stays, the same command goes on from there")
+        raise
     except BrokenPipeError:  # the reader of our output (head, less) has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -156,7 +175,7 @@ def verify(shards: ShardsArgument) -> None:
     for problem in report.problems:
         console.print_error(problem)
     if report.problems:
-        raise LamaeError(f"{shards}: {len(report.problems)} problems; pack again what is named above")
+        raise LamaeError(f"{shards}: {len(report.problems)} problems, named above; remove it and pack it again")
     console.console.print(
         f"{shards}: whole, {report.num_records:,} records in {report.num_shards:,} shards", soft_wrap=True
     )
@@ -258,7 +277,7 @@ def embed(
     out: Annotated[Path, typer.Argument(help="embeddings.zarr to make.")],
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
     leads: Annotated[str | None, typer.Option(help="Show the model only these, for example I,II,V2.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Records at once.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Records at once.")] = 64,
     per_lead: Annotated[bool, typer.Option(help="Also keep one latent per lead.")] = False,
     random_weights: Annotated[bool, typer.Option(help="The same architecture untrained: the reference row.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
@@ -332,7 +351,9 @@ def probe(
 def checkpoints(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     verify: Annotated[bool, typer.Option(help="Read every file and compare it with its hash.")] = False,
-    keep: Annotated[int | None, typer.Option(help="Remove all but the newest so many (pinned ones stay).")] = None,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="Remove all but the newest so many (pinned ones stay).")
+    ] = None,
 ) -> None:
     """List, verify or prune the checkpoints of a run."""
     from lamae.train import checkpoint
@@ -358,9 +379,9 @@ def checkpoints(
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Directory for everything the demo makes.")] = Path("demo"),
-    records: Annotated[int, typer.Option(help="Synthetic ECGs to make.")] = 4000,
+    records: Annotated[int, typer.Option(min=100, help="Synthetic ECGs to make.")] = 4000,
     seed: Annotated[int, typer.Option(help="Seed of the data and of both models.")] = 0,
-    steps: Annotated[int, typer.Option(help="Training steps of each model.")] = 600,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each model.")] = 1000,
     processes: Annotated[int, typer.Option(help="Training processes (default: one per core, at most 2).")] = 0,
 ) -> None:
     """The whole way in minutes: synth, shard, verify, train LAMAE and a baseline, embed, probe, report."""

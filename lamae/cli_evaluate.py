@@ -123,12 +123,17 @@ def import_embeddings(
 
 
 def pick_device(name: str) -> str:
-    """``auto`` is CUDA where there is any."""
-    if name != "auto":
-        return name
+    """``auto`` is CUDA where there is any. Raises UsageError for a device that this machine does not have."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind = name.split(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise UsageError(f"--device {name}: is none of cpu, cuda, auto")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"--device {name}: torch finds no CUDA device here; take --device cpu or auto")
+    return name
 
 
 def _digest(path: Path) -> str:

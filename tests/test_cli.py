@@ -57,6 +57,7 @@ def test_help_comes_without_loading_torch():
         (["embed", "nowhere", "shards", "out.zarr"], "no such directory"),
         (["embed", "nowhere", "shards", "out.zarr", "--leads", "I,V9"], "'V9' is no lead"),
         (["probe", "nowhere.zarr", "labels.zarr"], "nowhere.zarr"),
+        (["embed", "nowhere", "shards", "out.zarr", "--device", "foo"], "--device foo: is none of cpu, cuda, auto"),
         (["bench", "nothing"], "no benchmark 'nothing'"),
         (["checkpoints", "nowhere"], "nowhere: no checkpoints/"),
     ],
@@ -95,3 +96,17 @@ def test_verify_names_the_damaged_shard_and_fails(lamae, tmp_path):
     code, _, errors = lamae("verify", "shards")
     assert code == 1
     assert "000000.tar" in errors
+
+
+def test_version_is_told(lamae):
+    code, output, _ = lamae("--version")
+    assert code == 0
+    assert output.split()[0] == "lamae"
+
+
+def test_training_into_a_shard_set_is_refused(lamae, tmp_path):
+    write_shard_set(tmp_path / "shards", random_adc(3, 5000))
+    code, _, errors = lamae("train", "configs/pretrain/tiny.yaml", "run.dir=shards", "data.path=shards")
+    assert code == 2
+    assert "run.dir=shards: is a shard set" in errors
+    assert not (tmp_path / "shards" / "checkpoints").exists()

@@ -15,13 +15,16 @@ import torch.distributed as dist
 
 from lamae.train.distributed import Ranks
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 log = logging.getLogger(__name__)
 
 
 class StopSignals:
-    """Remembers the first stop signal of this process instead of dying of it; a context manager."""
+    """Remembers the first stop signal of this process instead of dying of it; a context manager.
+
+    A second Ctrl-C ends the process at once: whoever presses it again does not want to wait for a checkpoint.
+    """
 
     def __init__(self, numbers: Iterable[signal.Signals] = STOP_SIGNALS) -> None:
         self.received = 0
@@ -41,6 +44,8 @@ class StopSignals:
             signal.signal(number, handler)
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
+        if self.received and number == signal.SIGINT:
+            raise KeyboardInterrupt
         self.received = self.received or number
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from lamae.train.checkpoint import CheckpointReader, newest_whole
 from lamae.train.durable import clear_unfinished, write_durably
 from sharding.errors import LamaeError, UsageError
+from sharding.format import MANIFEST_NAME as SHARD_SET_NAME
 
 CONFIG_NAME = "config.yaml"
 MANIFEST_NAME = "manifest.json"
@@ -33,6 +34,10 @@ def open_run_directory(run_dir: Path, *, config_yaml: str, manifest: dict[str, A
 
     Raises UsageError where it cannot be written.
     """
+    if (run_dir / SHARD_SET_NAME).exists():
+        raise UsageError(
+            f"run.dir={run_dir}: is a shard set, which nothing may be written into; take another directory"
+        )
     try:
         (run_dir / CHECKPOINTS_NAME).mkdir(parents=True, exist_ok=True)
         if not os.access(run_dir, os.W_OK | os.X_OK):
