@@ -1,8 +1,8 @@
-"""The verbs that judge models and give them away: compare, finetune, export, import-embeddings."""
+"""The verbs that judge models and give them away: labels, embed, probe, compare, finetune, export and the like."""
 
 import hashlib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,6 +15,129 @@ Transductive = Annotated[
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
 ShardsOption = Annotated[Path, typer.Option(help="A shard set made by 'lamae shard'.")]
 LabelsOption = Annotated[Path, typer.Option(help="labels.zarr of 'lamae labels'.")]
+ShardsArgument = Annotated[Path, typer.Argument(metavar="SHARDS", help="A shard set made by 'lamae shard'.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or one of its checkpoints.")]
+
+
+def labels(
+    shards: ShardsArgument,
+    file: Annotated[
+        Path, typer.Argument(help="records_w_diag_icd10.csv, ptbxl_database.csv, WFDB headers or any CSV.")
+    ],
+    out: Annotated[Path, typer.Argument(help="labels.zarr to make.")],
+    source: Annotated[
+        str, typer.Option(help="mimic-icd10, ptbxl, snomed or csv; by default told from the file.")
+    ] = "auto",
+    protocol: Annotated[str, typer.Option(help="shards keeps their splits; or ed2all, all2all, folds.")] = "shards",
+    min_count: Annotated[
+        int | None, typer.Option(help="Keep codes with so many records (default: 2000 for mimic-icd10, else 1).")
+    ] = None,
+    top: Annotated[int | None, typer.Option(help="Keep only so many most frequent codes.")] = None,
+    key_column: Annotated[str, typer.Option(help="csv: the column with record keys.")] = "key",
+    column: Annotated[
+        str, typer.Option(help="mimic-icd10: the column with diagnoses, such as ed_diag_ed or all_diag_hosp.")
+    ] = "all_diag_all",
+    task: Annotated[
+        str, typer.Option(help="ptbxl: superclass, subclass, diagnostic, form, rhythm, all.")
+    ] = "superclass",
+    min_likelihood: Annotated[float, typer.Option(help="ptbxl: a statement counts from so many percent on.")] = 0.0,
+    allow_missing: Annotated[bool, typer.Option(help="Go on although some records have no line in FILE.")] = False,
+) -> None:
+    """Join diagnoses to the rows of a shard set."""
+    from lamae.evaluate.sources import build_labels
+
+    if source == "auto":
+        source = "snomed" if file.is_dir() else "ptbxl" if file.name.startswith("ptbxl") else "mimic-icd10"
+    report = build_labels(
+        shards,
+        out,
+        source=source,
+        file=file,
+        protocol=protocol,
+        min_count=(2000 if source == "mimic-icd10" else 1) if min_count is None else min_count,
+        top=top,
+        column=column,
+        task=task,
+        min_likelihood=min_likelihood,
+        allow_missing=allow_missing,
+        key_column=key_column,
+    )
+    console.console.print(str(report), soft_wrap=True)
+
+
+def embed(
+    run: RunArgument,
+    shards: ShardsArgument,
+    out: Annotated[Path, typer.Argument(help="embeddings.zarr to make.")],
+    split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
+    leads: Annotated[str | None, typer.Option(help="Show the model only these, for example I,II,V2.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Records at once.")] = 64,
+    per_lead: Annotated[bool, typer.Option(help="Also keep one latent per lead.")] = False,
+    random_weights: Annotated[bool, typer.Option(help="The same architecture untrained: the reference row.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+) -> None:
+    """Embed every record with a frozen model."""
+    from lamae.evaluate.embed import embed as embed_records
+    from sharding.leads import parse_leads
+
+    try:
+        chosen = parse_leads(leads) if leads else None
+    except ValueError as error:
+        raise UsageError(f"--leads: {error}") from None
+    with console.show_progress() as progress:
+        embed_records(
+            run,
+            shards,
+            out,
+            split=split,
+            leads=chosen,
+            batch_size=batch_size,
+            per_lead=per_lead,
+            random_weights=random_weights,
+            device=pick_device(device),
+            progress=progress,
+        )
+    console.console.print(f"next: lamae probe {out} LABELS.zarr", soft_wrap=True)
+
+
+def probe(
+    embeddings: Annotated[Path, typer.Argument(metavar="EMBEDDINGS", help="embeddings.zarr of 'lamae embed'.")],
+    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="labels.zarr of 'lamae labels'.")],
+    readout: Annotated[
+        str, typer.Option(help="record (the model's own pooling) or mean (common to all models).")
+    ] = "record",
+    method: Annotated[str, typer.Option(help="logistic or knn.")] = "logistic",
+    against: Annotated[Path | None, typer.Option(help="Other embeddings.zarr: paired differences to it.")] = None,
+    transductive: Annotated[
+        bool, typer.Option(help="Allow test subjects that were in pretraining; said in the result.")
+    ] = False,
+    json: Annotated[Path | None, typer.Option(help="Write the result here too.")] = None,
+) -> None:
+    """Read labels off frozen embeddings: AUROC of every code with 95 % intervals by subject."""
+    from lamae.evaluate import probe as probing
+
+    result = probing.probe(embeddings, labels, readout=readout, method=method, transductive=transductive)
+    rows = [[code, f"{result.prevalence[code]:.3f}", str(value)] for code, value in result.by_code().items()]
+    columns = ["code", "prevalence", "AUROC (95 %)"]
+    macro = ["macro", "", str(result.macro)]
+    summary: dict[str, Any] = {"probe": result.to_dict()}
+    if against is not None:
+        other = probing.probe(against, labels, readout=readout, method=method, transductive=transductive)
+        difference = probing.difference(result, other)
+        columns.append(f"minus {other.name}")
+        rows = [[*row, str(difference.by_code[row[0]])] for row in rows]
+        macro.append(str(difference.macro))
+        summary |= {"against": other.to_dict(), "difference": difference.to_dict()}
+    console.print_table(
+        f"{result.name}: probe on {len(result.test_rows):,} test records of {result.num_test_subjects:,} subjects, "
+        f"subjects seen in pretraining: {result.contamination}",
+        columns,
+        [*rows, macro],
+    )
+    for code, reason in result.left_out.items():
+        console.console.print(f"left out of the macro: {code} ({reason})", soft_wrap=True)
+    if json is not None:
+        console.write_json(json, summary)
 
 
 def compare(

@@ -9,49 +9,51 @@ import math
 
 import torch
 
-_GOLDEN = 0x9E3779B97F4A7C15
+GOLDEN = 0x9E3779B97F4A7C15
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _FLOAT_BITS = 24
 
 
-def _signed(word: int) -> int:
+def signed(word: int) -> int:
     """The int64 with the same bits as ``word`` modulo 2^64."""
     word &= (1 << 64) - 1
     return word - (1 << 64) if word >> 63 else word
 
 
-def _mix(words: torch.Tensor) -> torch.Tensor:
-    words = (words ^ _shift_right(words, 30)) * _signed(_MULTIPLIERS[0])
-    words = (words ^ _shift_right(words, 27)) * _signed(_MULTIPLIERS[1])
-    return words ^ _shift_right(words, 31)
+def mix(words: torch.Tensor) -> torch.Tensor:
+    """The finaliser: a bijection of int64 in which every input bit moves every output bit."""
+    words = (words ^ shift_right(words, 30)) * signed(_MULTIPLIERS[0])
+    words = (words ^ shift_right(words, 27)) * signed(_MULTIPLIERS[1])
+    return words ^ shift_right(words, 31)
 
 
-def _shift_right(words: torch.Tensor, bits: int) -> torch.Tensor:
-    return (words >> bits) & ((1 << (64 - bits)) - 1)  # torch shifts the sign in; mask it away
+def shift_right(words: torch.Tensor, bits: int) -> torch.Tensor:
+    """Logical shift: torch's ``>>`` on int64 drags the sign along."""
+    return (words >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def record_keys(seed: int, epoch_B: torch.Tensor, row_B: torch.Tensor, *, purpose: int) -> torch.Tensor:
     """int64 ``[B]``: one key per record and purpose. Different purposes give unrelated numbers."""
-    key_B = torch.full_like(row_B, _signed(seed * _GOLDEN + purpose))
+    key_B = torch.full_like(row_B, signed(seed * GOLDEN + purpose))
     for part_B in (epoch_B, row_B):
-        key_B = _mix(key_B + part_B * _signed(_GOLDEN) + 1)
+        key_B = mix(key_B + part_B * signed(GOLDEN) + 1)
     return key_B
 
 
 def bits(key_B: torch.Tensor, *shape: int) -> torch.Tensor:
     """int64 ``[B, *shape]``: all 64 bits random, so half of them are negative."""
-    counter = torch.arange(1, math.prod(shape) + 1, device=key_B.device) * _signed(_GOLDEN)
-    return _mix(key_B[:, None] + counter).view(len(key_B), *shape)
+    counter = torch.arange(1, math.prod(shape) + 1, device=key_B.device) * signed(GOLDEN)
+    return mix(key_B[:, None] + counter).view(len(key_B), *shape)
 
 
 def uniform(key_B: torch.Tensor, *shape: int) -> torch.Tensor:
     """float32 ``[B, *shape]`` in [0, 1), a multiple of 2^-24."""
-    return _shift_right(bits(key_B, *shape), 64 - _FLOAT_BITS).float() * 2.0**-_FLOAT_BITS
+    return shift_right(bits(key_B, *shape), 64 - _FLOAT_BITS).float() * 2.0**-_FLOAT_BITS
 
 
 def below(key_B: torch.Tensor, bound: int) -> torch.Tensor:
     """int64 ``[B]`` in 0..bound-1, bound up to 2^31. Integers throughout: a rounded product could reach ``bound``."""
-    return (_shift_right(bits(key_B, 1)[:, 0], 32) * bound) >> 32
+    return (shift_right(bits(key_B, 1)[:, 0], 32) * bound) >> 32
 
 
 def normal(key_B: torch.Tensor, *shape: int) -> torch.Tensor:

@@ -1,9 +1,12 @@
 """Fixtures that several houses share."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+
+from lamae import cli
 
 DATA_HINT = "real recordings not found: put them at ../shared/data or set LAMAE_TEST_DATA"
 
@@ -18,3 +21,19 @@ def real_data() -> Path:
             pytest.fail(DATA_HINT)
         pytest.skip(DATA_HINT)
     return path
+
+
+@pytest.fixture
+def lamae(tmp_path, monkeypatch, capsys):
+    """Runs the console entry point in an empty directory: ``(exit code, standard output, standard error)``."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lamae", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        printed = capsys.readouterr()
+        return caught.value.code or 0, printed.out, printed.err
+
+    return run

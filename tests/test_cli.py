@@ -12,22 +12,6 @@ from tests.shardsets import random_adc, write_shard_set
 VERBS = sorted(command.callback.__name__ for command in cli.app.registered_commands)
 
 
-@pytest.fixture
-def lamae(tmp_path, monkeypatch, capsys):
-    """Runs the console entry point in an empty directory: ``(exit code, standard output, standard error)``."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["lamae", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        printed = capsys.readouterr()
-        return caught.value.code or 0, printed.out, printed.err
-
-    return run
-
-
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(verb):
     result = CliRunner().invoke(cli.app, [verb.replace("_", "-"), "--help"])

@@ -1,31 +1,12 @@
 """The verbs that judge models: bad input is one line and exit code 2; good input reaches their functions."""
 
-import sys
-
 import numpy as np
 import pytest
 
-from lamae import cli
 from lamae.evaluate.embed import read_embeddings
 from lamae.evaluate.labels import read_labels
 from sharding.format import ShardSet
 from tests.shardsets import random_adc, write_shard_set
-
-
-@pytest.fixture
-def lamae(tmp_path, monkeypatch, capsys):
-    """Runs the console entry point in an empty directory: ``(exit code, standard output, standard error)``."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["lamae", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        printed = capsys.readouterr()
-        return caught.value.code or 0, printed.out, printed.err
-
-    return run
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from lamae.keyed import GOLDEN, mix, signed
 from lamae.model.config import MaskConfig, kinds_drawn, num_visible
 from sharding.leads import CHEST_LEADS, LIMB_LEADS, NUM_LEADS
 
@@ -204,15 +205,15 @@ def _tie_limb_leads(config: MaskConfig, draws_BL: Tensor) -> Tensor:
 
 
 def _record_keys(seed: int, epoch_B: Tensor, row_B: Tensor) -> Tensor:
-    key_B = _mix(torch.full_like(row_B, _signed(seed)))
-    return _mix(_mix(key_B ^ epoch_B) ^ row_B)
+    key_B = _next(torch.full_like(row_B, signed(seed)))
+    return _next(_next(key_B ^ epoch_B) ^ row_B)
 
 
 def _random_BK(key_B: Tensor, stream: int, count: int) -> Tensor:
     """int64 [B, count], uniform over 0..2^63-1."""
     counter_K = torch.arange(count, dtype=torch.int64, device=key_B.device)
-    stream_B = _mix(key_B + _signed((stream + 1) * 0x9E3779B97F4A7C15))
-    return _mix(stream_B[:, None] ^ counter_K) & torch.iinfo(torch.int64).max
+    stream_B = _next(key_B + signed((stream + 1) * GOLDEN))
+    return _next(stream_B[:, None] ^ counter_K) & torch.iinfo(torch.int64).max
 
 
 def _chance(key_B: Tensor, stream: int, share: float) -> Tensor:
@@ -227,19 +228,6 @@ def _weighted_choice(key_B: Tensor, weights: list[float]) -> Tensor:
     return (draw_B[:, None] >= torch.tensor(thresholds, device=key_B.device)).sum(1)
 
 
-def _mix(x: Tensor) -> Tensor:
-    x = x + _signed(0x9E3779B97F4A7C15)
-    x = (x ^ _shift_right(x, 30)) * _signed(0xBF58476D1CE4E5B9)
-    x = (x ^ _shift_right(x, 27)) * _signed(0x94D049BB133111EB)
-    return x ^ _shift_right(x, 31)
-
-
-def _shift_right(x: Tensor, bits: int) -> Tensor:
-    """Logical shift: torch's ``>>`` on int64 drags the sign along."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def _signed(value: int) -> int:
-    """The int64 with the same 64 bits."""
-    value &= (1 << 64) - 1
-    return value - (1 << 64) if value >> 63 else value
+def _next(x: Tensor) -> Tensor:
+    """SplitMix64's step from one state: advance by the golden ratio, then finalise."""
+    return mix(x + signed(GOLDEN))

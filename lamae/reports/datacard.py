@@ -13,10 +13,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lamae.reports.charts import new_chart
+from lamae.reports.inspect import plot_row
 from lamae.reports.page import Page
-from lamae.reports.paper import plot_record
 from lamae.reports.style import INK, SERIES, style_axes
-from sharding.format import NO_SAMPLE, SPLITS, ShardSet, lead_mask_to_bool
+from sharding.format import SPLITS, ShardSet, lead_mask_to_bool
 from sharding.leads import LEADS, NUM_LEADS
 from sharding.quality import LEAD_FLAGS, RECORD_FLAGS
 
@@ -214,15 +214,7 @@ def _add_amplitudes(page: Page, shard_set: ShardSet) -> None:
 def _add_examples(page: Page, shard_set: ShardSet) -> None:
     page.section("Examples", lead="One unremarkable record, then one for each flag that occurs. 25 mm/s, 10 mm/mV.")
     for title, row in _choose_examples(shard_set):
-        figure = plot_record(
-            shard_set.read(row),
-            rate_hz=shard_set.rate_hz,
-            gain=shard_set.column("gain")[row],
-            baseline=shard_set.column("baseline")[row],
-            lead_mask=lead_mask_to_bool(np.asarray(shard_set.column("lead_mask")[row])),
-            missing=NO_SAMPLE,
-            title=f"{shard_set.keys[row]}   {title}",
-        )
+        figure = plot_row(shard_set, row, title=f"{shard_set.keys[row]}   {title}")
         page.figure(figure, raster=True, alt=f"12-lead ECG, {title}")
 
 

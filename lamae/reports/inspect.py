@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from lamae.reports.paper import plot_record
 from sharding.errors import UsageError
@@ -43,9 +44,9 @@ def describe_record(shard_set: ShardSet, row: int) -> tuple[str, list[str], list
     return title, heads, rows
 
 
-def save_record_plot(shard_set: ShardSet, row: int, path: Path, *, layout: str = "3x4") -> Path:
-    """Plot record ``row`` to ``path`` (.png, .svg or .pdf; true to scale when printed at 100 %)."""
-    figure = plot_record(
+def plot_row(shard_set: ShardSet, row: int, *, title: str, layout: str = "3x4") -> Figure:
+    """Record ``row`` on ECG paper, with its own gain, baseline and leads."""
+    return plot_record(
         shard_set.read(row),
         rate_hz=shard_set.rate_hz,
         gain=shard_set.column("gain")[row],
@@ -53,8 +54,13 @@ def save_record_plot(shard_set: ShardSet, row: int, path: Path, *, layout: str =
         lead_mask=lead_mask_to_bool(np.asarray(shard_set.column("lead_mask")[row])),
         missing=NO_SAMPLE,
         layout=layout,
-        title=shard_set.keys[row],
+        title=title,
     )
+
+
+def save_record_plot(shard_set: ShardSet, row: int, path: Path, *, layout: str = "3x4") -> Path:
+    """Plot record ``row`` to ``path`` (.png, .svg or .pdf; true to scale when printed at 100 %)."""
+    figure = plot_row(shard_set, row, title=shard_set.keys[row], layout=layout)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
