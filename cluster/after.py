@@ -4,84 +4,89 @@ It is reached only when the ranks ended of themselves: when Slurm ends a job (pr
 loss of the first node) it ends the batch script too, and puts the job back in the queue itself where that is due.
 """
 
-import dataclasses
 import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from cluster import policy, slurm
+from cluster.conclusion import conclude, record
+from cluster.executor import send
+from cluster.job import NodeJob
 from cluster.place import find_node
-from cluster.policy import Decision, decide
-from cluster.submission import (
-    DECISION_NAME,
-    RENDEZVOUS_NAME,
-    Submission,
-    attempt_folder,
-    list_attempts,
-    newest_step,
-    read_json,
-    read_reports,
-    write_json,
-)
+from cluster.policy import Decision
+from cluster.submission import JOB_ID_NAME, Submission, attempt_folder
 from lamae.console import set_up_logging
 from sharding.errors import LamaeError
 
 log = logging.getLogger(__name__)
 
 
-def conclude(folder: Path, submission: Submission, attempt: Path, *, hosts: Sequence[str]) -> Decision:
-    """Decide what follows an attempt, and leave the decision in its folder."""
-    earlier = (read_json(path / DECISION_NAME) for path in attempts_of_job(folder, attempt) if path != attempt)
-    failures = sum(bool(values and values["is_failure"]) for values in earlier)
-    start = read_json(attempt / RENDEZVOUS_NAME) or {}
-    decision = decide(
-        read_reports(attempt),
-        hosts=hosts,
-        step_before=start.get("step_before"),
-        step_after=newest_step(submission.run_dir),
-        keeps_work=submission.keeps_work,
-        failures_before=failures,
-        max_restarts=submission.max_restarts,
-        backoff_s=submission.backoff_s,
-    )
-    write_json(attempt / DECISION_NAME, dataclasses.asdict(decision))
-    log.info("%s: %s", decision.action, decision.reason)
-    return decision
+def put_back(job_id: str, folder: Path, submission: Submission, decision: Decision) -> None:
+    """Put the job back in the queue, later and without the culprit's node where the decision says so.
 
-
-def attempts_of_job(folder: Path, attempt: Path) -> list[Path]:
-    """The attempts of the same job (the same task of an array), oldest first."""
-    job_id = attempt.name.rsplit("-", 1)[0]
-    return [path for path in list_attempts(folder) if path.name.rsplit("-", 1)[0] == job_id]
-
-
-def requeue(job_id: str, decision: Decision, *, exclude_culprit: bool) -> None:
-    """Put the job back in the queue, later and without the culprit's node where the decision says so."""
+    Where this site forbids that it is submitted anew, to start when this one has left. Raises LamaeError where neither
+    works.
+    """
     fields = slurm.job_fields(job_id)
-    changes = {}
-    if decision.culprit and exclude_culprit:
-        excluded = slurm.expand_nodes(fields.get("ExcNodeList", ""))
-        if "Partition" not in fields or "NumNodes" not in fields:
-            log.warning("%s is suspect but kept: scontrol does not say what the job needs", decision.culprit)
-        elif _is_dispensable(decision.culprit, fields, excluded):
-            changes["ExcNodeList"] = ",".join(sorted({*excluded, decision.culprit}))
-            log.info("restarting without %s", decision.culprit)
+    if fields.get("JobState") == "CANCELLED":
+        raise LamaeError("it was cancelled")
+    known = slurm.expand_nodes(fields.get("ExcNodeList", ""))
+    excluded = {*known, *_culprit_to_avoid(decision, fields, known, wanted=submission.profile.exclude_culprits)}
+    if fields.get("Requeue") != "0":
+        try:
+            slurm.requeue(job_id)
+        except LamaeError as refused:
+            log.warning("%s", refused)
         else:
-            log.warning("%s is suspect but kept: without it too few nodes are usable", decision.culprit)
-    if decision.delay_s:
-        changes["StartTime"] = f"now+{decision.delay_s}"
-    slurm.requeue(job_id)
-    if changes:
-        slurm.update(job_id, changes)
+            changes = {}
+            if len(excluded) > len(known):
+                changes["ExcNodeList"] = ",".join(sorted(excluded))
+            if decision.delay_s:
+                changes["StartTime"] = f"now+{decision.delay_s}"
+            if changes:
+                slurm.update(job_id, changes)
+            return
+    new_id = _submit_anew(job_id, folder, submission, excluded, decision.delay_s)
+    log.info("this site does not requeue job %s: it goes on as job %s", job_id, new_id)
 
 
-def _is_dispensable(host: str, fields: Mapping[str, str], excluded: Sequence[str]) -> bool:
-    """Whether the job's partition has enough usable nodes without ``host`` and those excluded already."""
+def _culprit_to_avoid(
+    decision: Decision, fields: Mapping[str, str], excluded: Collection[str], *, wanted: bool
+) -> list[str]:
+    """The host that the failure points at, where the job's partition has enough usable nodes without it."""
+    host = decision.culprit
+    if host is None or not wanted:
+        return []
+    if "Partition" not in fields or "NumNodes" not in fields:
+        log.warning("%s is suspect but kept: scontrol does not say what the job needs", host)
+        return []
     usable = slurm.usable_nodes(fields["Partition"]) - {host, *excluded}
-    return len(usable) >= int(fields["NumNodes"].split("-")[0])
+    if len(usable) < int(fields["NumNodes"].split("-")[0]):
+        log.warning("%s is suspect but kept: without it too few nodes are usable", host)
+        return []
+    log.info("restarting without %s", host)
+    return [host]
+
+
+def _submit_anew(job_id: str, folder: Path, submission: Submission, excluded: Collection[str], delay_s: int) -> str:
+    """Submit the same folder as a job of its own, whose number takes the place of the old one."""
+    if submission.array:
+        raise LamaeError("this site does not requeue, and a task of an array cannot be submitted alone")
+    timing: dict[str, object] = {"dependency": f"afterany:{job_id}"}
+    if delay_s:
+        timing["begin"] = f"now+{delay_s}"
+    profile = replace(
+        submission.profile,
+        exclude=",".join(sorted(excluded)) or None,
+        slurm={**submission.profile.slurm, **timing},
+    )
+    new_id = send(folder, profile, [NodeJob(str(folder))])
+    (folder / JOB_ID_NAME).write_text(f"{new_id}\n")
+    return new_id
 
 
 def main() -> None:
@@ -97,7 +102,12 @@ def main() -> None:
         hosts = slurm.expand_nodes(os.environ["SLURM_JOB_NODELIST"])
         decision = conclude(folder, submission, attempt, hosts=hosts)
         if decision.action == policy.REQUEUE:
-            requeue(os.environ["SLURM_JOB_ID"], decision, exclude_culprit=submission.exclude_culprits)
+            try:
+                put_back(os.environ["SLURM_JOB_ID"], folder, submission, decision)
+            except LamaeError as error:
+                reason = f"{decision.reason}, but the job cannot be put back: {error}; submit the same command again"
+                decision = replace(decision, action=policy.STOP, reason=reason, exit_code=decision.exit_code or 1)
+                record(decision, attempt)
     except LamaeError as error:
         log.error("%s", error)
         sys.exit(1)

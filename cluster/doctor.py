@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -63,11 +63,7 @@ def _run_job(chosen: profile.Profile, *, shards: Path | None, out: Path) -> dict
     Submission(
         verb="doctor",
         argv=argv,
-        kind=chosen.kind,
-        ranks_per_node=chosen.num_local_ranks,
-        max_restarts=0,
-        backoff_s=0,
-        exclude_culprits=False,
+        profile=replace(chosen, max_restarts=0),
         submitted_at=time.time(),
     ).write(folder)
     (folder / JOB_ID_NAME).write_text(send(folder, chosen, [NodeJob(str(folder))]) + "\n")

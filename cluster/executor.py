@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import submitit
+from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import _make_sbatch_string  # the text of a batch script on a machine without Slurm
 
 from cluster.job import NodeJob
 from cluster.profile import Profile
 from cluster.submission import CODE_NAME, LOGS_NAME, RUN_JOBS_NAME
+from sharding.errors import LamaeError
 
 
 def executor_parameters(folder: Path, profile: Profile) -> dict[str, Any]:
@@ -47,9 +49,16 @@ def executor_parameters(folder: Path, profile: Profile) -> dict[str, Any]:
             *profile.setup,
         ],
         "slurm_teardown": [f"{python} -m cluster.after {shlex.quote(str(folder))}"],
-        # A range of nodes is beyond submitit's own parameter. Clusters may default to jobs that cannot be requeued.
-        "slurm_additional_parameters": {"nodes": profile.nodes, "requeue": True, **profile.slurm},
+        "slurm_additional_parameters": _further_options(profile),
     }
+
+
+def _further_options(profile: Profile) -> dict[str, Any]:
+    """Options of sbatch that submitit has no parameter for. A range of nodes is beyond its own for nodes."""
+    options = {name.replace("_", "-"): value for name, value in profile.slurm.items()}
+    # Clusters may default to jobs that cannot be requeued.
+    options = {"nodes": profile.nodes, "requeue": "no-requeue" not in options, **options}
+    return {name: value for name, value in options.items() if value is not False}
 
 
 def script_text(folder: Path, profile: Profile, *, num_tasks: int = 0) -> str:
@@ -80,12 +89,19 @@ def job_environment(folder: Path, profile: Profile) -> dict[str, str]:
 
 
 def send(folder: Path, profile: Profile, jobs: Sequence[NodeJob]) -> str:
-    """Hand one job, or several as an array, to submitit; the scheduler's number of the job or array."""
+    """Hand one job, or several as an array, to submitit; the scheduler's number of the job or array.
+
+    Raises LamaeError with what sbatch says where it refuses the job.
+    """
     options = {f"{profile.kind}_python": profile.python} if profile.python else {}
     executor = submitit.AutoExecutor(folder / LOGS_NAME, cluster=profile.kind, **options)
     executor.update_parameters(**executor_parameters(folder, profile))
-    with _without_outer_job(), _local_job_environment(folder, profile):
-        sent = [executor.submit(jobs[0])] if len(jobs) == 1 else executor.submit_array(jobs)
+    try:
+        with _without_outer_job(), _local_job_environment(folder, profile):
+            sent = [executor.submit(jobs[0])] if len(jobs) == 1 else executor.submit_array(jobs)
+    except (FailedJobError, FailedSubmissionError) as error:
+        said = " ".join(str(error).split()).removeprefix("sbatch: error: ") or "it did not say why"
+        raise LamaeError(f"sbatch refused the job: {said}") from None
     return str(sent[0].job_id).split("_")[0]
 
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from types import FrameType
 
 from cluster import policy
-from cluster.after import conclude
+from cluster.conclusion import conclude
 from cluster.place import NodePlace, find_node, meet, rank_environment
 from cluster.submission import (
     CANCELLED_NAME,
     CODE_NAME,
-    EXIT_STOPPED,
+    STOP_SIGNALS,
     NodeReport,
     RankEnd,
     Submission,
@@ -30,8 +30,6 @@ from cluster.submission import (
     read_reports,
 )
 from lamae.console import set_up_logging
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 POLL_S = 0.2
 PEERS_EVERY_S = 1.0
@@ -66,7 +64,7 @@ class NodeJob:
             attempt = attempt_folder(folder, job_id=place.job_id, restart=place.restart)
             argv = submission.argv if self.task is None else submission.array[self.task]
             report = run_attempt(argv, submission, place, attempt, code=folder / CODE_NAME)
-            if submission.kind == "slurm":
+            if submission.profile.kind == "slurm":
                 break
             decision = conclude(folder, submission, attempt, hosts=[place.host])
             if decision.action != policy.REQUEUE:
@@ -87,7 +85,7 @@ class NodeJob:
 
 def run_attempt(argv: list[str], submission: Submission, place: NodePlace, attempt: Path, *, code: Path) -> NodeReport:
     """Run this node's ranks until all of them have ended; what became of them, also left in ``attempt``."""
-    num_ranks = submission.ranks_per_node
+    num_ranks = submission.profile.num_local_ranks
     first = place.node * num_ranks
     report = NodeReport(place.node, place.host, [RankEnd(first + i, None) for i in range(num_ranks)])
     with _Signals() as signals:  # from here on a stop request is kept until there is somebody to pass it on to
@@ -110,7 +108,8 @@ def run_attempt(argv: list[str], submission: Submission, place: NodePlace, attem
                 )
             )
         run_dir = Path(submission.run_dir) if submission.run_dir and place.node == 0 else None
-        stall = _Stall(run_dir, submission.stall_s) if run_dir and submission.stall_s else None
+        stall_s = submission.profile.stall_s
+        stall = _Stall(run_dir, stall_s) if run_dir and stall_s else None
         _Watch(ranks, report, signals, attempt, stall).run()
     report.finished = True
     report.write(attempt)
@@ -187,8 +186,6 @@ class _Watch:
             code = rank.poll()
             if code is None or end.code is not None:
                 continue
-            if -code in STOP_SIGNALS:
-                code = EXIT_STOPPED  # asked to stop before it was able to listen
             end.code, end.at = code, time.time()
             log.info("rank %d ended with %s", end.rank, code)
             self.report.write(self.attempt)

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class JobStatus:
     job_id: str
     verb: str
     state: str
-    """``running``, ``pending``, ``done``, ``failed``, ``cancelled`` (by us) or ``gone`` (ended without a decision)."""
+    """``running``, ``pending``, ``done``, ``failed``, ``cancelled`` or ``gone`` (ended without a decision)."""
 
     detail: str
     """Why: the scheduler's reason or ours."""
@@ -90,20 +90,20 @@ def read_statuses(folders: Sequence[Path]) -> list[JobStatus]:
     open_ids = [
         ids[folder]
         for folder, submission in submissions.items()
-        if submission.kind == "slurm" and ids[folder] and _final_decision(folder, submission) is None
+        if submission.profile.kind == "slurm" and ids[folder] and _final_decision(folder, submission) is None
     ]
-    queued, accounted = {}, {}
+    queued, ended = {}, {}
     if open_ids and slurm.available():
         queued = slurm.queue(open_ids)
-        accounted = slurm.accounted_states(open_ids)
-    return [_status(folder, submissions[folder], ids[folder], queued, accounted) for folder in folders]
+        waiting = {name.split("_")[0] for name in queued}
+        ended = slurm.last_states([job_id for job_id in open_ids if job_id not in waiting])
+    return [_status(folder, submissions[folder], ids[folder], queued, ended) for folder in folders]
 
 
 def cancel(status: JobStatus) -> None:
     """End a job for good; what it has saved stays."""
     (status.folder / CANCELLED_NAME).touch()
-    kind = Submission.read(status.folder).kind
-    if kind == "slurm":
+    if Submission.read(status.folder).profile.kind == "slurm":
         slurm.cancel(status.job_id)
     elif _local_alive(status.job_id):
         os.kill(int(status.job_id), 15)
@@ -113,28 +113,32 @@ def judge(
     *,
     queued: Sequence[slurm.QueueEntry],
     decision: dict[str, Any] | None,
-    accounted: str | None,
+    ended: str | None,
     alive: bool = False,
     cancelled: bool = False,
 ) -> tuple[str, str, int | None]:
     """State, detail and exit code of a job from what is known of it.
 
-    queued: its entries in the queue; decision: the last one taken, if the last attempt has one; accounted: what sacct
-    says; alive: whether a local job's process is there; cancelled: whether we were asked to end it.
+    queued: its entries in the queue; decision: the last one taken, if the last attempt has one; ended: Slurm's word for
+    a job that has left the queue; alive: whether a local job's process is there; cancelled: whether we were asked to
+    end it.
     """
     running = [entry for entry in queued if entry.state in ("RUNNING", "COMPLETING")]
     if decision is not None and decision["action"] == policy.DONE:
         return DONE, "", 0
     if decision is not None and decision["action"] == policy.STOP:
+        if cancelled:
+            return CANCELLED, "", 1
         return FAILED, decision["reason"], decision["exit_code"]
     if running or alive:
         return RUNNING, decision["reason"] if decision else "", None
     if queued:
         why = f"{decision['reason']}; " if decision else ""
         return PENDING, why + queued[0].reason, None
-    if cancelled:
+    if cancelled or ended == "CANCELLED":
         return CANCELLED, "", 1
-    return GONE, (accounted or "neither in the queue nor ended of itself: cancelled, or killed").lower(), 1
+    why = f"Slurm ended it ({ended.lower()})" if ended else "neither in the queue nor ended of itself"
+    return GONE, f"{why}; see its log, and submit the same command again to go on", 1
 
 
 def _status(
@@ -142,15 +146,15 @@ def _status(
     submission: Submission,
     job_id: str,
     queued: dict[str, slurm.QueueEntry],
-    accounted: dict[str, str],
+    ended: dict[str, str],
 ) -> JobStatus:
     own = [entry for name, entry in queued.items() if name == job_id or name.startswith(f"{job_id}_")]
     attempts = list_attempts(folder)
     state, detail, exit_code = judge(
         queued=own,
         decision=_final_decision(folder, submission) or (None if submission.array else _last_decision(attempts)),
-        accounted=next((text for name, text in accounted.items() if name.split("_")[0] == job_id), None),
-        alive=submission.kind == "local" and _local_alive(job_id),
+        ended=ended.get(job_id),
+        alive=submission.profile.kind == "local" and _local_alive(job_id),
         cancelled=(folder / CANCELLED_NAME).exists(),
     )
     step, steps, loss, rate, eta = _progress(submission)
@@ -162,7 +166,7 @@ def _status(
         detail=detail,
         exit_code=exit_code,
         nodes=",".join(entry.nodes for entry in own if entry.nodes),
-        restarts=max((int(path.name.rsplit("-", 1)[1]) for path in attempts), default=0),
+        restarts=_count_restarts(submission, attempts),
         step=step,
         steps=steps,
         loss=loss,
@@ -177,6 +181,13 @@ def _job_id(folder: Path) -> str:
         return (folder / JOB_ID_NAME).read_text().strip()
     except OSError:
         return ""
+
+
+def _count_restarts(submission: Submission, attempts: Sequence[Path]) -> int:
+    """Of the job, or of the task of an array that was restarted most; Slurm does not count jobs submitted anew."""
+    if submission.array:
+        return max((int(path.name.rsplit("-", 1)[1]) for path in attempts), default=0)
+    return max(0, len(attempts) - 1)
 
 
 def _last_decision(attempts: Sequence[Path]) -> dict[str, Any] | None:
@@ -262,10 +273,12 @@ def _status_if_known(folder: Path) -> JobStatus | None:
         return None
 
 
-def follow(folder: Path, *, write: Any, poll_s: float = 1.0, ask_scheduler_every_s: float = 15.0) -> JobStatus:
+def follow(
+    folder: Path, *, write: Callable[[str], object], poll_s: float = 1.0, ask_scheduler_every_s: float = 15.0
+) -> JobStatus:
     """Pass the log of the job's first node on to ``write`` as it grows, until the job has ended; how it ended."""
-    path = log_path(folder, _job_id(folder))
-    position, next_question, times_gone = 0, 0.0, 0
+    log_file = _GrowingFile(log_path(folder, _job_id(folder)))
+    next_question, times_gone = 0.0, 0
     submission = Submission.read(folder)
     while True:
         decided = _final_decision(folder, submission) is not None
@@ -273,15 +286,33 @@ def follow(folder: Path, *, write: Any, poll_s: float = 1.0, ask_scheduler_every
         if decided or times_gone or time.monotonic() >= next_question:
             next_question = time.monotonic() + ask_scheduler_every_s
             status = _status_if_known(folder)
-        if path.exists() and path.stat().st_size > position:
-            with path.open("rb") as file:
-                file.seek(position)
-                text = file.read()
-            position += len(text)
-            write(text.decode(errors="replace"))
+        newest = log_path(folder, _job_id(folder))
+        write(log_file.read_on())
+        if newest != log_file.path:  # a job that was submitted anew goes on in a log of its own
+            log_file = _GrowingFile(newest)
+            write(log_file.read_on())
         if status is not None:
             # Once may be the instant between two states: a job that is being started, or put back in the queue.
             times_gone = times_gone + 1 if status.state == GONE else 0
             if status.ended and times_gone in (0, TIMES_GONE_IS_GONE):
                 return status
         time.sleep(poll_s)
+
+
+@dataclass
+class _GrowingFile:
+    """A file that another process writes to, read piece by piece."""
+
+    path: Path
+    position: int = 0
+
+    def read_on(self) -> str:
+        """What has been added since the last call."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.position)
+                text = file.read()
+        except OSError:  # not there yet
+            return ""
+        self.position += len(text)
+        return text.decode(errors="replace")

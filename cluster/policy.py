@@ -4,7 +4,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.submission import EXIT_HUNG, EXIT_STOPPED, EXIT_USAGE, NodeReport, RankEnd
+from cluster.submission import EXIT_HUNG, EXIT_STOPPED, EXIT_USAGE, STOP_SIGNALS, NodeReport, RankEnd
 
 DONE, REQUEUE, STOP = "done", "requeue", "stop"
 
@@ -12,6 +12,7 @@ LONGEST_BACKOFF_S = 3600
 
 # Deaths that a rank brings upon itself when a peer has vanished: they do not point at its node.
 _SELF_INFLICTED = (-signal.SIGABRT,)
+_STOPPED_UNHEARD = tuple(-number for number in STOP_SIGNALS)
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ def decide(
     hosts: Sequence[str],
     step_before: int | None,
     step_after: int | None,
+    is_cancelled: bool = False,
     keeps_work: bool = False,
     failures_before: int,
     max_restarts: int,
@@ -54,6 +56,7 @@ def decide(
     """What to do after an attempt on ``hosts``, of which every node that could has reported.
 
     step_before, step_after: newest checkpoint before and after the attempt, None for jobs other than training.
+    is_cancelled: somebody wants the job to end for good.
     keeps_work: a job other than training that goes on from what an ended attempt has written.
     failures_before: earlier attempts of this job that counted as failures.
     """
@@ -66,14 +69,18 @@ def decide(
     if usage:
         reason = f"exit code 2 on {usage[0]}: the command or configuration can never work as written; see the log"
         return Decision(STOP, reason, EXIT_USAGE, step=step_after)
-    bad = [(host, end) for host, end in own if end.code not in (0, EXIT_STOPPED)]
-    if not bad and not lost:
-        if any(end.code == EXIT_STOPPED for _, end in own):
-            if got_on:
-                return Decision(REQUEUE, "stopped on request after saving", step=step_after)
-            what = _describe_fruitless_stop(is_training=step_after is not None, keeps_work=keeps_work)
-            return _restart(what, None, step_after, failures_before, max_restarts, backoff_s)
+    bad = [(host, end) for host, end in own if end.code not in (0, EXIT_STOPPED, *_STOPPED_UNHEARD)]
+    if any(end.code in _STOPPED_UNHEARD for _, end in own):  # the others may have failed for want of it
+        bad = [(host, end) for host, end in bad if (end.code or 0) < 0 and end.code not in _SELF_INFLICTED]
+    if not bad and not lost and all(end.code == 0 for _, end in own):
         return Decision(DONE, "all ranks ended well", step=step_after)
+    if is_cancelled:
+        return Decision(STOP, "cancelled", 1, step=step_after)
+    if not bad and not lost:
+        if got_on:
+            return Decision(REQUEUE, "stopped on request after saving", step=step_after)
+        what = _describe_fruitless_stop(is_training=step_after is not None, keeps_work=keeps_work)
+        return _restart(what, None, step_after, failures_before, max_restarts, backoff_s)
 
     culprit, what = _cause(bad, lost)
     if not lost and not got_on and all((end.code or 0) > 0 and end.code != EXIT_HUNG for _, end in bad):

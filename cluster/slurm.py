@@ -60,6 +60,15 @@ def accounted_states(job_ids: Collection[str]) -> dict[str, str]:
     return {job_id: state.split()[0] for job_id, state in pairs if state}
 
 
+def last_states(job_ids: Collection[str]) -> dict[str, str]:
+    """What became of jobs that have left the queue: from accounting, else while the controller remembers them."""
+    states = {name.split("_")[0]: state for name, state in accounted_states(job_ids).items()}
+    for job_id in job_ids:
+        if job_id not in states and (state := job_fields(job_id).get("JobState")):
+            states[job_id] = state
+    return states
+
+
 def requeue(job_id: str) -> None:
     """Put a running job back in the queue. Its processes, the caller among them, are told to end."""
     _checked("scontrol", "requeue", job_id)

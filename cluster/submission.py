@@ -2,7 +2,7 @@
 
     FOLDER/
       submission.json      what was asked (class Submission)
-      job_id               the scheduler's number, once it has one
+      job_id               the scheduler's number, once it has one; a new one where the job had to be submitted anew
       config.yaml          the resolved configuration, for training
       cancelled            (empty) somebody wants it to end for good
       code/                the packages as they were when the job was submitted, and of which revision
@@ -19,10 +19,12 @@ import dataclasses
 import json
 import os
 import re
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cluster.profile import Profile
 from sharding.errors import UsageError
 
 SUBMISSION_NAME = "submission.json"
@@ -48,15 +50,8 @@ class Submission:
     argv: list[str]
     """Arguments after ``python`` of every rank, for example ``-m lamae train …/config.yaml``."""
 
-    kind: str
-    """``slurm`` or ``local``."""
-
-    ranks_per_node: int
-    max_restarts: int
-    backoff_s: int
-    exclude_culprits: bool
-    stall_s: int = 0
-    """Seconds without progress after which a training run is ended and restarted; 0 never."""
+    profile: Profile
+    """Where, on what and with how much patience."""
 
     run_dir: str | None = None
     """Run directory of a training job."""
@@ -77,8 +72,9 @@ class Submission:
     def read(cls, folder: Path) -> "Submission":
         """Raises UsageError where the folder holds no submission."""
         try:
-            return cls(**json.loads((folder / SUBMISSION_NAME).read_text()))
-        except (OSError, ValueError, TypeError) as error:
+            values = json.loads((folder / SUBMISSION_NAME).read_text())
+            return cls(**{**values, "profile": Profile(**values["profile"])})
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise UsageError(f"{folder}: not a job of 'lamae submit' ({error})") from None
 
 
@@ -108,6 +104,7 @@ class NodeReport:
 
     @property
     def failed(self) -> bool:
+        """Whether a rank has left the others without agreeing on it: they cannot go on."""
         return any(end.code not in (None, 0, EXIT_STOPPED) for end in self.ranks)
 
     def write(self, attempt: Path) -> None:
@@ -116,6 +113,9 @@ class NodeReport:
 
 EXIT_STOPPED = 75
 """A trainer's exit code after it was asked to stop and has saved."""
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+"""Requests to save and leave. A rank that is not yet able to listen dies of them."""
 
 EXIT_HUNG = 76
 """A rank's exit code after its watchdog has seen no step for too long."""

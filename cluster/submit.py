@@ -2,6 +2,7 @@
 
 import dataclasses
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -34,6 +35,8 @@ VERBS = (
     *(TRAIN, SHARD, "synth", "verify", "inspect", "labels", "checkpoints", "embed", "import-embeddings", "probe"),
     *("finetune", "compare", "export", "bench", "plan"),
 )
+# Verbs whose ranks share the work; any other is one process, on one node.
+PARALLEL_VERBS = (TRAIN, "embed", "finetune")
 # Verbs other than train that, started again, go on from what they have written.
 RESUMING_VERBS = (SHARD, "embed")
 
@@ -67,8 +70,10 @@ def submit(
         raise UsageError("sbatch not found: submit from a login node of the cluster, or use configs/cluster/local.yaml")
     if verb == TRAIN:
         return [_submit_training(arguments, profile=profile, dry_run=dry_run)]
-    # One process has no use for more than one GPU.
-    profile = dataclasses.replace(profile, nodes="1", ranks_per_node=1, gpus_per_node=min(profile.gpus_per_node, 1))
+    if verb not in PARALLEL_VERBS:
+        # One process has no use for more than one GPU.
+        gpus = min(profile.gpus_per_node, 1)
+        profile = dataclasses.replace(profile, nodes="1", ranks_per_node=1, gpus_per_node=gpus)
     root = (folder or Path(OTHER_JOBS_NAME)).absolute()
     if verb == SHARD and profile.kind == "slurm":
         return _submit_packing(arguments, profile=profile, root=root, dry_run=dry_run)
@@ -120,12 +125,7 @@ def _submission(verb: str, argv: list[str], profile: Profile) -> Submission:
     return Submission(
         verb=verb,
         argv=argv,
-        kind=profile.kind,
-        ranks_per_node=profile.num_local_ranks,
-        max_restarts=profile.max_restarts,
-        backoff_s=profile.backoff_s,
-        exclude_culprits=profile.exclude_culprits,
-        stall_s=profile.stall_s,
+        profile=profile,
         keeps_work=verb in RESUMING_VERBS,
         submitted_at=time.time(),
     )
@@ -153,7 +153,11 @@ def _submit(
         (folder / CONFIG_NAME).write_text(config_yaml)
     submission.write(folder)
     tasks = range(len(submission.array))
-    job_id = send(folder, profile, [NodeJob(str(folder), task) for task in tasks] or [NodeJob(str(folder))])
+    try:
+        job_id = send(folder, profile, [NodeJob(str(folder), task) for task in tasks] or [NodeJob(str(folder))])
+    except LamaeError:
+        shutil.rmtree(folder)
+        raise
     (folder / JOB_ID_NAME).write_text(f"{job_id}\n")
     registry.add(folder)
     return Submitted(folder, job_id, None, plan)
@@ -168,7 +172,7 @@ def _describe(submission: Submission, profile: Profile) -> str:
     else:
         words = submission.argv
     gpus = profile.gpus_per_node
-    on_each = f"{submission.ranks_per_node} process(es) and {gpus or 'no'} GPU{'s' * (gpus > 1)} per node"
+    on_each = f"{profile.num_local_ranks} process(es) and {gpus or 'no'} GPU{'s' * (gpus > 1)} per node"
     return f"{shlex.join(['python', *words])} on {nodes}, {on_each}"
 
 

@@ -1,56 +1,105 @@
-"""How a job is put back in the queue: when, and without which node."""
+"""How a job is put back in the queue: when, without which node, and how where the site does not requeue."""
 
 import pytest
 
 from cluster import after, slurm
 from cluster.policy import REQUEUE, Decision
+from cluster.profile import Profile
+from cluster.submission import Submission
+from sharding.errors import LamaeError
+
+SAVED = Decision(REQUEUE, "saved")
 
 
 class Told(list):
     """What the scheduler was told, and the job it holds."""
 
     job: dict[str, str]
+    folder: object
 
 
 @pytest.fixture
-def scheduler(monkeypatch):
+def scheduler(monkeypatch, tmp_path):
     """Stands in for Slurm with nodes n1 to n3 in one partition; gives the list of what it was told."""
     told = Told()
-    job = {"Partition": "gpu", "NumNodes": "2", "ExcNodeList": "(null)"}
-    monkeypatch.setattr(slurm, "job_fields", lambda job_id: job)
-    monkeypatch.setattr(slurm, "expand_nodes", lambda text: [] if text == "(null)" else text.split(","))
+    told.folder = tmp_path
+    told.job = {"Partition": "gpu", "NumNodes": "2", "ExcNodeList": "(null)", "Requeue": "1", "JobState": "RUNNING"}
+    monkeypatch.setattr(slurm, "job_fields", lambda job_id: told.job)
+    monkeypatch.setattr(slurm, "expand_nodes", lambda text: [] if text in ("", "(null)") else text.split(","))
     monkeypatch.setattr(slurm, "usable_nodes", lambda partition: {"n1", "n2", "n3"})
     monkeypatch.setattr(slurm, "requeue", lambda job_id: told.append(("requeue", job_id)))
     monkeypatch.setattr(slurm, "update", lambda job_id, fields: told.append(("update", *fields.items())))
-    told.job = job
+
+    def send(folder, profile, jobs):
+        told.append(("sbatch", profile.exclude, profile.slurm))
+        return "8"
+
+    monkeypatch.setattr(after, "send", send)
+    (tmp_path / "job_id").write_text("7\n")
     return told
 
 
+def put_back(scheduler, decision, *, array=(), **profile):
+    submission = Submission("train", ["-c", ""], Profile(**profile), array=list(array))
+    after.put_back("7", scheduler.folder, submission, decision)
+    return (scheduler.folder / "job_id").read_text().strip()
+
+
 def test_a_saved_run_goes_back_as_it_was(scheduler):
-    after.requeue("7", Decision(REQUEUE, "saved"), exclude_culprit=True)
+    assert put_back(scheduler, SAVED) == "7"
     assert scheduler == [("requeue", "7")]
 
 
 def test_a_failure_waits_and_avoids_the_culprit(scheduler):
-    after.requeue("7", Decision(REQUEUE, "killed", culprit="n2", delay_s=60), exclude_culprit=True)
+    put_back(scheduler, Decision(REQUEUE, "killed", culprit="n2", delay_s=60))
     assert scheduler == [("requeue", "7"), ("update", ("ExcNodeList", "n2"), ("StartTime", "now+60"))]
 
 
 def test_the_culprit_is_kept_where_too_few_nodes_would_be_left(scheduler):
     scheduler.job["ExcNodeList"] = "n1"
-    after.requeue("7", Decision(REQUEUE, "killed", culprit="n2"), exclude_culprit=True)
+    put_back(scheduler, Decision(REQUEUE, "killed", culprit="n2"))
     assert scheduler == [("requeue", "7")]
 
 
 def test_the_job_is_put_back_although_the_controller_cannot_say_what_it_needs(scheduler):
     scheduler.job.clear()
-    after.requeue("7", Decision(REQUEUE, "killed", culprit="n2", delay_s=60), exclude_culprit=True)
+    put_back(scheduler, Decision(REQUEUE, "killed", culprit="n2", delay_s=60))
     assert scheduler == [("requeue", "7"), ("update", ("StartTime", "now+60"))]
 
 
 def test_exclusions_add_up_and_can_be_switched_off(scheduler):
     scheduler.job |= {"ExcNodeList": "n1", "NumNodes": "1-2"}
-    after.requeue("7", Decision(REQUEUE, "killed", culprit="n2"), exclude_culprit=True)
+    put_back(scheduler, Decision(REQUEUE, "killed", culprit="n2"))
     assert scheduler == [("requeue", "7"), ("update", ("ExcNodeList", "n1,n2"))]
-    after.requeue("8", Decision(REQUEUE, "killed", culprit="n3"), exclude_culprit=False)
-    assert scheduler[-1] == ("requeue", "8")
+    put_back(scheduler, Decision(REQUEUE, "killed", culprit="n3"), exclude_culprits=False)
+    assert scheduler[2:] == [("requeue", "7")]
+
+
+def test_where_jobs_are_not_requeued_the_job_is_submitted_anew_when_the_old_one_has_left(scheduler):
+    scheduler.job |= {"Requeue": "0", "ExcNodeList": "n3", "NumNodes": "1"}
+    decision = Decision(REQUEUE, "killed", culprit="n2", delay_s=60)
+    assert put_back(scheduler, decision, slurm={"nice": 3}, exclude="n3") == "8"
+    assert scheduler == [("sbatch", "n2,n3", {"nice": 3, "dependency": "afterany:7", "begin": "now+60"})]
+
+
+def test_a_requeue_that_is_refused_becomes_a_new_job(scheduler, monkeypatch):
+    def refuse(job_id):
+        raise LamaeError("scontrol requeue 7: Requested operation is presently disabled")
+
+    monkeypatch.setattr(slurm, "requeue", refuse)
+    assert put_back(scheduler, SAVED) == "8"
+    assert scheduler == [("sbatch", None, {"dependency": "afterany:7"})]
+
+
+def test_a_task_of_an_array_is_not_submitted_anew(scheduler):
+    scheduler.job["Requeue"] = "0"
+    with pytest.raises(LamaeError, match="a task of an array"):
+        put_back(scheduler, SAVED, array=[["-c", ""]])
+    assert scheduler == []
+
+
+def test_a_job_that_the_user_cancelled_is_left_alone(scheduler):
+    scheduler.job |= {"JobState": "CANCELLED", "Requeue": "0"}
+    with pytest.raises(LamaeError, match="cancelled"):
+        put_back(scheduler, SAVED)
+    assert scheduler == []

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cluster.policy import DONE, REQUEUE, STOP
+from cluster.profile import Profile
 from cluster.submission import Submission, list_attempts, read_json
 
 # A rank that behaves as its file PLAN/RANK says, one line per start: an exit code, a signal to die of, or "wait".
@@ -51,7 +52,10 @@ def job(tmp_path):
         for rank, plan in enumerate(plans):
             (folder / "plan" / str(rank)).write_text(plan)
         argv = [str(folder / "rank.py"), str(folder / "plan"), str(run)]
-        Submission("train", argv, "local", len(plans), max_restarts, 0, False, stall_s, str(run)).write(folder)
+        profile = Profile(
+            kind="local", ranks_per_node=len(plans), max_restarts=max_restarts, backoff_s=0, stall_s=stall_s
+        )
+        Submission("train", argv, profile, run_dir=str(run)).write(folder)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
         process = subprocess.Popen([sys.executable, "-c", JOB, str(folder)], env=environment)
         started.append(process)
@@ -97,6 +101,12 @@ def test_ranks_do_not_outlive_the_program_that_started_them(job):
         assert time.monotonic() < deadline
 
 
+def test_a_rank_that_is_stopped_before_it_listens_takes_the_others_along(job):
+    process, folder = job("wait 0", "-10 0")
+    assert process.wait(30) == 0
+    assert [entry["action"] for entry in decisions(folder)] == [REQUEUE, DONE]
+
+
 def test_a_stalled_run_is_ended_with_its_stacks_and_restarted(job):
     process, folder = job("wait+ 0", "wait 0", stall_s=1)
     assert process.wait(30) == 0
@@ -128,8 +138,8 @@ def test_a_cancelled_job_is_not_started_again(job):
         assert process.poll() is None
     (folder / "cancelled").touch()
     process.send_signal(signal.SIGUSR2)
-    assert process.wait(30) == 0
-    assert len(list_attempts(folder)) == 1
+    assert process.wait(30) == 1
+    assert [(entry["action"], entry["reason"]) for entry in decisions(folder)] == [(STOP, "cancelled")]
 
 
 def test_a_stop_request_reaches_every_rank(job):

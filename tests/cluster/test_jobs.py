@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster import jobs, registry
+from cluster.profile import Profile
 from cluster.submission import Submission, attempt_folder, write_json
 from sharding.errors import LamaeError, UsageError
 
@@ -19,7 +20,7 @@ def tools(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(folder))
 
     def install(error: str = "slurm_load_jobs error: Invalid job id specified", **outputs: str | None) -> None:
-        for name in ("sbatch", "squeue", "sacct", "scancel"):
+        for name in ("sbatch", "squeue", "sacct", "scancel", "scontrol"):
             text = outputs.get(name)
             body = f"sys.stdout.write({text!r})" if text is not None else f"sys.exit({error!r})"
             (folder / name).write_text(f"#!{sys.executable}\nimport sys\n{body}\n")
@@ -32,7 +33,7 @@ def make_job(run: Path, *, decisions: tuple[str | None, ...] = (), array: int = 
     """A submitted training job 12 with one attempt per entry of ``decisions`` (None: the attempt has none)."""
     folder = run / "jobs" / "001"
     tasks = [["-c", ""]] * array
-    Submission("train", ["-c", ""], "slurm", 1, 3, 0, False, run_dir=str(run), array=tasks).write(folder)
+    Submission("train", ["-c", ""], Profile(), run_dir=str(run), array=tasks).write(folder)
     (folder / "job_id").write_text("12\n")
     for number, action in enumerate(decisions):
         attempt = attempt_folder(folder, job_id=f"12_{number}" if array else "12", restart=0 if array else number)
@@ -57,7 +58,8 @@ def status(run: Path) -> jobs.JobStatus:
         (("requeue", None), "12|RUNNING|None|n1|1:00\n", None, jobs.RUNNING, ""),
         (("requeue", "done"), None, None, jobs.DONE, ""),
         (("requeue", "stop"), None, None, jobs.FAILED, "because 1"),
-        ((None,), None, "12|CANCELLED by 0\n", jobs.GONE, "cancelled"),
+        ((None,), None, "12|CANCELLED by 0\n", jobs.CANCELLED, ""),
+        ((None,), None, "12|NODE_FAIL\n", jobs.GONE, "Slurm ended it (node_fail); see its log, and submit the same"),
         ((None,), None, None, jobs.GONE, "neither in the queue"),
     ],
 )
@@ -77,6 +79,26 @@ def test_a_cancelled_job_is_told_from_one_that_vanished(tmp_path, tools):
     assert status(tmp_path / "run").state == jobs.RUNNING
     tools(squeue=None)
     assert status(tmp_path / "run").state == jobs.CANCELLED
+
+
+def test_without_accounting_the_controller_is_asked_how_a_job_ended(tmp_path, tools):
+    make_job(tmp_path / "run", decisions=(None,))
+    tools(scontrol="JobId=12 JobName=a JobState=TIMEOUT Reason=TimeLimit\n")
+    assert (status(tmp_path / "run").state, status(tmp_path / "run").detail[:23]) == (
+        jobs.GONE,
+        "Slurm ended it (timeout",
+    )
+
+
+def test_a_job_that_was_submitted_anew_is_one_job(tmp_path, tools):
+    folder = make_job(tmp_path / "run", decisions=("requeue",))
+    attempt_folder(folder, job_id="13", restart=0).mkdir(parents=True)
+    (folder / "job_id").write_text("13\n")
+    (folder / "logs").mkdir()
+    (folder / "logs" / "12_0_log.out").write_text("one\n")
+    tools(squeue="13|RUNNING|None|n1|1:00\n")
+    found = status(tmp_path / "run")
+    assert (found.job_id, found.state, found.restarts) == ("13", jobs.RUNNING, 1)
 
 
 def test_an_array_is_done_when_every_task_is(tmp_path, tools):
@@ -112,6 +134,26 @@ def test_following_passes_the_log_on_and_ends_with_the_job(tmp_path, tools):
     heard: list[str] = []
     assert jobs.follow(folder, write=heard.append).state == jobs.DONE
     assert "".join(heard) == "one\ntwo\n"
+
+
+def test_following_goes_on_in_the_log_of_a_job_submitted_anew(tmp_path, tools):
+    folder = make_job(tmp_path / "run", decisions=("requeue",))
+    (folder / "logs").mkdir()
+    (folder / "logs" / "12_0_log.out").write_text("one\n")
+    tools(squeue="12|RUNNING|None|n1|1:00\n")
+    heard: list[str] = []
+
+    def write(text):
+        heard.append(text)
+        if text == "one\n":
+            (folder / "logs" / "12_0_log.out").write_text("one\nleft\n")
+            (folder / "logs" / "13_0_log.out").write_text("two\n")
+            (folder / "job_id").write_text("13\n")
+            values = {"action": "done", "reason": "", "exit_code": 0}
+            write_json(attempt_folder(folder, job_id="13", restart=0) / "decision.json", values)
+
+    assert jobs.follow(folder, write=write, poll_s=0.01).state == jobs.DONE
+    assert "".join(heard) == "one\nleft\ntwo\n"
 
 
 def test_a_controller_that_does_not_answer_is_not_taken_for_the_end(tmp_path, tools):

@@ -18,12 +18,24 @@ def reports(*codes: int | None, finished: bool = True, put_down: int | None = No
     ]
 
 
-def outcome(reports, *, before=10, after=20, failures=0, max_restarts=3, backoff_s=30, keeps_work=False, hosts=HOSTS):
+def outcome(
+    reports,
+    *,
+    before=10,
+    after=20,
+    failures=0,
+    max_restarts=3,
+    backoff_s=30,
+    keeps_work=False,
+    is_cancelled=False,
+    hosts=HOSTS,
+):
     return decide(
         reports,
         hosts=hosts,
         step_before=before,
         step_after=after,
+        is_cancelled=is_cancelled,
         keeps_work=keeps_work,
         failures_before=failures,
         max_restarts=max_restarts,
@@ -38,6 +50,21 @@ def test_all_ranks_ended_well_is_done():
 def test_a_stop_after_saving_is_requeued_and_costs_nothing():
     decision = outcome(reports(75, 75), failures=3)
     assert (decision.action, decision.is_failure, decision.delay_s) == (REQUEUE, False, 0)
+
+
+@pytest.mark.parametrize("codes", [(75, 75), (-9, 75), (75, None)])
+def test_a_cancelled_job_is_never_put_back(codes):
+    decision = outcome(reports(*codes), is_cancelled=True)
+    assert (decision.action, decision.reason) == (STOP, "cancelled")
+    assert outcome(reports(0, 0), is_cancelled=True).action == DONE  # it was quicker
+
+
+@pytest.mark.parametrize("codes", [(-10, -15), (-12, 1), (75, -12), (-10, -6)])
+def test_a_stop_before_ranks_can_listen_is_a_stop_whatever_it_does_to_the_others(codes):
+    decision = outcome(reports(*codes), after=10)
+    assert (decision.action, decision.culprit) == (REQUEUE, None)
+    assert "stopped on request" in decision.reason
+    assert outcome(reports(-10, -9), after=10).culprit == "n2"
 
 
 def test_stops_that_never_get_further_are_bounded():

@@ -1,5 +1,7 @@
 """Cluster profiles: the shipped ones load, wrong ones say what to change."""
 
+import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,12 @@ def test_a_local_profile_has_one_node_and_no_setup():
         profile.load("configs/cluster/local.yaml", ["nodes=2"])
     with pytest.raises(UsageError, match="setup"):
         profile.load("configs/cluster/local.yaml", ["setup=[module load x]"])
+
+
+def test_every_key_is_in_the_manual():
+    table = Path("docs/slurm.md").read_text().split("## The profile")[1].split("\n## ")[0]
+    documented = {key for row in table.splitlines() if row.startswith("| `") for key in re.findall(r"`(\w+)`", row)}
+    assert {entry.name for entry in dataclasses.fields(profile.Profile)} <= documented
 
 
 def test_a_missing_file_is_one_line(tmp_path):

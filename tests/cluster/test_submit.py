@@ -67,7 +67,27 @@ def test_a_run_knows_how_much_notice_the_profile_asks_for(tmp_path):
     assert notice_s("configs/cluster/local.yaml") == 0  # nobody gives notice
 
 
-@pytest.mark.parametrize("verb", ["finetune", "embed", "bench"])
+def test_further_options_of_sbatch_may_replace_or_leave_out_ours(tmp_path):
+    def options(slurm_options):
+        chosen = profile.load(CPU, [f"slurm={slurm_options}"])
+        [submitted] = submit("train", train_arguments(tmp_path), profile=chosen, dry_run=True)
+        return {line.removeprefix("#SBATCH --") for line in submitted.script.splitlines()}
+
+    assert {"requeue", "reservation=ecg", "exclusive"} <= options("{reservation: ecg, exclusive: true}")
+    for refusing in ("{no-requeue: true}", "{no_requeue: true}"):
+        assert "no-requeue" in options(refusing)
+        assert "requeue" not in options(refusing)
+    assert not any("requeue" in option for option in options("{requeue: false}"))
+
+
+@pytest.mark.parametrize("verb", ["embed", "finetune"])
+def test_verbs_whose_ranks_share_the_work_get_the_whole_profile(verb):
+    [submitted] = submit(verb, ["x"], profile=profile.load(GPU), dry_run=True)
+    assert {"#SBATCH --nodes=2", "#SBATCH --gpus-per-node=4"} <= set(submitted.script.splitlines())
+    assert submitted.plan.endswith("on 2 nodes, 4 process(es) and 4 GPUs per node")
+
+
+@pytest.mark.parametrize("verb", ["probe", "export", "bench"])
 def test_a_job_of_one_process_asks_for_one_gpu(verb):
     [submitted] = submit(verb, ["x"], profile=profile.load(GPU), dry_run=True)
     assert "#SBATCH --gpus-per-node=1" in submitted.script.splitlines()
@@ -115,9 +135,22 @@ def test_a_plan_that_dies_without_a_word_is_one_line(tmp_path, monkeypatch):
         submit("shard", ["mimic", "out"], profile=profile.load(CPU), folder=tmp_path)
 
 
+def test_a_job_that_sbatch_refuses_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: cpu' >&2; exit 1\n")
+    sbatch.chmod(0o755)
+    for name in ("srun", "squeue"):
+        (sbatch.parent / name).symlink_to(sbatch)
+    monkeypatch.setenv("PATH", f"{sbatch.parent}:/usr/bin:/bin")
+    with pytest.raises(LamaeError, match=r"^sbatch refused the job: invalid partition specified: cpu$"):
+        submit("train", train_arguments(tmp_path), profile=profile.load(CPU))
+    assert list((tmp_path / "run" / "jobs").iterdir()) == []
+
+
 def test_a_run_has_one_job_at_a_time(tmp_path, monkeypatch):
     folder = tmp_path / "run" / "jobs" / "001"
-    Submission("train", ["-c", ""], "slurm", 1, 3, 0, False, run_dir=str(tmp_path / "run")).write(folder)
+    Submission("train", ["-c", ""], profile.Profile(), run_dir=str(tmp_path / "run")).write(folder)
     (folder / "job_id").write_text("12")
     monkeypatch.setattr(slurm, "available", lambda: True)
     monkeypatch.setattr(slurm, "accounted_states", lambda ids: {})

@@ -1,8 +1,6 @@
 """One real Slurm cluster, one shard set and one uninterrupted run for all tests of this folder."""
 
 import os
-import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ import pytest
 
 from tests.slurm import minicluster
 from tests.slurm.minicluster import MiniCluster
-from tests.slurm.runs import CPU_PROFILE, TRAINING, Run, Submit, profile_options, run_lamae
+from tests.slurm.runs import CPU_PROFILE, LAMAE, TRAINING, Run, Submit, profile_options, run_lamae
 
 
 @pytest.fixture(scope="session")
@@ -49,15 +47,15 @@ def submit_session(slurm: MiniCluster, shards: Path, tmp_path_factory: pytest.Te
         run_dir = home / name
         text = slurm.run(
             [
-                *(sys.executable, "-m", "lamae", "submit", "train", *TRAINING, *training),
+                *(*LAMAE, "submit", "train", *TRAINING, *training),
                 *(f"run.dir={run_dir}", f"data.path={shards}"),
                 *("--cluster", CPU_PROFILE, *profile_options(*profile)),
             ],
             env={"XDG_STATE_HOME": str(home / "state")},
         )
-        match = re.search(r"job (\d+):", text)
-        assert match, text
-        return Run(slurm, run_dir, match[1])
+        run = Run(slurm, run_dir)
+        assert f"job {run.job_id}: " in text
+        return run
 
     return submit
 

@@ -29,6 +29,7 @@ PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "unshare", "nsent
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NETWORK = "10.77.0"
 LOGIN = "login"
+GPUS = 2
 
 # The shell is pid 1 of its namespace: it must reap orphans (bash does) and end when nobody holds its pipe any more.
 FIRST_PROCESS = "exec 3<&0; while read -r _ <&3; do :; done"
@@ -272,6 +273,10 @@ class MiniCluster:
         self._write("nsswitch.conf", "passwd: files", "group: files", "shadow: files", "hosts: files")
         # No cgroup is used, but slurmd loads the plugin, and detecting it asks systemd.
         self._write("cgroup.conf", "CgroupPlugin=cgroup/v1", "CgroupAutomount=no")
+        # Slurm counts and hands out what is called a GPU here; nothing is behind it.
+        for index in range(GPUS):
+            (self.base / "run" / f"gpu{index}").touch()
+        self._write("gres.conf", "AutoDetect=off", f"Name=gpu File={self.base}/run/gpu[0-{GPUS - 1}]")
         munge = f"socket={self.base}/run/munge.sock,cred_expire=5"  # a requeued job waits for its credential to expire
         self._write(
             "slurm.conf",
@@ -288,12 +293,14 @@ class MiniCluster:
             *("SlurmctldDebug=info", "SlurmdDebug=info"),
             "SlurmdParameters=config_overrides",  # believe the processors and memory below, not the machine's
             *("ReturnToService=2", "SlurmdTimeout=10", "SlurmctldTimeout=30", f"KillWait={self.kill_wait_s}"),
-            *("MinJobAge=300", "BatchStartTimeout=10", "MessageTimeout=20", "WaitTime=0", "JobRequeue=1"),
+            *("MinJobAge=300", "BatchStartTimeout=10", "MessageTimeout=20", "WaitTime=0", "JobRequeue=0"),
             *("SchedulerType=sched/backfill", "SelectType=select/cons_tres", "SelectTypeParameters=CR_CPU_Memory"),
             "SchedulerParameters=batch_sched_delay=0,bf_interval=2,sched_interval=2",
+            "GresTypes=gpu",
             *("PreemptType=preempt/partition_prio", "PreemptMode=REQUEUE"),
             *(
-                f"NodeName={node} NodeAddr={addresses[node]} CPUs={self.cpus} RealMemory={self.memory_mb} State=UNKNOWN"
+                f"NodeName={node} NodeAddr={addresses[node]} CPUs={self.cpus} RealMemory={self.memory_mb}"
+                f" Gres=gpu:{GPUS} State=UNKNOWN"
                 for node in self.nodes
             ),
             "PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE DefMemPerCPU=500 State=UP PriorityTier=1",

@@ -14,13 +14,14 @@ from cluster.submission import list_attempts, newest_step, read_json
 from lamae.train.monitor import read_metrics
 from tests.slurm.minicluster import MiniCluster, wait_until
 
+LAMAE = (sys.executable, "-m", "lamae")
 CPU_PROFILE = "configs/cluster/cpu-partition.yaml"
 STEPS = 100
 TRAINING = [
     "configs/pretrain/tiny.yaml",
     *(f"train.steps={STEPS}", "train.num_threads=1", "train.global_batch_size=8", "train.micro_batch_size=4"),
     *("model.width=64", "model.depth=2", "model.latent_depth=1", "model.decoder_width=32"),
-    *("checkpoint.every=5", "monitor.log_every=1", "monitor.figures_every=0"),
+    *("engine.precision=fp32", "checkpoint.every=5", "monitor.log_every=1", "monitor.figures_every=0"),
 ]
 PROFILE = [
     *("partition=debug", "cpus_per_node=2", "mem_gb=4", "backoff_s=1", "time_min=30", "save_before_end_s=119"),
@@ -36,7 +37,7 @@ def profile_options(*further: str) -> list[str]:
 
 
 def run_lamae(*arguments: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "lamae", *arguments], capture_output=True, text=True)
+    done = subprocess.run([*LAMAE, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -46,11 +47,16 @@ class Run:
 
     cluster: MiniCluster
     dir: Path
-    job_id: str
 
     @property
     def folder(self) -> Path:
-        return self.dir / "jobs" / "001"
+        """Of the newest job of the run."""
+        return max((self.dir / "jobs").iterdir())
+
+    @property
+    def job_id(self) -> str:
+        """Slurm's number, another one once the job has been submitted anew."""
+        return (self.folder / "job_id").read_text().strip()
 
     def wait_for_step(self, step: int) -> None:
         """Until a checkpoint of that step or a later one is published."""
@@ -113,7 +119,17 @@ class Run:
 
     def rank_pid(self, rank: int) -> int:
         """Process id, on this machine, of a rank of the run."""
-        mark = f"{self.folder}/config.yaml".encode()
+        return find_rank(f"{self.folder}/config.yaml", rank)
+
+    def describe(self) -> str:
+        logs = [f"== {path}\n{path.read_text()[-3000:]}" for path in sorted(self.folder.glob("logs/*.out"))]
+        return "\n".join([*logs, str(self.cluster.job(self.job_id)), self.cluster.logs()])
+
+
+def find_rank(argument: str, rank: int) -> int:
+    """Process id, on this machine, of the rank that was started with that argument; waits for it to start."""
+
+    def find() -> int | None:
         for process in Path("/proc").iterdir():
             if process.name.isdigit():
                 try:
@@ -121,13 +137,12 @@ class Run:
                     environment = (process / "environ").read_bytes().split(b"\0")
                 except OSError:
                     continue
-                if mark in arguments and f"RANK={rank}".encode() in environment:
+                if argument.encode() in arguments and f"RANK={rank}".encode() in environment:
                     return int(process.name)
-        raise AssertionError(f"no process of rank {rank}\n{self.describe()}")
+        return None
 
-    def describe(self) -> str:
-        logs = [f"== {path}\n{path.read_text()[-3000:]}" for path in sorted(self.folder.glob("logs/*.out"))]
-        return "\n".join([*logs, str(self.cluster.job(self.job_id)), self.cluster.logs()])
+    pid: int = wait_until(find, f"rank {rank} of {argument}", timeout_s=START_S, poll_s=0.05)
+    return pid
 
 
 Submit = Callable[..., Run]

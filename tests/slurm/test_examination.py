@@ -1,12 +1,11 @@
 """``lamae doctor`` examines the nodes of a cluster by a short job."""
 
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.slurm.minicluster import MiniCluster
-from tests.slurm.runs import CPU_PROFILE, profile_options
+from tests.slurm.runs import CPU_PROFILE, LAMAE, profile_options
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
@@ -16,7 +15,7 @@ def test_doctor_measures_gradients_network_disk_and_loader_on_two_nodes(
 ):
     table = slurm.run(
         [
-            *(sys.executable, "-m", "lamae", "doctor", "--shards", str(shards), "--out", str(tmp_path)),
+            *(*LAMAE, "doctor", "--shards", str(shards), "--out", str(tmp_path)),
             *("--cluster", str(Path(CPU_PROFILE).absolute()), *profile_options("nodes=2")),
         ],
         env={"XDG_STATE_HOME": str(tmp_path / "state"), "COLUMNS": "200"},

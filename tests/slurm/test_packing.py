@@ -2,12 +2,12 @@
 
 import filecmp
 import re
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.slurm.minicluster import MiniCluster
+from tests.slurm.runs import CPU_PROFILE, LAMAE
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
@@ -18,18 +18,8 @@ def test_array_and_merge_give_the_bytes_of_local_packing(
     options = ["partition=debug", "cpus_per_node=3", "mem_gb=2", "array_tasks=3", "time_min=10", "save_before_end_s=60"]
     text = slurm.run(
         [
-            *(
-                sys.executable,
-                "-m",
-                "lamae",
-                "submit",
-                "shard",
-                str(source),
-                str(tmp_path / "out"),
-                "--shard-size",
-                "32",
-            ),
-            *("--cluster", "configs/cluster/cpu-partition.yaml", "--wait", "--folder", str(tmp_path / "jobs")),
+            *(*LAMAE, "submit", "shard", str(source), str(tmp_path / "out"), "--shard-size", "32"),
+            *("--cluster", CPU_PROFILE, "--wait", "--folder", str(tmp_path / "jobs")),
             *(word for option in options for word in ("--set", option)),
         ],
         env={"XDG_STATE_HOME": str(tmp_path / "state")},

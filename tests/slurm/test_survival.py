@@ -4,20 +4,25 @@ Each test submits a run of two nodes to a real Slurm, does something to it in mi
 curve with that of a run left alone: bit for bit where the number of ranks is the same.
 """
 
+import json
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cluster.submission import list_attempts
+from cluster.submission import list_attempts, read_reports
+from lamae.config import load
+from lamae.train.revision import describe_code
 from tests.slurm.minicluster import MiniCluster, wait_until
-from tests.slurm.runs import END_S, STEPS, Run, Submit
+from tests.slurm.runs import END_S, LAMAE, STEPS, Run, Submit
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+
+# One rank adds up what two ranks add up, in another order and in fp32.
+ELASTIC_BOUND = 1e-4
 
 
 def assert_same_run(run: Run, reference: Run) -> None:
@@ -39,6 +44,13 @@ def test_a_run_left_alone_is_done(uninterrupted):
     ]
 
 
+def test_a_run_knows_its_revision_and_the_notice_it_gets(uninterrupted: Run):
+    manifest = json.loads((uninterrupted.dir / "manifest.json").read_text())
+    assert manifest["code"] == describe_code()  # of the checkout, not of the copy that it ran from
+    assert (uninterrupted.folder / "code" / "REVISION.json").is_file()
+    assert load(uninterrupted.dir / "config.yaml").checkpoint.notice_s == 119
+
+
 def test_time_limit(submit: Submit, slurm: MiniCluster, uninterrupted: Run):
     run = submit("time-limit")
     with run.paused_at(10):
@@ -58,7 +70,7 @@ def test_time_limit(submit: Submit, slurm: MiniCluster, uninterrupted: Run):
 def test_requeue_by_an_administrator(submit: Submit, slurm: MiniCluster, uninterrupted: Run):
     run = submit("requeue")
     with run.paused_at(10):
-        shown = slurm.run([sys.executable, "-m", "lamae", "jobs", str(run.dir)], env={"COLUMNS": "200"})
+        shown = slurm.run([*LAMAE, "jobs", str(run.dir)], env={"COLUMNS": "200"})
         slurm.run(["scontrol", "requeue", run.job_id])
         run.wait_for_restart()
     assert "running" in shown
@@ -85,7 +97,7 @@ def test_one_rank_killed(rank: int, submit: Submit, uninterrupted: Run):
     first = run.decisions()[0]
     culprit = f"n{rank + 1}"
     assert (first["action"], first["culprit"], first["is_failure"]) == ("requeue", culprit, True)
-    assert not [path for path in list_attempts(run.folder)[-1].glob("node-*.json") if culprit in path.read_text()]
+    assert culprit not in hosts_of_last_attempt(run)
     assert_same_run(run, uninterrupted)
 
 
@@ -100,14 +112,13 @@ def test_the_program_that_watches_a_nodes_ranks_killed(submit: Submit, uninterru
 
 
 def test_a_hang(submit: Submit, uninterrupted: Run):
-    run = submit("hang", profile=("nodes=2", "stall_s=60"))
+    run = submit("hang", "monitor.hang_floor_s=20", "monitor.hang_factor=5")
     run.wait_for_step(10)
     os.kill(run.rank_pid(1), signal.SIGSTOP)
     run.wait_done()
-    assert run.decisions()[0]["action"] == "requeue"
-    log = (run.folder / "logs" / f"{run.job_id}_0_log.out").read_text()
-    assert "no progress for 60 s" in log
-    assert 'lamae/train/loop.py"' in log  # where rank 0 was waiting
+    first = run.decisions()[0]
+    assert (first["action"], "exit code 76" in first["reason"]) == ("requeue", True)
+    assert "lamae/train/loop.py" in (run.dir / "hang-rank-00000.txt").read_text()  # where rank 0 was waiting
     assert_same_run(run, uninterrupted)
 
 
@@ -125,6 +136,38 @@ def test_a_signal_to_one_rank(submit: Submit, uninterrupted: Run):
     assert_same_run(run, uninterrupted)
 
 
+def test_a_site_that_does_not_requeue(submit: Submit, uninterrupted: Run):
+    run = submit("no-requeue", profile=("nodes=2", "slurm={no-requeue: true}"))
+    first_id = run.job_id
+    run.wait_for_step(10)
+    os.kill(run.rank_pid(1), signal.SIGKILL)
+    run.wait_done()
+    assert run.job_id != first_id
+    assert [decision["action"] for decision in run.decisions()] == ["requeue", "done"]
+    assert "n2" not in hosts_of_last_attempt(run)
+    assert_same_run(run, uninterrupted)
+
+
+def test_cancelled_and_submitted_again(submit: Submit, slurm: MiniCluster, uninterrupted: Run):
+    run = submit("cancelled")
+    with run.paused_at(10):
+        slurm.run([*LAMAE, "jobs", str(run.dir), "--cancel"])
+    slurm.wait_idle()
+    assert "cancelled" in slurm.run([*LAMAE, "jobs", str(run.dir)], env={"COLUMNS": "200"})
+    assert len(list_attempts(run.folder)) == 1
+    again = submit("cancelled")
+    again.wait_done()
+    assert again.folder.name == "002"
+    assert_same_run(again, uninterrupted)
+
+
+def test_ranks_that_share_a_node_and_its_gpus(submit: Submit, slurm: MiniCluster, uninterrupted: Run):
+    run = submit("gpus", "train.stop_at=3", profile=("nodes=1", "gpus_per_node=2"))
+    run.wait_done()
+    assert "gres/gpu=2" in slurm.job(run.job_id)["TRES"]
+    assert run.curve() == uninterrupted.curve()[:3]
+
+
 @pytest.mark.parametrize("node", ["n1", "n2"])
 def test_a_node_loses_power(node: str, submit: Submit, slurm: MiniCluster, uninterrupted: Run):
     run = submit(f"power-{node}")
@@ -133,15 +176,15 @@ def test_a_node_loses_power(node: str, submit: Submit, slurm: MiniCluster, unint
     try:
         run.wait_for_restart()
         wait_until(run.last_decision, "an end without the node", timeout_s=END_S, describe=run.describe)
-        assert node not in {path.read_text().split('"host": "')[1][:2] for path in node_reports(run)}
+        assert node not in hosts_of_last_attempt(run)
     finally:
         slurm.power_on(node)
     run.wait_done()
     assert_same_run(run, uninterrupted)
 
 
-def node_reports(run: Run) -> list[Path]:
-    return list(list_attempts(run.folder)[-1].glob("node-*.json"))
+def hosts_of_last_attempt(run: Run) -> set[str]:
+    return {report.host for report in read_reports(list_attempts(run.folder)[-1])}
 
 
 def test_fewer_nodes_after_a_restart_then_more(submit: Submit, slurm: MiniCluster, uninterrupted: Run):
@@ -160,5 +203,5 @@ def test_fewer_nodes_after_a_restart_then_more(submit: Submit, slurm: MiniCluste
     assert [len(list(attempt.glob("node-*.json"))) for attempt in list_attempts(run.folder)] == [2, 1, 2]
     ours, reference = run.curve(), uninterrupted.curve()
     assert [row[:2] for row in ours] == [row[:2] for row in reference]
-    assert [row[2] for row in ours] == pytest.approx([row[2] for row in reference], rel=0.02)
+    assert [row[2] for row in ours] == pytest.approx([row[2] for row in reference], rel=ELASTIC_BOUND)
     assert tensorboard_steps(run.dir) == list(range(1, STEPS + 1))

@@ -1,0 +1,55 @@
+"""What follows an attempt whose ranks have ended: gather what is known, decide, and leave the decision on disk."""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster.policy import Decision, decide
+from cluster.submission import (
+    CANCELLED_NAME,
+    DECISION_NAME,
+    RENDEZVOUS_NAME,
+    Submission,
+    list_attempts,
+    newest_step,
+    read_json,
+    read_reports,
+    write_json,
+)
+
+log = logging.getLogger(__name__)
+
+
+def conclude(folder: Path, submission: Submission, attempt: Path, *, hosts: Sequence[str]) -> Decision:
+    """Decide what follows an attempt on ``hosts``, and leave the decision in its folder."""
+    earlier = (read_json(path / DECISION_NAME) for path in _attempts_alike(folder, submission, attempt))
+    failures = sum(bool(values and values["is_failure"]) for values in earlier)
+    start = read_json(attempt / RENDEZVOUS_NAME) or {}
+    decision = decide(
+        read_reports(attempt),
+        hosts=hosts,
+        step_before=start.get("step_before"),
+        step_after=newest_step(submission.run_dir),
+        is_cancelled=(folder / CANCELLED_NAME).exists(),
+        keeps_work=submission.keeps_work,
+        failures_before=failures,
+        max_restarts=submission.profile.max_restarts,
+        backoff_s=submission.profile.backoff_s,
+    )
+    record(decision, attempt)
+    return decision
+
+
+def record(decision: Decision, attempt: Path) -> None:
+    """Leave the decision in the attempt's folder, in place of any before it."""
+    write_json(attempt / DECISION_NAME, dataclasses.asdict(decision))
+    log.info("%s: %s", decision.action, decision.reason)
+
+
+def _attempts_alike(folder: Path, submission: Submission, attempt: Path) -> list[Path]:
+    """The other attempts of the job, also under a number it had before; of an array, those of the same task."""
+    others = [path for path in list_attempts(folder) if path != attempt]
+    if not submission.array:
+        return others
+    return [path for path in others if path.name.rsplit("-", 1)[0] == attempt.name.rsplit("-", 1)[0]]
