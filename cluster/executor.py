@@ -1,11 +1,13 @@
 """From a profile to submitit: what the scheduler is asked for, and the batch script it gets."""
 
+import io
 import os
+import re
 import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +99,12 @@ def send(folder: Path, profile: Profile, jobs: Sequence[NodeJob]) -> str:
     executor = submitit.AutoExecutor(folder / LOGS_NAME, cluster=profile.kind, **options)
     executor.update_parameters(**executor_parameters(folder, profile))
     try:
-        with _without_outer_job(), _local_job_environment(folder, profile):
+        # submitit prints what sbatch says besides raising it.
+        with _without_outer_job(), _local_job_environment(folder, profile), redirect_stderr(io.StringIO()):
             sent = [executor.submit(jobs[0])] if len(jobs) == 1 else executor.submit_array(jobs)
     except (FailedJobError, FailedSubmissionError) as error:
-        said = " ".join(str(error).split()).removeprefix("sbatch: error: ") or "it did not say why"
-        raise LamaeError(f"sbatch refused the job: {said}") from None
+        said = [re.sub(r"^sbatch: (error|fatal): ", "", line) for line in str(error).splitlines()]
+        raise LamaeError(f"sbatch refused the job: {'; '.join(said) or 'it did not say why'}") from None
     return str(sent[0].job_id).split("_")[0]
 
 

@@ -76,11 +76,15 @@ def find_jobs(run: Path | None) -> list[Path]:
         return registry.folders()
     if (run / SUBMISSION_NAME).is_file():
         return [run]
-    for root in (run / RUN_JOBS_NAME, run):
-        found = sorted(path.parent for path in root.glob(f"*/{SUBMISSION_NAME}"))
-        if found:
-            return found
+    found = jobs_in(run / RUN_JOBS_NAME) or jobs_in(run)
+    if found:
+        return found
     raise UsageError(f"{run}: no job of 'lamae submit' in it")
+
+
+def jobs_in(root: Path) -> list[Path]:
+    """Job folders right below ``root``, oldest first."""
+    return sorted(path.parent for path in root.glob(f"*/{SUBMISSION_NAME}"))
 
 
 def read_statuses(folders: Sequence[Path]) -> list[JobStatus]:

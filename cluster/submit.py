@@ -1,6 +1,7 @@
 """``lamae submit``: put a verb on a cluster, or on this machine, through submitit."""
 
 import dataclasses
+import logging
 import shlex
 import shutil
 import subprocess
@@ -27,6 +28,8 @@ from cluster.submission import (
 )
 from lamae import config as run_config
 from sharding.errors import LamaeError, UsageError
+
+log = logging.getLogger(__name__)
 
 TRAIN = "train"
 SHARD = "shard"
@@ -86,6 +89,8 @@ def _submit_training(arguments: Sequence[str], *, profile: Profile, dry_run: boo
     submission = _submission(TRAIN, ["-m", "lamae", TRAIN, CONFIG_NAME], profile)
     submission.run_dir = config.run.dir
     root = Path(config.run.dir) / RUN_JOBS_NAME
+    if not Path(config.data.path).exists():
+        log.warning("data.path=%s is not there as seen from here; do the nodes see it?", config.data.path)
     if not dry_run:
         _refuse_second_job(Path(config.run.dir))
     return _submit(submission, profile, root=root, dry_run=dry_run, config_yaml=run_config.to_yaml(config))
@@ -93,8 +98,7 @@ def _submit_training(arguments: Sequence[str], *, profile: Profile, dry_run: boo
 
 def _refuse_second_job(run_dir: Path) -> None:
     """Raises UsageError where a job for this run waits or runs: two would write into the same directory."""
-    folders = jobs.find_jobs(run_dir) if (run_dir / RUN_JOBS_NAME).is_dir() else []
-    for status in jobs.read_statuses(folders):
+    for status in jobs.read_statuses(jobs.jobs_in(run_dir / RUN_JOBS_NAME)):
         if not status.ended:
             raise UsageError(
                 f"run.dir={run_dir}: job {status.job_id} for it is {status.state}; "

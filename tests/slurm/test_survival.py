@@ -164,7 +164,7 @@ def test_cancelled_and_submitted_again(submit: Submit, slurm: MiniCluster, unint
 def test_ranks_that_share_a_node_and_its_gpus(submit: Submit, slurm: MiniCluster, uninterrupted: Run):
     run = submit("gpus", "train.stop_at=3", profile=("nodes=1", "gpus_per_node=2"))
     run.wait_done()
-    assert "gres/gpu=2" in slurm.job(run.job_id)["TRES"]
+    assert slurm.job(run.job_id)["TresPerNode"] == "gres:gpu:2"
     assert run.curve() == uninterrupted.curve()[:3]
 
 

@@ -70,7 +70,7 @@ def test_fine_tuning_on_two_nodes_is_followed_to_its_end(
     text = submit_verb(*words, "--transductive", "--wait")
     assert "rank 0 ended with 0" in text
     assert text.count("weights and result:") == 1  # one rank speaks
-    assert json.loads((out / "result.json").read_text())["codes"]
+    assert json.loads((out / "finetune.json").read_text())["codes"]
     [attempt] = (tmp_path / "jobs").glob("*/attempts/*")
     assert [[end.code for end in report.ranks] for report in read_reports(attempt)] == [[0], [0]]
     slurm.wait_idle()
@@ -81,7 +81,7 @@ def test_a_verb_of_one_process_gets_one_node_and_one_gpu(slurm: MiniCluster, sub
     text = submit_verb(*words, "--wait", profile=("nodes=2", "gpus_per_node=2"))
     [job_id] = re.findall(r"job (\d+):", text)
     job = slurm.job(job_id)
-    assert (job["NumNodes"], "gres/gpu=1" in job["TRES"]) == ("1", True)
+    assert (job["NumNodes"], job["TresPerNode"]) == ("1", "gres:gpu:1")
     assert (tmp_path / "plot.png").is_file()
     slurm.wait_idle()
 
