@@ -24,9 +24,9 @@ demo: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-# Needs root and a Slurm installation (.ci/install-slurm); starts a cluster of its own on this machine, minutes.
+# Needs root and a Slurm installation (.ci/install-slurm); starts two clusters of its own on this machine, minutes.
 test-slurm: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slurm tests/slurm
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m slurm tests/slurm
 
 check: $(READY)
 	$(BIN)/ruff check .
