@@ -41,7 +41,7 @@ VERBS = (
 # Verbs whose ranks share the work; any other is one process, on one node.
 PARALLEL_VERBS = (TRAIN, "embed", "finetune")
 # Verbs other than train that, started again, go on from what they have written.
-RESUMING_VERBS = (SHARD, "embed")
+RESUMING_VERBS = (SHARD, "embed", "finetune")
 
 
 @dataclass

@@ -1,13 +1,18 @@
 """The verbs that judge models and give them away: labels, embed, probe, compare, finetune, export and the like."""
 
+import dataclasses
 import hashlib
+import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lamae import console
 from sharding.errors import UsageError
+
+if TYPE_CHECKING:
+    from lamae.evaluate.result import ProbeResult
 
 Transductive = Annotated[
     bool, typer.Option("--transductive", help="Allow test subjects that were in pretraining; said in the result.")
@@ -26,7 +31,7 @@ def labels(
     ],
     out: Annotated[Path, typer.Argument(help="labels.zarr to make.")],
     source: Annotated[
-        str, typer.Option(help="mimic-icd10, ptbxl, snomed or csv; by default told from the file.")
+        str, typer.Option(help="mimic-icd10, ptbxl, snomed or csv; by default told from the columns.")
     ] = "auto",
     protocol: Annotated[str, typer.Option(help="shards keeps their splits; or ed2all, all2all, folds.")] = "shards",
     min_count: Annotated[
@@ -44,10 +49,11 @@ def labels(
     allow_missing: Annotated[bool, typer.Option(help="Go on although some records have no line in FILE.")] = False,
 ) -> None:
     """Join diagnoses to the rows of a shard set."""
-    from lamae.evaluate.sources import build_labels
+    from lamae.evaluate.sources import build_labels, detect_source
 
     if source == "auto":
-        source = "snomed" if file.is_dir() else "ptbxl" if file.name.startswith("ptbxl") else "mimic-icd10"
+        source = detect_source(file, key_column=key_column)
+        console.console.print(f"{file}: read as --source {source}", soft_wrap=True)
     report = build_labels(
         shards,
         out,
@@ -62,7 +68,7 @@ def labels(
         allow_missing=allow_missing,
         key_column=key_column,
     )
-    console.console.print(str(report), soft_wrap=True)
+    console.console.print(("" if report.made else f"{out}: already complete; ") + str(report), soft_wrap=True)
 
 
 def embed(
@@ -85,7 +91,7 @@ def embed(
     except ValueError as error:
         raise UsageError(f"--leads: {error}") from None
     with console.show_progress() as progress:
-        embed_records(
+        made = embed_records(
             run,
             shards,
             out,
@@ -97,7 +103,9 @@ def embed(
             device=pick_device(device),
             progress=progress,
         )
-    console.console.print(f"next: lamae probe {out} LABELS.zarr", soft_wrap=True)
+    if _speaks():
+        done = "" if made else f"{out}: already complete; "
+        console.console.print(f"{done}next: lamae probe {out} LABELS.zarr", soft_wrap=True)
 
 
 def probe(
@@ -108,36 +116,79 @@ def probe(
     ] = "record",
     method: Annotated[str, typer.Option(help="logistic or knn.")] = "logistic",
     against: Annotated[Path | None, typer.Option(help="Other embeddings.zarr: paired differences to it.")] = None,
-    transductive: Annotated[
-        bool, typer.Option(help="Allow test subjects that were in pretraining; said in the result.")
-    ] = False,
+    fraction: Annotated[
+        str | None,
+        typer.Option(help="Also fit on so much of the training subjects only, for example 0.01,0.05,0.1,1."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Draws of each fraction below 1.")] = 3,
+    transductive: Transductive = False,
     json: Annotated[Path | None, typer.Option(help="Write the result here too.")] = None,
 ) -> None:
     """Read labels off frozen embeddings: AUROC of every code with 95 % intervals by subject."""
     from lamae.evaluate import probe as probing
+    from lamae.evaluate.embed import read_embeddings
+    from lamae.evaluate.fewlabels import curve_difference, few_label_curve, parse_fractions
+    from lamae.evaluate.groups import code_groups
+    from lamae.evaluate.labels import read_labels
 
-    result = probing.probe(embeddings, labels, readout=readout, method=method, transductive=transductive)
-    rows = [[code, f"{result.prevalence[code]:.3f}", str(value)] for code, value in result.by_code().items()]
-    columns = ["code", "prevalence", "AUROC (95 %)"]
-    macro = ["macro", "", str(result.macro)]
+    fractions = parse_fractions(fraction) if fraction is not None else []
+    contestants = [embeddings] if against is None else [embeddings, against]
+    results = [
+        probing.probe(path, labels, readout=readout, method=method, transductive=transductive) for path in contestants
+    ]
+    result, other = results[0], results[-1]
     summary: dict[str, Any] = {"probe": result.to_dict()}
+    columns, rows = ["code", "prevalence", "AUROC (95 %)"], _probe_rows(result, code_groups(result.codes))
     if against is not None:
-        other = probing.probe(against, labels, readout=readout, method=method, transductive=transductive)
         difference = probing.difference(result, other)
-        columns.append(f"minus {other.name}")
-        rows = [[*row, str(difference.by_code[row[0]])] for row in rows]
-        macro.append(str(difference.macro))
         summary |= {"against": other.to_dict(), "difference": difference.to_dict()}
+        columns.append(f"minus {other.name}")
+        gaps = {**difference.by_code, "macro": difference.macro, **difference.groups}
+        gaps |= {f"macro {name.upper()}": gap for name, gap in difference.metrics.items()}
+        rows = [[*row, str(gaps[row[0]])] for row in rows]
     console.print_table(
-        f"{result.name}: probe on {len(result.test_rows):,} test records of {result.num_test_subjects:,} subjects, "
-        f"subjects seen in pretraining: {result.contamination}",
+        f"{result.name}: {method} probe on {len(result.test_rows):,} test records of {result.num_test_subjects:,} "
+        f"subjects, subjects seen in pretraining: {result.contamination}",
         columns,
-        [*rows, macro],
+        rows,
     )
     for code, reason in result.left_out.items():
         console.console.print(f"left out of the macro: {code} ({reason})", soft_wrap=True)
+    if fractions:
+        truth = read_labels(labels)
+        with console.show_progress() as progress:
+            curves = [
+                few_label_curve(
+                    read_embeddings(path, readout=readout),
+                    truth,
+                    fractions=fractions,
+                    num_seeds=seeds,
+                    method=method,
+                    transductive=transductive,
+                    progress=progress,
+                )
+                for path in contestants
+            ]
+        summary["few_labels"] = {curve.name: curve.to_dict() for curve in curves}
+        rows = [[f"{share:g}", *(str(curve.macro(share)) for curve in curves)] for share in fractions]
+        columns = ["share of training subjects", *(curve.name for curve in curves)]
+        if against is not None:
+            gaps = {f"{share:g}": curve_difference(curves[0], curves[1], share) for share in fractions}
+            summary["few_labels_difference"] = {share: dataclasses.asdict(gap) for share, gap in gaps.items()}
+            columns, rows = [*columns, "difference"], [[*row, str(gaps[row[0]])] for row in rows]
+        console.print_table(f"few labels: macro AUROC, mean over {seeds} draws of subjects", columns, rows)
     if json is not None:
-        console.write_json(json, summary)
+        from lamae.reports.values import finite
+
+        console.write_json(json, finite(summary))
+
+
+def _probe_rows(result: "ProbeResult", groups: dict[str, list[str]]) -> list[list[str]]:
+    """Codes, then macro means: of all codes, of groups of them, and of the other measures."""
+    rows = [[code, f"{result.prevalence[code]:.3f}", str(value)] for code, value in result.by_code().items()]
+    rows.append(["macro", "", str(result.macro)])
+    rows += [[group, f"{len(codes)} codes", str(result.macro_of(codes))] for group, codes in groups.items()]
+    return rows + [[f"macro {name.upper()}", "", str(result.macro_metric(name))] for name in result.metrics]
 
 
 def compare(
@@ -216,9 +267,10 @@ def finetune(
         result = finetune_model(
             run, shards, labels, out, options=options, leads=chosen, transductive=transductive, progress=progress
         )
-    rows = [[code, str(value)] for code, value in result.by_code().items()]
-    console.print_table(result.name, ["code", "AUROC (95 %)"], [*rows, ["macro", str(result.macro)]])
-    console.console.print(f"weights and result: {out}", soft_wrap=True)
+    if _speaks():
+        rows = [[code, str(value)] for code, value in result.by_code().items()]
+        console.print_table(result.name, ["code", "AUROC (95 %)"], [*rows, ["macro", str(result.macro)]])
+        console.console.print(f"weights and result: {out}", soft_wrap=True)
 
 
 def export(
@@ -243,6 +295,13 @@ def import_embeddings(
 
     count = import_them(source, shards, out, allow_missing=allow_missing)
     console.console.print(f"{count:,} records; next: lamae probe {out} LABELS.zarr", soft_wrap=True)
+
+
+def _speaks() -> bool:
+    """Whether this process tells the result: alone, or rank 0 of a launcher's."""
+    from lamae.train.distributed import find_place
+
+    return find_place(os.environ).rank == 0
 
 
 def pick_device(name: str) -> str:

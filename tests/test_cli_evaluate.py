@@ -1,5 +1,7 @@
 """The verbs that judge models: bad input is one line and exit code 2; good input reaches their functions."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -78,6 +80,36 @@ def test_options_of_the_label_sources_reach_them(lamae, tmp_path):
 def test_any_csv_can_be_labels(lamae, tmp_path):
     shards = ShardSet.open(write_shard_set(tmp_path / "shards", random_adc(3, 500)))
     (tmp_path / "mine.csv").write_text("id,paced\n" + "".join(f"{key},1\n" for key in shards.keys))
-    code, out, _ = lamae("labels", "shards", "mine.csv", "l.zarr", "--source", "csv", "--key-column", "id")
+    for said in ("3 of 3 records matched", "l.zarr: already complete; 3 of 3 records matched"):
+        code, out, _ = lamae("labels", "shards", "mine.csv", "l.zarr", "--key-column", "id")
+        assert code == 0
+        assert "mine.csv: read as --source csv" in out
+        assert said in out
+    assert lamae("labels", "shards", "mine.csv", "l.zarr")[0] == 2
+    code, _, error = lamae("probe", "shards", "l.zarr")
+    assert (code, "shards: is a shard set, not embeddings" in error) == (2, True)
+
+
+def test_probing_few_labels_against_another(lamae, tmp_path):
+    rng = np.random.default_rng(0)
+    splits = ["train"] * 60 + ["val"] * 30 + ["test"] * 30
+    shards = ShardSet.open(write_shard_set(tmp_path / "shards", random_adc(120, 50), splits=splits))
+    y = rng.integers(2, size=120)
+    lines = [f"{key},{value},{value}" for key, value in zip(shards.keys, y, strict=True)]
+    (tmp_path / "y.csv").write_text("\n".join(["key,I48,E11", *lines]) + "\n")
+    for name, noise in (("good", 0.5), ("poor", 2.0)):
+        x = y[:, None] + noise * rng.normal(size=(120, 3))
+        np.savez(tmp_path / f"{name}.npz", embeddings=x, keys=np.array(shards.keys))
+        assert lamae("import-embeddings", f"{name}.npz", "shards", f"{name}.zarr")[0] == 0
+    assert lamae("labels", "shards", "y.csv", "l.zarr")[0] == 0
+    options = ("--against", "poor.zarr", "--fraction", "0.2,1", "--seeds", 2, "--json", "r.json")
+    code, out, _ = lamae("probe", "good.zarr", "l.zarr", *options)
     assert code == 0
-    assert "3 of 3 records matched" in out
+    for told in ("cardiac chapter", "ECG-salient", "macro AUPRC", "macro BRIER", "share of training subjects"):
+        assert told in out
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert set(found["few_labels"]["good.zarr"]) == {"0.2", "1"}
+    assert found["few_labels_difference"]["1"]["low"] > 0
+    assert found["difference"]["macro_auprc"]["low"] > 0
+    code, _, error = lamae("probe", "good.zarr", "l.zarr", "--fraction", "5")
+    assert (code, "label fraction 5 must lie above 0" in error) == (2, True)

@@ -1,9 +1,10 @@
-"""Area under the ROC curve for many codes, and its uncertainty by resampling subjects.
+"""Areas under the ROC and the precision-recall curve for many codes, and their uncertainty by resampling subjects.
 
 Records of one subject are not independent, so the bootstrap draws subjects: every record carries its subject's count in
 the draw as a weight, and the scores are sorted only once:
 
     AUROC = sum over positives i of w_i (weight of negatives below i + half of those tied with i) / (W+ W-)
+    AUPRC = sum over positives i of w_i (weight of positives from i's score on / weight of all from there on) / W+
 
 Comparing two models on the same draws gives a paired interval for their difference.
 """
@@ -18,8 +19,15 @@ CHUNK_BYTES = 256 << 20
 
 def auroc(scores_NK: np.ndarray, y_NK: np.ndarray) -> np.ndarray:
     """AUROC of each code [K], float64, ties counting one half; NaN where a class is absent."""
-    ones = np.ones((len(y_NK), 1), dtype=np.float32)
-    return _weighted_auroc(scores_NK, y_NK, ones)[0]
+    return _weighted_areas(scores_NK, y_NK, np.ones((len(y_NK), 1), dtype=np.float32))[0][0]
+
+
+def average_precision(scores_NK: np.ndarray, y_NK: np.ndarray) -> np.ndarray:
+    """Area under the precision-recall curve of each code [K] as the step sum of precision over recall, float64.
+
+    Ties enter together; NaN where a class is absent.
+    """
+    return _weighted_areas(scores_NK, y_NK, np.ones((len(y_NK), 1), dtype=np.float32))[1][0]
 
 
 def subject_weights(subject_N: np.ndarray, *, num_draws: int, seed: int) -> np.ndarray:
@@ -39,13 +47,20 @@ def bootstrap_auroc(
     scores_NK: np.ndarray, y_NK: np.ndarray, subject_N: np.ndarray, *, num_draws: int = 1000, seed: int = 0
 ) -> np.ndarray:
     """AUROC of each code in each draw of subjects, float64 [num_draws, K]; NaN where a draw lacks a class."""
+    return bootstrap_areas(scores_NK, y_NK, subject_N, num_draws=num_draws, seed=seed)[0]
+
+
+def bootstrap_areas(
+    scores_NK: np.ndarray, y_NK: np.ndarray, subject_N: np.ndarray, *, num_draws: int = 1000, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """AUROC and AUPRC of each code in each draw of subjects, both float64 [num_draws, K]; NaN as above."""
     weights_BN = subject_weights(subject_N, num_draws=num_draws, seed=seed)
     chunk = max(1, CHUNK_BYTES // max(1, 16 * len(y_NK)))
     parts = [
-        _weighted_auroc(scores_NK, y_NK, np.ascontiguousarray(weights_BN[start : start + chunk].T))
+        _weighted_areas(scores_NK, y_NK, np.ascontiguousarray(weights_BN[start : start + chunk].T))
         for start in range(0, num_draws, chunk)
     ]
-    return np.concatenate(parts)
+    return np.concatenate([roc for roc, _ in parts]), np.concatenate([prc for _, prc in parts])
 
 
 @dataclass(frozen=True)
@@ -81,23 +96,25 @@ def macro(auroc_K: np.ndarray) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def _weighted_auroc(scores_NK: np.ndarray, y_NK: np.ndarray, weights_NB: np.ndarray) -> np.ndarray:
-    """[B, K] for integer-valued float32 weights [N, B], which keep float32 sums exact up to 2**24."""
-    out = np.full((weights_NB.shape[1], scores_NK.shape[1]), np.nan)
+def _weighted_areas(scores_NK: np.ndarray, y_NK: np.ndarray, weights_NB: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """AUROC and AUPRC [B, K] for integer-valued float32 weights [N, B], which keep float32 sums exact up to 2**24."""
+    roc_BK = np.full((weights_NB.shape[1], scores_NK.shape[1]), np.nan)
+    prc_BK = roc_BK.copy()
     for k in range(scores_NK.shape[1]):
         score, y = scores_NK[:, k], y_NK[:, k].astype(bool)
         if not y.any() or y.all():
             continue
-        if 2 * y.sum() > len(y):
-            # The area is the same with classes and order exchanged; the smaller class makes the smaller matrices.
-            score, y = -score, ~y
-        wins, pairs = _wins_and_pairs(score, y, weights_NB)
-        np.divide(wins, pairs, out=out[:, k], where=pairs > 0)
-    return out
+        wins, precision, pairs, positives = _rank_sums(score, y, weights_NB)
+        np.divide(wins, pairs, out=roc_BK[:, k], where=pairs > 0)
+        np.divide(precision, positives, out=prc_BK[:, k], where=pairs > 0)
+    return roc_BK, prc_BK
 
 
-def _wins_and_pairs(score_N: np.ndarray, y_N: np.ndarray, weights_NB: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted pairs (positive, negative) that are in order, ties counting one half, and all pairs; float64 [B].
+def _rank_sums(
+    score_N: np.ndarray, y_N: np.ndarray, weights_NB: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Weighted pairs (positive, negative) that are in order, ties counting one half; the sum over positives of the
+    precision from their score on; all pairs; all positives. Each float64 [B].
 
     The U distinct scores of the positives cut the negatives into bins; only sums over bins and their running total are
     needed, and a sparse indicator times the weights gives those in one pass over the weights.
@@ -109,13 +126,17 @@ def _wins_and_pairs(score_N: np.ndarray, y_N: np.ndarray, weights_NB: np.ndarray
     U = len(levels)
     positive_UB = _sum_by_bin(level_of, positive, U, weights_NB)
     below_UB = _sum_by_bin(first_above, negative, U + 1, weights_NB)
-    total_B = below_UB.sum(0, dtype=np.float64)
+    negatives_B, positives_B = below_UB.sum(0, dtype=np.float64), positive_UB.sum(0, dtype=np.float64)
     below_UB = np.cumsum(below_UB[:U], axis=0)
+    from_here_UB = np.cumsum(positive_UB[::-1], axis=0)[::-1]
+    called_UB = from_here_UB + (negatives_B.astype(np.float32) - below_UB)
+    precision_UB = np.divide(from_here_UB, called_UB, out=np.zeros_like(called_UB), where=called_UB > 0)
+    precision_B = np.einsum("ub,ub->b", positive_UB, precision_UB, dtype=np.float64)
     tied = first_from < first_above
     if tied.any():
         below_UB += 0.5 * _sum_by_bin(first_from[tied], negative[tied], U, weights_NB)
     wins_B = np.einsum("ub,ub->b", positive_UB, below_UB, dtype=np.float64)
-    return wins_B, positive_UB.sum(0, dtype=np.float64) * total_B
+    return wins_B, precision_B, positives_B * negatives_B, positives_B
 
 
 def _sum_by_bin(bin_of: np.ndarray, rows: np.ndarray, num_bins: int, weights_NB: np.ndarray) -> np.ndarray:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lamae.evaluate.csvrows import integer_key, read_heading, read_rows
 from lamae.evaluate.embed import pretrained_flags, write_records
-from lamae.evaluate.sources import integer_key, read_rows
 from sharding.errors import UsageError
 from sharding.format import ShardSet
 
@@ -23,7 +23,7 @@ def embed_demographics(file: Path, shards: Path | ShardSet, out: Path) -> int:
     Others count as of unknown age and sex. Raises UsageError when the file is neither or nothing matches.
     """
     shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
-    is_ptbxl = file.name.startswith("ptbxl")
+    is_ptbxl = "filename_hr" in read_heading(file)
     wanted = ["filename_hr", "filename_lr", "age", "sex"] if is_ptbxl else ["study_id", "age", "gender"]
     row_by_key = {key: row for row, key in enumerate(shard_set.keys)}
     record = np.zeros((shard_set.num_records, 5), dtype=np.float32)

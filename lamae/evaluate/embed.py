@@ -39,7 +39,8 @@ from sharding.progress import Progress, ignore
 KIND = "embeddings"
 NOT_PRETRAINED, PRETRAINED, UNKNOWN = 0, 1, 2
 READOUTS = ("record", "mean")
-BLOCK_ROWS = 4096
+# Rows that one rank embeds and writes at a time: a chunk of every column, so that no two ranks write to the same file.
+MAX_BLOCK_ROWS, MIN_BLOCK_ROWS, BLOCKS_WANTED = 4096, 64, 256
 TIMEOUT_S = 24 * 3600.0  # a rank may wait that long for the others' blocks
 
 
@@ -71,19 +72,20 @@ def embed(
     random_weights: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
-) -> None:
+) -> bool:
     """Embed ``split`` of ``shards``, or these ``rows`` of it, with the model of ``run`` and write ``out``.
 
-    Interrupted, the same command goes on where it stopped; under a launcher the ranks share the blocks. ``leads``
-    (canonical indices) shows the model only these, and passes over records that have none of them; ``random_weights``
-    takes the same architecture untrained, drawn from ``seed``; ``threads`` is torch's number of CPU threads. Raises
-    UsageError when ``out`` exists, the recordings do not fit the model or there is nothing to embed.
+    False where the very same embeddings were there already. Interrupted, the same command goes on where it stopped, on
+    any number of ranks; under a launcher the ranks share the blocks. ``leads`` (canonical indices) shows the model only
+    these, and passes over records that have none of them; ``random_weights`` takes the same architecture untrained,
+    drawn from ``seed``; ``threads`` is torch's number of CPU threads. Raises UsageError when ``out`` exists and is not
+    the same, the recordings do not fit the model or there is nothing to embed.
     """
-    progress = progress or ignore
     ranks = _ranks(device, threads)
+    progress = progress if progress is not None and ranks.is_main else ignore
     device = str(ranks.device)
     shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
-    store.refuse_existing(out)
+    block_rows = _block_rows(shard_set.num_records)
     rows = shard_set.rows_of_split(split) if rows is None else np.unique(rows)
     chosen = list(range(NUM_LEADS) if leads is None else leads)
     num_asked, names = len(rows), [LEADS[lead] for lead in chosen]
@@ -102,7 +104,10 @@ def embed(
         "leads": names,
         "rows_sha256": rows_hash(rows),
         "per_lead": per_lead,
+        "rows_per_block": block_rows,
     }
+    if ranks.decide(lambda: store.is_finished(out, kind=KIND, attributes=attributes)):
+        return False
     if not len(rows):
         raise UsageError(f"{shard_set.root}: none of the {num_asked} records to embed has any of {', '.join(names)}")
 
@@ -115,12 +120,25 @@ def embed(
     shapes = {name: values.shape[1:] for name, values in columns_of(rows[:1], before=0).items()}
     ranks.decide(lambda: _begin(out, shard_set, attributes, None if random_weights else loaded, shapes))
     writer = _Writer(out)
-    for block in range(BLOCK_ROWS * ranks.rank, shard_set.num_records, BLOCK_ROWS * ranks.world_size):
-        wanted = rows[(rows >= block) & (rows < block + BLOCK_ROWS)]
-        if len(wanted) and not writer.has(wanted):
-            writer.add(wanted, columns_of(wanted, before=int(np.searchsorted(rows, block))))
-    ranks.barrier()
+    problem: LamaeError | None = None
+    try:
+        for block in np.unique(rows // block_rows)[ranks.rank :: ranks.world_size]:
+            first, end = np.searchsorted(rows, [block * block_rows, (block + 1) * block_rows])
+            if not writer.has(rows[first:end]):
+                writer.add(rows[first:end], columns_of(rows[first:end], before=int(first)))
+    except LamaeError as error:
+        problem = error
+    # A rank that fails is waited for like any other: what the others have embedded is kept for the next start.
+    for found in ranks.gather(problem):
+        if found is not None:
+            raise found
     ranks.decide(lambda: store.publish(out))
+    return True
+
+
+def _block_rows(num_records: int) -> int:
+    """A function of the shard set alone, so that any number of ranks can go on with what another one began."""
+    return min(MAX_BLOCK_ROWS, max(MIN_BLOCK_ROWS, -(-num_records // BLOCKS_WANTED)))
 
 
 def _ranks(device: str, threads: int | None) -> Ranks:
@@ -191,8 +209,8 @@ def _begin(
         store.add_column(group, name, shape=values.shape, dtype=str(values.dtype))[:] = values
     for name, shape in shapes.items():
         dtype = "float16" if name == "lead" else "float32"
-        store.add_column(group, name, shape=(N, *shape), dtype=dtype, rows_per_chunk=BLOCK_ROWS)
-    store.add_column(group, "embedded", shape=(N,), dtype="bool", rows_per_chunk=BLOCK_ROWS)
+        store.add_column(group, name, shape=(N, *shape), dtype=dtype, rows_per_chunk=attributes["rows_per_block"])
+    store.add_column(group, "embedded", shape=(N,), dtype="bool", rows_per_chunk=attributes["rows_per_block"])
 
 
 def _is_same(out: Path, attributes: dict[str, Any]) -> bool:
@@ -211,8 +229,8 @@ def write_records(
     embedded_N: np.ndarray,
     pretrained_N: np.ndarray,
     attributes: Mapping[str, Any],
-) -> None:
-    """Write an embeddings store of one read-out, ``record``, that no model of ours made."""
+) -> bool:
+    """Write an embeddings store of one read-out, ``record``, that no model of ours made; False as ``store.write``."""
     columns = {
         "record": record_ND,
         "embedded": embedded_N,
@@ -220,7 +238,7 @@ def write_records(
         "split": shard_set.column("split"),
         "pretrained": pretrained_N,
     }
-    store.write(out, kind=KIND, columns=columns, attributes={"index_sha256": shard_set.index_hash, **attributes})
+    return store.write(out, kind=KIND, columns=columns, attributes={"index_sha256": shard_set.index_hash, **attributes})
 
 
 def subject_numbers(shard_set: ShardSet) -> np.ndarray:

@@ -5,8 +5,10 @@ smaller sets lie within the larger and every model sees the same ones. Val and t
 happens not to contain score one half, for every model alike, so that all fractions average over the same codes.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +37,28 @@ class FewLabelCurve:
         values = np.array([macro(result.auroc_K) for result in results])
         draws = np.stack([macro(result.draws_BK) for result in results])
         return interval(float(values.mean()), resample_seeds(draws, seed=seed))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Macro AUROC by fraction, as plain values."""
+        return {f"{fraction:g}": dataclasses.asdict(self.macro(fraction)) for fraction in self.results}
+
+
+def parse_fractions(text: str) -> list[float]:
+    """``0.01,0.1,1`` as ascending numbers. Raises UsageError unless each lies above 0 and at most at 1."""
+    try:
+        fractions = sorted({float(part) for part in text.split(",")})
+    except ValueError:
+        raise UsageError(
+            f"fractions {text!r}: write numbers with commas between, for example 0.01,0.05,0.1,1"
+        ) from None
+    for fraction in fractions:
+        _check_fraction(fraction)
+    return fractions
+
+
+def _check_fraction(fraction: float) -> None:
+    if not 0 < fraction <= 1:
+        raise UsageError(f"label fraction {fraction:g} must lie above 0 and at most at 1")
 
 
 def few_label_curve(
@@ -67,8 +91,7 @@ def few_label_curve(
 
 def training_rows(features: Embeddings, truth: Labels, *, fraction: float, seed: int) -> np.ndarray:
     """int64 rows of the first ``fraction`` of the training subjects in the order of ``seed``, at least two subjects."""
-    if not 0 < fraction <= 1:
-        raise UsageError(f"label fraction {fraction:g} must lie above 0 and at most at 1")
+    _check_fraction(fraction)
     rows = truth.rows("train")
     subjects = np.random.default_rng(seed).permutation(np.unique(features.subject_N[rows]))
     chosen = subjects[: max(2, round(fraction * len(subjects)))]

@@ -3,42 +3,47 @@
     checkpoint (or the same architecture from scratch) ──DeepSpeed──▶ val macro AUROC every so often ──best──▶ test
 
 Runs in one process or under a launcher; every rank trains on its share of each global batch. The best weights by val
-are kept, test records are scored once, and the result compares with any probe on the same labels.
+are kept, test records are scored once, and the result compares with any probe on the same labels. Interrupted, the same
+call goes on from the latest score on val; what is unfinished lies beside OUT, which appears whole:
+
+    OUT/classifier.safetensors   the best weights by val
+    OUT/scores.safetensors       log-odds of the val and test records, in the order of the labels' rows
+    OUT/finetune.json            what was asked for, and the result
 """
 
 import dataclasses
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from lamae import config as run_config
-from lamae.data.config import DataConfig
-from lamae.data.loader import RingLoader
-from lamae.data.transforms import SignalTransform
 from lamae.evaluate import store
-from lamae.evaluate.auroc import auroc, macro
 from lamae.evaluate.classifier import READOUTS, Classifier
-from lamae.evaluate.embed import pretrained_flags, subject_numbers
-from lamae.evaluate.inference import load_for_inference, read_signals, withhold_leads
-from lamae.evaluate.labels import read_labels
+from lamae.evaluate.embed import pretrained_flags, subject_numbers, weights_hash
+from lamae.evaluate.inference import load_for_inference
+from lamae.evaluate.labels import Labels, labels_hash, read_labels
 from lamae.evaluate.protocol import split_rows, usable_codes
 from lamae.evaluate.readouts import Fit
 from lamae.evaluate.result import ProbeResult, evaluate_scores
+from lamae.evaluate.tuning import CHECKPOINTS_NAME, Tuned, Tuner
 from lamae.train import distributed
-from lamae.train.config import EngineConfig, OptimConfig
-from lamae.train.distributed import Ranks
-from lamae.train.engine import Engine
-from lamae.train.schedule import learning_rate, plan_batch, weight_decay
+from lamae.train.config import ZERO_STAGES, EngineConfig
+from lamae.train.durable import fsync
 from sharding.errors import LamaeError, UsageError
 from sharding.format import ShardSet
 from sharding.progress import Progress, ignore
 
-MAX_SKIPPED_IN_A_ROW = 8
-WEIGHTS_NAME, RESULT_NAME = "classifier.safetensors", "finetune.json"
+WEIGHTS_NAME, SCORES_NAME, RESULT_NAME = "classifier.safetensors", "scores.safetensors", "finetune.json"
+REQUEST_NAME = "request.json"
+# Options that may change from start to start: they decide how, not what.
+FREE_OPTIONS = ("micro_batch_size", "zero_stage")
 
 
 @dataclass
@@ -68,7 +73,7 @@ class FinetuneOptions:
     precision: str = "fp32"
     """fp32 or bf16."""
     zero_stage: int = 1
-    """0, 1 or 2; weights stay whole on every rank."""
+    """0 to 3: what is partitioned over ranks, see ``EngineConfig``."""
     seed: int = 0
     """Seeds the head, fresh weights and the order of records."""
 
@@ -81,8 +86,8 @@ class FinetuneOptions:
             raise ValueError(f"finetune.readout={self.readout!r} is none of {', '.join(READOUTS)}")
         if not 0 < self.layer_decay <= 1 or not 0 <= self.warmup_share <= 1:
             raise ValueError("finetune.layer_decay must lie in (0, 1] and finetune.warmup_share in [0, 1]")
-        if self.zero_stage not in (0, 1, 2):
-            raise ValueError(f"finetune.zero_stage={self.zero_stage} is none of 0, 1, 2")
+        if self.zero_stage not in ZERO_STAGES:
+            raise ValueError(f"finetune.zero_stage={self.zero_stage} is none of {', '.join(map(str, ZERO_STAGES))}")
         EngineConfig(zero_stage=self.zero_stage, precision=self.precision).check()
 
 
@@ -99,16 +104,16 @@ def finetune(
 ) -> ProbeResult:
     """Fine-tune the model of ``run`` on ``labels`` and test it; writes weights and result to directory ``out``.
 
-    ``leads`` (canonical indices) trains and tests on these only. Raises UsageError for options that cannot work, labels
-    of another shard set, or test subjects that were in pretraining (unless ``transductive``), and LamaeError when
-    training does not get on.
+    ``leads`` (canonical indices) trains and tests on these only. Where ``out`` holds the result of the same request
+    already, that is what is returned. Raises UsageError for options that cannot work, labels of another shard set, an
+    ``out`` that holds or began something else, or test subjects that were in pretraining (unless ``transductive``), and
+    LamaeError when training does not get on.
     """
     options, progress = options or FinetuneOptions(), progress or ignore
     try:
         options.check()
     except ValueError as error:
         raise UsageError(str(error)) from None
-    store.refuse_existing(out)
     shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
     truth = read_labels(labels)
     store.require_same_rows(labels, truth.index_hash, shard_set.root, shard_set.index_hash)
@@ -121,154 +126,138 @@ def finetune(
     name = f"{loaded.config.model.kind}, {'from scratch' if options.from_scratch else 'fine-tuned'}"
     rows, contamination = split_rows(truth, subject, pretrained, name=name, transductive=transductive)
     kept, left_out = usable_codes(truth, rows, name=name)
+    request = {
+        "options": {key: value for key, value in dataclasses.asdict(options).items() if key not in FREE_OPTIONS},
+        "leads": leads,
+        "model": weights_hash(model),
+        "pretraining_config_hash": run_config.config_hash(loaded.config),
+        "labels_sha256": labels_hash(truth),
+    }
+    if ranks.decide(lambda: _is_finished(out, request)):
+        return read_finetuned(out, truth, subject)
+    folder = store.partial_path(out)
+    ranks.decide(lambda: _begin(out, folder, request))
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         classifier = Classifier(model, num_codes=len(kept), readout=options.readout, layer_decay=options.layer_decay)
-    trainer = _Trainer(options, shard_set, transform, truth.label_NK[:, kept], rows, ranks, leads)
-    best_val, val_macro, odds = trainer.run(classifier, progress)
-    fit = Fit(
-        setting=float(best_val),
-        val_macro=val_macro,
-        val_NK=odds["val"],
-        test_NK=odds["test"],
-        probability=lambda log_odds: 0.5 + 0.5 * np.tanh(0.5 * log_odds),
+    tuner = Tuner(
+        classifier,
+        options,
+        shard_set=shard_set,
+        transform=transform,
+        label_NK=truth.label_NK[:, kept],
+        rows=rows,
+        ranks=ranks,
+        leads=leads,
+        folder=folder,
     )
-    result = evaluate_scores(
-        fit, truth, rows, kept, left_out, subject, name=name, method="finetune", contamination=contamination
-    )
-    if ranks.is_main:
-        _write(out, trainer.best_weights, result, options, run_config.config_hash(loaded.config), leads)
-    ranks.barrier()
+    tuned = tuner.run(progress)
+    content = {
+        "request": request,
+        "name": name,
+        "codes": [truth.codes[k] for k in kept],
+        "left_out": left_out,
+        "contamination": contamination,
+        "step": tuned.best_step,
+        "val_macro_by_step": tuned.val_macro,
+    }
+    result = _result(content, tuned.odds, truth, subject)
+    ranks.decide(lambda: _finish(out, folder, tuned, content | {"result": result.to_dict()}))
     return result
 
 
-class _Trainer:
-    def __init__(
-        self,
-        options: FinetuneOptions,
-        shard_set: ShardSet,
-        transform: SignalTransform,
-        label_NK: np.ndarray,
-        rows: dict[str, np.ndarray],
-        ranks: Ranks,
-        leads: tuple[int, ...] | None,
-    ) -> None:
-        self._options, self._shard_set, self._transform = options, shard_set, transform
-        self._rows, self._ranks, self._leads = rows, ranks, leads
-        self._label_NK = torch.from_numpy(label_NK.astype(np.float32))
-        self.best_weights: dict[str, torch.Tensor] = {}
+def read_finetuned(out: Path, truth: Labels, subject_N: np.ndarray) -> ProbeResult:
+    """The result of a finished fine-tuning on these labels, from its scores.
 
-    def run(self, classifier: Classifier, progress: Progress) -> tuple[int, dict[float, float], dict[str, np.ndarray]]:
-        """(step with the best val, val macro AUROC by step, log-odds of val and test under the best weights)."""
-        options, ranks = self._options, self._ranks
-        plan = plan_batch(
-            options.global_batch_size, micro_batch_size=options.micro_batch_size, world_size=ranks.world_size
-        )
-        optim = OptimConfig(
-            lr=options.lr,
-            final_lr=1e-3 * options.lr,
-            warmup_steps=round(options.warmup_share * options.steps),
-            weight_decay=options.weight_decay,
-            beta2=0.999,
-        )
-        engine = Engine(
-            classifier,
-            ranks=ranks,
-            engine=EngineConfig(zero_stage=options.zero_stage, precision=options.precision),
-            optim=optim,
-            plan=plan,
-        )
-        val_macro: dict[float, float] = {}
-        best_step, best_val, skipped_in_a_row = 0, np.zeros(0), 0
-        loader = RingLoader(
-            self._shard_set,
-            self._rows["train"],
-            config=DataConfig(path=str(self._shard_set.root)),
-            seed=options.seed,
-            global_batch_size=options.global_batch_size,
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-            num_batches=options.steps,
-        )
-        try:
-            with loader:
-                for step, batch in enumerate(loader):
-                    for index, part in enumerate(batch.micro_batches(plan.accumulation)):
-                        signal = self._transform(part.to(ranks.device), seed=options.seed, train=True)
-                        if self._leads is not None:
-                            signal = withhold_leads(signal, keep=self._leads)
-                        y_BK = self._label_NK[signal.row.cpu()].to(ranks.device)
-                        output = engine.forward(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, y_BK)
-                        engine.backward(output.loss)
-                        engine.step(
-                            learning_rate=learning_rate(step, optim, steps=options.steps),
-                            weight_decay=weight_decay(step, optim, steps=options.steps),
-                            last=index + 1 == plan.accumulation,
-                        )
-                    skipped_in_a_row = 0 if engine.step_was_applied else skipped_in_a_row + 1
-                    if skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
-                        raise LamaeError(
-                            f"{skipped_in_a_row} steps in a row, up to step {step + 1}, had a loss or gradient that is "
-                            f"not finite; use a lower lr than {options.lr:g}, or precision=fp32"
-                        )
-                    if (step + 1) % options.evaluate_every == 0 or step + 1 == options.steps:
-                        odds = self._score(engine, classifier, "val")
-                        y_val = self._label_NK[self._rows["val"]].numpy()
-                        val_macro[float(step + 1)] = float(macro(auroc(odds, y_val)))
-                        if not best_step or val_macro[float(step + 1)] > val_macro[float(best_step)]:
-                            best_step, best_val = step + 1, odds
-                            self.best_weights = _copy(classifier)
-                    progress("finetune", step + 1, options.steps)
-            classifier.load_state_dict(self.best_weights)
-            return best_step, val_macro, {"val": best_val, "test": self._score(engine, classifier, "test")}
-        finally:
-            engine.close()
-
-    def _score(self, engine: Engine, classifier: Classifier, split: str) -> np.ndarray:
-        """Log-odds of a split, every rank scoring its share."""
-        rows, ranks = self._rows[split], self._ranks
-        mine = rows[ranks.rank :: ranks.world_size]
-        found = [np.zeros((0, self._label_NK.shape[1]), dtype=np.float32)]
-        with engine.evaluating():
-            for signal in read_signals(
-                self._shard_set,
-                mine,
-                transform=self._transform,
-                batch_size=self._options.micro_batch_size,
-                device=str(ranks.device),
-                leads=self._leads,
-            ):
-                odds_BK, _ = classifier.score(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL)
-                found.append(odds_BK.cpu().numpy())
-        odds = np.zeros((len(rows), self._label_NK.shape[1]), dtype=np.float32)
-        for rank, share in enumerate(ranks.gather(np.concatenate(found))):
-            odds[rank :: ranks.world_size] = share
-        return odds
+    Raises UsageError when ``out`` is none or was made on other labels, LamaeError when it is damaged.
+    """
+    content = _read_json(out / RESULT_NAME)
+    if content is None:
+        raise UsageError(f"{out}: no {RESULT_NAME}, so this is no finished fine-tuning; make one with 'lamae finetune'")
+    try:
+        if content["request"]["labels_sha256"] != labels_hash(truth):
+            raise UsageError(f"{out}: was fine-tuned on other labels; use the same, or fine-tune again")
+        return _result(content, load_file(out / SCORES_NAME), truth, subject_N)
+    except (OSError, KeyError, SafetensorError) as error:
+        raise LamaeError(f"{out}: not readable as a fine-tuning ({error}); fine-tune again") from None
 
 
-def _copy(classifier: Classifier) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().clone() for name, tensor in classifier.state_dict().items()}
+def _result(content: dict[str, Any], odds: dict[str, np.ndarray], truth: Labels, subject_N: np.ndarray) -> ProbeResult:
+    return evaluate_scores(
+        Fit(
+            setting=float(content["step"]),
+            val_macro={float(step): value for step, value in content["val_macro_by_step"].items()},
+            val_NK=odds["val"],
+            test_NK=odds["test"],
+            probability=lambda log_odds: 0.5 + 0.5 * np.tanh(0.5 * log_odds),
+        ),
+        truth,
+        {split: truth.rows(split) for split in ("train", "val", "test")},
+        np.array([truth.codes.index(code) for code in content["codes"]], dtype=np.int64),
+        content["left_out"],
+        subject_N,
+        name=content["name"],
+        method="finetune",
+        contamination=content["contamination"],
+    )
 
 
-def _write(
-    out: Path,
-    weights: dict[str, torch.Tensor],
-    result: ProbeResult,
-    options: FinetuneOptions,
-    config_hash: str,
-    leads: tuple[int, ...] | None,
-) -> None:
-    partial = store.partial_path(out)
-    partial.mkdir(parents=True, exist_ok=True)
-    save_file(weights, partial / WEIGHTS_NAME)
-    content = {
-        "options": dataclasses.asdict(options),
-        "leads": leads,
-        "pretraining_config_hash": config_hash,
-        "codes": result.codes,
-        "val_macro_by_step": result.val_macro,
-        "result": result.to_dict(),
-    }
-    (partial / RESULT_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.rename(out)
+def _is_finished(out: Path, request: dict[str, Any]) -> bool:
+    """Whether ``out`` holds the result of this request; anything else there is refused."""
+    if not out.exists():
+        return False
+    content = _read_json(out / RESULT_NAME)
+    if content is None:
+        raise UsageError(f"{out}: exists and is no fine-tuning; remove it or choose another name")
+    _require_same(content.get("request", {}), request, f"{out}: exists and is another fine-tuning")
+    return True
+
+
+def _begin(out: Path, folder: Path, request: dict[str, Any]) -> None:
+    """Make ``folder`` for this request, or take up what it holds of it."""
+    begun = _read_json(folder / REQUEST_NAME)
+    if begun is not None:
+        _require_same(begun, request, f"{folder}: holds another, unfinished fine-tuning for {out.name}")
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True)
+        (folder / REQUEST_NAME).write_text(json.dumps(request, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be written ({error.strerror or error})") from None
+
+
+def _require_same(found: dict[str, Any], wanted: dict[str, Any], complaint: str) -> None:
+    wanted = json.loads(json.dumps(wanted))
+    differing = [f"finetune.{key}" for key, value in wanted["options"].items() if found["options"].get(key) != value]
+    differing += [key for key in wanted if key != "options" and found.get(key) != wanted[key]]
+    if differing:
+        raise UsageError(f"{complaint} (it differs in {', '.join(differing)}); remove it or choose another name")
+
+
+def _finish(out: Path, folder: Path, tuned: Tuned, content: dict[str, Any]) -> None:
+    """Turn the folder of an unfinished fine-tuning into ``out``."""
+    try:
+        save_file(tuned.odds, folder / SCORES_NAME)
+        shutil.copyfile(tuned.best_path, folder / WEIGHTS_NAME)
+        (folder / RESULT_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        for name in (SCORES_NAME, WEIGHTS_NAME, RESULT_NAME):
+            fsync(folder / name)
+        folder.rename(out)
+        # The result is whole; what only a restart needed goes.
+        shutil.rmtree(out / CHECKPOINTS_NAME, ignore_errors=True)
+        for path in (out / tuned.best_path.name, out / REQUEST_NAME):
+            path.unlink()
+    except OSError as error:
+        raise LamaeError(f"{out}: cannot be written ({error.strerror or error})") from None
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """None where there is no such file. Raises LamaeError when it is no JSON."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise LamaeError(f"{path}: not readable ({error})") from None

@@ -8,6 +8,7 @@ A label source (``lamae.evaluate.sources``) yields a LabelTable; joining it to t
 for all of them, and says how many records matched.
 """
 
+import dataclasses
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
@@ -55,6 +56,8 @@ class LabelReport:
     """Labelled records that a probe would use."""
     num_positive: dict[str, int]
     """Code to labelled records that carry it."""
+    made: bool = True
+    """False where the very same labels were there already."""
 
     def __str__(self) -> str:
         splits = ", ".join(f"{count} {split}" for split, count in self.num_per_split.items())
@@ -89,7 +92,6 @@ def join_labels(
     Raises UsageError when no record matches, when some do not and ``allow_missing`` is false, or when a key or the
     vocabulary is unusable.
     """
-    store.refuse_existing(out)
     if not table.vocabulary:
         raise UsageError(f"{file}: no code is left; lower the minimum number of occurrences or change the code set")
     row_by_key = {key: row for row, key in enumerate(shard_set.keys)}
@@ -124,7 +126,7 @@ def join_labels(
         num_per_split={name: int((labelled_N & (split_N == i)).sum()) for i, name in enumerate(SPLITS)},
         num_positive={code: int(count) for code, count in zip(table.vocabulary, positives, strict=True)},
     )
-    store.write(
+    made = store.write(
         out,
         kind=KIND,
         columns={"label": label_NK, "labelled": labelled_N, "split": split_N},
@@ -139,7 +141,7 @@ def join_labels(
             "num_positive": list(report.num_positive.values()),
         },
     )
-    return report
+    return dataclasses.replace(report, made=made)
 
 
 def read_labels(path: Path) -> Labels:
@@ -158,6 +160,14 @@ def read_labels(path: Path) -> Labels:
         )
     except KeyError as error:
         raise LamaeError(f"{path}: {error} is missing; make the labels again") from None
+
+
+def labels_hash(labels: Labels) -> str:
+    """sha256 over everything that a probe or a fine-tuning takes from labels."""
+    digest = hashlib.sha256("\0".join([labels.index_hash, *labels.codes]).encode())
+    for column in (labels.label_NK, labels.labelled_N, labels.split_N):
+        digest.update(np.ascontiguousarray(column).tobytes())
+    return digest.hexdigest()
 
 
 def count_codes(codes: Sequence[frozenset[str] | None]) -> list[tuple[str, int]]:

@@ -6,17 +6,27 @@ The objective of each code k is scikit-learn's, with the intercept b unpenalised
 
 All codes share the two products with X in every iteration, and one basis: among the eigenvectors of X'X the Hessian of
 code k is close to the diagonal  C v_k Lambda + I  (v_k: variance of its labels). The method is preconditioned nonlinear
-conjugate gradients (Polak-Ribiere+) with a Newton search along each direction.
+conjugate gradients (Polak-Ribiere+) with a Newton search along each direction. All passes over [N, K] go by tiles of
+rows that stay in the processor's cache; codes that have converged leave them; each of torch's threads has codes of its
+own, so that none waits for another.
 """
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-# Bounds memory: a fit holds about eight arrays of [N, CODES_AT_ONCE] float32.
+# Bounds memory: a thread holds two arrays of [N, CODES_AT_ONCE] float32 and one of uint8.
 CODES_AT_ONCE = 128
+# Products of matrices whose rows are no multiple of a cache line take about twice as long.
+ALIGNED = 16
+TILE_ROWS = 2048
+# Columns of codes that have converged are dropped once so large a share of them has: dropping copies the others.
+DROP_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -64,78 +74,135 @@ class LogisticSolver:
         # In float64: nearly collinear features have small eigenvalues that float32 would return as noise.
         eigenvalues, basis = torch.linalg.eigh((x.T @ x).double())
         self._basis = basis.float()
-        # E = D + 1: the eigenbasis, and a column of ones for the intercept.
-        self._z_NE = torch.cat([x @ self._basis, torch.ones_like(x[:, :1])], dim=1)
-        self._curvature_E = torch.cat([eigenvalues.clamp_min(0).float(), torch.full_like(x[0, :1], len(x))])
-        self._penalty_E1 = torch.ones_like(self._curvature_E[:, None])
-        self._penalty_E1[-1] = 0
+        # E is at least D + 1: the eigenbasis, a column of ones for the intercept, and zeros up to an aligned width.
+        N, D = x.shape
+        E = -(-(D + 1) // ALIGNED) * ALIGNED
+        self._z_NE = x.new_zeros(N, E)
+        self._z_NE[:, :D] = x @ self._basis
+        self._z_NE[:, D] = 1
+        self._curvature_E = x.new_zeros(E)
+        self._curvature_E[:D] = eigenvalues.clamp_min(0)
+        self._curvature_E[D] = N
+        self._penalty_E1 = x.new_ones(E, 1)
+        self._penalty_E1[D] = 0
         self._variance_K = share_K * (1 - share_K)
-        self._w_EK = torch.zeros(self._z_NE.shape[1], len(share_K), device=device)
-        self._w_EK[-1] = torch.logit(share_K)
+        self._w_EK = x.new_zeros(E, len(share_K))
+        self._w_EK[D] = torch.logit(share_K)
+        self._num_features = D
 
     def fit(self, C: float, *, tolerance: float = 1e-3, max_iterations: int = 200) -> LogisticModel:
         """The minimiser for penalty ``C``: preconditioned gradient norm below ``tolerance`` times that of w = 0."""
-        for start in range(0, self._w_EK.shape[1], CODES_AT_ONCE):
+
+        def fit_codes(start: int) -> None:
             codes = slice(start, start + CODES_AT_ONCE)
-            self._w_EK[:, codes] = self._fit_codes(codes, C, tolerance, max_iterations)
-        weight_DK, bias_K = self._basis @ self._w_EK[:-1], self._w_EK[-1]
+            descent = _Descent(
+                z_NE=self._z_NE,
+                y_NK=self._y_NK[:, codes].contiguous(),
+                w_EK=self._w_EK[:, codes],
+                preconditioner_EK=1 / (C * self._curvature_E[:, None] * self._variance_K[codes] + self._penalty_E1),
+                penalty_E1=self._penalty_E1,
+                C=C,
+            )
+            self._w_EK[:, codes] = descent.run(tolerance=tolerance, max_iterations=max_iterations)
+
+        with _one_thread_each(self._z_NE.device) as num_workers, ThreadPoolExecutor(num_workers) as pool:
+            for done in [pool.submit(fit_codes, start) for start in range(0, self._w_EK.shape[1], CODES_AT_ONCE)]:
+                done.result()
+        weight_DK, bias_K = self._basis @ self._w_EK[: self._num_features], self._w_EK[self._num_features]
         return LogisticModel(weight_DK.cpu().numpy(), bias_K.cpu().numpy().copy())
 
-    def _fit_codes(self, codes: slice, C: float, tolerance: float, max_iterations: int) -> torch.Tensor:
-        w, y = self._w_EK[:, codes], self._y_NK[:, codes].float()
-        preconditioner = 1 / (C * self._curvature_E[:, None] * self._variance_K[codes] + self._penalty_E1)
-        at_zero = C * (self._z_NE.T @ (y.mean(0) - y))
-        goal_K = tolerance**2 * (at_zero.square() * preconditioner).sum(0).clamp_min(1e-12)
-        margin = self._z_NE @ w
-        direction = previous = torch.zeros_like(w)
+
+@contextmanager
+def _one_thread_each(device: torch.device) -> Iterator[int]:
+    """The number of workers to start, each of which computes on one thread meanwhile."""
+    num_threads = torch.get_num_threads()
+    if device.type != "cpu" or num_threads == 1:
+        yield 1
+        return
+    torch.set_num_threads(1)
+    try:
+        yield num_threads
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+class _Descent:
+    """Preconditioned conjugate gradients on some codes at once, from ``w_EK`` on, for one penalty."""
+
+    def __init__(
+        self,
+        *,
+        z_NE: torch.Tensor,
+        y_NK: torch.Tensor,
+        w_EK: torch.Tensor,
+        preconditioner_EK: torch.Tensor,
+        penalty_E1: torch.Tensor,
+        C: float,
+    ) -> None:
+        self._z_NE, self._penalty_E1, self._C = z_NE, penalty_E1, C
+        # One column per code that has not converged yet.
+        self._y_NK, self._w_EK, self._preconditioner_EK = y_NK, w_EK, preconditioner_EK
+        self._margin_NK = z_NE @ w_EK
+        self._slope_NK = torch.empty_like(self._margin_NK)
+
+    def run(self, *, tolerance: float, max_iterations: int) -> torch.Tensor:
+        """The minimiser [E, K], columns in the order given."""
+        result_EK = self._w_EK.clone()
+        column_K = torch.arange(result_EK.shape[1], device=result_EK.device)
+        goal_K = tolerance**2 * self._norm_at_zero()
+        direction = previous = torch.zeros_like(self._w_EK)
         previous_norm_K = torch.ones_like(goal_K)
-        loss_K = C * _data_loss(margin, y)
+        loss_K = self._loss(torch.zeros_like(goal_K))
         for _ in range(max_iterations):
-            p = torch.sigmoid(margin)
-            gradient = C * (self._z_NE.T @ (p - y)) + self._penalty_E1 * w
-            step = gradient * preconditioner
+            gradient = self._gradient()
+            step = gradient * self._preconditioner_EK
             norm_K = (gradient * step).sum(0)
-            if bool((norm_K <= goal_K).all()):
+            moving_K = norm_K > goal_K
+            if not bool(moving_K.any()):
                 break
+            num_kept = -(-int(moving_K.sum()) // ALIGNED) * ALIGNED
+            if num_kept <= (1 - DROP_SHARE) * len(moving_K):
+                result_EK[:, column_K] = self._w_EK
+                kept = torch.argsort((~moving_K).to(torch.uint8), stable=True)[:num_kept]
+                self._keep(kept)
+                column_K, goal_K, loss_K, norm_K, previous_norm_K = (
+                    v[kept] for v in (column_K, goal_K, loss_K, norm_K, previous_norm_K)
+                )
+                gradient, step, direction, previous = (v[:, kept] for v in (gradient, step, direction, previous))
             beta_K = ((norm_K - (previous * step).sum(0)) / previous_norm_K).clamp_min(0)
             direction = beta_K * direction - step
             uphill_K = (direction * gradient).sum(0) >= 0
             direction = torch.where(uphill_K, -step, direction)
             previous, previous_norm_K = gradient, norm_K.clamp_min(1e-30)
-            slope = self._z_NE @ direction
-            first_K = (gradient * direction).sum(0)
-            alpha_K, loss_K = self._line_search(C, y, margin, slope, w, direction, p, first_K, loss_K)
-            w = w + alpha_K * direction
-            margin = margin + alpha_K * slope
-        return w
+            alpha_K, loss_K = self._search(direction, (gradient * direction).sum(0), loss_K)
+            self._w_EK = self._w_EK + alpha_K * direction
+            for rows in self._tiles():
+                self._margin_NK[rows].addcmul_(alpha_K, self._slope_NK[rows])
+        result_EK[:, column_K] = self._w_EK
+        return result_EK
 
-    def _line_search(
-        self,
-        C: float,
-        y: torch.Tensor,
-        margin: torch.Tensor,
-        slope: torch.Tensor,
-        w: torch.Tensor,
-        direction: torch.Tensor,
-        p: torch.Tensor,
-        first_K: torch.Tensor,
-        loss_K: torch.Tensor,
+    def _keep(self, kept: torch.Tensor) -> None:
+        """Go on with these columns only."""
+        self._y_NK, self._margin_NK = self._y_NK[:, kept], self._margin_NK[:, kept]
+        self._w_EK, self._preconditioner_EK = self._w_EK[:, kept], self._preconditioner_EK[:, kept]
+        self._slope_NK = torch.empty_like(self._margin_NK)
+
+    def _search(
+        self, direction: torch.Tensor, first_K: torch.Tensor, loss_K: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Step per code [K], and C times the data loss there: two Newton steps, halved while the objective rises.
 
-        At the start of the line, p is the probability, first the derivative and loss C times the data loss.
+        ``first_K`` is the derivative at the start of the line, ``loss_K`` is C times the data loss there.
         """
-        linear_K = (self._penalty_E1 * w * direction).sum(0)
+        linear_K = (self._penalty_E1 * self._w_EK * direction).sum(0)
         square_K = (self._penalty_E1 * direction.square()).sum(0)
-        alpha_K = torch.zeros_like(linear_K)
-        for newton in range(2):
-            if newton:
-                p = torch.sigmoid(margin + alpha_K * slope)
-                first_K = C * ((p - y) * slope).sum(0) + linear_K + alpha_K * square_K
-            second_K = C * (p * (1 - p) * slope.square()).sum(0) + square_K
-            alpha_K = alpha_K - first_K / second_K.clamp_min(1e-30)
+        second_K = self._curvature_along(direction) + square_K
+        alpha_K = -first_K / second_K.clamp_min(1e-30)
+        first_K, second_K = self._derivatives(alpha_K)
+        first_K, second_K = first_K + linear_K + alpha_K * square_K, second_K + square_K
+        alpha_K = alpha_K - first_K / second_K.clamp_min(1e-30)
         for _ in range(20):
-            there_K = C * _data_loss(margin + alpha_K * slope, y)
+            there_K = self._loss(alpha_K)
             rise_K = there_K - loss_K + alpha_K * linear_K + 0.5 * alpha_K.square() * square_K
             worse_K = rise_K > 1e-6 * loss_K
             if not bool(worse_K.any()):
@@ -143,6 +210,53 @@ class LogisticSolver:
             alpha_K = torch.where(worse_K, alpha_K / 2, alpha_K)
         return alpha_K, there_K
 
+    # -- passes over the records; slopes are those of the margins along the direction searched last ----------------
 
-def _data_loss(margin: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    return (F.softplus(margin) - y * margin).sum(0)
+    def _tiles(self) -> Iterator[slice]:
+        rows = TILE_ROWS if self._z_NE.device.type == "cpu" else len(self._z_NE)
+        return (slice(start, start + rows) for start in range(0, len(self._z_NE), rows))
+
+    def _norm_at_zero(self) -> torch.Tensor:
+        """Squared preconditioned gradient norm [K] where all weights but the intercept are zero."""
+        share_K = self._y_NK.sum(0) / len(self._y_NK)
+        gradient_KE = torch.zeros_like(self._w_EK.T, memory_format=torch.contiguous_format)
+        for rows in self._tiles():
+            gradient_KE.addmm_((share_K - self._y_NK[rows].float()).T, self._z_NE[rows])
+        return ((self._C * gradient_KE.T).square() * self._preconditioner_EK).sum(0).clamp_min(1e-12)
+
+    def _gradient(self) -> torch.Tensor:
+        gradient_KE = torch.zeros_like(self._w_EK.T, memory_format=torch.contiguous_format)
+        for rows in self._tiles():
+            error = torch.sigmoid(self._margin_NK[rows]).sub_(self._y_NK[rows].float())
+            gradient_KE.addmm_(error.T, self._z_NE[rows])
+        return self._C * gradient_KE.T + self._penalty_E1 * self._w_EK
+
+    def _curvature_along(self, direction: torch.Tensor) -> torch.Tensor:
+        """C times the second derivative [K] of the data loss along ``direction``; sets the slopes."""
+        second_K = torch.zeros_like(direction[0])
+        for rows in self._tiles():
+            slope = torch.mm(self._z_NE[rows], direction, out=self._slope_NK[rows])
+            p = torch.sigmoid(self._margin_NK[rows])
+            second_K += p.addcmul_(p, p, value=-1).mul_(slope).mul_(slope).sum(0)
+        return self._C * second_K
+
+    def _derivatives(self, alpha_K: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """C times the first and second derivative [K] of the data loss, ``alpha_K`` along the slopes."""
+        first_K, second_K = torch.zeros_like(alpha_K), torch.zeros_like(alpha_K)
+        for rows in self._tiles():
+            slope = self._slope_NK[rows]
+            p = torch.addcmul(self._margin_NK[rows], alpha_K, slope).sigmoid_()
+            first_K += (p - self._y_NK[rows].float()).mul_(slope).sum(0)
+            second_K += p.addcmul_(p, p, value=-1).mul_(slope).mul_(slope).sum(0)
+        return self._C * first_K, self._C * second_K
+
+    def _loss(self, alpha_K: torch.Tensor) -> torch.Tensor:
+        """C times the data loss [K], float64, ``alpha_K`` along the slopes; at alpha 0 slopes need not be set."""
+        loss_K = torch.zeros_like(alpha_K, dtype=torch.float64)
+        moves = bool(alpha_K.any())
+        for rows in self._tiles():
+            margin = self._margin_NK[rows]
+            if moves:
+                margin = torch.addcmul(margin, alpha_K, self._slope_NK[rows])
+            loss_K += F.softplus(margin).addcmul_(margin, self._y_NK[rows].float(), value=-1).sum(0)
+        return self._C * loss_K

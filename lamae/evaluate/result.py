@@ -1,4 +1,4 @@
-"""What testing a read-out gives: AUROC of every code with intervals over subjects, and paired differences."""
+"""What testing a read-out gives: measures of every code with intervals over subjects, and paired differences."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,10 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from lamae.evaluate.auroc import Interval, auroc, bootstrap_auroc, interval, macro
+from lamae.evaluate.auroc import (
+    Interval,
+    auroc,
+    average_precision,
+    bootstrap_areas,
+    interval,
+    macro,
+    subject_weights,
+)
 from lamae.evaluate.groups import code_groups
 from lamae.evaluate.labels import Labels
-from lamae.evaluate.metrics import average_precision, best_f1_threshold, brier, f1
+from lamae.evaluate.metrics import best_f1_threshold, brier, f1
 from lamae.evaluate.readouts import Fit
 from sharding.errors import UsageError
 
@@ -38,6 +46,8 @@ class ProbeResult:
     draw_seed: int
     metrics: dict[str, np.ndarray]
     """Per code, on test: auprc, f1 (threshold chosen on val), brier."""
+    metric_draws: dict[str, np.ndarray]
+    """The same in each bootstrap draw, float32 [B, K]."""
     micro_auroc: float
     """AUROC over all (record, code) pairs together."""
     probability_NK: np.ndarray
@@ -69,6 +79,10 @@ class ProbeResult:
         columns = [self.codes.index(code) for code in codes]
         return interval(float(macro(self.auroc_K[columns])), macro(self.draws_BK[:, columns]))
 
+    def macro_metric(self, name: str) -> Interval:
+        """Mean of auprc, f1 or brier over codes with its 95 % interval over subjects."""
+        return interval(float(macro(self.metrics[name])), macro(self.metric_draws[name]))
+
     def to_dict(self) -> dict[str, Any]:
         """Every number but the probabilities, as plain values."""
         return {
@@ -78,7 +92,7 @@ class ProbeResult:
                 group: dataclasses.asdict(self.macro_of(codes)) for group, codes in code_groups(self.codes).items()
             },
             "micro_auroc": self.micro_auroc,
-            **{f"macro_{name}": float(np.nanmean(values)) for name, values in self.metrics.items()},
+            **{f"macro_{name}": dataclasses.asdict(self.macro_metric(name)) for name in self.metrics},
             **{name: dict(zip(self.codes, values.tolist(), strict=True)) for name, values in self.metrics.items()},
             "prevalence": self.prevalence,
             "left_out": self.left_out,
@@ -109,7 +123,15 @@ def evaluate_scores(
     """The result of scores on the val and test rows for the codes ``kept`` (columns of the labels)."""
     y = {split: truth.label_NK[rows[split]][:, kept] for split in ("val", "test")}
     probability = fit.probability(fit.test_NK)
+    threshold = best_f1_threshold(fit.val_NK, y["val"])
     subjects = subject_N[rows["test"]]
+    weights_BN = subject_weights(subjects, num_draws=num_draws, seed=seed)
+    auroc_BK, auprc_BK = bootstrap_areas(fit.test_NK, y["test"], subjects, num_draws=num_draws, seed=seed)
+    metric_draws = {
+        "auprc": auprc_BK,
+        "f1": f1(fit.test_NK, y["test"], threshold, weights_BN),
+        "brier": brier(probability, y["test"], weights_BN),
+    }
     return ProbeResult(
         name=name,
         codes=[truth.codes[k] for k in kept],
@@ -118,13 +140,14 @@ def evaluate_scores(
         setting=fit.setting,
         val_macro=fit.val_macro,
         auroc_K=auroc(fit.test_NK, y["test"]),
-        draws_BK=bootstrap_auroc(fit.test_NK, y["test"], subjects, num_draws=num_draws, seed=seed),
+        draws_BK=auroc_BK,
         draw_seed=seed,
         metrics={
             "auprc": average_precision(fit.test_NK, y["test"]),
-            "f1": f1(fit.test_NK, y["test"], best_f1_threshold(fit.val_NK, y["val"])),
+            "f1": f1(fit.test_NK, y["test"], threshold),
             "brier": brier(probability, y["test"]),
         },
+        metric_draws={name: draws.astype(np.float32) for name, draws in metric_draws.items()},
         micro_auroc=float(auroc(probability.reshape(-1, 1), y["test"].reshape(-1, 1))[0]),
         probability_NK=probability,
         y_NK=y["test"],
@@ -139,15 +162,20 @@ def evaluate_scores(
 
 @dataclass(frozen=True)
 class Difference:
-    """AUROC of one probe minus that of another on the same draws of the same test records."""
+    """One probe minus another on the same draws of the same test records."""
 
     macro: Interval
     by_code: dict[str, Interval]
+    metrics: dict[str, Interval]
+    groups: dict[str, Interval]
+    """``macro`` over the groups of ``code_groups``."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "macro_auroc": dataclasses.asdict(self.macro),
             "auroc": {code: dataclasses.asdict(value) for code, value in self.by_code.items()},
+            "macro_auroc_of_groups": {group: dataclasses.asdict(value) for group, value in self.groups.items()},
+            **{f"macro_{name}": dataclasses.asdict(value) for name, value in self.metrics.items()},
         }
 
 
@@ -162,7 +190,16 @@ def difference(first: ProbeResult, second: ProbeResult) -> Difference:
     if not same:
         raise UsageError(f"{first.name} and {second.name} were not tested on the same records and codes")
     values, draws = first.auroc_K - second.auroc_K, first.draws_BK - second.draws_BK
+    columns = {group: [first.codes.index(c) for c in codes] for group, codes in code_groups(first.codes).items()}
     return Difference(
         macro=interval(float(macro(values)), macro(draws)),
         by_code={code: interval(float(values[k]), draws[:, k]) for k, code in enumerate(first.codes)},
+        metrics={
+            name: interval(
+                float(macro(first.metrics[name] - second.metrics[name])),
+                macro(first.metric_draws[name] - second.metric_draws[name]),
+            )
+            for name in first.metrics
+        },
+        groups={group: interval(float(macro(values[ks])), macro(draws[:, ks])) for group, ks in columns.items()},
     )

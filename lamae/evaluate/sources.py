@@ -4,15 +4,12 @@ Each reader keeps the conventions under which results on that source are publish
 arguments.
 """
 
-import ast
-import csv
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
+from lamae.evaluate.csvrows import code_list, integer, integer_key, literal, read_heading, read_rows
 from lamae.evaluate.labels import (
     NO_SPLIT,
     LabelReport,
@@ -33,7 +30,27 @@ MIMIC_COLUMNS = ("ed_diag_ed", "ed_diag_hosp", "hosp_diag_hosp", "all_diag_hosp"
 ICD_DIGITS = 5
 ICD_ROOT_DIGITS = 3
 
-_Literal = TypeVar("_Literal", list, dict)
+
+def detect_source(file: Path, *, key_column: str = "key") -> str:
+    """Which of SOURCES ``file`` is, told from its columns, whatever it is called; a directory is "snomed".
+
+    Raises UsageError naming the possibilities when none fits.
+    """
+    if file.is_dir():
+        return "snomed"
+    heading = read_heading(file)
+    if "study_id" in heading and any(column in heading for column in MIMIC_COLUMNS):
+        return "mimic-icd10"
+    if "scp_codes" in heading and "filename_hr" in heading:
+        return "ptbxl"
+    if key_column in heading:
+        return "csv"
+    raise UsageError(
+        f"{file}: its columns ({', '.join(heading[:6])}{', …' if len(heading) > 6 else ''}) fit no label source. "
+        "mimic-icd10 has study_id and all_diag_all, ptbxl has scp_codes and filename_hr; snomed is a directory of WFDB "
+        f"headers; any CSV with 0/1 columns needs a column of record keys (no {key_column!r} here: name it with "
+        "--key-column)"
+    )
 
 
 def build_labels(
@@ -110,14 +127,14 @@ def read_mimic_icd10(
         where = f"{file}, line {line}"
         keys.append(integer_key(row["study_id"], "study_id", where))
         found: set[str] = set()
-        for code in _code_list(row[column], column, where):
+        for code in code_list(row[column], column, where):
             if code not in normal:
                 normal[sys.intern(code)] = icd10_ancestors(code)
             found |= normal[code]
         codes.append(frozenset(found) or None)
         if flag:
-            fold = _integer(row["strat_fold"], "strat_fold", where)
-            first = _integer(row["ecg_no_within_stay"], "ecg_no_within_stay", where) == 0
+            fold = integer(row["strat_fold"], "strat_fold", where)
+            first = integer(row["ecg_no_within_stay"], "ecg_no_within_stay", where) == 0
             taken = row[flag].strip().lower() in ("true", "1", "1.0")
             split.append(_strodthoff_split(fold, first) if taken else NO_SPLIT)
     vocabulary = choose_vocabulary(count_codes(codes), min_count=min_count, top=top, distinct=distinct)
@@ -161,10 +178,10 @@ def read_ptbxl(
         where = f"{file}, line {line}"
         high_names.append(Path(row["filename_hr"]).name)
         low_names.append(Path(row["filename_lr"]).name)
-        statements = _literal(row["scp_codes"], dict, "scp_codes", where)
+        statements = literal(row["scp_codes"], dict, "scp_codes", where)
         likely = (code for code, likelihood in statements.items() if float(likelihood) >= min_likelihood)
         codes.append(frozenset(translate[code] for code in likely if code in translate) or None)
-        fold = _integer(row["strat_fold"], "strat_fold", where)
+        fold = integer(row["strat_fold"], "strat_fold", where)
         split.append(TEST if fold == 10 else VAL if fold == 9 else TRAIN)
     return LabelTable(
         key_choices=(high_names, low_names),
@@ -272,55 +289,6 @@ def _strodthoff_split(fold: int, first_of_stay: bool) -> int:
     if not first_of_stay:
         return NO_SPLIT
     return VAL if fold == 18 else TEST
-
-
-def read_rows(file: Path, wanted: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line number, row) of a CSV. Raises UsageError when it cannot be read or lacks a wanted column."""
-    csv.field_size_limit(1 << 24)
-    try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            reader = csv.DictReader(stream)
-            missing = [name for name in wanted if name not in (reader.fieldnames or ())]
-            if missing:
-                raise UsageError(f"{file}: no column {', '.join(missing)}; is this the right file for the source?")
-            for row in reader:
-                if None in row.values():
-                    raise UsageError(f"{file}, line {reader.line_num}: fewer fields than the heading")
-                yield reader.line_num, row
-    except OSError as error:
-        raise UsageError(f"{file}: {error.strerror or error}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{file}: not readable as CSV ({error})") from None
-
-
-def integer_key(text: str, column: str, where: str) -> str:
-    """A key that is an integer, in its one spelling: "00017", "17.0" and "17" are the same record."""
-    return str(_integer(text, column, where))
-
-
-def _integer(text: str, column: str, where: str) -> int:
-    try:
-        value = float(text)
-        if value != int(value):
-            raise ValueError
-        return int(text) if text.strip().lstrip("+-").isdigit() else int(value)
-    except (ValueError, OverflowError):
-        raise UsageError(f"{where}: {column} is {text!r}, not an integer") from None
-
-
-def _code_list(text: str, column: str, where: str) -> list[str]:
-    return [str(code) for code in _literal(text, list, column, where)] if text.strip() else []
-
-
-def _literal(text: str, kind: type[_Literal], column: str, where: str) -> _Literal:
-    """A Python literal of ``kind``, parsed without evaluating it."""
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        value = None
-    if not isinstance(value, kind):
-        raise UsageError(f"{where}: {column} is {text[:60]!r}, not a {kind.__name__}")
-    return value
 
 
 def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

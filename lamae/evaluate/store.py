@@ -2,9 +2,11 @@
 
 A store is a zarr v3 group whose row i is record i of one shard set. Its attributes hold the index hash of that shard
 set, so two stores (or a store and a shard set) can prove that their rows mean the same records. Stores carry no record
-or subject ids. They are written beside their final place and renamed, so a path that exists is complete.
+or subject ids. They are written beside their final place and renamed, so a path that exists is complete; asked for
+again, the same store is left as it is, and another one in its place is refused.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -29,6 +31,23 @@ def refuse_existing(out: Path) -> None:
     """Raises UsageError when ``out`` exists: a finished store is never overwritten."""
     if out.exists():
         raise UsageError(f"{out}: exists; remove it or choose another name")
+
+
+def is_finished(out: Path, *, kind: str, attributes: Mapping[str, Any]) -> bool:
+    """Whether ``out`` is there already, made with exactly these attributes.
+
+    Raises UsageError when something else is in its place, naming what differs, and LamaeError as ``open_store``.
+    """
+    if not out.exists():
+        return False
+    found = dict(open_store(out, kind=kind).attrs)
+    wanted = json.loads(json.dumps(dict(attributes)))
+    differing = [name for name in wanted if found.get(name) != wanted[name]]
+    if differing:
+        raise UsageError(
+            f"{out}: exists and is another one (it differs in {', '.join(differing)}); remove it or choose another name"
+        )
+    return True
 
 
 def create(out: Path, *, kind: str, attributes: Mapping[str, Any]) -> zarr.Group:
@@ -59,12 +78,26 @@ def publish(out: Path) -> None:
     os.rename(partial_path(out), out)
 
 
-def write(out: Path, *, kind: str, columns: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> None:
-    """Write a whole store at once. Raises UsageError when ``out`` exists."""
+def write(out: Path, *, kind: str, columns: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> bool:
+    """Write a whole store at once; False where the very same one was there already.
+
+    Raises UsageError when ``out`` exists and is not the same.
+    """
+    if is_finished(out, kind=kind, attributes=attributes):
+        group = open_store(out, kind=kind)
+        differing = [
+            n for n, values in columns.items() if n not in group or not np.array_equal(np.asarray(group[n]), values)
+        ]
+        if differing:
+            raise UsageError(
+                f"{out}: exists with other contents ({', '.join(differing)}); remove it or choose another name"
+            )
+        return False
     group = create(out, kind=kind, attributes=attributes)
     for name, values in columns.items():
         add_column(group, name, shape=values.shape, dtype=str(values.dtype))[:] = values
     publish(out)
+    return True
 
 
 def open_store(path: Path, *, kind: str) -> zarr.Group:
@@ -74,6 +107,9 @@ def open_store(path: Path, *, kind: str) -> zarr.Group:
     """
     if not path.exists():
         raise UsageError(f"{path}: no such store; make it with 'lamae {_VERB.get(kind, kind)}'")
+    for name, what in _OTHERS.items():
+        if (path / name).exists():
+            raise UsageError(f"{path}: is {what}, not {kind}; make {kind} from it with 'lamae {_VERB.get(kind, kind)}'")
     try:
         group = zarr.open_group(path, mode="r")
         found, version = group.attrs["kind"], int(str(group.attrs["store_version"]))
@@ -87,6 +123,8 @@ def open_store(path: Path, *, kind: str) -> zarr.Group:
 
 
 _VERB = {"labels": "labels", "embeddings": "embed"}
+# What is easily given instead, by a file in it.
+_OTHERS = {"dataset.json": "a shard set", "config.yaml": "a run directory", "checkpoint.json": "a checkpoint"}
 
 
 def require_same_rows(first: Path, first_hash: str, second: Path, second_hash: str) -> None:

@@ -150,6 +150,7 @@ class Engine:
         self._deepspeed, *_ = deepspeed.initialize(
             model=_TupleOutput(model), optimizer=self._adamw, config=deepspeed_config(engine, optim, plan)
         )
+        self._gathered = deepspeed.zero.GatheredParameters
         self._applied = True
         self._norm_at_stage_0: torch.Tensor | None = None
 
@@ -236,6 +237,19 @@ class Engine:
         """What a state dict holds besides parameters, by name."""
         parameters = self._shapes
         return {name: value for name, value in self.model.state_dict().items() if name not in parameters}
+
+    def whole_weights(self) -> dict[str, torch.Tensor]:
+        """A copy on the host of the weights that are computed with, and of the buffers, whatever is partitioned.
+
+        Called by all ranks.
+        """
+        if self.zero_stage < 3:
+            return {name: value.detach().to("cpu", copy=True) for name, value in self.model.state_dict().items()}
+        found = {name: value.detach().to("cpu", copy=True) for name, value in self.persistent_buffers().items()}
+        for name, parameter in self.model.named_parameters():
+            with self._gathered(parameter):
+                found[name] = parameter.detach().to("cpu", copy=True)
+        return found
 
     @property
     def num_parameters(self) -> int:

@@ -1,5 +1,7 @@
 """Fine-tuning and embedding on two ranks give what one gives."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -39,11 +41,13 @@ def data(tmp_path):
     return shards, tmp_path / "labels.zarr"
 
 
-def test_two_ranks_learn_and_score_as_one(two_ranks, data, tmp_path):
+@pytest.mark.parametrize(("zero_stage", "stop_at"), [(1, 0), (2, 6), (3, 6)])
+def test_two_ranks_learn_and_score_as_one_stopped_or_not(two_ranks, data, tmp_path, zero_stage, stop_at):
     shards, labels = data
     options = FinetuneOptions(steps=12, global_batch_size=8, micro_batch_size=2, evaluate_every=4, lr=1e-2)
     alone, step = run_finetune(shards, labels, tmp_path / "alone", options)
-    arguments = {"shards": shards, "labels": labels, "out": tmp_path / "both", "options": options}
+    options = dataclasses.replace(options, zero_stage=zero_stage)
+    arguments = {"shards": shards, "labels": labels, "out": tmp_path / "both", "options": options, "stop_at": stop_at}
     (first, first_step), (second, second_step) = two_ranks.call(
         "tests.distributed.evaluating", "run_finetune", **arguments
     )

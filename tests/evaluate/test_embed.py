@@ -18,7 +18,7 @@ from tests.shardsets import write_shard_set
 
 @pytest.fixture
 def few_rows_per_block(monkeypatch):
-    monkeypatch.setattr(embed_module, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(embed_module, "MIN_BLOCK_ROWS", 16)
 
 
 def direct(loaded, shard_set, row, *, leads=None):
@@ -140,6 +140,21 @@ def test_interrupted_it_goes_on_and_nothing_unfinished_looks_finished(
     np.testing.assert_array_equal(read_embeddings(out).x_ND, read_embeddings(whole).x_ND)
 
 
+def test_a_finished_store_is_left_as_it_is_and_another_one_refused(loaded, shard_set, tmp_path):
+    out = tmp_path / "e.zarr"
+    assert embed(tmp_path, shard_set, out, leads=[0, 1])
+    times = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert not embed(tmp_path, shard_set, out, leads=[0, 1])
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == times
+    with pytest.raises(UsageError, match=r"exists and is another one \(it differs in leads\)"):
+        embed(tmp_path, shard_set, out)
+    other = ShardSet.open(write_shard_set(tmp_path / "other", waves(60, 500, seed=3), rate_hz=100.0))
+    with pytest.raises(UsageError, match="differs in index_sha256"):
+        embed(tmp_path, other, out, leads=[0, 1])
+    with pytest.raises(UsageError, match="is a shard set, not embeddings; make embeddings from it with 'lamae embed'"):
+        read_embeddings(other.root)
+
+
 def test_what_another_model_left_unfinished_is_not_taken_up(loaded, shard_set, tmp_path, few_rows_per_block):
     def interrupt(stage, done, total):
         raise KeyboardInterrupt
@@ -169,8 +184,6 @@ def test_wrong_stores_are_named(loaded, shard_set, tmp_path):
     with pytest.raises(UsageError, match="holds labels, not embeddings"):
         read_embeddings(tmp_path / "l.zarr")
     embed(tmp_path, shard_set, tmp_path / "e.zarr")
-    with pytest.raises(UsageError, match="exists"):
-        embed(tmp_path, shard_set, tmp_path / "e.zarr")
     with pytest.raises(UsageError, match="'lead'"):
         read_embeddings(tmp_path / "e.zarr", readout="lead")
 

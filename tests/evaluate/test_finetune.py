@@ -10,7 +10,16 @@ from safetensors.torch import load_file
 
 from lamae.evaluate import inference, store
 from lamae.evaluate.classifier import Classifier
-from lamae.evaluate.finetune import RESULT_NAME, WEIGHTS_NAME, FinetuneOptions, finetune
+from lamae.evaluate.embed import subject_numbers
+from lamae.evaluate.finetune import (
+    RESULT_NAME,
+    SCORES_NAME,
+    WEIGHTS_NAME,
+    FinetuneOptions,
+    finetune,
+    read_finetuned,
+)
+from lamae.evaluate.labels import read_labels
 from lamae.evaluate.result import difference
 from sharding.errors import LamaeError, UsageError
 from tests.evaluate.conftest import make_loaded
@@ -57,9 +66,50 @@ def test_it_learns_and_leaves_weights_and_result(fresh, shard_set, labels, tmp_p
     assert weights["head.weight"].shape == (2, 16)
     assert not any("decoder" in name or "pool_instant" in name for name in weights)
 
-    again = finetune(tmp_path / "run", shard_set, labels, tmp_path / "again", options=OPTIONS)
-    np.testing.assert_array_equal(result.probability_NK, again.probability_NK)
-    assert difference(result, again).macro.value == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {RESULT_NAME, SCORES_NAME, WEIGHTS_NAME}
+
+
+def test_stopped_and_started_again_it_ends_as_if_it_had_not_been_stopped(fresh, shard_set, labels, tmp_path):
+    whole = finetune(tmp_path / "run", shard_set, labels, tmp_path / "whole", options=OPTIONS)
+    steps = []
+
+    def stop(_stage, done, _total):
+        steps.append(done)
+        if steps.count(17) == 1 and done == 17:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(tmp_path / "run", shard_set, labels, tmp_path / "out", options=OPTIONS, progress=stop)
+    assert not (tmp_path / "out").exists()
+    other = dataclasses.replace(OPTIONS, lr=1e-3)
+    with pytest.raises(UsageError, match=r"another, unfinished fine-tuning for out \(it differs in finetune.lr\)"):
+        finetune(tmp_path / "run", shard_set, labels, tmp_path / "out", options=other)
+    halves = dataclasses.replace(OPTIONS, zero_stage=2)
+    result = finetune(tmp_path / "run", shard_set, labels, tmp_path / "out", options=halves, progress=stop)
+    assert steps == [*range(1, 18), *range(11, 31)], "it goes on from the score at step 10"
+    np.testing.assert_array_equal(result.probability_NK, whole.probability_NK)
+    assert result.val_macro == whole.val_macro
+    assert difference(result, whole).macro.value == 0
+
+
+def test_a_finished_one_is_read_not_made_again(fresh, shard_set, labels, tmp_path):
+    options = dataclasses.replace(OPTIONS, steps=4, evaluate_every=2)
+    result = finetune(tmp_path / "run", shard_set, labels, tmp_path / "out", options=options)
+
+    def never(*_):
+        raise AssertionError("it trains again")
+
+    again = finetune(tmp_path / "run", shard_set, labels, tmp_path / "out", options=options, progress=never)
+    np.testing.assert_array_equal(again.probability_NK, result.probability_NK)
+    assert again.to_dict() == result.to_dict()
+    with pytest.raises(UsageError, match=r"exists and is another fine-tuning \(it differs in finetune.seed\)"):
+        finetune(tmp_path, shard_set, labels, tmp_path / "out", options=dataclasses.replace(options, seed=1))
+    truth = read_labels(labels)
+    truth.label_NK[0] = 1 - truth.label_NK[0]
+    with pytest.raises(UsageError, match="other labels"):
+        read_finetuned(tmp_path / "out", truth, subject_numbers(shard_set))
+    with pytest.raises(UsageError, match="no finished fine-tuning"):
+        read_finetuned(tmp_path / "absent", truth, subject_numbers(shard_set))
 
 
 def test_from_scratch_and_on_few_leads(fresh, shard_set, labels, tmp_path):
@@ -76,7 +126,7 @@ def test_from_scratch_and_on_few_leads(fresh, shard_set, labels, tmp_path):
     assert scratch.name == "lamae, from scratch"
     assert scratch.codes == tuned.codes
     assert not np.array_equal(scratch.probability_NK, tuned.probability_NK)
-    assert json.loads((tmp_path / "few" / RESULT_NAME).read_text())["leads"] == [0, 1]
+    assert json.loads((tmp_path / "few" / RESULT_NAME).read_text())["request"]["leads"] == [0, 1]
 
 
 def test_subjects_of_pretraining_are_refused_but_not_from_scratch(shard_set, labels, tmp_path, monkeypatch):
@@ -127,7 +177,7 @@ def test_every_trained_parameter_gets_a_gradient(shard_set, readout):
         ({"steps": 0}, "finetune.steps"),
         ({"readout": "lead"}, "finetune.readout"),
         ({"layer_decay": 0.0}, "finetune.layer_decay"),
-        ({"zero_stage": 3}, "finetune.zero_stage"),
+        ({"zero_stage": 4}, "finetune.zero_stage"),
         ({"precision": "fp8"}, "precision"),
     ],
 )

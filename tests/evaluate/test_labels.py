@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lamae.evaluate.labels import NO_SPLIT, choose_vocabulary, read_labels
-from lamae.evaluate.sources import build_labels, icd10_ancestors
+from lamae.evaluate.sources import build_labels, detect_source, icd10_ancestors
 from sharding.errors import UsageError
 from sharding.format import SPLITS, ShardSet
 from tests.shardsets import random_adc, write_shard_set
@@ -36,7 +36,10 @@ def mimic_csv(path, rows, *, drop=()):
         writer = csv.DictWriter(stream, heading, extrasaction="ignore", restval="[]")
         writer.writeheader()
         for row in rows:
-            writer.writerow({"ecg_no_within_stay": 0, "ecg_taken_in_ed": True, "ecg_taken_in_ed_or_hosp": True} | row)
+            writer.writerow(
+                {"ecg_no_within_stay": 0, "ecg_taken_in_ed": True, "ecg_taken_in_ed_or_hosp": True, "strat_fold": 0}
+                | row
+            )
     return path
 
 
@@ -147,11 +150,13 @@ def test_wrong_or_missing_files_are_named(shards, tmp_path):
         build_labels(shards, tmp_path / "out.zarr", source="nonsense", file=file)
 
 
-def test_finished_labels_are_not_overwritten(shards, tmp_path):
+def test_finished_labels_are_left_as_they_are_and_others_refused(shards, tmp_path):
     file = mimic_csv(tmp_path / "labels.csv", [{"study_id": s, "all_diag_all": "['I10']"} for s in STUDIES])
     build_labels(shards, tmp_path / "out.zarr", source="mimic-icd10", file=file, min_count=1)
-    with pytest.raises(UsageError, match="exists"):
-        build_labels(shards, tmp_path / "out.zarr", source="mimic-icd10", file=file, min_count=1)
+    again = build_labels(shards, tmp_path / "out.zarr", source="mimic-icd10", file=file, min_count=1)
+    assert not again.made
+    with pytest.raises(UsageError, match="exists and is another one"):
+        build_labels(shards, tmp_path / "out.zarr", source="mimic-icd10", file=file, min_count=1, protocol="ed2all")
 
 
 def test_ptbxl_superclasses_as_listed_with_the_recordings(real_data, tmp_path):
@@ -174,6 +179,44 @@ def test_ptbxl_superclasses_as_listed_with_the_recordings(real_data, tmp_path):
         expected = set(listed[key].split(";")[0].removeprefix("super=").split("|")) - {""}
         assert (found, bool(labelled)) == (expected, bool(expected)), key
     assert set(labels.split_N.tolist()) == {0}, "these are folds 1 to 8"
+
+
+def test_ptbxl_folds_and_likelihoods(tmp_path):
+    """Four records of folds 1, 8, 9 and 10; the threshold decides which statements count."""
+    keys = [f"0000{n}_hr" for n in range(1, 5)]
+    shards = write_shard_set(tmp_path / "shards", random_adc(4, 50), keys=keys)
+    statements = ["{'NORM': 80.0}", "{'IMI': 35.0, 'NORM': 15.0}", "{'IMI': 0.0}", "{'SR': 0.0}"]
+    lines = [
+        f'"{s}",{fold},records500/00000/{key},records100/00000/{key[:-2]}lr'
+        for s, fold, key in zip(statements, (1, 8, 9, 10), keys, strict=True)
+    ]
+    file = tmp_path / "renamed.csv"
+    file.write_text("\n".join(["scp_codes,strat_fold,filename_hr,filename_lr", *lines]) + "\n")
+    (tmp_path / "scp_statements.csv").write_text(
+        ",description,diagnostic,form,rhythm,diagnostic_class,diagnostic_subclass\n"
+        "NORM,normal,1.0,,,NORM,NORM\nIMI,inferior MI,1.0,,,MI,IMI\nSR,sinus rhythm,,,1.0,,\n"
+    )
+    assert detect_source(file) == "ptbxl", "the columns tell, not the name"
+    build_labels(shards, tmp_path / "a.zarr", source="ptbxl", file=file, protocol="folds")
+    labels = read_labels(tmp_path / "a.zarr")
+    assert [SPLITS[s] for s in labels.split_N] == ["train", "train", "val", "test"]
+    assert labels.codes == ["MI", "NORM"]
+    assert labels.label_NK.tolist() == [[0, 1], [1, 1], [1, 0], [0, 0]]
+    assert labels.labelled_N.tolist() == [True, True, True, False], "a rhythm says nothing about diagnoses"
+    build_labels(shards, tmp_path / "b.zarr", source="ptbxl", file=file, protocol="folds", min_likelihood=50)
+    assert read_labels(tmp_path / "b.zarr").labelled_N.tolist() == [True, False, False, False]
+
+
+def test_a_source_is_told_from_its_columns(tmp_path):
+    (tmp_path / "a.csv").write_text("study_id,all_diag_all,strat_fold\n")
+    (tmp_path / "b.csv").write_text("key,paced\n")
+    (tmp_path / "c.csv").write_text("id,age,bmi\n")
+    assert detect_source(tmp_path / "a.csv") == "mimic-icd10"
+    assert detect_source(tmp_path / "b.csv") == "csv"
+    assert detect_source(tmp_path / "c.csv", key_column="id") == "csv"
+    assert detect_source(tmp_path) == "snomed"
+    with pytest.raises(UsageError, match=r"c.csv: its columns \(id, age, bmi\) fit no label source.*--key-column"):
+        detect_source(tmp_path / "c.csv")
 
 
 def test_distinct_vocabulary_counts_no_diagnosis_twice():

@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 
+from lamae.evaluate import logistic
 from lamae.evaluate.logistic import LogisticSolver, Standardizer
 
 
@@ -33,6 +35,21 @@ def test_each_penalty_is_solved_whatever_was_solved_before(problem):
     solver = LogisticSolver(x, y)
     solver.fit(10.0)
     np.testing.assert_allclose(solver.fit(1e-3).decide(x), LogisticSolver(x, y).fit(1e-3).decide(x), atol=0.02)
+
+
+def test_codes_in_groups_on_threads_and_in_tiles_are_solved_as_alone(problem, monkeypatch):
+    x, y = problem
+    alone = LogisticSolver(x, y).fit(0.1)
+    monkeypatch.setattr(logistic, "CODES_AT_ONCE", 40)
+    monkeypatch.setattr(logistic, "TILE_ROWS", 500)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        many = LogisticSolver(x, np.tile(y, 15)).fit(0.1)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+    np.testing.assert_allclose(many.decide(x), np.tile(alone.decide(x), 15), atol=0.02)
 
 
 def test_a_code_without_both_classes_is_refused(problem):

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score
 
-from lamae.evaluate.metrics import average_precision, best_f1_threshold, brier, f1
+from lamae.evaluate.auroc import average_precision, bootstrap_areas, subject_weights
+from lamae.evaluate.metrics import best_f1_threshold, brier, f1
 
 
 @given(seed=st.integers(0, 10_000), num_levels=st.sampled_from([3, 1000]))
@@ -30,3 +31,27 @@ def test_one_class_is_undefined_and_a_code_without_positives_on_val_calls_nobody
     assert np.isnan(brier(np.zeros((4, 1)), y)).all()
     threshold = best_f1_threshold(np.ones((4, 1)), y)
     assert f1(np.ones((3, 1)), np.array([[1], [0], [0]]), threshold)[0] == 0
+
+
+def test_a_draw_equals_the_measures_of_the_records_it_repeats():
+    rng = np.random.default_rng(1)
+    subjects = np.repeat(np.arange(20), 3)
+    scores, y = rng.uniform(size=(60, 3)).round(1), rng.random((60, 3)) < [0.4, 0.2, 0.8]
+    threshold = np.array([0.5, 0.3, 0.6])
+    weights = subject_weights(subjects, num_draws=6, seed=7)
+    _, precision = bootstrap_areas(scores, y, subjects, num_draws=6, seed=7)
+    for b in range(6):
+        repeated = np.repeat(np.arange(60), weights[b].astype(int))
+        s, t = scores[repeated], y[repeated]
+        np.testing.assert_allclose(f1(scores, y, threshold, weights)[b], f1(s, t, threshold), rtol=1e-6)
+        np.testing.assert_allclose(brier(scores, y, weights)[b], brier(s, t), rtol=1e-6)
+        for k in range(3):
+            assert precision[b, k] == pytest.approx(average_precision_score(t[:, k], s[:, k]), abs=1e-6)
+
+
+def test_a_draw_without_both_classes_is_undefined():
+    y, weights = np.array([[1], [0], [0]]), np.array([[0, 1, 2], [1, 1, 1]], dtype=np.float32)
+    scores = np.array([[0.9], [0.5], [0.1]])
+    for found in (f1(scores, y, np.array([0.5]), weights), brier(scores, y, weights)):
+        assert np.isnan(found[0, 0])
+        assert np.isfinite(found[1, 0])
