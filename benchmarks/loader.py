@@ -7,6 +7,7 @@ the loader, not the disk. ``memcpy`` is one thread that copies records at random
 
 import contextlib
 import random
+import re
 import statistics
 import tempfile
 import time
@@ -33,6 +34,7 @@ from sharding.synth import synthesize
 BATCH_SIZE = 64
 HEADLINE = "ours_2_threads"
 PEER_PACKAGES = ("litdata", "mosaicml-streaming")
+SLOW_PEERS = ("litdata", "wfdb_dataset")
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,9 @@ def run(*, quick: bool, progress: Progress = ignore) -> dict[str, Any]:
             _ours(shard_set, quick=quick) | _memcpy(shard_set) | _peers(source, shard_set, scratch, quick=quick)
         )
         timings = time_streams(candidates, repeats=repeats, progress=progress)
-    peer_names = [name for name in timings if not name.startswith(("ours", "memcpy"))]
-    tutorial = _fastest(timings, [name for name in peer_names if name.startswith("webdataset_tutorial")])
-    best_peer = _fastest(timings, peer_names)
-    ours = timings[HEADLINE]
+    by_peer = {peer: _best_setting(timings, peer) for peer in ("webdataset_tutorial", "webdataset_tutorial_int16")}
+    best_peer = _fastest(timings, [name for name in timings if not name.startswith(("ours", "memcpy"))])
+    ours, tutorial = timings[HEADLINE], timings[by_peer["webdataset_tutorial"]]
     return {
         "settings": {
             "batch_size": BATCH_SIZE,
@@ -68,7 +69,7 @@ def run(*, quick: bool, progress: Progress = ignore) -> dict[str, Any]:
             "num_samples": shard_set.num_samples,
             "repeats": repeats,
             "ours": HEADLINE,
-            "webdataset_tutorial": tutorial,
+            **by_peer,
             "best_peer": best_peer,
             "peer_versions": {package: _version(package) for package in PEER_PACKAGES},
         },
@@ -76,7 +77,9 @@ def run(*, quick: bool, progress: Progress = ignore) -> dict[str, Any]:
         "measurements": {name: timing.to_dict() for name, timing in timings.items()},
         **ratio_entries(
             {
-                "vs_webdataset_tutorial": Ratio.of(ours, timings[tutorial]),
+                "vs_webdataset_tutorial": Ratio.of(ours, tutorial),
+                "vs_webdataset_tutorial_int16": Ratio.of(ours, timings[by_peer["webdataset_tutorial_int16"]]),
+                "float32_vs_webdataset_tutorial": Ratio.of(timings["ours_2_threads_float32"], tutorial),
                 "vs_best_peer": Ratio.of(ours, timings[best_peer]),
                 "vs_memcpy": Ratio.of(ours, timings["memcpy"]),
                 "crc_on_vs_off": Ratio.of(ours, timings["ours_2_threads_no_crc"]),
@@ -185,9 +188,14 @@ def _peers(source: Path, shard_set: ShardSet, scratch: Path, *, quick: bool) -> 
                 warmup, timed = 2 + max(1, workers) * BUFFER // BATCH_SIZE, 16 if quick else 48
             else:
                 # Two batches per worker are read ahead; all of it lies within one epoch, so no worker starts again.
-                warmup, timed = 6, 8 if quick or name == "wfdb_dataset" else 48
+                warmup, timed = 6, 8 if quick or name in SLOW_PEERS else 48
             candidates[f"{name}_{workers}_workers"] = Candidate(partial(endless, make), warmup, timed)
     return candidates
+
+
+def _best_setting(timings: Mapping[str, Timing], peer: str) -> str:
+    """The fastest of a peer's numbers of workers."""
+    return _fastest(timings, [name for name in timings if re.fullmatch(rf"{peer}_\d+_workers", name)])
 
 
 def _fastest(timings: Mapping[str, Timing], names: list[str]) -> str:

@@ -1,7 +1,7 @@
 """Other ways to batches ``[64, 12, 5000]``, each set up as its own documentation does it, without our index.
 
-A stream is a context manager that gives an endless iterator of batches; what is in them is int16 as recorded, so that
-no peer pays for a conversion that ours leaves to the device. Peers that are not installed are left out.
+A stream is a context manager that gives an endless iterator of batches. All but the tutorial give int16 as recorded, so
+that no peer pays for a conversion that ours leaves to the device. Peers that are not installed are left out.
 """
 
 import contextlib
@@ -37,18 +37,25 @@ def endless(make_loader: Callable[[], Iterable[Any]]) -> Iterator[Iterator[Any]]
         batches.close()  # lets go of the loader's iterator, and that of its workers
 
 
-def webdataset_tutorial(shard_set: ShardSet, *, batch_size: int, workers: int) -> Iterable[Any]:
-    """shuffle, decode, to_tuple, batched, as in the introduction of WebDataset, on an endless stream of shards."""
+def webdataset_tutorial(shard_set: ShardSet, *, batch_size: int, workers: int, convert: bool = True) -> Iterable[Any]:
+    """shuffle, decode, to_tuple, map, batched, as WebDataset's introductions have it, on an endless stream of shards.
+
+    They all prepare samples in the workers, so float32 millivolt come out; ``convert=False`` leaves that step away.
+    """
     import webdataset
 
-    dataset = (
-        webdataset.WebDataset(_tars(shard_set), resampled=True)
-        .shuffle(BUFFER)
-        .decode()
-        .to_tuple("npy", "json")
-        .batched(batch_size)
-    )
-    return webdataset.WebLoader(dataset, batch_size=None, **_workers(workers))
+    dataset = webdataset.WebDataset(_tars(shard_set), resampled=True).shuffle(BUFFER).decode().to_tuple("npy", "json")
+    if convert:
+        dataset = dataset.map(_to_millivolt)
+    return webdataset.WebLoader(dataset.batched(batch_size), batch_size=None, **_workers(workers))
+
+
+def _to_millivolt(sample: tuple[np.ndarray, dict[str, Any]]) -> tuple[torch.Tensor, dict[str, Any]]:
+    adc, about = sample
+    signal = torch.from_numpy(adc).float()
+    signal -= torch.tensor(about["baseline"])[:, None]
+    signal /= torch.tensor(about["gain"])[:, None]
+    return signal, about
 
 
 def webdataset_tuned(shard_set: ShardSet, *, batch_size: int, workers: int) -> Iterable[Any]:
@@ -137,6 +144,7 @@ def peers(source: Path, shard_set: ShardSet, scratch: Path) -> dict[str, Callabl
     """Every peer that is installed, by name, its data written in its own format below ``scratch``."""
     found: dict[str, Callable[..., Iterable[Any]]] = {
         "webdataset_tutorial": partial(webdataset_tutorial, shard_set),
+        "webdataset_tutorial_int16": partial(webdataset_tutorial, shard_set, convert=False),
         "webdataset_tuned": partial(webdataset_tuned, shard_set),
         "wfdb_dataset": partial(wfdb_dataset, source),
     }

@@ -69,6 +69,7 @@ def write_shard_set(
     lead_mask = present.any(-1) if lead_mask is None else np.asarray(lead_mask, dtype=bool)
     gain = np.where(lead_mask, np.broadcast_to(np.asarray(gain, np.float32), lead_mask.shape), np.float32(1))
     baseline = np.broadcast_to(np.asarray(baseline, np.int16), lead_mask.shape)
+    scales = {"gain": gain, "baseline": baseline, "lead_mask": lead_mask}
 
     (path / SHARDS_NAME).mkdir(parents=True)
     shards, offsets, checksums, extent_checksums = [], [], [], []
@@ -78,7 +79,7 @@ def write_shard_set(
         edges = [0]
         with tarfile.open(tar_path, "w", format=tarfile.USTAR_FORMAT) as tar:
             for row in range(first, min(first + shard_size, num_records)):
-                meta = {"key": keys[row], "gain": gain[row].tolist(), "lead_mask": lead_mask[row].tolist()}
+                meta = {name: values[row].tolist() for name, values in scales.items()} | {"key": keys[row]}
                 array = io.BytesIO()
                 np.lib.format.write_array(array, np.ascontiguousarray(adc[row]), version=(1, 0), allow_pickle=False)
                 start = _add(tar, f"{keys[row]}.npy", array.getvalue())

@@ -9,8 +9,8 @@ contiguous slices. The position of the last batch handed out is the loader's who
 import logging
 import time
 from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -25,8 +25,10 @@ from sharding.errors import LamaeError, UsageError
 from sharding.format import ShardSet
 from sharding.leads import NUM_LEADS
 
-# Few enough that all threads work on the batch that is wanted next, many enough to hide the hand-over.
-RECORDS_PER_TASK = 32
+# What a thread reads at a time: at most so many records, fewer where the threads would otherwise not have this many
+# tasks each in the ring. Larger tasks hide the hand-over, which costs a sleeping thread its wake-up.
+MAX_RECORDS_PER_TASK = 64
+TASKS_PER_THREAD = 2
 # A record that takes longer comes from a device, not from the page cache (15 to 30 microseconds), and hints pay.
 COLD_READ_S = 100e-6
 MAX_REPLACEMENTS = 16
@@ -44,11 +46,15 @@ class _Slot:
 
     adc: torch.Tensor
     memory: list[np.ndarray]
-    rows: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    epoch: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    rows: np.ndarray
+    epoch: np.ndarray
+    start: int = 0  # of this rank's slice in the stream
     samples_consumed: int = 0
     tasks: list["Future[int]"] = field(default_factory=list)
     copies: list[torch.cuda.Event] = field(default_factory=list)
+
+    def is_read(self) -> bool:
+        return all(task.done() for task in self.tasks)
 
     def note_copy(self) -> None:
         event = torch.cuda.Event()
@@ -66,7 +72,8 @@ class RingLoader(Iterator[Batch]):
 
     ``rows`` are the rows of ``shard_set`` that make an epoch (int64). ``samples_consumed`` is where to start: the
     ``samples_consumed`` of the last batch trained on, at any world size, thread count or global batch size.
-    ``num_batches`` bounds the iteration; None never ends. Use as a context manager, or call ``close()``.
+    ``num_batches`` bounds the iteration; None never ends. Reading begins at once. Use as a context manager, or call
+    ``close()``.
 
     Raises UsageError where no batch can be made of these arguments; ``next()`` raises LamaeError naming shard,
     offset and key of a record that cannot be read.
@@ -117,9 +124,10 @@ class RingLoader(Iterator[Batch]):
         self._position = samples_consumed
         self._batches_left = num_batches
         self._num_slots = config.prefetch + 1
+        num_tasks = TASKS_PER_THREAD * config.threads
+        self._records_per_task = max(1, min(MAX_RECORDS_PER_TASK, self._size * self._num_slots // num_tasks))
         self._ahead: deque[_Slot] = deque()
         self._lent: _Slot | None = None
-        self._started = False
         self._files_checked = time.monotonic()
         self._closed = False
         self._pool = ThreadPoolExecutor(config.threads, thread_name_prefix="lamae-reader")
@@ -127,20 +135,19 @@ class RingLoader(Iterator[Batch]):
         self._advised_until = samples_consumed
         self._read_s = 0.0  # per record, in the task that ended last
         self._advice: deque[Future[None]] = deque()
+        for _ in range(self._num_slots):
+            if self._batches_left != 0:
+                self._read_ahead(self._new_slot())
 
     def __next__(self) -> Batch:
         if self._closed:
             raise ValueError("this loader is closed")
         began = time.perf_counter()
-        if not self._started:
-            self._started = True
-            for _ in range(self._num_slots):
-                if self._batches_left != 0:
-                    self._read_ahead(self._new_slot())
-        elif self._lent is not None:
-            lent, self._lent = self._lent, None
-            lent.wait_for_copies()
-            self._read_ahead(lent)
+        lent, self._lent = self._lent, None
+        # A batch that is there goes out first: the reading of another would compete with it for the processor.
+        hand_back_last = bool(self._ahead) and self._ahead[0].is_read()
+        if lent is not None and not hand_back_last:
+            self._hand_back(lent)
         if not self._ahead:
             raise StopIteration
         slot = self._ahead.popleft()
@@ -149,10 +156,16 @@ class RingLoader(Iterator[Batch]):
         self.samples_consumed = slot.samples_consumed
         self.num_replaced += num_replaced
         batch = self._reader.batch(
-            slot.adc, slot.rows, slot.epoch, samples_consumed=slot.samples_consumed, num_replaced=num_replaced
+            slot.adc,
+            slot.rows.copy(),
+            slot.epoch.copy(),
+            samples_consumed=slot.samples_consumed,
+            num_replaced=num_replaced,
         )
         if slot.adc.is_pinned():
             batch.on_copy = slot.note_copy
+        if lent is not None and hand_back_last:
+            self._hand_back(lent)
         self.wait_s += time.perf_counter() - began
         return batch
 
@@ -177,7 +190,7 @@ class RingLoader(Iterator[Batch]):
         adc = torch.empty(
             (self._size, NUM_LEADS, self._reader.num_samples), dtype=torch.int16, pin_memory=torch.cuda.is_available()
         )
-        return _Slot(adc, _bytes_of(adc))
+        return _Slot(adc, _bytes_of(adc), rows=np.empty(self._size, np.int64), epoch=np.empty(self._size, np.int64))
 
     def _finish(self, slot: _Slot) -> int:
         """Wait until a slot is read; how many records had to be replaced.
@@ -185,15 +198,25 @@ class RingLoader(Iterator[Batch]):
         An error ends the loader for good: going on after it would leave out a batch.
         """
         began = time.monotonic()
-        while wait(slot.tasks, timeout=PATIENCE_S).not_done:
-            logger.warning(
-                "waiting for records of %s for %.0f s", self._reader.shard_set.root, time.monotonic() - began
-            )
-        try:
-            return sum(task.result() for task in slot.tasks)
-        except Exception:
-            self.close()
-            raise
+        num_replaced = 0
+        for task in slot.tasks:
+            while True:
+                try:
+                    error = task.exception(timeout=PATIENCE_S)
+                    break
+                except TimeoutError:
+                    waited_s = time.monotonic() - began
+                    logger.warning("waiting for records of %s for %.0f s", self._reader.shard_set.root, waited_s)
+            if error is not None:
+                self.close()
+                raise error
+            num_replaced += task.result()
+        return num_replaced
+
+    def _hand_back(self, slot: _Slot) -> None:
+        """The batch in ``slot`` is no longer needed: its buffer takes the next one."""
+        slot.wait_for_copies()
+        self._read_ahead(slot)
 
     def _read_ahead(self, slot: _Slot) -> None:
         """Start reading the next batch of the order into ``slot``; nothing where the last one is already on its way."""
@@ -201,47 +224,54 @@ class RingLoader(Iterator[Batch]):
             return
         if self._batches_left is not None:
             self._batches_left -= 1
-        start = self._position + self._rank * self._size
-        slot.epoch, index = self._order.take(start, start + self._size)
-        slot.rows = self._rows[index]
+        slot.start = self._position + self._rank * self._size
         if self._config.order == "window":
-            self._advise(self._rows_of_next_window())
+            self._advise(self._rows_of_next_window, self._position)
         elif self._read_s > COLD_READ_S:
-            self._advise(slot.rows.copy())
+            self._advise(self._rows_at, slot.start, slot.start + self._size)
         self._position += self._global_batch_size
         slot.samples_consumed = self._position
         slot.tasks = [
-            self._pool.submit(self._fill, slot, part, min(part + RECORDS_PER_TASK, self._size))
-            for part in range(0, self._size, RECORDS_PER_TASK)
+            self._pool.submit(self._fill, slot, part, min(part + self._records_per_task, self._size))
+            for part in range(0, self._size, self._records_per_task)
         ]
         if time.monotonic() - self._files_checked >= CHECK_FILES_EVERY_S:
             self._files_checked = time.monotonic()
             slot.tasks.append(self._pool.submit(self._check_files))
         self._ahead.append(slot)
 
-    def _advise(self, rows: np.ndarray) -> None:
-        """Hint at what will be read, on a thread of its own, since a slow disk can make even hints wait."""
-        if len(rows):
-            self._advice.append(self._adviser.submit(self._reader.advise, rows, until=lambda: self._closed))
-        while self._advice and self._advice[0].done():
-            self._advice.popleft().result()
+    def _rows_at(self, start: int, stop: int) -> np.ndarray:
+        return self._rows[self._order.take(start, stop)[1]]
 
-    def _rows_of_next_window(self) -> np.ndarray:
-        """What this rank reads up to the end of the next window, less what was hinted at before.
+    def _rows_of_next_window(self, position: int) -> np.ndarray:
+        """What this rank reads from ``position`` to the end of the next window, less what was hinted at before.
 
         The reader sorts it by file and offset, so a disk sees a long sweep per window instead of scattered reads.
         """
-        start, stop = self._advised_until, self._order.end_of_next_window(self._position)
+        start, stop = self._advised_until, self._order.end_of_next_window(position)
         if stop <= start:
             return np.empty(0, np.int64)
         self._advised_until = stop
-        rank = (np.arange(start, stop) - self._position) % self._global_batch_size // self._size
-        return self._rows[self._order.take(start, stop)[1][rank == self._rank]]
+        rank = (np.arange(start, stop) - position) % self._global_batch_size // self._size
+        return self._rows_at(start, stop)[rank == self._rank]
+
+    def _advise(self, choose_rows: Callable[..., np.ndarray], *arguments: int) -> None:
+        """Hint at what will be read, on a thread of its own, since a slow disk can make even hints wait."""
+
+        def advise() -> None:
+            self._reader.advise(choose_rows(*arguments), until=lambda: self._closed)
+
+        self._advice.append(self._adviser.submit(advise))
+        while self._advice and self._advice[0].done():
+            self._advice.popleft().result()
 
     def _fill(self, slot: _Slot, start: int, stop: int) -> int:
         """Read records ``start`` to ``stop`` of a slot; how many of them had to be replaced."""
         if self._closed:
             return 0
+        # The order is asked here and not in the training thread: a new epoch's takes milliseconds to draw.
+        slot.epoch[start:stop], index = self._order.take(slot.start + start, slot.start + stop)
+        slot.rows[start:stop] = self._rows[index]
         replaced = []
 
         def replace(place: int, error: CorruptRecordError) -> None:

@@ -8,6 +8,8 @@ A permutation is made by sorting 64-bit words: random bits above, the record's i
 Philox-4x64 (which numpy keeps stable across versions) and sorting enter, so the order outlives library upgrades.
 """
 
+import threading
+
 import numpy as np
 
 from lamae.data.config import ORDERS
@@ -21,7 +23,7 @@ class GlobalOrder:
 
     ``mode="global"`` shuffles all records. ``mode="window"`` shuffles the shards, cuts that sequence into windows of
     ``window_shards`` shards and shuffles the records of each window: reads stay within one window at a time. It
-    needs ``shards``, the shard of every record (int ``[num_records]``).
+    needs ``shards``, the shard of every record (int ``[num_records]``). Safe to share between threads.
     """
 
     def __init__(
@@ -50,18 +52,19 @@ class GlobalOrder:
             distinct, self._shard_ranks = np.unique(shards, return_inverse=True)
             self._num_shards = len(distinct)
         self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._lock = threading.Lock()
 
     def take(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Samples ``start`` to ``stop`` of the stream: (epoch, index), both int64 ``[stop - start]``."""
         if not 0 <= start <= stop:
             raise ValueError(f"0 <= start <= stop must hold, not start={start}, stop={stop}")
-        position = np.arange(start, stop, dtype=np.int64)
-        epoch, within = np.divmod(position, self.num_records)
-        index = np.empty_like(position)
-        for one in range(start // self.num_records, -(-stop // self.num_records)):
-            here = epoch == one
-            index[here] = self.permutation(one)[within[here]]
-        return epoch, index
+        epochs, indices = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        for epoch in range(start // self.num_records, -(-stop // self.num_records)):
+            begin = epoch * self.num_records
+            index = self.permutation(epoch)[max(start - begin, 0) : stop - begin]
+            epochs.append(np.full(len(index), epoch, dtype=np.int64))
+            indices.append(index)
+        return np.concatenate(epochs), np.concatenate(indices)
 
     def permutation(self, epoch: int) -> np.ndarray:
         """int64 ``[num_records]``: the order of one epoch. The two latest are kept; treat as read-only."""
@@ -78,11 +81,12 @@ class GlobalOrder:
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """The permutation of an epoch and the places where its windows end."""
-        if epoch not in self._epochs:
-            while len(self._epochs) >= 2:
-                del self._epochs[next(iter(self._epochs))]
-            self._epochs[epoch] = self._draw(epoch)
-        return self._epochs[epoch]
+        with self._lock:
+            if epoch not in self._epochs:
+                while len(self._epochs) >= 2:
+                    del self._epochs[next(iter(self._epochs))]
+                self._epochs[epoch] = self._draw(epoch)
+            return self._epochs[epoch]
 
     def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         random = np.random.Philox(key=np.array([self.seed, epoch], dtype=np.uint64))

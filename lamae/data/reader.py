@@ -74,8 +74,8 @@ class RecordReader:
         self._crc = shard_set.column("crc32c")
         self._gain = shard_set.column("gain")
         self._baseline = shard_set.column("baseline")
-        self._lead_mask = shard_set.column("lead_mask")
-        self._num_missing = shard_set.column("num_missing")
+        self._lead_mask = lead_mask_to_bool(shard_set.column("lead_mask"))
+        self._may_miss_samples = ((shard_set.column("num_missing") > 0) & self._lead_mask).any(-1)
         if not (shard_set.column("payload_length") == self.num_bytes).all():
             raise LamaeError(
                 f"{shard_set.root}: not every record has {self.num_samples} samples per lead; "
@@ -150,16 +150,15 @@ class RecordReader:
         self, adc: torch.Tensor, rows: np.ndarray, epoch: np.ndarray, *, samples_consumed: int, num_replaced: int = 0
     ) -> Batch:
         """``adc`` (already read) together with what the index says about ``rows``."""
-        lead_mask = lead_mask_to_bool(self._lead_mask[rows])
         return Batch(
             adc=adc,
             gain=torch.from_numpy(self._gain[rows]),
             baseline=torch.from_numpy(self._baseline[rows].astype(np.float32)),
-            lead_mask=torch.from_numpy(lead_mask),
+            lead_mask=torch.from_numpy(self._lead_mask[rows]),
             row=torch.from_numpy(rows),
             epoch=torch.from_numpy(epoch),
             samples_consumed=samples_consumed,
-            may_miss_samples=torch.from_numpy(((self._num_missing[rows] > 0) & lead_mask).any(-1)),
+            may_miss_samples=torch.from_numpy(self._may_miss_samples[rows]),
             num_replaced=num_replaced,
         )
 

@@ -68,6 +68,8 @@ def train(config: "RunConfig", *, draw_figures: DrawFigures | None = None, probe
         return EXIT_DONE
 
     ranks.decide(lambda: open_run(config, run_dir, inputs, ranks, resumed_from=checkpoint))
+    # Reads ahead while the engine is built.
+    loader = inputs.loader(ranks, samples_consumed=state.samples_consumed, num_batches=last_step - state.step)
     engine = build_engine(config, inputs, plan, ranks, reader)
     subjects = np.union1d(inputs.subjects, reader.subjects) if reader else inputs.subjects
     saver = Saver(
@@ -79,7 +81,6 @@ def train(config: "RunConfig", *, draw_figures: DrawFigures | None = None, probe
     )
     reporter = Reporter(config, run_dir=run_dir, inputs=inputs, ranks=ranks, state=state, draw_figures=draw_figures)
     flags = FlagExchange(ranks, num_flags=1 + Saver.NUM_FLAGS)
-    loader = inputs.loader(ranks, samples_consumed=state.samples_consumed, num_batches=last_step - state.step)
     watchdog = Watchdog(run_dir, rank=ranks.rank, config=config.monitor)
     announce(config, plan, engine, state, inputs)
 

@@ -26,13 +26,18 @@ def test_warm_up_is_not_counted_and_every_stream_is_closed():
     assert len(timings["one"].seconds) == 2
 
 
-@pytest.mark.parametrize("pipeline", [webdataset_tutorial, webdataset_tuned])
+AS_RECORDED = partial(webdataset_tutorial, convert=False)
+
+
+@pytest.mark.parametrize("pipeline", [webdataset_tutorial, AS_RECORDED, webdataset_tuned])
 def test_webdataset_pipelines_give_the_records_of_the_set(tmp_path, pipeline):
     adc = random_adc(12, 50)
-    shard_set = ShardSet.open(write_shard_set(tmp_path / "set", adc, shard_size=4))
+    shard_set = ShardSet.open(write_shard_set(tmp_path / "set", adc, shard_size=4, gain=200.0, baseline=4))
+    expected = (adc - np.float32(4)) / np.float32(200) if pipeline is webdataset_tutorial else adc
     with endless(partial(pipeline, shard_set, batch_size=8, workers=0)) as batches:
         for _ in range(3):
             batch = next(batches)
             samples = np.asarray(batch[0] if isinstance(batch, (list, tuple)) else batch)
             assert samples.shape == (8, 12, 50)
-            assert all((adc == record).all(axis=(1, 2)).any() for record in samples)
+            assert samples.dtype == expected.dtype
+            assert all((expected == record).all(axis=(1, 2)).any() for record in samples)

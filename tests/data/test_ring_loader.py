@@ -234,6 +234,28 @@ def test_slow_storage_is_timed_and_named_in_the_log(shard_set, monkeypatch, capl
     assert f"waiting for records of {shard_set.root}" in caplog.text
 
 
+def test_reading_begins_before_the_first_batch_is_asked_for(shard_set, monkeypatch):
+    began = threading.Event()
+    read = RecordReader.read_into
+    monkeypatch.setattr(RecordReader, "read_into", lambda *args, **options: (began.set(), read(*args, **options)))
+    arguments = {"seed": 0, "global_batch_size": 4, "rank": 0, "world_size": 1}
+    with RingLoader(shard_set, np.arange(NUM_RECORDS), config=DataConfig(path=""), **arguments):
+        assert began.wait(timeout=30)
+
+
+@pytest.mark.parametrize("order", ["global", "window"])
+def test_the_training_thread_does_not_draw_epochs(shard_set, monkeypatch, order):
+    """800,000 records take ten milliseconds and more."""
+    threads = []
+    draw = GlobalOrder._draw
+    monkeypatch.setattr(
+        GlobalOrder, "_draw", lambda *args: (threads.append(threading.current_thread().name), draw(*args))[1]
+    )
+    load(shard_set, 20, order=order)
+    assert len(threads) >= 4
+    assert all(name.startswith("lamae-") for name in threads)
+
+
 def test_without_the_crc_check_a_flipped_bit_goes_unseen(own_set, adc):
     """What ``data.check_crc`` buys."""
     corrupt(own_set, 20)
@@ -354,12 +376,13 @@ def test_closing_midway_leaves_no_threads(shard_set):
 @pytest.mark.parametrize("order", ["global", "window"])
 def test_hints_name_what_this_rank_reads(shard_set, monkeypatch, order, rank):
     hints = []
-    monkeypatch.setattr(RingLoader, "_advise", lambda _, rows: hints.append(rows.tolist()))
+    monkeypatch.setattr(RecordReader, "advise", lambda _, rows, *, until: hints.append(rows.tolist()))
     monkeypatch.setattr(loader_module, "COLD_READ_S", -1.0)
     config = DataConfig(path="", order=order, window_shards=3)
     arguments = {"seed": 1, "global_batch_size": 6, "rank": rank, "world_size": 2}
     with RingLoader(shard_set, np.arange(NUM_RECORDS), config=config, **arguments) as loader:
         read = [row for batch, _ in zip(loader, range(25), strict=False) for row in batch.row.tolist()]
+        loader._adviser.submit(int).result()  # hints are given one after the other: all are now
     hints = [hint for hint in hints if hint]
     hinted = [row for hint in hints for row in hint]
     assert hinted[: len(read)] == read
@@ -369,7 +392,7 @@ def test_hints_name_what_this_rank_reads(shard_set, monkeypatch, order, rank):
 
 def test_what_the_page_cache_holds_needs_no_hints(shard_set, monkeypatch):
     hints = []
-    monkeypatch.setattr(RingLoader, "_advise", lambda _, rows: hints.append(rows))
+    monkeypatch.setattr(RecordReader, "advise", lambda _, rows, *, until: hints.append(rows))
     monkeypatch.setattr(loader_module, "COLD_READ_S", 60.0)
     load(shard_set, 8)
     assert not hints
