@@ -35,7 +35,7 @@ LEAD_FLAGS: tuple[str, ...] = (
 )
 RECORD_FLAGS: tuple[str, ...] = ("limb_inconsistent", "avl_avf_exchanged", "duplicate")
 _LEAD_BIT = {name: np.uint16(1 << bit) for bit, name in enumerate(LEAD_FLAGS)}
-_RECORD_BIT = {name: 1 << bit for bit, name in enumerate(RECORD_FLAGS)}
+_RECORD_BIT = {name: np.uint16(1 << bit) for bit, name in enumerate(RECORD_FLAGS)}
 
 
 @dataclass
@@ -96,7 +96,7 @@ class QualityConfig:
                 raise ValueError(f"quality.{entry.name}={value!r} is none of {', '.join(allowed)}")
 
 
-# Rules on leads: bool [12] of the leads that break them.
+# Rules on leads: bool [N, 12] of the leads that break them.
 _LEAD_RULES: dict[str, Callable[[Measures, QualityConfig], np.ndarray]] = {
     "gaps": lambda m, c: (m.num_missing > c.gaps_max_share * m.num_samples) | ~m.has_samples,
     "zero": lambda m, c: m.has_samples & (m.reach_mv == 0),
@@ -111,47 +111,56 @@ _LEAD_RULES: dict[str, Callable[[Measures, QualityConfig], np.ndarray]] = {
 
 @dataclass(frozen=True)
 class Assessment:
-    """What quality control found in one record; arrays have one entry per canonical lead."""
+    """What quality control found in N records."""
 
-    usable: np.ndarray  # bool [12], present and not masked by a rule
-    lead_flags: np.ndarray  # uint16 [12], bits of LEAD_FLAGS
-    record_flags: int  # bits of RECORD_FLAGS
+    usable: np.ndarray  # bool [N, 12], present and not masked by a rule
+    lead_flags: np.ndarray  # uint16 [N, 12], bits of LEAD_FLAGS
+    record_flags: np.ndarray  # uint16 [N], bits of RECORD_FLAGS
+    rejects: dict[int, RejectError]  # by position, the records to be left out
 
 
 def assess(measures: Measures, config: QualityConfig) -> Assessment:
-    """Apply every rule to a record. Raises RejectError where a rule or an empty record asks for it."""
-    present = measures.recording.present
+    """Apply every rule to each record. A record that several rules reject has the first one's reason."""
+    present = measures.present
     lead_flags = np.where(present, np.uint16(0), _LEAD_BIT["missing"])
     usable = measures.has_samples.copy()
+    rejects: dict[int, RejectError] = {}
     for name, breaks_rule in _LEAD_RULES.items():
         action = getattr(config, name)
         if action == "ignore":
             continue
-        leads = breaks_rule(measures, config)
-        if not leads.any():
+        broken = breaks_rule(measures, config) & present
+        if not broken.any():
             continue
-        leads &= present
-        if action == "reject" and leads.any():
-            raise RejectError(f"quality_{name}", " ".join(LEADS[lead] for lead in np.flatnonzero(leads)))
-        lead_flags[leads] |= _LEAD_BIT[name]
+        lead_flags[broken] |= _LEAD_BIT[name]
         if action == "mask":
-            usable &= ~leads
-    if not usable.any():
-        raise RejectError("no_usable_lead", "every lead is missing, empty or masked")
-    return Assessment(usable, lead_flags, _limb_flags(measures, config))
+            usable &= ~broken
+        if action == "reject":
+            for n in np.flatnonzero(broken.any(axis=1)).tolist():
+                leads = " ".join(LEADS[lead] for lead in np.flatnonzero(broken[n]))
+                rejects.setdefault(n, RejectError(f"quality_{name}", leads))
+    for n in np.flatnonzero(~usable.any(axis=1)).tolist():
+        rejects.setdefault(n, RejectError("no_usable_lead", "every lead is missing, empty or masked"))
+    return Assessment(usable, lead_flags, _limb_flags(measures, config, rejects), rejects)
 
 
-def _limb_flags(measures: Measures, config: QualityConfig) -> int:
-    """Bits of RECORD_FLAGS that the limb leads ask for. Raises RejectError where a rule says so."""
-    rules = (config.limb_inconsistent, config.avl_avf_exchanged)
-    if rules == ("ignore", "ignore") or measures.limb_agree(config.limb_tolerance_uv, config.limb_max_share):
-        return 0
-    name = "limb_inconsistent"
-    if config.avl_avf_exchanged != "ignore" and measures.limb_agree(
-        config.limb_tolerance_uv, config.limb_max_share, exchange_avl_avf=True
-    ):
-        name = "avl_avf_exchanged"
-    action = getattr(config, name)
-    if action == "reject":
-        raise RejectError(f"quality_{name}", "the limb leads contradict each other")
-    return 0 if action == "ignore" else _RECORD_BIT[name]
+def _limb_flags(measures: Measures, config: QualityConfig, rejects: dict[int, RejectError]) -> np.ndarray:
+    """uint16 [N], bits of RECORD_FLAGS that the limb leads ask for; adds to ``rejects`` where a rule says so."""
+    flags = np.zeros(len(measures.present), np.uint16)
+    if (config.limb_inconsistent, config.avl_avf_exchanged) == ("ignore", "ignore"):
+        return flags
+    limits = (config.limb_tolerance_uv, config.limb_max_share)
+    contradict = ~measures.limb_agree(*limits)
+    if not contradict.any():
+        return flags
+    exchanged = np.zeros_like(contradict)
+    if config.avl_avf_exchanged != "ignore":
+        exchanged = contradict & measures.limb_agree(*limits, exchange_avl_avf=True)
+    for name, records in (("limb_inconsistent", contradict & ~exchanged), ("avl_avf_exchanged", exchanged)):
+        action = getattr(config, name)
+        if action != "ignore":
+            flags[records] |= _RECORD_BIT[name]
+        if action == "reject":
+            for n in np.flatnonzero(records).tolist():
+                rejects.setdefault(n, RejectError(f"quality_{name}", "the limb leads contradict each other"))
+    return flags

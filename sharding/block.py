@@ -1,0 +1,119 @@
+"""A few neighbouring records of a shard, from their files to what is stored of them and their rows of the index.
+
+Records are taken one by one and judged together: numpy's cost per call is shared, and the samples stay in the cache.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from sharding.files import Files
+from sharding.leads import NUM_LEADS
+from sharding.measures import Measures
+from sharding.plan import Plan
+from sharding.quality import QualityConfig, assess
+from sharding.recording import Recording, RejectError, audit, read_recording
+from sharding.resample import resample
+from sharding.sources import Entry
+
+BLOCK_SIZE = 16
+_LEAD_BITS = (1 << np.arange(NUM_LEADS)).astype(np.uint16)
+
+
+@dataclass
+class Block:
+    """What became of some entries, in their order."""
+
+    accepted: list[tuple[Entry, Recording]] = field(default_factory=list)  # as they are stored
+    columns: list[dict[str, np.ndarray]] = field(default_factory=list)  # their rows of the index, in pieces
+    rejects: list[tuple[str, str, str]] = field(default_factory=list)  # key, reason, detail
+    readers: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A record that could be read: rules judge what was recorded, the index describes what is stored."""
+
+    entry: Entry
+    recorded: Recording
+    stored: Recording
+
+    @property
+    def shape(self) -> tuple[float, int]:
+        return self.recorded.rate_hz, self.recorded.samples.shape[1]
+
+
+def read_block(files: Files, entries: Sequence[Entry], planned: Plan, quality: QualityConfig) -> Block:
+    """Read and judge ``entries``. Raises LamaeError where the fast reader and stock wfdb disagree."""
+    block = Block()
+    taken: list[_Taken] = []
+    for entry in entries:
+        try:
+            taken.append(_take(files, entry, planned, block.readers))
+        except RejectError as reject:
+            block.rejects.append((entry.key, reject.reason, reject.detail))
+    for _, run in groupby(taken, key=lambda record: record.shape):  # of several rates where they are resampled
+        _judge(list(run), quality, block)
+    block.rejects.sort()  # by key, as the entries are
+    return block
+
+
+def is_audited(key: str, share: float) -> bool:
+    """Whether a record belongs to the share that stock wfdb reads too: by a hash of its key, so always the same."""
+    draw = int.from_bytes(hashlib.sha256(f"audit {key}".encode()).digest()[:8], "big") / 2**64
+    return draw < share
+
+
+def _take(files: Files, entry: Entry, planned: Plan, readers: Counter[str]) -> _Taken:
+    """Read a record and bring it to the shard set's rate. Raises RejectError."""
+    recorded = stored = read_recording(files, entry.path)
+    if recorded.fast and is_audited(entry.key, planned.options["audit"]):
+        audit(files, entry.path, recorded)
+        readers["audited"] += 1
+    if recorded.subject is not None and entry.subject is not None and recorded.subject != entry.subject:
+        raise RejectError("subject_mismatch", f"header says {recorded.subject}, the listing {entry.subject}")
+    if recorded.rate_hz != planned.rate_hz:
+        if planned.options["rate_hz"] is None:
+            raise RejectError("wrong_rate", f"{recorded.rate_hz:g} Hz, the shard set has {planned.rate_hz:g}")
+        stored = resample(recorded, planned.rate_hz)
+    num_samples = stored.samples.shape[1]
+    if num_samples != planned.num_samples:
+        raise RejectError("wrong_length", f"{num_samples} samples, the shard set has {planned.num_samples}")
+    return _Taken(entry, recorded, stored)
+
+
+def _judge(taken: list[_Taken], quality: QualityConfig, block: Block) -> None:
+    """Apply the quality rules to records of one shape, and add them and their rows to ``block``."""
+    measures = as_recorded = Measures([record.recorded for record in taken])
+    found = assess(as_recorded, quality)
+    if any(record.stored is not record.recorded for record in taken):
+        measures = Measures([record.stored for record in taken])
+    accepted = []
+    for n, record in enumerate(taken):
+        if (reject := found.rejects.get(n)) is not None:
+            block.rejects.append((record.entry.key, reject.reason, reject.detail))
+            continue
+        accepted.append(n)
+        block.accepted.append((record.entry, record.stored))
+        block.readers["fast" if record.recorded.fast else "wfdb"] += 1
+    columns: dict[str, Any] = {
+        "key": np.array([record.entry.key for record in taken], dtype="S"),
+        "subject": np.array([-1 if record.entry.subject is None else record.entry.subject for record in taken]),
+        "split": np.array([record.entry.split for record in taken]),
+        "gain": measures.gain,
+        "baseline": np.stack([record.stored.baseline for record in taken]),
+        "lead_mask": found.usable @ _LEAD_BITS,
+        "mean_mv": measures.mean_mv,
+        "std_mv": measures.std_mv,
+        "min_adc": measures.min_adc,
+        "max_adc": measures.max_adc,
+        "num_missing": measures.num_missing,
+        "lead_flags": found.lead_flags,
+        "record_flags": found.record_flags,
+    }
+    block.columns.append({name: values[accepted] for name, values in columns.items()})
