@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from sharding.recording import Recording, RejectError, audit, read_recording
 from sharding.resample import resample
 from sharding.sources import Entry
 
-BLOCK_SIZE = 16
+BLOCK_SIZE = 32
 _LEAD_BITS = (1 << np.arange(NUM_LEADS)).astype(np.uint16)
 
 
@@ -48,19 +47,68 @@ class _Taken:
         return self.recorded.rate_hz, self.recorded.samples.shape[1]
 
 
-def read_block(files: Files, entries: Sequence[Entry], planned: Plan, quality: QualityConfig) -> Block:
-    """Read and judge ``entries``. Raises LamaeError where the fast reader and stock wfdb disagree."""
-    block = Block()
-    taken: list[_Taken] = []
-    for entry in entries:
-        try:
-            taken.append(_take(files, entry, planned, block.readers))
-        except RejectError as reject:
-            block.rejects.append((entry.key, reject.reason, reject.detail))
-    for _, run in groupby(taken, key=lambda record: record.shape):  # of several rates where they are resampled
-        _judge(list(run), quality, block)
-    block.rejects.sort()  # by key, as the entries are
-    return block
+class BlockReader:
+    """Reads and judges the records of a plan, a block at a time."""
+
+    def __init__(self, files: Files, planned: Plan) -> None:
+        self._files = files
+        self._planned = planned
+        self._quality = QualityConfig(**planned.options["quality"])
+        # Used by every block in turn: fresh memory costs more than what is done in it. For the same reason something
+        # of 2 MB is freed first: from then on glibc's malloc keeps smaller pieces instead of handing them back.
+        np.empty(1 << 21, np.uint8)
+        self._samples = np.empty((BLOCK_SIZE, NUM_LEADS, planned.num_samples), np.int16)
+        self._values = np.empty((NUM_LEADS, planned.num_samples))
+
+    def read(self, entries: Sequence[Entry]) -> Block:
+        """At most BLOCK_SIZE records; their samples are good until the next block is read.
+
+        Raises LamaeError where the fast reader and stock wfdb disagree.
+        """
+        block = Block()
+        taken: list[_Taken] = []
+        for entry, room in zip(entries, self._samples, strict=False):
+            try:
+                taken.append(_take(self._files, entry, self._planned, block.readers, room))
+            except RejectError as reject:
+                block.rejects.append((entry.key, reject.reason, reject.detail))
+        for _, run in groupby(taken, key=lambda record: record.shape):  # of several rates where they are resampled
+            self._judge(list(run), block)
+        block.rejects.sort()  # by key, as the entries are
+        return block
+
+    def _judge(self, taken: list[_Taken], block: Block) -> None:
+        """Apply the quality rules to records of one shape, and add them and their rows to ``block``."""
+        measures = as_recorded = Measures([record.recorded for record in taken], room=self._values)
+        found = assess(as_recorded, self._quality)
+        if any(record.stored is not record.recorded for record in taken):
+            measures = Measures([record.stored for record in taken], room=self._values)
+        accepted = []
+        for n, record in enumerate(taken):
+            if (reject := found.rejects.get(n)) is not None:
+                block.rejects.append((record.entry.key, reject.reason, reject.detail))
+                continue
+            accepted.append(n)
+            block.accepted.append((record.entry, record.stored))
+            block.readers["fast" if record.recorded.fast else "wfdb"] += 1
+        columns: dict[str, np.ndarray] = {
+            "key": np.array([record.entry.key for record in taken], dtype="S"),
+            "subject": np.array([-1 if record.entry.subject is None else record.entry.subject for record in taken]),
+            "split": np.array([record.entry.split for record in taken]),
+            "gain": measures.gain,
+            "baseline": np.stack([record.stored.baseline for record in taken]),
+            "lead_mask": found.usable @ _LEAD_BITS,
+            "mean_mv": measures.mean_mv,
+            "std_mv": measures.std_mv,
+            "min_adc": measures.min_adc,
+            "max_adc": measures.max_adc,
+            "num_missing": measures.num_missing,
+            "lead_flags": found.lead_flags,
+            "record_flags": found.record_flags,
+        }
+        if len(accepted) < len(taken):
+            columns = {name: values[accepted] for name, values in columns.items()}
+        block.columns.append(columns)
 
 
 def is_audited(key: str, share: float) -> bool:
@@ -69,9 +117,9 @@ def is_audited(key: str, share: float) -> bool:
     return draw < share
 
 
-def _take(files: Files, entry: Entry, planned: Plan, readers: Counter[str]) -> _Taken:
+def _take(files: Files, entry: Entry, planned: Plan, readers: Counter[str], room: np.ndarray) -> _Taken:
     """Read a record and bring it to the shard set's rate. Raises RejectError."""
-    recorded = stored = read_recording(files, entry.path)
+    recorded = stored = read_recording(files, entry.path, room=room)
     if recorded.fast and is_audited(entry.key, planned.options["audit"]):
         audit(files, entry.path, recorded)
         readers["audited"] += 1
@@ -85,35 +133,3 @@ def _take(files: Files, entry: Entry, planned: Plan, readers: Counter[str]) -> _
     if num_samples != planned.num_samples:
         raise RejectError("wrong_length", f"{num_samples} samples, the shard set has {planned.num_samples}")
     return _Taken(entry, recorded, stored)
-
-
-def _judge(taken: list[_Taken], quality: QualityConfig, block: Block) -> None:
-    """Apply the quality rules to records of one shape, and add them and their rows to ``block``."""
-    measures = as_recorded = Measures([record.recorded for record in taken])
-    found = assess(as_recorded, quality)
-    if any(record.stored is not record.recorded for record in taken):
-        measures = Measures([record.stored for record in taken])
-    accepted = []
-    for n, record in enumerate(taken):
-        if (reject := found.rejects.get(n)) is not None:
-            block.rejects.append((record.entry.key, reject.reason, reject.detail))
-            continue
-        accepted.append(n)
-        block.accepted.append((record.entry, record.stored))
-        block.readers["fast" if record.recorded.fast else "wfdb"] += 1
-    columns: dict[str, Any] = {
-        "key": np.array([record.entry.key for record in taken], dtype="S"),
-        "subject": np.array([-1 if record.entry.subject is None else record.entry.subject for record in taken]),
-        "split": np.array([record.entry.split for record in taken]),
-        "gain": measures.gain,
-        "baseline": np.stack([record.stored.baseline for record in taken]),
-        "lead_mask": found.usable @ _LEAD_BITS,
-        "mean_mv": measures.mean_mv,
-        "std_mv": measures.std_mv,
-        "min_adc": measures.min_adc,
-        "max_adc": measures.max_adc,
-        "num_missing": measures.num_missing,
-        "lead_flags": found.lead_flags,
-        "record_flags": found.record_flags,
-    }
-    block.columns.append({name: values[accepted] for name, values in columns.items()})

@@ -6,9 +6,9 @@ the caller lets stock wfdb decide: a strict parser that gives up is safe, a leni
 """
 
 import re
-from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from typing import NamedTuple
 
 # record, signals, rate, samples, time, date
 _RECORD_LINE = re.compile(
@@ -22,8 +22,7 @@ _SIGNAL_LINES = re.compile(
 _SUBJECT_COMMENT = re.compile(r"^#[ \t]*<subject_id>:[ \t]*(\d{1,18})[ \t]*$", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """What a strictly parsed header says. The tuples have one entry per signal, in file order."""
 
     rate_hz: float

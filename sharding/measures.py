@@ -24,9 +24,12 @@ _MAINS_HZ = (50.0, 60.0)
 
 
 class Measures:
-    """Measures of N recordings of one length and sampling rate; arrays are [N, 12], leads in canonical order."""
+    """Measures of N recordings of one length and sampling rate; arrays are [N, 12], leads in canonical order.
 
-    def __init__(self, recordings: Sequence[Recording]) -> None:
+    ``room``, float64 [12, T], is written over where it fits: fresh memory costs as much as what is done in it.
+    """
+
+    def __init__(self, recordings: Sequence[Recording], *, room: np.ndarray | None = None) -> None:
         N, self.num_samples = len(recordings), recordings[0].samples.shape[1]
         self.rate_hz = recordings[0].rate_hz
         self._samples = [recording.samples for recording in recordings]
@@ -43,9 +46,10 @@ class Measures:
         # Of every whole second, the sum and the products with sine and cosine at each mains frequency, ADC units.
         self._seconds = np.empty((N, num_weights, NUM_LEADS, self._num_seconds))
         self._sums, self._squares = np.empty((N, NUM_LEADS)), np.empty((N, NUM_LEADS))
-        values = np.empty((NUM_LEADS, self.num_samples))
+        if room is None or room.shape != (NUM_LEADS, self.num_samples):
+            room = np.empty((NUM_LEADS, self.num_samples))
         for n in range(N):
-            self._pass_over(n, values)
+            self._pass_over(n, room)
         self.has_samples = self.present & (self.num_missing < self.num_samples)
         count = np.maximum(self.num_samples - self.num_missing, 1)
         mean = self._sums / count
@@ -160,13 +164,14 @@ class Measures:
 
         True where I or II is missing; a missing one of the four is not looked at.
         """
-        order = _EXCHANGED if exchange_avl_avf else list(range(6))
+        order = _EXCHANGED if exchange_avl_avf else slice(6)
         # III - (II - I) and so on in one product, in lead I's ADC units: exact where all leads have one gain.
         weights = _LIMB_RESIDUES * (self.gain[:, :1] / self.gain[:, order])[:, None]  # [N, 4, 6]
         limb = self._instants[:, order]
-        residues = weights @ limb.astype(np.float64)
-        residues -= weights @ self._offset[:, order, None]
-        wrong = np.abs(residues) > (tolerance_uv * self.gain[:, :1] / 1000)[:, None]  # [N, 4, instants]
+        residues = weights.astype(np.float32) @ limb.astype(np.float32)
+        residues -= (weights @ self._offset[:, order, None]).astype(np.float32)
+        limit = (tolerance_uv * self.gain[:, :1] / 1000).astype(np.float32)
+        wrong = np.abs(residues, out=residues) > limit[:, None]  # [N, 4, instants]
         agree = ~wrong.any(axis=(1, 2)) | ~self.has_samples[:, :2].all(axis=1)
         for n in np.flatnonzero(~agree):
             there = limb[n] != NO_SAMPLE

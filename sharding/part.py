@@ -15,16 +15,15 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from sharding.block import BLOCK_SIZE, read_block
+from sharding.block import BLOCK_SIZE, BlockReader
 from sharding.errors import LamaeError
 from sharding.files import HEADER_SUFFIX, Files
 from sharding.format import COLUMNS, NO_SAMPLE, SHARDS_NAME, SPLITS, npy_header, shard_name
 from sharding.plan import Plan
 from sharding.progress import Progress, ignore
-from sharding.quality import QualityConfig
 from sharding.recording import Recording
 from sharding.sources import Entry
-from sharding.tar import BLOCK, TarWriter, member
+from sharding.tar import TarWriter, member
 
 _PLACE_COLUMNS = ("payload_offset", "payload_length", "crc32c", "extent_crc32c")
 
@@ -72,7 +71,7 @@ def read_report(path: Path) -> dict[str, Any]:
 
 def _pack_part(planned: Plan, files: Files, part: int, progress: Progress) -> None:
     entries = planned.entries(part)
-    quality = QualityConfig(**planned.options["quality"])
+    reader = BlockReader(files, planned)
     columns: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
     places: list[tuple[int, ...]] = []
     extra: list[tuple[str, ...]] = []
@@ -81,7 +80,7 @@ def _pack_part(planned: Plan, files: Files, part: int, progress: Progress) -> No
     with TarWriter(planned.out / SHARDS_NAME / shard_name(part)) as tar:
         for start in range(0, len(entries), BLOCK_SIZE):
             progress("pack", start, len(entries))
-            block = read_block(files, entries[start : start + BLOCK_SIZE], planned, quality)
+            block = reader.read(entries[start : start + BLOCK_SIZE])
             for piece in block.columns:
                 for name, values in piece.items():
                     columns[name].append(values)
@@ -89,6 +88,7 @@ def _pack_part(planned: Plan, files: Files, part: int, progress: Progress) -> No
             for (entry, recording), lead_mask in zip(block.accepted, lead_masks, strict=True):
                 places.append(_store(tar, recording, entry, lead_mask=lead_mask))
                 extra.append(entry.extra)
+            tar.flush()  # the next block's samples go where these are
             rejects += block.rejects
             readers += block.readers
         if _source_is_gone(files, entries, rejects):
@@ -120,12 +120,12 @@ def _store(tar: TarWriter, recording: Recording, entry: Entry, *, lead_mask: int
     payload = np.ascontiguousarray(recording.samples, "<i2")
     payload.flags.writeable = False  # the CRC asks for it
     header = npy_header(payload.shape[1])
-    extent = b"".join(
-        member(f"{entry.key}.npy", header, payload.data.cast("B"))
-        + member(f"{entry.key}.json", _describe(recording, entry, lead_mask))
-    )
-    start = tar.write(extent) + BLOCK + len(header)
-    return start, payload.nbytes, google_crc32c.value(payload), google_crc32c.value(extent)
+    tar_header, _, samples, *padding = member(f"{entry.key}.npy", header, payload.data.cast("B"))
+    head = b"".join((tar_header, header))
+    tail = b"".join((*padding, *member(f"{entry.key}.json", _describe(recording, entry, lead_mask))))
+    start = tar.write(head, samples, tail)
+    extent_crc = google_crc32c.extend(google_crc32c.extend(google_crc32c.value(head), payload), tail)
+    return start + len(head), payload.nbytes, google_crc32c.value(payload), extent_crc
 
 
 def _describe(recording: Recording, entry: Entry, lead_mask: int) -> bytes:

@@ -62,8 +62,8 @@ class Recording:
     fast: bool  # read by the strict parser, not by stock wfdb
 
 
-def read_recording(files: Files, record: str) -> Recording:
-    """Read ``record`` (its path without suffix). Raises RejectError."""
+def read_recording(files: Files, record: str, *, room: np.ndarray | None = None) -> Recording:
+    """Read ``record`` (its path without suffix), into ``room`` where its samples fit there. Raises RejectError."""
     header_text = _read(files, record + HEADER_SUFFIX)
     header = parse_strict(header_text, record=posixpath.basename(record))
     if header is not None:
@@ -72,7 +72,7 @@ def read_recording(files: Files, record: str) -> Recording:
         if len(data) < expected:
             raise RejectError("truncated", f"{header.data_file} has {len(data)} of {expected} bytes")
         if len(data) == expected:
-            return _decode(header, data)
+            return _decode(header, data, room)
     return read_with_wfdb(files, record)
 
 
@@ -147,10 +147,14 @@ def audit(files: Files, record: str, recording: Recording) -> None:
             raise LamaeError(f"{record}: the fast reader and wfdb disagree on {name}; please report it")
 
 
-def _decode(header: Header, data: bytes) -> Recording:
+def _decode(header: Header, data: bytes, room: np.ndarray | None) -> Recording:
     layout = _layout(header.names, header.gains, header.baselines)
-    # One cache-friendly transpose; the sums then run along contiguous rows and wrap modulo 65536 by themselves.
-    signals = np.frombuffer(data, "<i2").reshape(header.num_samples, -1).T[layout.order]
+    shape = (len(layout.order), header.num_samples)
+    signals = room if room is not None and room.shape == shape else np.empty(shape, np.int16)
+    recorded = np.frombuffer(data, "<i2").reshape(shape[::-1])
+    for row, column in enumerate(layout.order):
+        signals[row] = recorded[:, column]
+    # Along contiguous rows, and wrapping modulo 65536 by themselves.
     sums = np.add.reduce(signals.view(np.uint16), axis=1, dtype=np.uint16).tolist()
     for column, total in zip(layout.order, sums, strict=True):
         if total != header.checksums[column]:

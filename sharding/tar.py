@@ -2,8 +2,8 @@
 the same bytes everywhere. ``tar`` and ``webdataset`` read it; nothing here is slower than copying.
 """
 
-import contextlib
 import hashlib
+import os
 import secrets
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ _TYPE_TO_END = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2
 # The checksum is the sum of the header's bytes with its own eight taken as spaces.
 _CONSTANT_SUM = sum(_MODE_UID_GID) + sum(_MTIME) + 8 * 32 + sum(_TYPE_TO_END)
 END = bytes(2 * BLOCK)
+_MAX_PIECES = 512  # of one writev; POSIX lets systems stop at 1024
 
 
 def member_header(name: str, size: int) -> bytes:
@@ -43,21 +44,38 @@ class TarWriter:
         self._path = path
         # Two writers of one shard (a requeued job and its ghost) must not share a file.
         self._partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
-        self._file = self._partial.open("wb", buffering=1 << 20)
+        self._file = self._partial.open("wb", buffering=0)
+        self._pending: list[bytes | memoryview] = []
         self._digest = hashlib.sha256()
         self.size = 0
 
-    def write(self, content: bytes) -> int:
-        """Append whole members, as ``member`` makes them; returns the byte offset they start at."""
-        self._file.write(content)
-        self._digest.update(content)
+    def write(self, *pieces: bytes | memoryview) -> int:
+        """Append whole members, as ``member`` makes them; returns the byte offset they start at.
+
+        What the pieces show must not change before ``flush``: nothing is copied.
+        """
         start = self.size
-        self.size += len(content)
+        for piece in pieces:
+            self._digest.update(piece)
+            self.size += len(piece)
+        self._pending += pieces
         return start
+
+    def flush(self) -> None:
+        """Write what is pending, in one call where the system takes it all."""
+        for first in range(0, len(self._pending), _MAX_PIECES):
+            pieces = self._pending[first : first + _MAX_PIECES]
+            written = os.writev(self._file.fileno(), pieces)
+            if written < sum(map(len, pieces)):  # a disk that is about to be full, or a signal
+                rest = memoryview(b"".join(pieces))[written:]
+                while rest:
+                    rest = rest[os.write(self._file.fileno(), rest) :]
+        self._pending.clear()
 
     def close(self) -> str:
         """Finish the file, move it to its place and return its sha256. The merge syncs it, with all others."""
         self.write(END)
+        self.flush()
         self._file.close()
         self._partial.replace(self._path)
         return self._digest.hexdigest()
@@ -70,5 +88,4 @@ class TarWriter:
     ) -> None:
         if error is not None:
             self._partial.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # what is still buffered does not fit on a full disk either
-                self._file.close()
+            self._file.close()
