@@ -76,15 +76,17 @@ def time_side_by_side(
     repeats: int,
     warmup: int = 1,
     seed: int = 0,
+    prepare: Callable[[], None] = lambda: None,
     progress: Progress = ignore,
 ) -> dict[str, Timing]:
     """Times candidates round by round, in an order shuffled anew each round.
 
     A candidate is a callable that does its work once and returns how many items it processed; all of its calls must
-    process the same number.
+    process the same number. ``prepare`` is called before each of them and not timed.
     """
     for _ in range(warmup):
         for candidate in candidates.values():
+            prepare()
             candidate()
     shuffle = random.Random(seed).shuffle
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
@@ -93,6 +95,7 @@ def time_side_by_side(
         order = list(candidates)
         shuffle(order)
         for position, name in enumerate(order):
+            prepare()
             start = time.perf_counter()
             count = candidates[name]()
             seconds[name].append(time.perf_counter() - start)

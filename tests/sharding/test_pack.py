@@ -295,8 +295,8 @@ def test_columns_of_a_csv_go_into_the_index_by_record(mimic, tmp_path):
 
 
 def test_a_fast_reader_that_is_wrong_stops_the_run_with_the_records_name(mimic, tmp_path, monkeypatch):
-    def wrong(header, data):
-        recording = decode(header, data)
+    def wrong(header, data, room):
+        recording = decode(header, data, room)
         recording.samples[3, 4] += 1
         return recording
 

@@ -9,7 +9,7 @@ from sharding.files import DirectoryFiles
 from sharding.format import NO_SAMPLE
 from sharding.leads import LEADS
 from sharding.measures import Measures
-from sharding.quality import LEAD_FLAGS, RECORD_FLAGS, QualityConfig, assess
+from sharding.quality import LEAD_FLAGS, RECORD_FLAGS, Assessment, QualityConfig, assess
 from sharding.recording import Recording, RejectError, read_recording
 from tests.sharding.wfdbtree import plausible_signal
 
@@ -33,14 +33,23 @@ def samples() -> np.ndarray:
 
 def flags(samples: np.ndarray, config: QualityConfig | None = None, **options) -> dict[str, set[str]]:
     """Flag names by lead, with the record's own under ``record`` and the unusable leads under ``masked``."""
-    found = assess(Measures(recording(samples, **options)), config or QualityConfig())
-    by_lead = {
-        name: {flag for bit, flag in enumerate(LEAD_FLAGS) if found.lead_flags[lead] >> bit & 1}
-        for lead, name in enumerate(LEADS)
-    }
-    by_lead["record"] = {flag for bit, flag in enumerate(RECORD_FLAGS) if found.record_flags >> bit & 1}
-    by_lead["masked"] = {name for lead, name in enumerate(LEADS) if not found.usable[lead]}
-    return {name: value for name, value in by_lead.items() if value}
+    return named(assess(Measures([recording(samples, **options)]), config or QualityConfig()))[0]
+
+
+def named(found: Assessment) -> list[dict[str, set[str]]]:
+    """By record what ``flags`` says of one. Raises the first record's reject."""
+    if found.rejects:
+        raise found.rejects[min(found.rejects)]
+    records = []
+    for n in range(len(found.usable)):
+        by_lead = {
+            name: {flag for bit, flag in enumerate(LEAD_FLAGS) if found.lead_flags[n, lead] >> bit & 1}
+            for lead, name in enumerate(LEADS)
+        }
+        by_lead["record"] = {flag for bit, flag in enumerate(RECORD_FLAGS) if found.record_flags[n] >> bit & 1}
+        by_lead["masked"] = {name for lead, name in enumerate(LEADS) if not found.usable[n, lead]}
+        records.append({name: value for name, value in by_lead.items() if value})
+    return records
 
 
 def adc(millivolt) -> np.ndarray:
@@ -115,9 +124,9 @@ def test_gaps_are_recorded_and_only_large_ones_mask(samples):
     samples[V3, :2500] = NO_SAMPLE
     samples[0, 10:20] = NO_SAMPLE
     assert flags(samples) == {}
-    measures = Measures(recording(samples))
-    assert measures.num_missing.tolist() == [10, 0, 0, 0, 0, 0, 0, 0, 2500, 0, 0, 0]
-    assert measures.min_adc[V3] == samples[V3, 2500:].min()
+    measures = Measures([recording(samples)])
+    assert measures.num_missing.tolist() == [[10, 0, 0, 0, 0, 0, 0, 0, 2500, 0, 0, 0]]
+    assert measures.min_adc[0, V3] == samples[V3, 2500:].min()
     samples[V3, 2500] = NO_SAMPLE
     assert flags(samples) == {"V3": {"gaps"}, "masked": {"V3"}}
     samples[V3] = NO_SAMPLE
@@ -173,6 +182,44 @@ def test_actions(samples):
         QualityConfig(limb_inconsistent="mask").check()
 
 
+def test_records_judged_together_are_judged_as_if_alone(samples):
+    """One of each kind side by side; the index must not depend on who the neighbours are."""
+    kinds = [samples.copy() for _ in range(6)]
+    kinds[1][V3] = BASELINE
+    kinds[2][2] += 40
+    kinds[3][[4, 5]] = kinds[3][[5, 4]]
+    kinds[4][V3, 700:1300] = NO_SAMPLE
+    kinds[5][V3] = adc(1.2 * np.sin(2 * np.pi * 0.1 * SECOND) + 0.12 * np.sin(2 * np.pi * 50 * SECOND))
+    together = Measures([recording(kind) for kind in kinds])
+    assert named(assess(together, QualityConfig())) == [flags(kind) for kind in kinds]
+    for n, kind in enumerate(kinds):
+        alone = Measures([recording(kind)])
+        for name in ("mean_mv", "std_mv", "min_adc", "max_adc", "num_missing", "wander_mv"):
+            np.testing.assert_array_equal(getattr(together, name)[n], getattr(alone, name)[0])
+
+
+def test_each_record_of_a_block_has_its_own_reason(samples):
+    still, swapped = samples.copy(), samples.copy()
+    still[V3] = BASELINE
+    swapped[[4, 5]] = swapped[[5, 4]]
+    config = QualityConfig(zero="reject", flat="reject", avl_avf_exchanged="reject")
+    found = assess(Measures([recording(samples), recording(still), recording(swapped)]), config)
+    assert {n: reject.reason for n, reject in found.rejects.items()} == {
+        1: "quality_zero",
+        2: "quality_avl_avf_exchanged",
+    }
+
+
+@pytest.mark.parametrize("num_samples", [1, 7, 9, 130, 499, 501, 5003])
+def test_records_of_any_length_can_be_measured(num_samples):
+    samples = np.random.default_rng(num_samples).integers(-300, 300, (12, num_samples)).astype(np.int16)
+    measures = Measures([recording(samples)])
+    assess(measures, QualityConfig())
+    millivolt = (samples.astype(float) - BASELINE) / GAIN
+    np.testing.assert_allclose(measures.mean_mv[0], millivolt.mean(axis=1), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(measures.std_mv[0], millivolt.std(axis=1), rtol=1e-9, atol=1e-9)
+
+
 def test_rules_separate_what_experts_called_unacceptable(real_data):
     """Challenge 2011 set-a. The thresholds are physical, none was fitted to these files."""
     folder = real_data / "challenge2011_seta_subset"
@@ -181,13 +228,10 @@ def test_rules_separate_what_experts_called_unacceptable(real_data):
     carrying, num_exchanged = {"acceptable": 0, "unacceptable": 0}, 0
     with (folder / "quality.csv").open() as file:
         for row in csv.DictReader(file):
-            try:
-                found = assess(Measures(read_recording(files, row["record"])), config)
-            except RejectError:
-                carrying[row["quality"]] += 1
-                continue
-            num_exchanged += bool(found.record_flags & exchanged)
-            carrying[row["quality"]] += bool(found.lead_flags.any() or found.record_flags & ~exchanged)
+            found = assess(Measures([read_recording(files, row["record"])]), config)
+            num_exchanged += bool(int(found.record_flags[0]) & exchanged)
+            flagged = found.lead_flags.any() or int(found.record_flags[0]) & ~exchanged
+            carrying[row["quality"]] += bool(found.rejects or flagged)
     assert carrying["unacceptable"] >= 28
     assert carrying["acceptable"] <= 12
     assert num_exchanged > 180
