@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
+from lamae.allocator import keep_freed_memory
 from sharding.errors import LamaeError, UsageError
 
 Decision = TypeVar("Decision")
@@ -138,6 +139,8 @@ def start(*, timeout_s: float, num_threads: int) -> Ranks:
         logging.getLogger("lamae").setLevel(logging.WARNING)
 
     on_cuda = torch.cuda.is_available()
+    if not on_cuda:
+        keep_freed_memory()
     device = torch.device("cuda", place.local_rank % torch.cuda.device_count()) if on_cuda else torch.device("cpu")
     if on_cuda:
         torch.cuda.set_device(device)
