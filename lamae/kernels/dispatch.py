@@ -34,15 +34,16 @@ def cross_lead_attention(qkv: Tensor, lead_mask: Tensor | None = None, *, implem
         ``[G…, L, H, D]``, zero in groups without any lead.
 
     The first time Triton is chosen (not asked for) for a kind of input it is compared with eager, outputs and
-    gradients, on a piece of that very input; if they differ, eager takes its place and a warning says so.
+    gradients, on a piece of that very input; if they differ, eager takes its place and a warning says so. While
+    torch.compile traces there is no input yet: the comparison is then made on noise of the same kind.
     """
     if implementation is None:
-        implementation, reason = choose(
-            device=qkv.device.type, dtype=qkv.dtype, num_leads=qkv.shape[-4], head_dim=qkv.shape[-1]
-        )
-        if implementation == "triton" and not torch.compiler.is_compiling():
-            implementation, reason = _checked(qkv, lead_mask)
-        _log_once(implementation, reason)
+        if torch.compiler.is_compiling():
+            implementation = _settle_for_compiler(
+                str(qkv.device), qkv.dtype, tuple(qkv.shape[-4:]), lead_mask is not None
+            )
+        else:
+            implementation = _settle(qkv, lead_mask)
     return _load(implementation)(qkv, lead_mask)
 
 
@@ -86,6 +87,26 @@ def disagreement(qkv: Tensor, lead_mask: Tensor | None, attention: Attention) ->
         (a - e).abs().max() / e.abs().max().clamp(min=1e-6) for e, a in zip(expected, actual, strict=True) if e.numel()
     ]
     return max((float(error) for error in errors), default=0.0)
+
+
+def _settle(qkv: Tensor, lead_mask: Tensor | None) -> str:
+    """The implementation for this input, checked where it needs to be and logged."""
+    implementation, reason = choose(
+        device=qkv.device.type, dtype=qkv.dtype, num_leads=qkv.shape[-4], head_dim=qkv.shape[-1]
+    )
+    if implementation == "triton":
+        implementation, reason = _checked(qkv, lead_mask)
+    _log_once(implementation, reason)
+    return implementation
+
+
+@torch.compiler.assume_constant_result
+def _settle_for_compiler(device: str, dtype: torch.dtype, shape: tuple[int, ...], has_mask: bool) -> str:
+    """As ``_settle``; run once while torch.compile traces, on noise ``[groups, 2, *shape]``."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(_CHECKED_GROUPS, 2, *shape, generator=generator).to(device, dtype)
+    mask = (torch.rand(_CHECKED_GROUPS, 2, shape[0], generator=generator) < 0.8).to(device) if has_mask else None
+    return _settle(noise, mask)
 
 
 _verdicts: dict[tuple[object, ...], tuple[str, str]] = {}

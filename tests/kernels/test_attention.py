@@ -40,6 +40,10 @@ def test_the_triton_kernels_match_float64_in_the_interpreter():
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
 
 
+def test_no_groups_at_all():
+    assert eager_attention(torch.randn(0, 3, 12, 3, 2, 8), torch.ones(0, 3, 12, dtype=torch.bool)).numel() == 0
+
+
 def test_softmax_of_large_scores_stays_finite():
     qkv = torch.full((1, 4, 3, 1, 8), 100.0, dtype=torch.bfloat16)
     assert cross_lead_attention(qkv).isfinite().all()
@@ -103,6 +107,22 @@ def test_a_kernel_that_differs_on_the_first_batch_is_replaced_loudly(broken, cap
         chosen, _ = dispatch.judge(qkv, torch.rand(4, 12) < 0.8, broken)
     assert chosen == "eager"
     assert "using eager" in caplog.text
+
+
+@pytest.mark.parametrize(("kernel", "used"), [(sdpa_attention, "triton"), (no_numbers, "eager")])
+def test_the_check_is_made_under_torch_compile_too(kernel, used: str, monkeypatch: pytest.MonkeyPatch, caplog):
+    """On noise, while the compiler traces: what is traced afterwards is the implementation that passed."""
+    monkeypatch.setattr(dispatch, "choose", lambda **_: ("triton", "pretended"))
+    monkeypatch.setattr(dispatch, "_load_triton", lambda: kernel)
+    monkeypatch.setattr(dispatch, "_verdicts", {})
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: cross_lead_attention(x) * 2, backend="eager", fullgraph=True)
+    qkv = torch.randn(2, 5, 12, 3, 2, 8)
+    with caplog.at_level(logging.WARNING):
+        out = compiled(qkv)
+    torch.testing.assert_close(out, eager_attention(qkv) * 2)
+    assert [verdict for verdict, _ in dispatch._verdicts.values()] == [used]
+    assert ("using eager" in caplog.text) == (used == "eager")
 
 
 def test_impossible_requests_say_what_to_do():
