@@ -1,5 +1,6 @@
 """What a model is and what is hidden from it: the ``model:`` and ``mask:`` sections of a run. Imports no torch."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 KINDS = ("lamae", "independent", "aligned", "mean", "joint")
@@ -38,10 +39,10 @@ class ModelConfig:
 
     scope: str = "aligned"
     """What the latent attention connects: summary (one token per lead), aligned (the leads' tokens of one instant,
-    their summaries among themselves), joint (all visible tokens)."""
+    their summaries among themselves), joint (all visible tokens). Kinds lamae and mean only."""
 
     latent_depth: int = 2
-    """Latent attention blocks."""
+    """Latent attention blocks; for kind joint further blocks of the one transformer."""
 
     decoder_width: int = 96
     """Width of the decoder, shared by the leads; even, and a multiple of ``decoder_heads``."""
@@ -78,7 +79,8 @@ class ModelConfig:
     """Reconstruct patches with mean 0 and variance 1. Destroys amplitude: voltage criteria and ST level are lost."""
 
     attention: str = "auto"
-    """Implementation of latent attention: auto (chosen by device, logged with the reason), eager, sdpa, triton."""
+    """Implementation of latent attention: auto (chosen by device, logged with the reason), eager, sdpa, triton. Kind
+    lamae with scope summary or aligned only."""
 
     def check(self) -> None:
         """Raises ValueError naming the key to change."""
@@ -127,7 +129,7 @@ class MaskConfig:
 
     record_only_share: float = 0.25
     """grid and lead: share of records whose hidden leads are decoded from the record embedding alone; trains the
-    pooling."""
+    pooling. No effect on models that pool no instants: those decode every hidden lead so, or none."""
 
     weights: dict[str, float] = field(default_factory=lambda: {"grid": 0.5, "random": 0.25, "time": 0.25})
     """mixed only: relative frequency of grid, random, time and block. Not of lead, whose records show every instant
@@ -181,6 +183,50 @@ def check_together(model: ModelConfig, mask: MaskConfig, *, num_samples: int) ->
         raise ValueError(
             f"mask.kind=lead leaves model.kind={model.kind} nothing to learn: it reconstructs no lead from another"
         )
+
+
+def without_effect(model: ModelConfig, mask: MaskConfig) -> Iterator[str]:
+    """A sentence for every option that was changed from its default and does nothing beside the others."""
+    exchanges = model.kind not in ("independent", "aligned")
+    chooses_scope = model.kind in ("lamae", "mean")
+    pools_instants = exchanges and not (chooses_scope and model.scope == "summary")
+    drawn = set(kinds_drawn(mask))
+    hides_leads = bool({"grid", "lead"} & drawn)
+    rules = (
+        (model, "model.scope", chooses_scope, "only model.kind=lamae and mean choose what they connect"),
+        (model, "model.latent_depth", exchanges or model.match_parameters, f"model.kind={model.kind} has no exchange"),
+        (
+            model,
+            "model.attention",
+            model.kind == "lamae" and model.scope != "joint",
+            "only model.kind=lamae with scope summary or aligned has attention among leads alone",
+        ),
+        (model, "model.max_patches", model.positions == "learned", "it needs model.positions=learned"),
+        (model, "model.match_parameters", not exchanges, "it needs model.kind=independent or aligned"),
+        (model, "model.align_weight", model.kind == "aligned", "it needs model.kind=aligned"),
+        (model, "model.huber_delta", model.loss == "huber", "it needs model.loss=huber"),
+        (mask, "mask.limb_tied", drawn != {"time"}, "mask.kind=time is the same for all leads"),
+        (mask, "mask.hidden_leads", hides_leads, "it needs masks of kind grid or lead"),
+        (
+            mask,
+            "mask.limb_hidden_share",
+            hides_leads and mask.limb_tied,
+            "it needs masks of kind grid or lead, and mask.limb_tied=true",
+        ),
+        (mask, "mask.ratio", drawn != {"lead"}, "mask.kind=lead hides no instants"),
+        (
+            mask,
+            "mask.record_only_share",
+            hides_leads and pools_instants,
+            "it needs masks of kind grid or lead, and a model that pools instants (scope aligned or joint)",
+        ),
+        (mask, "mask.weights", mask.kind == "mixed", "it needs mask.kind=mixed"),
+    )
+    for section, key, works, reason in rules:
+        name = key.partition(".")[2]
+        value = getattr(section, name)
+        if not works and value != getattr(type(section)(), name):
+            yield f"{key}={value} has no effect: {reason}"
 
 
 def kinds_drawn(mask: MaskConfig) -> list[str]:

@@ -23,13 +23,14 @@ class Latents(NamedTuple):
     """The summary of every slot, then its patches."""
 
     valid_BVT: Tensor
-    """bool: the token stands for something visible."""
+    """bool: the token stands for something visible and recorded."""
 
     patch_BVS: Tensor
     """int64: which patch each token after the summary is."""
 
     lead_BV: Tensor
     slot_BV: Tensor
+    """bool: the slot holds a lead of which something visible was recorded."""
 
     @property
     def summary_BVD(self) -> Tensor:
@@ -41,7 +42,11 @@ class Latents(NamedTuple):
 
 
 class Encoder(nn.Module):
-    """Encodes the visible patches of every lead on their own, with the same weights for all leads."""
+    """Encodes the visible patches of every lead on their own, with the same weights for all leads.
+
+    A patch without any recorded sample is no 0 mV: its token says where it is and nothing else, and no other lead, no
+    pooling and no decoder reads it.
+    """
 
     def __init__(self, config: ModelConfig, *, depth: int) -> None:
         super().__init__()
@@ -52,25 +57,30 @@ class Encoder(nn.Module):
         self.lead = nn.Parameter(torch.randn(NUM_LEADS, config.width) * 0.02) if config.lead_embedding else None
         self.blocks = nn.ModuleList(Block(config.width, config.heads, config.mlp_ratio) for _ in range(depth))
 
-    def forward(self, x_BLT: Tensor, mask: Mask) -> Latents:
+    def forward(self, x_BLT: Tensor, valid_BLT: Tensor, mask: Mask) -> Latents:
+        """``x_BLT`` must hold zeros wherever ``valid_BLT`` is false."""
         weight = self.embed.weight
         x_BRP = x_BLT.to(weight.dtype).unflatten(2, (-1, self.patch_size)).flatten(1, 2)
         row_BVS = mask.lead_BV[:, :, None] * mask.num_patches + mask.patch_BVS
         B, V, S = row_BVS.shape
         picked = row_BVS.flatten(1)[:, :, None].expand(-1, -1, self.patch_size)
+        recorded_BR = valid_BLT.unflatten(2, (-1, self.patch_size)).any(3).flatten(1)
+        recorded_BVS = recorded_BR.gather(1, row_BVS.flatten(1)).view(B, V, S) & mask.slot_BV[:, :, None]
         tokens_BVSD = self.embed(x_BRP.gather(1, picked)).view(B, V, S, -1)
+        tokens_BVSD = tokens_BVSD.masked_fill(~recorded_BVS[..., None], 0.0)
         tokens_BVSD = tokens_BVSD + self.positions(mask.num_patches, weight)[mask.patch_BVS]
         z = torch.cat([self.summary.to(weight.dtype).expand(B, V, 1, -1), tokens_BVSD], dim=2)
         if self.lead is not None:
             z = z + self.lead[mask.lead_BV][:, :, None]
         for block in self.blocks:
             z = block(z, attend_within_lead)
+        slot_BV = recorded_BVS.any(2)
         return Latents(
             z_BVTD=z,
-            valid_BVT=mask.slot_BV[:, :, None].expand(-1, -1, 1 + S),
+            valid_BVT=torch.cat([slot_BV[:, :, None], recorded_BVS], dim=2),
             patch_BVS=mask.patch_BVS,
             lead_BV=mask.lead_BV,
-            slot_BV=mask.slot_BV,
+            slot_BV=slot_BV,
         )
 
 
@@ -118,10 +128,10 @@ def attend_within_lead(qkv: Tensor) -> Tensor:
 
 def on_shared_grid(latents: Latents, *, num_patches: int) -> Latents:
     """The same tokens laid out so that all slots hold all N instants; what a lead does not show is not valid."""
-    slot, patch = latents.slot_BV, latents.patch_BVS
+    slot, patch, shown = latents.slot_BV, latents.patch_BVS, latents.valid_BVT[:, :, 1:]
     B, V = slot.shape
     base_V1 = torch.arange(V, device=patch.device)[:, None] * num_patches
-    target_BR = (base_V1 + patch).masked_fill(~slot[:, :, None], -1).flatten(1)
+    target_BR = (base_V1 + patch).masked_fill(~shown, -1).flatten(1)
     source_BK = invert_rows(target_BR, V * num_patches)
     tokens = move_rows(latents.tokens_BVSD.flatten(1, 2), source_BK, target_BR).view(B, V, num_patches, -1)
     valid_BVN = (source_BK >= 0).view(B, V, num_patches)

@@ -113,25 +113,25 @@ class PretrainModel(nn.Module):
 
         Args:
             x_BLT: float32 signal; leads that are not in ``lead_mask_BL`` are ignored, whatever they hold.
-            valid_BLT: bool, samples that were recorded; others are never asked for.
+            valid_BLT: bool, samples that were recorded; others are neither read nor asked for, whatever they hold.
             lead_mask_BL: bool, leads that the record has.
             mask: from ``draw_mask``.
         """
-        x_BLT = torch.where(lead_mask_BL[:, :, None], x_BLT, 0.0)
-        valid_BLNP = self._patches(valid_BLT & lead_mask_BL[:, :, None])
-        pooled, y_BLNP = self._decode(x_BLT, mask)
+        x_BLT, valid_BLT = _recorded(x_BLT, valid_BLT, lead_mask_BL)
+        valid_BLNP = self._patches(valid_BLT)
+        pooled, y_BLNP = self._decode(x_BLT, valid_BLT, mask)
         target_BLNP, _ = self._targets(self._patches(x_BLT), valid_BLNP)
         error_BLNP = sample_errors(self.config, y_BLNP, target_BLNP)
         asked_BLNP = self._asked_BLN(mask)[..., None] & valid_BLNP
         loss_B = record_means(error_BLNP, asked_BLNP)
         extra = {}
         if self.config.kind == "aligned":
-            apart_B = lead_disagreement(pooled.normed_BVD, mask.slot_BV)
+            apart_B = lead_disagreement(pooled.normed_BVD, pooled.latents.slot_BV)
             loss_B = loss_B + alignment_weight(self.config.align_weight, self.progress) * apart_B
             extra["lead_disagreement"] = apart_B.detach().mean()
         with torch.no_grad():
             parts = error_parts(error_BLNP, asked_BLNP, mask) | extra
-            parts["pool_entropy"] = _relative_entropy(pooled.weights_BV, mask.slot_BV)
+            parts["pool_entropy"] = _relative_entropy(pooled.weights_BV, pooled.latents.slot_BV)
             lead_weights_BL = _by_lead(pooled.weights_BV, mask.lead_BV)
         return PretrainOutput(loss=loss_B.mean(), loss_B=loss_B, parts=parts, lead_weights_BL=lead_weights_BL)
 
@@ -149,7 +149,7 @@ class PretrainModel(nn.Module):
 
         Args:
             x_BLT: float32 signal of any length that is a multiple of the patch.
-            valid_BLT: bool, unused beyond its shape: filled samples are read like recorded ones.
+            valid_BLT: bool, samples that were recorded; a patch or lead without any is treated as not there.
             lead_mask_BL: bool.
             leads: which lead each row of the three arguments is (canonical indices, any order, any subset);
                 the twelve in canonical order when not given.
@@ -162,14 +162,16 @@ class PretrainModel(nn.Module):
                 f"{x_BLT.shape[2]} samples are no multiple of the model's patch_size={self.config.patch_size}"
             )
         all_leads_x_BLT = x_BLT.new_zeros(len(x_BLT), NUM_LEADS, x_BLT.shape[2])
-        all_leads_x_BLT[:, leads] = torch.where(lead_mask_BL[:, :, None], x_BLT, 0.0)
+        all_leads_valid_BLT = valid_BLT.new_zeros(all_leads_x_BLT.shape)
+        all_leads_x_BLT[:, leads], all_leads_valid_BLT[:, leads] = _recorded(x_BLT, valid_BLT, lead_mask_BL)
         present_BL = lead_mask_BL.new_zeros(len(x_BLT), NUM_LEADS)
         present_BL[:, leads] = lead_mask_BL
         mask = show_all(present_BL, num_patches=x_BLT.shape[2] // self.config.patch_size)
-        pooled = self._pool(all_leads_x_BLT, mask)
-        tokens_BVTD = torch.where(mask.slot_BV[:, :, None, None], pooled.latents.z_BVTD.float(), 0.0)
-        mean_BVD = tokens_BVTD.mean(2)
-        mean_BD = mean_BVD.sum(1) / mask.slot_BV.sum(1, keepdim=True).clamp(min=1)
+        pooled = self._pool(all_leads_x_BLT, all_leads_valid_BLT, mask)
+        slot_BV, valid_BVT = pooled.latents.slot_BV, pooled.latents.valid_BVT
+        tokens_BVTD = torch.where(valid_BVT[..., None], pooled.latents.z_BVTD.float(), 0.0)
+        mean_BVD = tokens_BVTD.sum(2) / valid_BVT.sum(2)[..., None].clamp(min=1)
+        mean_BD = mean_BVD.sum(1) / slot_BV.sum(1, keepdim=True).clamp(min=1)
         index = mask.lead_BV[:, :, None].expand_as(mean_BVD)
         lead_BLD = mean_BVD.new_zeros(len(x_BLT), NUM_LEADS, mean_BVD.shape[2]).scatter_add(1, index, mean_BVD)
         return Embedding(
@@ -186,16 +188,16 @@ class PretrainModel(nn.Module):
         ``predicted`` is true where ``y`` is the prediction: what was hidden and this kind of model is asked for.
         With ``normalize_targets`` the true mean and variance of each patch are lent to the prediction.
         """
-        x_BLT = torch.where(lead_mask_BL[:, :, None], x_BLT, 0.0)
-        _, y_BLNP = self._decode(x_BLT, mask)
+        x_BLT, valid_BLT = _recorded(x_BLT, valid_BLT, lead_mask_BL)
+        _, y_BLNP = self._decode(x_BLT, valid_BLT, mask)
         x_BLNP = self._patches(x_BLT)
         _, (mean, deviation) = self._targets(x_BLNP, self._patches(valid_BLT))
         predicted_BLNP = self._asked_BLN(mask)[..., None].expand_as(x_BLNP)
         y_BLNP = torch.where(predicted_BLNP, y_BLNP * deviation + mean, x_BLNP)
         return y_BLNP.flatten(2), predicted_BLNP.flatten(2)
 
-    def _decode(self, x_BLT: Tensor, mask: Mask) -> tuple[_Pooled, Tensor]:
-        pooled = self._pool(x_BLT, mask)
+    def _decode(self, x_BLT: Tensor, valid_BLT: Tensor, mask: Mask) -> tuple[_Pooled, Tensor]:
+        pooled = self._pool(x_BLT, valid_BLT, mask)
         y_BLNP = self.decoder(
             pooled.latents,
             mask,
@@ -205,8 +207,8 @@ class PretrainModel(nn.Module):
         )
         return pooled, y_BLNP
 
-    def _pool(self, x_BLT: Tensor, mask: Mask) -> _Pooled:
-        latents = self.encoder(x_BLT, mask)
+    def _pool(self, x_BLT: Tensor, valid_BLT: Tensor, mask: Mask) -> _Pooled:
+        latents = self.encoder(x_BLT, valid_BLT, mask)
         if self.pool_instant is not None and not mask.shared_times:
             latents = on_shared_grid(latents, num_patches=mask.num_patches)
         if self.exchange is not None:
@@ -248,6 +250,12 @@ class PretrainModel(nn.Module):
         variance = torch.where(valid_BLNP, x_BLNP - mean, 0.0).square().sum(-1, keepdim=True) / count
         deviation = (variance + 1e-6).sqrt()
         return (x_BLNP - mean) / deviation, (mean, deviation)
+
+
+def _recorded(x_BLT: Tensor, valid_BLT: Tensor, lead_mask_BL: Tensor) -> tuple[Tensor, Tensor]:
+    """Zeros for everything that was not recorded, and what was."""
+    valid_BLT = valid_BLT & lead_mask_BL[:, :, None]
+    return torch.where(valid_BLT, x_BLT, 0.0), valid_BLT
 
 
 def _by_lead(value_BV: Tensor, lead_BV: Tensor) -> Tensor:

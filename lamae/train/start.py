@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lamae.model.config import without_effect
 from lamae.model.pretrain import build_model
 from lamae.train.blocks import checkpoint_activations, compile_blocks
 from lamae.train.checkpoint import CheckpointReader, load_weights
@@ -103,7 +104,9 @@ def describe_checkpoints(
 
 
 def announce(config: "RunConfig", plan: BatchPlan, engine: Engine, state: TrainState, inputs: Inputs) -> None:
-    """One line in the log: what is about to be trained on what."""
+    """One line in the log: what is about to be trained on what; and a warning for every option that does nothing."""
+    for sentence in without_effect(config.model, config.mask):
+        log.warning("%s", sentence)
     log.info(
         "%s, %.2f M parameters; %d records of %d subjects; %d ranks x %d micro-batches x %d records; "
         "ZeRO stage %d, %s; steps %d to %d",

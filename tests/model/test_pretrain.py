@@ -51,14 +51,18 @@ class Records:
 
 
 def make_records(num: int = 6, *, num_samples: int = NUM_SAMPLES) -> Records:
-    """Records with all leads, with some, with one, with none; and samples that were not recorded."""
+    """Records with all leads, with some, with one, with none; and samples, patches and leads that were not recorded."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(num, 12, num_samples, generator=generator)
     leads = torch.rand(num, 12, generator=generator) < 0.8
     leads[0], leads[1] = True, False
     leads[2] = torch.arange(12) == 7
     valid = (torch.rand(num, 12, num_samples, generator=generator) < 0.95) & leads[:, :, None]
-    return Records(torch.where(leads[:, :, None], x, 0.0), valid, leads)
+    if num > 4:
+        valid[4, :, :30] = False
+        valid[4, 6:10, 50:60] = False
+        valid[4, 1] = False
+    return Records(torch.where(valid, x, 0.0), valid, leads)
 
 
 def make_model(variant: str, *, dtype: torch.dtype = torch.float64) -> tuple[PretrainModel, MaskConfig]:
@@ -83,7 +87,8 @@ def alignment(model: PretrainModel, records: Records, mask: Mask, b: int) -> flo
     """The pull of kind aligned written out pair by pair."""
     if model.config.kind != "aligned":
         return 0.0
-    leads = model.norm_summary(model.encoder(records.x.double(), mask).summary_BVD)[b, mask.slot_BV[b]]
+    latents = model.encoder(records.x.double(), records.valid, mask)
+    leads = model.norm_summary(latents.summary_BVD)[b, latents.slot_BV[b]]
     pairs = list(itertools.combinations(F.normalize(leads, dim=-1), 2))
     return 2.0 * sum((i - j).square().sum().item() for i, j in pairs) / max(len(pairs), 1)
 
@@ -142,6 +147,48 @@ def test_what_stands_in_a_missing_lead_changes_nothing(variant: str):
     for name in ("record_BD", "mean_BD", "lead_BLD", "lead_weights_BL"):
         assert torch.equal(getattr(before, name), getattr(after, name))
         assert getattr(after, name).isfinite().all()
+
+
+@all_variants
+def test_what_stands_in_samples_that_were_not_recorded_changes_nothing(variant: str):
+    model, mask_config = make_model(variant)
+    records = make_records()
+    mask = make_mask(mask_config, records)
+    garbage = torch.where(records.valid, records.x, 7.0)
+    garbage[4][~records.valid[4]] = float("nan")
+    clean, dirty = model(*records.tensors, mask), model(garbage, records.valid, records.leads, mask)
+    assert torch.equal(clean.loss_B, dirty.loss_B)
+    assert torch.equal(clean.lead_weights_BL, dirty.lead_weights_BL)
+    before, after = model.embed(*records.tensors), model.embed(garbage, records.valid, records.leads)
+    for name in ("record_BD", "mean_BD", "lead_BLD", "lead_weights_BL"):
+        assert torch.equal(getattr(before, name), getattr(after, name))
+        assert getattr(after, name).isfinite().all()
+
+
+@all_variants
+def test_a_lead_of_which_nothing_was_recorded_is_a_missing_lead(variant: str):
+    model, _ = make_model(variant)
+    records = make_records()[0:1]
+    records.valid[0, 5] = False
+    silent = model.embed(*records.tensors)
+    records.leads[0, 5] = False
+    missing = model.embed(*records.tensors)
+    for name in ("record_BD", "mean_BD", "lead_BLD", "lead_weights_BL"):
+        torch.testing.assert_close(getattr(silent, name), getattr(missing, name))
+
+
+@pytest.mark.parametrize("variant", ["lamae-aligned", "independent", "joint"])
+def test_a_patch_of_which_nothing_was_recorded_is_no_flat_line(variant: str):
+    model, _ = make_model(variant)
+    with torch.no_grad():  # a fresh bias is zero, and 0 mV then is what nothing is
+        model.encoder.embed.bias.normal_()
+    records = make_records()[0:1]
+    records.x[0, :, 40:50] = 0.0
+    flat = model.embed(*records.tensors)
+    records.valid[0, :, 40:50] = False
+    absent = model.embed(*records.tensors)
+    assert not torch.allclose(flat.record_BD, absent.record_BD)
+    assert not torch.allclose(flat.mean_BD, absent.mean_BD)
 
 
 @all_variants
