@@ -184,6 +184,8 @@ def _print_ratios(result: dict[str, Any]) -> None:
         rows.append([name, f"{value:.3g}", f"{least:.3g} to {most:.3g}"])
     title = f"{result['benchmark']}: {NOTE}, {result['wall_s']:.0f} s"
     console.print_table(title, ["ratio", "median", "spread"], rows)
+    for note in result.get("notes", ()):
+        console.console.print(f"note: {note}", soft_wrap=True, markup=False)
 
 
 def _with_spread(value: float | None, spread: tuple[float, float] | None) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from benchmarks.step import TrainingStep
 from benchmarks.timing import Ratio, Timing, ratio_entries, time_side_by_side
+from lamae.allocator import keep_freed_memory
 from lamae.config import load
 from lamae.kernels import cross_lead_attention
 from sharding.leads import NUM_LEADS
@@ -28,6 +29,7 @@ FORWARD_TENSORS, BACKWARD_TENSORS = 4, 7
 def run(*, quick: bool = False, progress: Progress = ignore) -> dict[str, Any]:
     """Times every implementation this machine has at the shapes of the size ``small``."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    keeps_memory = device == "cpu" and keep_freed_memory()  # as in training
     groups = {"cpu": 400 if quick else 1600, "cuda": 6400}[device]
     implementations = ("eager", "sdpa", "triton") if device == "cuda" else ("eager", "sdpa")
     default = "triton" if device == "cuda" else "eager"
@@ -51,13 +53,14 @@ def run(*, quick: bool = False, progress: Progress = ignore) -> dict[str, Any]:
         "settings": {
             "device": device,
             "threads": torch.get_num_threads(),
+            "keeps_freed_memory": keeps_memory,
             "shape": f"{groups} groups of {NUM_LEADS} leads, {HEADS} heads of {HEAD_DIM}",
             "bytes_moved_at_least": {
                 name: (FORWARD_TENSORS + BACKWARD_TENSORS) * groups * NUM_LEADS * HEADS * HEAD_DIM * dtype.itemsize
                 for name, dtype in DTYPES.items()
             },
-            "gpu": "measured" if device == "cuda" else "not measured: no CUDA device",
         },
+        "notes": [] if device == "cuda" else ["GPU times were not measured: no CUDA device"],
         "measurements": measurements,
         **ratio_entries(ratios),
     }

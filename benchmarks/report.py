@@ -25,6 +25,7 @@ def _section(result: dict[str, Any]) -> str:
     parts = [f"## {name}", f"{BENCHMARKS.get(name, '')}. {_circumstances(result)}".lstrip(". ")]
     if result["quick"]:
         parts.append("**Short form: these figures only show that the benchmark works.**")
+    parts += [f"**{note}.**" for note in result.get("notes", ())]
     rows = []
     for ratio, value in result["ratios"].items():
         least, most = result.get("ratio_spread", {}).get(ratio, (value, value))

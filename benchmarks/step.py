@@ -2,13 +2,16 @@
 rest goes.
 
 A step is masks, forward, backward, clipping and a fused AdamW on float32 master weights, on synthetic signal that is
-already in memory. Utilisation (mfu) is the model's analytic arithmetic per second over the rate of a large square
-matrix product, timed in the same process, round by round.
+already in memory. Utilisation (mfu) is the model's analytic arithmetic per second over the rate of the fastest of
+several matrix products (PEAK_SHAPES), timed in the same process, round by round. The ratios ``vs_square`` set the same
+steps against a large square product, which is usually called the peak and on CPUs with tile registers is not.
 """
 
 import gc
+import os
 import resource
 import statistics
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -17,16 +20,19 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.timing import Ratio, Timing, ratio_entries, time_side_by_side
+from lamae.allocator import keep_freed_memory
 from lamae.config import RunConfig, load
 from lamae.model import build_model
 from lamae.model.flops import count_flops
-from lamae.model.masking import draw_mask
+from lamae.model.masking import Mask, draw_mask
 from sharding.leads import NUM_LEADS
 from sharding.progress import Progress, ignore
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 RECORD_SECONDS = 10
-PEAK_SIZE = 2048
+SQUARE = (2048, 2048, 2048)
+# (M, K, N) of [M, K] times [N, K] transposed: squares, and the widest products of ``small`` and ``base``.
+PEAK_SHAPES = ((1024, 1024, 1024), SQUARE, (4096, 4096, 4096), (7344, 384, 1152), (7344, 384, 1536), (7344, 768, 3072))
 
 # What the profiler's operations belong to; the first match counts.
 GROUPS = {
@@ -34,7 +40,9 @@ GROUPS = {
     "attention": ("aten::bmm", "aten::baddbmm", "softmax", "scaled_dot_product", "lamae::"),
     "norm": ("layer_norm",),
     "gelu": ("gelu",),
-    "optimiser": ("_fused_adamw_", "_foreach", "linalg_vector_norm"),
+    "optimiser": ("_fused_adamw_", "_foreach", "linalg_vector_norm", "aten::mul_"),
+    "copies": ("aten::copy_", "aten::cat", "aten::index", "aten::gather", "aten::stack"),
+    "sums": ("aten::add", "aten::sum"),
 }
 
 
@@ -57,9 +65,8 @@ class TrainingStep:
         self.row_B = torch.arange(batch_size, device=device)
         self.flops = count_flops(config.model, config.mask, num_samples=self.num_samples).training * batch_size
 
-    def __call__(self) -> float:
-        """One step; returns its arithmetic."""
-        mask = draw_mask(
+    def draw_mask(self) -> Mask:
+        return draw_mask(
             self.config.mask,
             seed=0,
             epoch_B=torch.zeros_like(self.row_B),
@@ -67,7 +74,10 @@ class TrainingStep:
             lead_mask_BL=self.lead_mask_BL,
             num_patches=self.num_samples // self.config.model.patch_size,
         )
-        self.model(self.x_BLT, self.valid_BLT, self.lead_mask_BL, mask).loss.backward()
+
+    def __call__(self) -> float:
+        """One step; returns its arithmetic."""
+        self.model(self.x_BLT, self.valid_BLT, self.lead_mask_BL, self.draw_mask()).loss.backward()
         self._hand_gradients_to_master()
         torch.nn.utils.clip_grad_norm_(self.master.parameters(), 1.0)
         self.optimizer.step()
@@ -99,20 +109,28 @@ def run(
 ) -> dict[str, Any]:
     """Times steps of the named sizes; ``quick`` measures tiny and small with few records and repeats."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    keeps_memory = device == "cpu" and keep_freed_memory()  # as in training
     sizes = tuple(sizes or (("tiny", "small") if quick else ("tiny", "small", "base")))
-    repeats = 2 if quick else 5
     ratios: dict[str, Ratio] = {}
     measurements: dict[str, Any] = {}
+    products: dict[str, dict[str, float]] = {}
     for precision in precisions:
-        peak = square_product(DTYPES[precision], device=device)
+        products[precision] = product_rates(DTYPES[precision], device=device)
+        fastest = max(PEAK_SHAPES, key=lambda shape: products[precision][_name(shape)])
+        yardsticks = {
+            "peak": product(fastest, DTYPES[precision], device=device),
+            "square": product(SQUARE, DTYPES[precision], device=device),
+        }
         for size in sizes:
+            repeats = 2 if quick else (3 if size == "base" else 5)
             config = load(f"configs/pretrain/{size}.yaml", ["run.dir=unused", "data.path=unused"])
             batch_size = _batch_size(size, device=device, quick=quick)
             progress(f"{size} {precision}", 0, None)
             step = TrainingStep(config, dtype=DTYPES[precision], batch_size=batch_size, device=device)
             name = f"{size}_{precision}"
-            timings = time_side_by_side({"step": step, "peak": peak}, repeats=repeats, progress=progress)
+            timings = time_side_by_side({"step": step, **yardsticks}, repeats=repeats, progress=progress)
             ratios[f"mfu_{name}"] = Ratio.of(timings["step"], timings["peak"])
+            ratios[f"vs_square_{name}"] = Ratio.of(timings["step"], timings["square"])
             measurements[name] = {
                 **_describe(step, timings, batch_size=batch_size),
                 "time_shares": time_shares(step),
@@ -124,27 +142,60 @@ def run(
             "device": device,
             "threads": torch.get_num_threads(),
             "record_seconds": RECORD_SECONDS,
-            "peak": f"product of two {PEAK_SIZE} x {PEAK_SIZE} matrices",
+            "products_gflop_per_s": products,
+            "mfu_is_over": "the fastest of products_gflop_per_s, timed again beside every step",
+            "matrix_instructions": matrix_instructions(),
+            "keeps_freed_memory": keeps_memory,
             "optimizer": "fused AdamW on float32 master weights",
         },
+        "notes": [] if device == "cuda" else ["GPU times were not measured: no CUDA device"],
         "measurements": measurements,
         **ratio_entries(ratios),
     }
 
 
-def square_product(dtype: torch.dtype, *, device: str) -> Callable[[], float]:
-    """A large matrix product, the yardstick of utilisation; returns its arithmetic."""
-    a, b = (torch.randn(PEAK_SIZE, PEAK_SIZE, device=device).to(dtype) for _ in range(2))
-    out = torch.empty_like(a)
-    calls = 4
+def product(shape: tuple[int, int, int], dtype: torch.dtype, *, device: str) -> Callable[[], float]:
+    """``[M, K]`` times ``[N, K]`` transposed, the yardstick of utilisation; returns its arithmetic."""
+    M, K, N = shape
+    a, b = torch.randn(M, K, device=device).to(dtype), torch.randn(N, K, device=device).to(dtype)
+    out = torch.empty(M, N, dtype=dtype, device=device)
+    flops = 2 * M * K * N
+    calls = max(1, round(5e10 / flops))
 
     def multiply() -> float:
         for _ in range(calls):
-            torch.mm(a, b, out=out)
+            torch.mm(a, b.t(), out=out)
         _wait(out)
-        return float(calls * 2 * PEAK_SIZE**3)
+        return float(calls * flops)
 
     return multiply
+
+
+def product_rates(dtype: torch.dtype, *, device: str) -> dict[str, float]:
+    """GFLOP/s of every shape of PEAK_SHAPES: the best of three after one to warm up."""
+    rates = {}
+    for shape in PEAK_SHAPES:
+        multiply = product(shape, dtype, device=device)
+        multiply()
+        best = 0.0
+        for _ in range(3):
+            start = time.perf_counter()
+            flops = multiply()
+            best = max(best, flops / (time.perf_counter() - start))
+        rates[_name(shape)] = best / 1e9
+    return rates
+
+
+def matrix_instructions() -> str:
+    """What the CPU's bf16 products run on; ONEDNN_MAX_CPU_ISA may hold it back."""
+    capabilities = torch.cpu.get_capabilities()
+    best = next((name for name in ("amx_bf16", "avx512_bf16", "avx512_f", "avx2") if capabilities.get(name)), "none")
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    return f"{best}, held to {limit}" if limit else best
+
+
+def _name(shape: tuple[int, int, int]) -> str:
+    return "x".join(map(str, shape))
 
 
 def time_shares(step: Callable[[], float]) -> dict[str, float]:
@@ -177,9 +228,21 @@ def _describe(step: TrainingStep, timings: dict[str, Timing], *, batch_size: int
         "gflop_per_record": step.flops / batch_size / 1e9,
         "gflop_per_s": timings["step"].rate / 1e9,
         "peak_gflop_per_s": timings["peak"].rate / 1e9,
+        "square_gflop_per_s": timings["square"].rate / 1e9,
+        "masks_share": _best_seconds(step.draw_mask) / seconds,
         "parameters": sum(p.numel() for p in step.master.parameters()),
         "peak_memory_gib": _peak_memory_gib(),
     }
+
+
+def _best_seconds(function: Callable[[], object]) -> float:
+    """Of three calls."""
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        function()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
 
 
 def _peak_memory_gib() -> float:
@@ -192,7 +255,7 @@ def _peak_memory_gib() -> float:
 def _batch_size(size: str, *, device: str, quick: bool) -> int:
     if device == "cuda":
         return {"tiny": 512, "small": 256, "base": 128}.get(size, 32)
-    return {"tiny": 32, "small": 2 if quick else 16, "base": 8}.get(size, 2)
+    return {"tiny": 32, "small": 2 if quick else 32, "base": 8}.get(size, 2)
 
 
 def _wait(tensor: Tensor) -> None:

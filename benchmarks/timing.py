@@ -4,6 +4,8 @@ A benchmark module has ``run(*, quick: bool, progress: Progress) -> dict`` retur
 
     {"settings": {...}, "measurements": {name: Timing.to_dict()}, **ratio_entries({name: Ratio})}
 
+and, where something was not measured, ``"notes"``: a list of sentences that are printed with the ratios,
+
 so that ``ratios`` maps names to plain numbers (medians) and ``ratio_spread`` to their (min, max).
 
 ``lamae bench`` adds hardware, versions and revision (benchmarks.result).

@@ -15,6 +15,7 @@ import torch
 from benchmarks import cli as benchmarks_cli
 from benchmarks import kernels, loader, result, scaling, shard, step, timing
 from benchmarks.plan import validate
+from benchmarks.report import render_report
 from lamae import cli
 from lamae.config import load
 from sharding.synth import synthesize
@@ -45,7 +46,8 @@ def tiny_inputs(monkeypatch):
     monkeypatch.setattr(loader, "synthesize", synthesize_few)
     monkeypatch.setattr(loader, "time_streams", time_few)
     monkeypatch.setattr(loader, "BUFFER", 8)
-    monkeypatch.setattr(step, "PEAK_SIZE", 128)
+    monkeypatch.setattr(step, "SQUARE", (64, 64, 64))
+    monkeypatch.setattr(step, "PEAK_SHAPES", ((64, 64, 64), (32, 64, 128)))
     monkeypatch.setattr(kernels, "load", lambda _, overrides: load("configs/pretrain/tiny.yaml", overrides))
     for module in (shard, kernels, step):
         monkeypatch.setattr(module, "time_side_by_side", time_twice)
@@ -85,6 +87,9 @@ def test_quick_form_gives_the_schema(name, options, headline, tiny_inputs):
     check_schema(measured)
     assert headline in measured["ratios"]
     assert measured["benchmark"] == name
+    if name in ("kernels", "step") and not torch.cuda.is_available():
+        assert measured["notes"] == ["GPU times were not measured: no CUDA device"]
+        assert measured["notes"][0] in render_report([measured])
 
 
 def test_all_goes_on_past_a_failure_and_fails(tmp_path, monkeypatch, capsys):
