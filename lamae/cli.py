@@ -99,6 +99,9 @@ def shard(
     workers: Annotated[int, typer.Option(help="Processes; any number gives the same bytes.")] = 1,
     shard_size: Annotated[int, typer.Option(help="Records listed per tar.")] = 1024,
     limit: Annotated[int | None, typer.Option(help="Only the first so many records of the sorted listing.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(metavar="HZ", help="Resample to this rate; without it, stored as recorded.")
+    ] = None,
     splits_from: Annotated[Path | None, typer.Option(help="CSV with study_id or key, and strat_fold or fold.")] = None,
     audit: Annotated[
         float, typer.Option(help="Share of records that stock wfdb reads too, compared bit for bit.")
@@ -119,6 +122,7 @@ def shard(
     Killed and started again with the same command, it goes on where it was.
     """
     from lamae.config import override
+    from sharding.format import REJECTS_NAME
     from sharding.options import PackOptions
     from sharding.pack import pack, pack_part
     from sharding.plan import Plan, plan
@@ -128,6 +132,7 @@ def shard(
         workers=workers,
         shard_size=shard_size,
         limit=limit,
+        rate_hz=rate,
         splits_from=str(splits_from) if splits_from else None,
         audit=audit,
     )
@@ -147,6 +152,14 @@ def shard(
     rows += [[f"leads flagged: {flag}", f"{count:,}"] for flag, count in manifest["lead_flags"].items() if count]
     rows += [[f"records flagged: {flag}", f"{count:,}"] for flag, count in manifest["record_flags"].items() if count]
     console.print_table(f"{out}: packed", ["", "number"], rows)
+    if manifest["rejects"]:
+        console.console.print(f"rejected, one by one: {out / REJECTS_NAME}", soft_wrap=True)
+    if empty := [name for name, count in manifest["splits"].items() if not count["records"]]:
+        console.console.print(
+            f"warning: no record is in {' or '.join(empty)}; "
+            f"with few subjects set split_fractions=[0.6,0.2,0.2], or give --splits-from",
+            soft_wrap=True,
+        )
     if card:
         from lamae.reports.datacard import write_data_card
 
@@ -174,7 +187,10 @@ def verify(shards: cli_evaluate.ShardsArgument) -> None:
     for problem in report.problems:
         console.print_error(problem)
     if report.problems:
-        raise LamaeError(f"{shards}: {len(report.problems)} problems, named above; remove it and pack it again")
+        remedy = "remove it and pack it again"
+        if report.only_shards:
+            remedy = "remove the tars named there and run the same 'lamae shard' again: it packs just those"
+        raise LamaeError(f"{shards}: {len(report.problems)} problems, named above; {remedy}")
     console.console.print(
         f"{shards}: whole, {report.num_records:,} records in {report.num_shards:,} shards", soft_wrap=True
     )

@@ -127,7 +127,8 @@ def _take(files: Files, entry: Entry, planned: Plan, readers: Counter[str], room
         raise RejectError("subject_mismatch", f"header says {recorded.subject}, the listing {entry.subject}")
     if recorded.rate_hz != planned.rate_hz:
         if planned.options["rate_hz"] is None:
-            raise RejectError("wrong_rate", f"{recorded.rate_hz:g} Hz, the shard set has {planned.rate_hz:g}")
+            rates = f"{recorded.rate_hz:g} Hz, the shard set has {planned.rate_hz:g}"
+            raise RejectError("wrong_rate", f"{rates}; rate_hz={planned.rate_hz:g} (--rate) resamples to it")
         stored = resample(recorded, planned.rate_hz)
     num_samples = stored.samples.shape[1]
     if num_samples != planned.num_samples:

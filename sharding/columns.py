@@ -14,7 +14,7 @@ import numpy as np
 
 from sharding.errors import UsageError
 from sharding.sources import Entry
-from sharding.splits import KEY_COLUMNS
+from sharding.splits import KEY_COLUMNS, no_key_matches
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 
@@ -43,7 +43,7 @@ def with_columns(entries: list[Entry], path: str | None) -> tuple[list[Entry], l
             raise UsageError(f"{path}: column {name!r} cannot be a name in the index; use letters, digits and _")
     values = {row[key_column]: tuple(row[name] or "" for name in names) for row in rows}
     if not any(entry.key in values for entry in entries):
-        raise UsageError(f"{path}: none of its keys in column {key_column} is a record of the source")
+        raise no_key_matches(path, key_column, values, entries[0].key)
     empty = ("",) * len(names)
     found = [replace(entry, extra=values.get(entry.key, empty)) for entry in entries]
     return found, names, hashlib.sha256(content).hexdigest()

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from sharding.errors import LamaeError, UsageError
-from sharding.format import MANIFEST_NAME, ShardSet
+from sharding.format import MANIFEST_NAME, SHARDS_NAME, ShardSet
 from sharding.merge import finish, merge
 from sharding.options import PackOptions
-from sharding.part import forget_damaged, is_done, pack_part
-from sharding.plan import Plan, plan
+from sharding.part import forget_damaged, is_done, pack_part, read_report
+from sharding.plan import Plan, lost_shards, plan
 from sharding.progress import Progress, ignore
 
 __all__ = ["PackOptions", "merge", "pack", "pack_part", "pending_parts", "plan"]
@@ -32,7 +32,8 @@ logger = logging.getLogger(__name__)
 def pack(source: Path, out: Path, *, options: PackOptions, progress: Progress | None = None) -> dict[str, Any]:
     """Pack the records of ``source`` into a shard set at ``out``; returns its manifest.
 
-    An ``out`` that the same command began is gone on with; one that it finished is left as it is.
+    An ``out`` that the same command began is gone on with; one that it finished is left as it is, but for tars that
+    are not there any more: those are packed again, to the same bytes.
     Raises UsageError where source, options or ``out`` can never work, LamaeError where writing fails.
     """
     source, out = Path(source), Path(out)
@@ -41,9 +42,11 @@ def pack(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
         raise UsageError(f"{out}: source and output are the same directory; choose another output")
     planned = plan(source, out, options=options, progress=progress)
     if (out / MANIFEST_NAME).is_file():
-        logger.info("%s: complete already, with the same source and options", out)
+        _restore_lost(source, planned, workers=options.workers, progress=progress)
     else:
-        _pack_parts(source, planned, workers=options.workers, progress=progress)
+        for part in set(range(planned.num_parts)) - set(pending_parts(planned)):
+            forget_damaged(planned, part)
+        _pack_parts(source, planned, pending_parts(planned), workers=options.workers, progress=progress)
         merge(out, progress=progress)
     finish(out)
     return ShardSet.open(out).manifest
@@ -54,10 +57,25 @@ def pending_parts(planned: Plan) -> list[int]:
     return [part for part in range(planned.num_parts) if not is_done(planned, part)]
 
 
-def _pack_parts(source: Path, planned: Plan, *, workers: int, progress: Progress) -> None:
-    for part in set(range(planned.num_parts)) - set(pending_parts(planned)):
-        forget_damaged(planned, part)
-    pending = pending_parts(planned)
+def _restore_lost(source: Path, planned: Plan, *, workers: int, progress: Progress) -> None:
+    """Pack those tars of a complete set again that somebody removed, because verify named them."""
+    shards = ShardSet.open(planned.out).manifest["shards"]
+    lost = lost_shards(planned.out, {"shards": shards})
+    if not lost:
+        logger.info("%s: complete already, with the same source and options", planned.out)
+        return
+    _pack_parts(source, planned, lost, workers=workers, progress=progress)
+    for part in lost:
+        if read_report(planned.part_path(part))["sha256"] != shards[part]["sha256"]:
+            path = planned.out / SHARDS_NAME / shards[part]["name"]
+            path.unlink()
+            raise LamaeError(
+                f"{path}: packed again, its bytes are others than {MANIFEST_NAME} says, so the source has changed; "
+                f"pack it into another directory"
+            )
+
+
+def _pack_parts(source: Path, planned: Plan, pending: list[int], *, workers: int, progress: Progress) -> None:
     shard_size = planned.options["shard_size"]
     packed = min(planned.num_listed, (planned.num_parts - len(pending)) * shard_size)
     if packed:

@@ -36,7 +36,14 @@ _PLAN_NAME = "plan.json"
 _LISTING_NAME = "listing"
 _PARTS_NAME = "parts"
 _ZIP_INDEX_NAME = "zip_index.npy"
-_NUM_HEADERS_READ_FOR_SHAPE = 64
+_NUM_HEADERS_SAMPLED = 64
+# What to say of a difference whose two values tell a reader nothing.
+_DIGESTS = {
+    "listing_sha256": "the source lists other records (listing_sha256)",
+    "headers_sha256": "the records have other headers (headers_sha256)",
+    "options.splits_from": "splits_from is another file",
+    "options.columns_from": "columns_from is another file",
+}
 _MAX_SAMPLES = 65535  # what the index counts gaps in
 
 
@@ -119,7 +126,8 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
     num_capped = len(listing.entries) - len(entries)
     entries = entries[: options.limit]
     entries, extra_names, identity["columns_from"] = with_columns(entries, options.columns_from)
-    rate_hz, num_samples = common_shape(files, entries)
+    headers = sampled_headers(files, entries)
+    rate_hz, num_samples = common_shape(files, headers)
     if options.rate_hz is not None:
         num_samples = math.ceil(num_samples * options.rate_hz / rate_hz)
         rate_hz = options.rate_hz
@@ -142,10 +150,15 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
         "extra_columns": extra_names,
         "num_parts": -(-len(entries) // options.shard_size),
         "listing_sha256": listing_sha256.hexdigest(),
+        # Headers hold checksums of the samples, so these few tell another copy or version of the source from this one.
+        "headers_sha256": hashlib.sha256(b"".join(headers.values())).hexdigest(),
     }
     planned = Plan(out, content)
     if (out / MANIFEST_NAME).is_file():
-        _refuse_difference(_plan_of_manifest(out), content, out)
+        manifest = _manifest(out)
+        _refuse_difference(manifest["plan"], content, out)
+        if lost_shards(out, manifest) and not (out / WORK_NAME).is_dir():
+            _write(planned, listing.reconciliation, entries, files)
     elif (out / WORK_NAME).is_dir():
         _refuse_difference(Plan.open(out).content, content, out)
     else:
@@ -153,24 +166,37 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
     return planned
 
 
-def common_shape(files: Files, entries: list[Entry]) -> tuple[float, int]:
-    """Sampling rate and samples per lead that most records have, by headers spread evenly over the listing.
+def sampled_headers(files: Files, entries: list[Entry]) -> dict[str, bytes]:
+    """The headers of a few records spread evenly over the listing, by path; empty where one cannot be read.
 
-    Raises UsageError where no header says.
+    All of them where none of the few gives a sampling rate and a length.
     """
-    step = max(1, len(entries) // _NUM_HEADERS_READ_FOR_SHAPE)
+    step = max(1, len(entries) // _NUM_HEADERS_SAMPLED)
     for chosen in (entries[::step], entries):
-        shapes = Counter(shape for entry in chosen if (shape := _shape(files, entry.path)) is not None)
-        if shapes:
-            # The most frequent; among equals the smallest, so that the answer does not depend on the order.
-            return min(shapes, key=lambda shape: (-shapes[shape], shape))
-    raise UsageError(f"{files.root}: none of {len(entries)} headers gives a sampling rate and a length")
+        headers = {entry.path: _header(files, entry.path) for entry in chosen}
+        if any(_shape(files, path, text) for path, text in headers.items()):
+            break
+    return headers
 
 
-def _shape(files: Files, record: str) -> tuple[float, int] | None:
+def common_shape(files: Files, headers: dict[str, bytes]) -> tuple[float, int]:
+    """Sampling rate and samples per lead that most of ``headers`` give. Raises UsageError where none does."""
+    shapes = Counter(shape for path, text in headers.items() if (shape := _shape(files, path, text)) is not None)
+    if not shapes:
+        raise UsageError(f"{files.root}: none of {len(headers)} headers gives a sampling rate and a length")
+    # The most frequent; among equals the smallest, so that the answer does not depend on the order.
+    return min(shapes, key=lambda shape: (-shapes[shape], shape))
+
+
+def _header(files: Files, record: str) -> bytes:
     try:
-        text = files.read(record + HEADER_SUFFIX)
+        return files.read(record + HEADER_SUFFIX)
     except OSError:
+        return b""
+
+
+def _shape(files: Files, record: str, text: bytes) -> tuple[float, int] | None:
+    if not text:
         return None
     header = parse_strict(text, record=PurePosixPath(record).name)
     if header is not None:
@@ -231,12 +257,23 @@ def _refuse_foreign(out: Path) -> None:
         raise UsageError(f"{out}: not empty and no shard set; choose an empty or new directory")
 
 
-def _plan_of_manifest(out: Path) -> dict[str, Any]:
+def lost_shards(out: Path, manifest: dict[str, Any]) -> list[int]:
+    """The shards of a complete set whose tars are not there, or not of the size they should be."""
+
+    def size(name: str) -> int:
+        path = out / SHARDS_NAME / name
+        return path.stat().st_size if path.is_file() else -1
+
+    return [part for part, shard in enumerate(manifest["shards"]) if size(shard["name"]) != shard["bytes"]]
+
+
+def _manifest(out: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads((out / MANIFEST_NAME).read_text())["plan"]
-        return content
-    except (ValueError, KeyError) as error:
+        manifest: dict[str, Any] = json.loads((out / MANIFEST_NAME).read_text())
+        manifest["plan"], manifest["shards"]
+    except (ValueError, KeyError, TypeError) as error:
         raise LamaeError(f"{out / MANIFEST_NAME}: unreadable ({error}); delete {out} and pack again") from None
+    return manifest
 
 
 def _refuse_difference(there: dict[str, Any], wanted: dict[str, Any], out: Path) -> None:
@@ -253,4 +290,6 @@ def _differences(there: Any, wanted: Any, name: str = "") -> Any:
         for key in sorted(there.keys() | wanted.keys()):
             yield from _differences(there.get(key), wanted.get(key), f"{name}.{key}" if name else key)
     elif there != wanted:
-        yield f"{name} is {there!r} there and {wanted!r} now"
+        yield _DIGESTS.get(name, "{name} is {there!r} there and {wanted!r} now").format(
+            name=name, there=there, wanted=wanted
+        )

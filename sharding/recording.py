@@ -118,8 +118,10 @@ def _wfdb_header_and_signals(files: Files, record: str) -> tuple[Any, Any]:
                 header: Any = wfdb.rdheader(str(path))
             except FileNotFoundError:
                 raise RejectError("missing_file", f"{record}{HEADER_SUFFIX}") from None
-            except Exception as error:  # wfdb raises whatever its parser trips over
-                raise RejectError("bad_header", _one_line(error)) from None
+            except Exception:  # wfdb raises whatever its parser trips over
+                raise RejectError(
+                    "bad_header", f"no WFDB header; it begins with {_first_line(files, record)!r}"
+                ) from None
             if isinstance(header, wfdb.MultiRecord):
                 raise RejectError("unsupported", "several segments")
             if not header.n_sig or not header.samps_per_frame:
@@ -131,7 +133,7 @@ def _wfdb_header_and_signals(files: Files, record: str) -> tuple[Any, Any]:
             except FileNotFoundError as error:
                 raise RejectError("missing_file", posixpath.basename(str(error.filename))) from None
             except Exception as error:
-                raise RejectError("unreadable", _one_line(error)) from None
+                raise RejectError("unreadable", f"wfdb cannot decode the signals ({_one_line(error)})") from None
     except DamagedFileError as error:
         raise RejectError("unreadable", str(error)) from None
 
@@ -215,5 +217,10 @@ def _read(files: Files, path: str) -> bytes:
         raise RejectError("unreadable", f"{path}: {error.strerror or error}") from None
 
 
+def _first_line(files: Files, record: str) -> str:
+    lines = files.read(record + HEADER_SUFFIX).decode("ascii", "replace").splitlines()
+    return lines[0][:80] if lines else ""
+
+
 def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return " ".join(str(error).split())[:200] or "it does not say why"

@@ -7,7 +7,7 @@ from pathlib import Path
 from sharding.errors import UsageError
 from sharding.options import PackOptions
 from sharding.sources import Entry
-from sharding.splits import FoldFile, split_of_subject
+from sharding.splits import FoldFile, no_key_matches, split_of_subject
 
 
 def decide_splits(entries: list[Entry], options: PackOptions) -> str | None:
@@ -16,7 +16,7 @@ def decide_splits(entries: list[Entry], options: PackOptions) -> str | None:
     split_by_subject: dict[int, int] = {}
     if folds is not None:
         if not any(entry.key in folds.split_by_key for entry in entries):
-            raise UsageError(f"{options.splits_from}: none of its keys is a record of the source")
+            raise no_key_matches(str(options.splits_from), folds.key_column, folds.split_by_key, entries[0].key)
         for entry in entries:
             split = folds.split_by_key.get(entry.key)
             if split is None or entry.subject is None:

@@ -6,7 +6,7 @@ file given as ``splits_from``) the last is test, the one before it validation, t
 
 import csv
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,7 @@ class FoldFile:
 
     split_by_key: dict[str, int]
     sha256: str
+    key_column: str
 
     @classmethod
     def read(cls, path: Path) -> "FoldFile":
@@ -59,7 +60,16 @@ class FoldFile:
                 f"it has {', '.join(names)}"
             )
         fold_by_key = {row[key_column]: row[fold_column] for row in rows}
-        return cls(_splits(fold_by_key, path), hashlib.sha256(content).hexdigest())
+        return cls(_splits(fold_by_key, path), hashlib.sha256(content).hexdigest(), key_column)
+
+
+def no_key_matches(path: str, key_column: str, keys: Iterable[str], record: str) -> UsageError:
+    """What to raise where none of the ``keys`` of a CSV file is a record's, with an example of either."""
+    example = next(iter(keys), "")
+    return UsageError(
+        f"{path}: nothing in its column {key_column} (such as {example!r}) is the key of a record of the source "
+        f"(such as {record!r}); add a column key with those"
+    )
 
 
 def _splits(fold_by_key: dict[str, str], path: Path) -> dict[str, int]:

@@ -42,6 +42,7 @@ class VerifyReport:
     num_shards: int = 0
     num_bytes: int = 0
     problems: list[str] = field(default_factory=list)
+    only_shards: bool = True  # every problem is in a tar, and tars can be packed again one by one
 
 
 def verify(path: str | os.PathLike[str], *, progress: Progress | None = None) -> VerifyReport:
@@ -55,6 +56,7 @@ def verify(path: str | os.PathLike[str], *, progress: Progress | None = None) ->
     report = VerifyReport(num_records=shard_set.num_records)
     _verify_small_files(shard_set, report)
     index_is_sound = _verify_index(shard_set, report)
+    report.only_shards = not report.problems
     shards = shard_set.manifest.get("shards", [])
     for number, expected in enumerate(shards):
         progress("verify", number, len(shards))

@@ -326,3 +326,57 @@ def test_a_worker_that_is_killed_is_one_line(mimic, tmp_path):
         pack(mimic, tmp_path / "out", options=small(workers=2, shard_size=1), progress=kill_a_worker)
     pack(mimic, tmp_path / "out", options=small(shard_size=1))
     assert verify(tmp_path / "out").problems == []
+
+
+def test_a_damaged_tar_that_was_removed_is_packed_again_alone(mimic, tmp_path):
+    out = tmp_path / "out"
+    pack(mimic, out, options=small())
+    before, kept = digests(out), (out / "shards" / "000000.tar").stat().st_mtime_ns
+    damaged = out / "shards" / "000001.tar"
+    damaged.write_bytes(damaged.read_bytes()[:5000] + b"x" + damaged.read_bytes()[5001:])
+    report = verify(out)
+    assert report.only_shards
+    assert "record" in report.problems[0]
+    damaged.unlink()
+    pack(mimic, out, options=small())
+    assert digests(out) == before
+    assert (out / "shards" / "000000.tar").stat().st_mtime_ns == kept
+    damaged.unlink()
+    for path in mimic.rglob("*.dat"):
+        path.unlink()
+    with pytest.raises(LamaeError, match=r"000001\.tar: packed again, its bytes are others than dataset\.json says"):
+        pack(mimic, out, options=small())
+    assert not damaged.exists()
+
+
+def test_another_source_with_the_same_names_is_told_apart(mimic, tmp_path):
+    pack(mimic, tmp_path / "out", options=small())
+    record = sorted(mimic.rglob("*.hea"))[3].with_suffix("")
+    write_record(record, plausible_signal(MIMIC_LEADS, seed=5), comments=[f"<subject_id>: {record.parts[-3][1:]}"])
+    with pytest.raises(UsageError, match="the records have other headers"):
+        pack(mimic, tmp_path / "out", options=small())
+
+
+def test_a_file_keyed_otherwise_is_refused_with_both_kinds_of_keys(mimic, tmp_path):
+    table = tmp_path / "folds.csv"
+    table.write_text("ecg_id,strat_fold\n17,1\n18,2\n")
+    with pytest.raises(UsageError, match=r"column ecg_id \(such as '17'\) is the key .* \(such as '40\d+'\)"):
+        pack(mimic, tmp_path / "out", options=small(splits_from=str(table)))
+    with pytest.raises(UsageError, match=r"column ecg_id \(such as '17'\) is the key .* \(such as '40\d+'\)"):
+        pack(mimic, tmp_path / "out", options=small(columns_from=str(table)))
+
+
+def test_rejects_say_what_to_look_at_without_python_names(mimic, tmp_path):
+    paths = sorted(mimic.rglob("*.hea"))
+    paths[0].write_text("not a header at all")
+    write_record(paths[1].with_suffix(""), plausible_signal(MIMIC_LEADS), rate_hz=250)
+    pack(mimic, tmp_path / "out", options=small())
+    text = (tmp_path / "out" / "rejects.csv").read_text()
+    assert "bad_header,no WFDB header; it begins with 'not a header at all'" in text
+    assert "250 Hz, the shard set has 500; rate_hz=500 (--rate) resamples to it" in text
+    assert "Error" not in text
+
+
+def test_limit_takes_the_first_of_the_sorted_listing(mimic, tmp_path):
+    pack(mimic, tmp_path / "out", options=small(limit=7))
+    assert ShardSet.open(tmp_path / "out").keys == sorted(path.stem for path in mimic.rglob("*.hea"))[:7]
