@@ -199,6 +199,9 @@ def compare(
     store: Annotated[
         list[str] | None, typer.Option("--store", help="NAME=embeddings.zarr of another model; may be repeated.")
     ] = None,
+    finetuned: Annotated[
+        list[str] | None, typer.Option("--finetuned", help="NAME=OUT of 'lamae finetune'; may be repeated.")
+    ] = None,
     demographics: Annotated[
         Path | None, typer.Option(help="records_w_diag_icd10.csv or ptbxl_database.csv: adds a row of age and sex.")
     ] = None,
@@ -211,7 +214,8 @@ def compare(
     from lamae.evaluate.demographics import embed_demographics
     from lamae.reports.compare import write_comparison
 
-    stores = dict(_named(text) for text in store or [])
+    stores = dict(_named(text, "--store") for text in store or [])
+    tuned = dict(_named(text, "--finetuned") for text in finetuned or [])
     if demographics is not None:
         path = out / "embeddings" / f"age-and-sex-{_digest(demographics)}.zarr"
         if not path.exists():
@@ -227,6 +231,7 @@ def compare(
             labels,
             out / "embeddings",
             stores=stores,
+            finetuned=tuned,
             num_seeds=seeds,
             transductive=transductive,
             device=pick_device(device),
@@ -327,8 +332,8 @@ def _digest(path: Path) -> str:
         raise UsageError(f"{path}: not readable ({error.strerror})") from None
 
 
-def _named(text: str) -> tuple[str, Path]:
+def _named(text: str, option: str) -> tuple[str, Path]:
     name, separator, path = text.partition("=")
     if not separator or not name or not path:
-        raise UsageError(f"--store {text!r}: write NAME=PATH")
+        raise UsageError(f"{option} {text!r}: write NAME=PATH")
     return name, Path(path)

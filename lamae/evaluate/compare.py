@@ -16,8 +16,16 @@ from pathlib import Path
 import numpy as np
 
 from lamae.evaluate import store
-from lamae.evaluate.embed import embed, read_embeddings, read_lead_weights, rows_hash, weights_hash
+from lamae.evaluate.embed import (
+    embed,
+    read_embeddings,
+    read_lead_weights,
+    rows_hash,
+    subject_numbers,
+    weights_hash,
+)
 from lamae.evaluate.fewlabels import FRACTIONS, NUM_SEEDS, FewLabelCurve, few_label_curve
+from lamae.evaluate.finetune import read_finetuned
 from lamae.evaluate.inference import load_for_inference
 from lamae.evaluate.labels import Labels, read_labels
 from lamae.evaluate.probe import probe_arrays
@@ -65,6 +73,8 @@ class Comparison:
     lead_weights: dict[str, np.ndarray]
     """Run to [codes + 1, 12]: mean weights over all test records, then over those with each code."""
     lead_weight_rows: list[str]
+    finetuned: dict[str, ProbeResult]
+    """Results of fine-tuning on the same labels, or of supervised training from scratch, by name."""
 
 
 def compare(
@@ -74,6 +84,7 @@ def compare(
     work: Path,
     *,
     stores: Mapping[str, Path] | None = None,
+    finetuned: Mapping[str, Path] | None = None,
     fractions: Sequence[float] = FRACTIONS,
     num_seeds: int = NUM_SEEDS,
     subsets: Mapping[str, tuple[int, ...]] = LEAD_SUBSETS,
@@ -83,7 +94,8 @@ def compare(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Comparison:
-    """Compare ``runs`` (name to run directory or checkpoint), and ``stores`` (name to embeddings) beside them.
+    """Compare ``runs`` (name to run directory or checkpoint), ``stores`` (name to embeddings) beside them, and
+    ``finetuned`` (name to what ``lamae finetune`` made).
 
     Embeddings are kept in ``work``. Raises UsageError when runs, labels or stores do not fit the shard set, or when
     test subjects were in a run's pretraining and ``transductive`` is false.
@@ -94,6 +106,8 @@ def compare(
     shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
     truth = read_labels(labels)
     store.require_same_rows(labels, truth.index_hash, shard_set.root, shard_set.index_hash)
+    subject_N = subject_numbers(shard_set)
+    tuned = {name: read_finetuned(path, truth, subject_N) for name, path in (finetuned or {}).items()}
     embedder = _Embedder(shard_set, work, batch_size, device, progress)
     paths = {name: embedder.path(name, run) for name, run in runs.items()}
     first = next(iter(runs))
@@ -133,6 +147,7 @@ def compare(
         reconstruction=_reconstruct(runs, shard_set, first_probe.test_rows, masks, device, progress),
         lead_weights=weights,
         lead_weight_rows=["all test records", *first_probe.codes],
+        finetuned={name: dataclasses.replace(result, name=name) for name, result in tuned.items()},
     )
 
 

@@ -1,13 +1,14 @@
 """A pretrained model for others: three files without ids, and embeddings of raw numpy signals in five lines.
 
     OUT/model.safetensors   weights, float32
-    OUT/config.json         format version, model, mask and signal configuration, input length
+    OUT/config.json         format version, model, mask and signal configuration, input length, sha256 of the weights
     OUT/README.md           model card
 
 The subjects it was pretrained on are told by their number only: hashes of ids from a small range can be undone.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from lamae import config as run_config
 from lamae.data.batch import Batch
@@ -27,7 +28,7 @@ from lamae.data.transforms import SignalTransform
 from lamae.evaluate import store
 from lamae.evaluate.card import model_card
 from lamae.model import PretrainModel, build_model
-from lamae.train.checkpoint import load_model
+from lamae.train.checkpoint import file_digest, load_model
 from sharding.errors import LamaeError, UsageError
 from sharding.format import NO_SAMPLE
 from sharding.leads import LEADS, NUM_LEADS, lead_index
@@ -43,6 +44,8 @@ def export(run: Path, out: Path) -> None:
     store.refuse_existing(out)
     loaded = load_model(run)
     config = run_config.to_dict(loaded.config)
+    # Not save_file, which gives its file to the owner alone: an export is for others.
+    weights = save({name: tensor.contiguous() for name, tensor in loaded.model.state_dict().items()})
     content = {
         "export_version": EXPORT_VERSION,
         "model": config["model"],
@@ -53,13 +56,13 @@ def export(run: Path, out: Path) -> None:
         "samples_consumed": loaded.samples_consumed,
         "num_pretraining_subjects": len(loaded.subject_hashes),
         "config_hash": run_config.config_hash(loaded.config),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
     partial = store.partial_path(out)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        weights = {name: tensor.contiguous() for name, tensor in loaded.model.state_dict().items()}
-        save_file(weights, partial / WEIGHTS_NAME)
+        (partial / WEIGHTS_NAME).write_bytes(weights)
         (partial / CONFIG_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         num_parameters = sum(p.numel() for p in loaded.model.parameters())
         (partial / CARD_NAME).write_text(model_card(content, num_parameters=num_parameters), encoding="utf-8")
@@ -99,18 +102,27 @@ class ExportedModel:
             leads: name of each of the L rows, any subset of the twelve in any order.
 
         Records longer than those of pretraining are cut to their middle; shorter ones are taken as they are, down to
-        whole patches. Raises UsageError for leads, rates or shapes that cannot be used.
+        whole patches. Raises UsageError for leads, rates or shapes that cannot be used, and for a record without any
+        sample.
         """
+        if not rate_hz > 0 or round(rate_hz / self.signal.rate_hz) * self.signal.rate_hz != rate_hz:
+            raise UsageError(
+                f"rate_hz={rate_hz:g} is no whole multiple of the model's {self.signal.rate_hz} Hz; resample the signal"
+            )
         adc_BLT, present_L = _to_adc(np.asarray(signal_mv), leads)
         config = dataclasses.replace(self.signal, crop_seconds=0.0)
         transform = SignalTransform(config, source_rate_hz=rate_hz, num_samples=adc_BLT.shape[2])
         B = len(adc_BLT)
         adc = torch.from_numpy(adc_BLT)
+        lead_mask_BL = torch.from_numpy(present_L) & (adc != NO_SAMPLE).any(2)
+        if not bool(lead_mask_BL.any(1).all()):
+            empty = torch.nonzero(~lead_mask_BL.any(1)).flatten().tolist()
+            raise UsageError(f"record {empty[0]} of {B} ({len(empty)} in all) has no sample in any lead; leave it out")
         batch = Batch(
             adc=adc,
             gain=torch.full((B, NUM_LEADS), float(UNITS_PER_MV)),
             baseline=torch.zeros(B, NUM_LEADS),
-            lead_mask=torch.from_numpy(present_L) & (adc != NO_SAMPLE).any(2),
+            lead_mask=lead_mask_BL,
             row=torch.arange(B),
             epoch=torch.zeros(B, dtype=torch.int64),
             samples_consumed=0,
@@ -139,21 +151,35 @@ def load(path: str | os.PathLike[str], *, device: str = "cpu") -> ExportedModel:
     try:
         content: dict[str, Any] = json.loads((root / CONFIG_NAME).read_text(encoding="utf-8"))
         version = int(content["export_version"])
+        if version > EXPORT_VERSION:
+            raise LamaeError(f"{root}: export version {version} is newer than {EXPORT_VERSION}; upgrade lamae")
+        sections = {name: content[name] for name in ("model", "mask", "signal")}
+        weights_sha256, num_samples = content["weights_sha256"], int(content["num_samples"])
     except (ValueError, KeyError, TypeError) as error:
-        raise LamaeError(f"{root / CONFIG_NAME}: not readable ({error}); export again") from None
-    if version > EXPORT_VERSION:
-        raise LamaeError(f"{root}: export version {version} is newer than {EXPORT_VERSION}; upgrade lamae")
-    sections = {name: content[name] for name in ("model", "mask", "signal")}
+        raise LamaeError(
+            f"{root / CONFIG_NAME}: not readable ({type(error).__name__}: {error}); export again"
+        ) from None
+    _check_weights(root / WEIGHTS_NAME, weights_sha256)
     config = run_config.from_dict(
         {"run": {"dir": "none"}, "data": {"path": "none"}, **sections}, source=str(root / CONFIG_NAME)
     )
     with torch.random.fork_rng(devices=[]):
-        model = build_model(config.model, config.mask, num_samples=int(content["num_samples"]))
+        model = build_model(config.model, config.mask, num_samples=num_samples)
     try:
         model.load_state_dict(load_file(root / WEIGHTS_NAME))
     except Exception as error:  # safetensors and torch raise classes of their own for damaged or unfitting files
         raise LamaeError(f"{root / WEIGHTS_NAME}: {' '.join(str(error).split())[:300]}; export again") from None
-    return ExportedModel(model.to(device).eval(), config.signal, int(content["num_samples"]), device)
+    return ExportedModel(model.to(device).eval(), config.signal, num_samples, device)
+
+
+def _check_weights(path: Path, sha256: str) -> None:
+    """Raises LamaeError unless the file has this sha256."""
+    try:
+        found = file_digest(path)
+    except OSError as error:
+        raise LamaeError(f"{path}: {error.strerror or error}; export again") from None
+    if found != sha256:
+        raise LamaeError(f"{path}: damaged, its sha256 is not the one in {CONFIG_NAME}; copy it or export it again")
 
 
 def _to_adc(signal_mv: np.ndarray, leads: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

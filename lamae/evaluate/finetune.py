@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from lamae import config as run_config
 from lamae.evaluate import store
@@ -239,7 +239,7 @@ def _require_same(found: dict[str, Any], wanted: dict[str, Any], complaint: str)
 def _finish(out: Path, folder: Path, tuned: Tuned, content: dict[str, Any]) -> None:
     """Turn the folder of an unfinished fine-tuning into ``out``."""
     try:
-        save_file(tuned.odds, folder / SCORES_NAME)
+        (folder / SCORES_NAME).write_bytes(save(tuned.odds))
         shutil.copyfile(tuned.best_path, folder / WEIGHTS_NAME)
         (folder / RESULT_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         for name in (SCORES_NAME, WEIGHTS_NAME, RESULT_NAME):

@@ -14,15 +14,18 @@ from lamae.evaluate.auroc import Interval
 from lamae.evaluate.compare import Comparison
 from lamae.evaluate.fewlabels import FewLabelCurve, curve_difference
 from lamae.evaluate.groups import code_groups
-from lamae.evaluate.reconstruction import SITUATIONS
+from lamae.evaluate.reconstruction import MODEL, SITUATIONS, ReconstructionErrors
 from lamae.evaluate.result import ProbeResult, difference
-from lamae.reports.charts import new_chart, plot_auroc, plot_differences
+from lamae.evaluate.trivial import LINEAR, TRIVIAL
+from lamae.reports.charts import new_chart, plot_auroc, plot_bars, plot_differences
 from lamae.reports.page import Page
 from lamae.reports.style import INK, SERIES
 from lamae.reports.values import finite
 from sharding.leads import LEADS
 
 MAX_CODES_SHOWN = 30
+FINETUNED = "Fine-tuned, and supervised from scratch"
+METRICS = ("auprc", "f1", "brier")
 GROUPS = ("I, II", "V1-V6", "I, II, V1-V6", "derived")
 
 
@@ -48,6 +51,7 @@ def _tables(comparison: Comparison) -> list[_Table]:
     record = comparison.probes["record"]
     first = next(iter(record))
     tables = [_probe_table(comparison, readout) for readout, probes in comparison.probes.items() if probes]
+    tables += [_finetuned_table(comparison), _codes_table(comparison)]
     tables.append(
         _Table(
             "Groups of codes",
@@ -85,7 +89,8 @@ def _tables(comparison: Comparison) -> list[_Table]:
             [[name, *(str(found[s].macro) for s in subsets)] for name, found in comparison.robustness.items()],
         )
     )
-    tables += [_reconstruction_table(kind, by_run) for kind, by_run in comparison.reconstruction.items()]
+    for kind, by_run in comparison.reconstruction.items():
+        tables += [_reconstruction_table(kind, by_run), _predictors_table(kind, by_run)]
     return [table for table in tables if len(table.heads) > 1 and table.rows]
 
 
@@ -102,7 +107,7 @@ def _probe_table(comparison: Comparison, readout: str) -> _Table:
                 str(result.macro),
                 gap,
                 f"{result.micro_auroc:.3f}",
-                *(f"{np.nanmean(result.metrics[metric]):.3f}" for metric in ("auprc", "f1", "brier")),
+                *(str(result.macro_metric(metric)) for metric in METRICS),
                 str(knn) if knn else "–",
                 result.contamination,
             ]
@@ -128,7 +133,93 @@ def _probe_table(comparison: Comparison, readout: str) -> _Table:
     )
 
 
-def _reconstruction_table(kind: str, by_run: Mapping[str, Any]) -> _Table:
+def _finetuned_table(comparison: Comparison) -> _Table:
+    """Rows of whole models trained on the labels, and the frozen ones to hold them against."""
+    tuned = comparison.finetuned
+    frozen = {f"{name}, frozen": result for name, result in comparison.probes["record"].items()} if tuned else {}
+    first = next(iter(tuned.values()), None)
+    rows = [
+        [
+            name,
+            str(result.macro),
+            "–" if result is first or first is None else _signed(difference(first, result).macro),
+            *(str(result.macro_metric(metric)) for metric in METRICS),
+            result.contamination,
+        ]
+        for name, result in {**tuned, **frozen}.items()
+    ]
+    return _Table(
+        FINETUNED,
+        "Trained as a whole on training labels, beside logistic regression on frozen embeddings; same test records.",
+        [
+            "contestant",
+            "macro AUROC (95 %)",
+            f"{first.name} minus it" if first else "",
+            "AUPRC",
+            "F1",
+            "Brier",
+            "test subjects in pretraining",
+        ],
+        rows,
+    )
+
+
+def _codes_table(comparison: Comparison) -> _Table:
+    """AUROC of the codes that the first contestant reads best, and its differences to the others."""
+    record = comparison.probes["record"]
+    first = next(iter(record.values()))
+    codes = _best_codes(first)
+    gaps = {name: difference(first, other).by_code for name, other in record.items() if other is not first}
+    return _Table(
+        "AUROC by code",
+        f"Model's own read-out, paired differences to the others{_cut(first.codes)}.",
+        ["code", "prevalence", first.name, *(f"{first.name} − {name}" for name in gaps)],
+        [
+            [
+                code,
+                f"{first.prevalence[code]:.3f}",
+                str(first.by_code()[code]),
+                *(_signed(gap[code]) for gap in gaps.values()),
+            ]
+            for code in codes
+        ],
+    )
+
+
+def _best_codes(result: ProbeResult) -> list[str]:
+    by_code = result.by_code()
+    return sorted(result.codes, key=lambda code: -by_code[code].value)[:MAX_CODES_SHOWN]
+
+
+def _predictors_table(kind: str, by_run: Mapping[str, ReconstructionErrors]) -> _Table:
+    """What the ratios are made of: the error of every run and of every predictor that needs no model."""
+    unit = next(iter(by_run.values())).unit if by_run else ""
+    rows = []
+    for situation in SITUATIONS:
+        judged = {name: errors for name, errors in by_run.items() if _is_judged(errors, situation)}
+        for name, errors in judged.items():
+            rows.append([f"{situation}: {name}", *_rms_cells(errors, situation, MODEL)])
+        if judged:
+            errors = next(iter(judged.values()))
+            rows += [[f"{situation}: {p}", *_rms_cells(errors, situation, p)] for p in (*TRIVIAL, LINEAR)]
+    return _Table(
+        f"Reconstruction, mask: {kind}, beside what needs no model",
+        f"Root mean squared error in {unit} on the hidden samples; – where there was nothing to go by.",
+        ["situation: predictor", *GROUPS],
+        rows,
+    )
+
+
+def _is_judged(errors: ReconstructionErrors, situation: str) -> bool:
+    return any(math.isfinite(errors.mse(situation, group)[MODEL]) for group in GROUPS)
+
+
+def _rms_cells(errors: ReconstructionErrors, situation: str, predictor: str) -> list[str]:
+    values = [math.sqrt(errors.mse(situation, group)[predictor]) for group in GROUPS]
+    return [f"{value:.4f}" if math.isfinite(value) else "–" for value in values]
+
+
+def _reconstruction_table(kind: str, by_run: Mapping[str, ReconstructionErrors]) -> _Table:
     rows = []
     for situation in SITUATIONS:
         for name, errors in by_run.items():
@@ -144,12 +235,12 @@ def _reconstruction_table(kind: str, by_run: Mapping[str, Any]) -> _Table:
     )
 
 
-def _ratio_cell(errors: Any, situation: str, group: str) -> str:
+def _ratio_cell(errors: ReconstructionErrors, situation: str, group: str) -> str:
     trivial = errors.ratio(situation, group)
     if not math.isfinite(trivial.value):
         return "–"
     linear = errors.mse(situation, group)
-    against_linear = linear["model"] / linear["linear from leads"]
+    against_linear = linear[MODEL] / linear[LINEAR]
     tail = f" [{against_linear:.2f}]" if math.isfinite(against_linear) else ""
     return f"{trivial.value:.2f} ({trivial.low:.2f} to {trivial.high:.2f}){tail}"
 
@@ -169,8 +260,7 @@ def _page(comparison: Comparison, tables: Sequence[_Table]) -> Page:
 
     for title in list(by_title)[: sum(bool(probes) for probes in comparison.probes.values())]:
         add(by_title.pop(title))
-    codes = sorted(record[first].codes, key=lambda code: -record[first].by_code()[code].value)
-    shown = codes[:MAX_CODES_SHOWN]
+    codes, shown = record[first].codes, _best_codes(record[first])
     page.figure(
         plot_auroc(
             ["macro", *shown],
@@ -195,6 +285,12 @@ def _page(comparison: Comparison, tables: Sequence[_Table]) -> Page:
             page.figure(_plot_curves(comparison.curves), caption="Macro AUROC by share of training subjects.")
         if table.title == "Missing leads":
             page.figure(_plot_robustness(comparison.robustness))
+        kind = table.title.removeprefix("Reconstruction, mask: ")
+        if kind in comparison.reconstruction:
+            page.figure(
+                _plot_errors(comparison.reconstruction[kind]),
+                caption="I, II, V1-V6: error of each run and of what needs no model, by what was hidden.",
+            )
     page.section(
         "Lead weights",
         lead="Mean share of each lead in the record embedding, over records with each code; white is an equal share.",
@@ -246,6 +342,7 @@ def _summary(comparison: Comparison) -> dict[str, Any]:
             kind: {name: errors.table() for name, errors in by_run.items()}
             for kind, by_run in comparison.reconstruction.items()
         },
+        "finetuned": {name: result.to_dict() for name, result in comparison.finetuned.items()},
         "lead_weights": {
             name: dict(zip(comparison.lead_weight_rows, weights.tolist(), strict=True))
             for name, weights in comparison.lead_weights.items()
@@ -276,6 +373,20 @@ def _plot_robustness(robustness: Mapping[str, Mapping[str, ProbeResult]]) -> Fig
     return plot_auroc(
         rows, {name: [found[s].macro for s in rows] for name, found in robustness.items()}, xlabel="macro AUROC"
     )
+
+
+def _plot_errors(by_run: Mapping[str, ReconstructionErrors]) -> Figure:
+    """Root mean squared errors on the independent leads, runs beside the predictors without a model."""
+    group = "I, II, V1-V6"
+    judged = {s: [name for name, errors in by_run.items() if _is_judged(errors, s)] for s in SITUATIONS}
+    shown = [s for s in SITUATIONS if judged[s]]
+    series: dict[str, list[float]] = {}
+    for name in (*TRIVIAL, LINEAR):
+        series[name] = [math.sqrt(by_run[judged[s][0]].mse(s, group)[name]) for s in shown]
+    for name, errors in by_run.items():
+        series[name] = [math.sqrt(errors.mse(s, group)[MODEL]) for s in shown]
+    unit = next(iter(by_run.values())).unit
+    return plot_bars(shown, series, ylabel=f"root mean squared error ({unit})", emphasis=next(iter(by_run)))
 
 
 def _plot_weights(weights_RL: np.ndarray, rows: Sequence[str], *, title: str) -> Figure:

@@ -1,6 +1,9 @@
 """An exported model gives others the embeddings that the project itself computes."""
 
 import json
+import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,8 @@ from lamae.evaluate.export import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, export, 
 from lamae.evaluate.inference import transform_for
 from sharding.errors import LamaeError, UsageError
 from sharding.leads import LEADS
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -83,7 +88,9 @@ def test_nothing_with_ids_is_exported(exported, loaded, shard_set):
         ((np.zeros((11, 500)), 100), "does not fit 12 leads"),
         ((np.zeros((2, 500)), 100, ["I", "X"]), "leads I, X"),
         ((np.zeros((2, 500)), 100, ["I", "i"]), "only once"),
-        ((np.zeros((12, 500)), 128), "signal.rate_hz"),
+        ((np.zeros((12, 500)), 128), "rate_hz=128 is no whole multiple of the model's 100 Hz; resample the signal"),
+        ((np.zeros((12, 500)), 0), "rate_hz=0 is no whole multiple"),
+        ((np.full((12, 500), np.nan), 100), r"record 0 of 1 \(1 in all\) has no sample in any lead"),
         ((np.zeros((12, 20)), 100), "less than one patch"),
     ],
 )
@@ -96,14 +103,42 @@ def test_damaged_newer_or_absent_exports_are_named(exported, tmp_path):
     with pytest.raises(UsageError, match="no exported model"):
         load(tmp_path / "absent")
     config = json.loads((exported / CONFIG_NAME).read_text())
-    (exported / WEIGHTS_NAME).write_bytes((exported / WEIGHTS_NAME).read_bytes()[:-100])
-    with pytest.raises(LamaeError, match=WEIGHTS_NAME):
+    damaged = bytearray((exported / WEIGHTS_NAME).read_bytes())
+    damaged[-1] ^= 1  # still readable as safetensors, with one weight changed
+    (exported / WEIGHTS_NAME).write_bytes(damaged)
+    with pytest.raises(LamaeError, match=f"{WEIGHTS_NAME}: damaged"):
+        load(exported)
+    (exported / WEIGHTS_NAME).unlink()
+    with pytest.raises(LamaeError, match=f"{WEIGHTS_NAME}: No such file"):
         load(exported)
     (exported / CONFIG_NAME).write_text(json.dumps(config | {"export_version": 99}))
     with pytest.raises(LamaeError, match="newer"):
         load(exported)
     with pytest.raises(UsageError, match="exists"):
         export(tmp_path / "run", exported)
+
+
+def test_others_may_read_every_file(exported):
+    assert {oct(path.stat().st_mode & 0o777) for path in exported.iterdir()} == {oct(0o666 & ~current_umask())}
+
+
+def current_umask():
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@pytest.mark.parametrize("page", ["docs/evaluation.md", CARD_NAME])
+def test_the_python_shown_runs_as_it_stands(exported, page, monkeypatch, capsys):
+    text = (exported / page).read_text() if page == CARD_NAME else (ROOT / page).read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    monkeypatch.chdir(exported.parent)
+    exported.rename(exported.parent / "lamae-small")
+    code = code.replace("path/to/this/directory", "lamae-small")
+    found = {}
+    exec(code, found)
+    assert found["embedding"].record.shape == (1, 16)
+    assert found["embedding"].lead_weights.shape == (1, 12)
 
 
 def test_loading_leaves_the_callers_random_numbers_alone(exported):

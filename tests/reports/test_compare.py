@@ -9,6 +9,7 @@ import torch
 
 from lamae.evaluate import inference, store
 from lamae.evaluate.compare import RANDOM_WEIGHTS, compare
+from lamae.evaluate.finetune import FinetuneOptions, finetune
 from lamae.evaluate.foreign import import_embeddings
 from lamae.model.config import MaskConfig
 from lamae.reports.compare import write_comparison
@@ -67,7 +68,11 @@ def test_from_checkpoints_to_page(setting):
     shard_set, tmp_path, _ = setting
     np.savez(tmp_path / "x.npz", embeddings=np.random.default_rng(1).normal(size=(120, 4)), keys=shard_set.keys)
     import_embeddings(tmp_path / "x.npz", shard_set, tmp_path / "x.zarr")
-    result = run_comparison(shard_set, tmp_path, stores={"theirs": tmp_path / "x.zarr"})
+    options = FinetuneOptions(steps=2, global_batch_size=8, evaluate_every=2, from_scratch=True)
+    finetune(tmp_path / "a", shard_set, tmp_path / "labels.zarr", tmp_path / "scratch", options=options)
+    result = run_comparison(
+        shard_set, tmp_path, stores={"theirs": tmp_path / "x.zarr"}, finetuned={"supervised": tmp_path / "scratch"}
+    )
     assert list(result.probes["record"]) == ["LAMAE", "Independent", RANDOM_WEIGHTS, "theirs"]
     assert list(result.probes["mean"]) == ["LAMAE", "Independent", RANDOM_WEIGHTS]
     whole, two = result.robustness["LAMAE"].values()
@@ -83,7 +88,10 @@ def test_from_checkpoints_to_page(setting):
     value = result.probes["record"]["LAMAE"].macro
     for content in (page, text):
         assert str(value) in content
-        for title in ("Few labels", "Missing leads", "Reconstruction, mask: grid", "Groups of codes"):
+        for title in (
+            "Few labels", "Missing leads", "Reconstruction, mask: grid", "Groups of codes", "AUROC by code",
+            "supervised", "limb algebra", "interpolation",
+        ):  # fmt: skip
             assert title in content
 
 
