@@ -28,6 +28,7 @@ from sharding.format import FORMAT_VERSION, MANIFEST_NAME, SHARDS_NAME, UNMATCHE
 from sharding.header import parse_strict
 from sharding.options import PackOptions
 from sharding.progress import Progress, ignore
+from sharding.recording import MAX_SAMPLES_READ
 from sharding.selection import capped, decide_splits
 from sharding.sources import Entry, Reconciliation, list_source
 
@@ -127,13 +128,15 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
     entries = entries[: options.limit]
     entries, extra_names, identity["columns_from"] = with_columns(entries, options.columns_from)
     headers = sampled_headers(files, entries)
-    rate_hz, num_samples = common_shape(files, headers)
+    rate_hz, num_recorded = common_shape(files, headers)
+    num_samples = num_recorded
     if options.rate_hz is not None:
         num_samples = math.ceil(num_samples * options.rate_hz / rate_hz)
         rate_hz = options.rate_hz
-    if num_samples > _MAX_SAMPLES:
+    if num_recorded > MAX_SAMPLES_READ or num_samples > _MAX_SAMPLES:
         raise UsageError(
-            f"{source}: {num_samples} samples per lead; shard sets hold short records, up to {_MAX_SAMPLES}"
+            f"{source}: {num_recorded} samples per lead; shard sets hold short records, up to {_MAX_SAMPLES} once "
+            f"resampled and {MAX_SAMPLES_READ} before"
         )
     listing_sha256 = hashlib.sha256()
     for line in _listing_lines(entries):

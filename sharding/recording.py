@@ -37,6 +37,9 @@ REJECT_REASONS: dict[str, str] = {
     "no_usable_lead": "no lead holds a usable sample",
 }
 
+# Samples per lead of the longest record that is read at all, whatever a header says: a worker's memory is bounded.
+MAX_SAMPLES_READ = 1 << 17
+
 _GAIN_PER_MV = {"mv": 1.0, "uv": 1e3, "µv": 1e3, "v": 1e-3}
 
 
@@ -67,6 +70,7 @@ def read_recording(files: Files, record: str, *, room: np.ndarray | None = None)
     header_text = _read(files, record + HEADER_SUFFIX)
     header = parse_strict(header_text, record=posixpath.basename(record))
     if header is not None:
+        _refuse_long(header.num_samples)
         data = _read(files, posixpath.join(posixpath.dirname(record), header.data_file))
         expected = 2 * len(header.names) * header.num_samples
         if len(data) < expected:
@@ -128,6 +132,7 @@ def _wfdb_header_and_signals(files: Files, record: str) -> tuple[Any, Any]:
                 raise RejectError("no_leads", "the header describes no signals")
             if set(header.samps_per_frame) != {1}:
                 raise RejectError("unsupported", "several samples per frame")
+            _refuse_long(header.sig_len or 0)
             try:
                 return header, wfdb.rdrecord(str(path), physical=False)
             except FileNotFoundError as error:
@@ -215,6 +220,11 @@ def _read(files: Files, path: str) -> bytes:
         raise RejectError("missing_file", path) from None
     except OSError as error:
         raise RejectError("unreadable", f"{path}: {error.strerror or error}") from None
+
+
+def _refuse_long(num_samples: int) -> None:
+    if num_samples > MAX_SAMPLES_READ:
+        raise RejectError("wrong_length", f"{num_samples} samples per lead; at most {MAX_SAMPLES_READ} are read")
 
 
 def _first_line(files: Files, record: str) -> str:

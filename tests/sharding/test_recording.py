@@ -92,6 +92,13 @@ def test_bad_headers(tree, header, reason):
     assert rejection(tree) == reason
 
 
+@pytest.mark.parametrize("gain", ["200.0(0)/mV", "200/mV"])  # the fast way and stock wfdb
+def test_a_record_of_a_day_is_not_read(tree, gain):
+    header = (tree / "good.hea").read_text().replace("200.0(0)/mV", gain)
+    (tree / "good.hea").write_text(header.replace(" 12 500 500", " 12 500 43200000"))
+    assert rejection(tree) == "wrong_length"
+
+
 def test_a_lead_named_twice_is_rejected(tree):
     header = (tree / "good.hea").read_text()
     (tree / "good.hea").write_text(header.replace(" 0 V6", " 0 v1"))
