@@ -142,7 +142,7 @@ def judge(
     if cancelled or ended == "CANCELLED":
         return CANCELLED, "", 1
     why = f"Slurm ended it ({ended.lower()})" if ended else "neither in the queue nor ended of itself"
-    return GONE, f"{why}; see its log, and submit the same command again to go on", 1
+    return GONE, f"{why}: see its log; the same command submitted again goes on from what was saved", 1
 
 
 def _status(
@@ -217,7 +217,8 @@ def _progress(
         return None, None, None, None, None
     run_dir = Path(submission.run_dir)
     row = last_metrics(run_dir / "metrics.jsonl")
-    step = row.get("step", newest_step(run_dir))
+    published = newest_step(run_dir)
+    step = row.get("step", published if published != -1 else None)
     try:
         config = run_config.load(run_dir / "config.yaml")
     except LamaeError:  # not started yet

@@ -59,7 +59,7 @@ def status(run: Path) -> jobs.JobStatus:
         (("requeue", "done"), None, None, jobs.DONE, ""),
         (("requeue", "stop"), None, None, jobs.FAILED, "because 1"),
         ((None,), None, "12|CANCELLED by 0\n", jobs.CANCELLED, ""),
-        ((None,), None, "12|NODE_FAIL\n", jobs.GONE, "Slurm ended it (node_fail); see its log, and submit the same"),
+        ((None,), None, "12|NODE_FAIL\n", jobs.GONE, "Slurm ended it (node_fail): see its log; the same command"),
         ((None,), None, None, jobs.GONE, "neither in the queue"),
     ],
 )
@@ -109,6 +109,12 @@ def test_an_array_is_done_when_every_task_is(tmp_path, tools):
     assert status(tmp_path / "half").state == jobs.RUNNING
     assert status(tmp_path / "whole").state == jobs.DONE
     assert (status(tmp_path / "bad").state, status(tmp_path / "bad").exit_code) == (jobs.FAILED, 1)
+
+
+def test_a_job_that_has_not_begun_has_no_step(tmp_path, tools):
+    make_job(tmp_path / "run")
+    tools(squeue="12|PENDING|Resources||0:00\n")
+    assert (status(tmp_path / "run").step, status(tmp_path / "run").loss) == (None, None)
 
 
 def test_progress_comes_from_the_run_directory(tmp_path, tools):

@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-INSTALL = "apt-get install --no-install-recommends slurm-wlm munge iproute2"
+INSTALL = "as root, .ci/install-slurm"
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "unshare", "nsenter", "ip")
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NETWORK = "10.77.0"
@@ -150,6 +150,13 @@ class MiniCluster:
 
     def power_on(self, node: str) -> None:
         self._boot(node)
+
+    def cut_off(self, node: str) -> None:
+        """Take a node off the network; what runs on it goes on without knowing."""
+        self.run(["ip", "link", "set", f"{node}h", "down"])
+
+    def reconnect(self, node: str) -> None:
+        self.run(["ip", "link", "set", f"{node}h", "up"])
 
     def logs(self, *, last_chars: int = 3000) -> str:
         """The end of every daemon's log, for a failing test's message."""

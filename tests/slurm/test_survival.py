@@ -183,6 +183,20 @@ def test_a_node_loses_power(node: str, submit: Submit, slurm: MiniCluster, unint
     assert_same_run(run, uninterrupted)
 
 
+def test_a_node_loses_its_network(submit: Submit, slurm: MiniCluster, uninterrupted: Run):
+    run = submit("network")
+    run.wait_for_step(10)
+    slurm.cut_off("n2")
+    try:
+        run.wait_for_restart()
+        wait_until(run.last_decision, "an end without the node", timeout_s=END_S, describe=run.describe)
+        assert hosts_of_last_attempt(run) == {"n1", "n3"}
+    finally:
+        slurm.reconnect("n2")
+    run.wait_done()
+    assert_same_run(run, uninterrupted)
+
+
 def hosts_of_last_attempt(run: Run) -> set[str]:
     return {report.host for report in read_reports(list_attempts(run.folder)[-1])}
 
