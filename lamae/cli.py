@@ -47,8 +47,6 @@ def _common(
 def main() -> None:
     """Console entry point: runs the verb, turns bad input into one line and an exit code."""
     console.set_up_logging()
-    # Of several ranks the first speaks; errors are heard from all.
-    console.console.quiet = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) != "0"
     try:
         app()
     except LamaeError as error:
