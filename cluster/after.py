@@ -8,7 +8,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from cluster.policy import Decision
 from cluster.submission import JOB_ID_NAME, Submission, attempt_folder
 from lamae.console import set_up_logging
 from sharding.errors import LamaeError
+
+PAUSES_S = (5, 10, 20, 40, 80, 160, 320)
+"""Between attempts to reach a controller that does not answer."""
 
 log = logging.getLogger(__name__)
 
@@ -36,22 +40,32 @@ def put_back(job_id: str, folder: Path, submission: Submission, decision: Decisi
         raise LamaeError("it was cancelled")
     known = slurm.expand_nodes(fields.get("ExcNodeList", ""))
     excluded = {*known, *_culprit_to_avoid(decision, fields, known, wanted=submission.profile.exclude_culprits)}
-    if fields.get("Requeue") != "0":
-        try:
-            slurm.requeue(job_id)
-        except LamaeError as refused:
-            log.warning("%s", refused)
-        else:
-            changes = {}
-            if len(excluded) > len(known):
-                changes["ExcNodeList"] = ",".join(sorted(excluded))
-            if decision.delay_s:
-                changes["StartTime"] = f"now+{decision.delay_s}"
-            if changes:
-                slurm.update(job_id, changes)
-            return
+    changes = {}
+    if len(excluded) > len(known):
+        changes["ExcNodeList"] = ",".join(sorted(excluded))
+    if decision.delay_s:
+        changes["StartTime"] = f"now+{decision.delay_s}"
+    if fields.get("Requeue") != "0" and _requeue(job_id, changes):
+        return
     new_id = _submit_anew(job_id, folder, submission, excluded, decision.delay_s)
     log.info("this site does not requeue job %s: it goes on as job %s", job_id, new_id)
+
+
+def _requeue(job_id: str, changes: Mapping[str, str]) -> bool:
+    """Whether the job is back in the queue; with the changes where Slurm takes them."""
+    try:
+        slurm.requeue(job_id)
+    except slurm.UnreachableError:
+        raise
+    except LamaeError as refused:
+        log.warning("%s", refused)
+        return slurm.job_fields(job_id).get("JobState") == "PENDING"  # Slurm was quicker
+    if changes:
+        try:
+            slurm.update(job_id, changes)
+        except LamaeError as refused:
+            log.warning("%s", refused)
+    return True
 
 
 def _culprit_to_avoid(
@@ -89,6 +103,17 @@ def _submit_anew(job_id: str, folder: Path, submission: Submission, excluded: Co
     return new_id
 
 
+def _insist(action: Callable[[], None]) -> None:
+    """Do it, patiently where the controller does not answer. Raises the last UnreachableError."""
+    for pause_s in PAUSES_S:
+        try:
+            return action()
+        except slurm.UnreachableError as error:
+            log.warning("%s; again in %d s", error, pause_s)
+            time.sleep(pause_s)
+    return action()
+
+
 def main() -> None:
     """``python -m cluster.after FOLDER``, in the batch script."""
     set_up_logging()
@@ -103,7 +128,7 @@ def main() -> None:
         decision = conclude(folder, submission, attempt, hosts=hosts)
         if decision.action == policy.REQUEUE:
             try:
-                put_back(os.environ["SLURM_JOB_ID"], folder, submission, decision)
+                _insist(lambda: put_back(os.environ["SLURM_JOB_ID"], folder, submission, decision))
             except LamaeError as error:
                 reason = f"{decision.reason}, but the job cannot be put back: {error}; submit the same command again"
                 decision = replace(decision, action=policy.STOP, reason=reason, exit_code=decision.exit_code or 1)

@@ -12,6 +12,10 @@ COMMAND_TIMEOUT_S = 60
 USABLE_STATES = ("idle", "mixed", "allocated", "completing", "planned")
 
 
+class UnreachableError(LamaeError):
+    """The controller does not answer: it may be restarting."""
+
+
 @dataclass(frozen=True)
 class QueueEntry:
     """A job that the scheduler still knows as waiting or running."""
@@ -98,13 +102,16 @@ def expand_nodes(expression: str) -> list[str]:
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT_S)
     except FileNotFoundError:
         raise LamaeError(f"{command[0]} not found: this machine knows no Slurm; submit from a login node") from None
     except subprocess.TimeoutExpired:
-        raise LamaeError(
+        raise UnreachableError(
             f"{command[0]} did not answer within {COMMAND_TIMEOUT_S} s; the controller may be down"
         ) from None
+    if done.returncode != 0 and "Unable to contact slurm controller" in done.stderr:
+        raise UnreachableError(f"{command[0]}: {done.stderr.strip()}; try again later")
+    return done
 
 
 def _checked(*command: str) -> str:

@@ -91,6 +91,39 @@ def test_a_requeue_that_is_refused_becomes_a_new_job(scheduler, monkeypatch):
     assert scheduler == [("sbatch", None, {"dependency": "afterany:7"})]
 
 
+def test_what_slurm_has_put_back_itself_is_left_alone(scheduler, monkeypatch):
+    def refuse(*_):
+        scheduler.job["JobState"] = "PENDING"
+        raise LamaeError("scontrol requeue 7: Job is pending execution")
+
+    monkeypatch.setattr(slurm, "requeue", refuse)
+    assert put_back(scheduler, SAVED) == "7"
+    assert scheduler == []
+
+
+def test_a_requeued_job_that_cannot_be_changed_is_requeued_all_the_same(scheduler, monkeypatch):
+    def refuse(*_):
+        raise LamaeError("scontrol update JobId=7 StartTime=now+60: Access/permission denied")
+
+    monkeypatch.setattr(slurm, "update", refuse)
+    assert put_back(scheduler, Decision(REQUEUE, "killed", delay_s=60)) == "7"
+    assert scheduler == [("requeue", "7")]
+
+
+def test_a_controller_that_does_not_answer_is_asked_again(scheduler, monkeypatch):
+    told = iter([slurm.UnreachableError("no answer"), slurm.UnreachableError("no answer"), None])
+
+    def requeue(job_id):
+        if error := next(told):
+            raise error
+        scheduler.append(("requeue", job_id))
+
+    monkeypatch.setattr(slurm, "requeue", requeue)
+    monkeypatch.setattr(after, "PAUSES_S", (0, 0))
+    after._insist(lambda: put_back(scheduler, SAVED))
+    assert scheduler == [("requeue", "7")]
+
+
 def test_a_task_of_an_array_is_not_submitted_anew(scheduler):
     scheduler.job["Requeue"] = "0"
     with pytest.raises(LamaeError, match="a task of an array"):
