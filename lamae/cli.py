@@ -14,7 +14,7 @@ import typer
 from benchmarks import cli as bench_cli
 from benchmarks.plan import cli as plan_cli
 from cluster import cli as cluster_cli
-from lamae import cli_evaluate, console
+from lamae import cli_evaluate, cli_study, console
 from sharding.errors import LamaeError, UsageError
 
 app = typer.Typer(
@@ -293,6 +293,7 @@ app.command()(cli_evaluate.finetune)
 app.command()(cli_evaluate.compare)
 app.command()(cli_evaluate.export)
 app.command()(cli_evaluate.import_embeddings)
+app.command()(cli_study.study)
 app.command(context_settings=cluster_cli.SUBMIT_CONTEXT)(cluster_cli.submit)
 app.command()(cluster_cli.jobs)
 app.command()(cluster_cli.doctor)

@@ -57,6 +57,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     ``configs/...`` is found in the working directory first, then in the installed package.
     Raises UsageError naming the file or key and the fix.
     """
+    return load_as(RunConfig(), path, overrides)
+
+
+def load_as(start: ConfigT, path: str | Path, overrides: Sequence[str] = ()) -> ConfigT:
+    """``load`` for any configuration dataclass: ``start`` gives the defaults and the known keys."""
     try:
         text = _find(path).read_text()
         loaded = OmegaConf.create(text)
@@ -65,13 +70,13 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     except Exception as error:  # YAML's own errors span several lines and several classes
         raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(loaded, DictConfig):
-        raise UsageError(f"{path}: a run configuration is a mapping of sections, this is a list or a single value")
-    return _compose_run([(str(path), loaded), ("command line", _dotted(overrides))])
+        raise UsageError(f"{path}: a configuration is a mapping of sections, this is a list or a single value")
+    return _compose(start, [(str(path), loaded), ("command line", _dotted(overrides))])
 
 
 def from_dict(values: dict[str, Any], *, source: str = "config") -> RunConfig:
     """The configuration stored as a plain mapping (a run directory, a checkpoint). Raises UsageError."""
-    return _compose_run([(source, OmegaConf.create(values))])
+    return _compose(RunConfig(), [(source, OmegaConf.create(values))])
 
 
 def override(config: ConfigT, overrides: Sequence[str]) -> ConfigT:
@@ -84,7 +89,7 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def to_yaml(config: RunConfig) -> str:
+def to_yaml(config: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
 
 
@@ -112,10 +117,6 @@ def _dotted(overrides: Sequence[str]) -> DictConfig:
         return OmegaConf.from_dotlist(list(overrides))
     except Exception as error:
         raise UsageError(f"overrides {' '.join(overrides)}: {' '.join(str(error).split())}") from None
-
-
-def _compose_run(layers: list[tuple[str, DictConfig]]) -> RunConfig:
-    return _compose(RunConfig(), layers)
 
 
 def _compose(start: ConfigT, layers: list[tuple[str, DictConfig]]) -> ConfigT:

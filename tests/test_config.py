@@ -52,7 +52,7 @@ def test_hash_ignores_where_the_run_lives_and_nothing_else(yaml_file):
         (COMPLETE, ["engine.precision=fp16"], r"engine\.precision='fp16' is none of fp32, bf16"),
         (COMPLETE, ["engine.zero_stage=0"], r"engine\.zero_stage=0 .*wrong"),
         ("train: {steps: 7}\n", [], r"data\.path, run\.dir must be given"),
-        ("- a\n- list\n", [], r"run\.yaml: a run configuration is a mapping"),
+        ("- a\n- list\n", [], r"run\.yaml: a configuration is a mapping"),
         ("train: {steps: [\n", [], r"run\.yaml: not valid YAML"),
     ],
 )

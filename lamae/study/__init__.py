@@ -1,0 +1,1 @@
+"""Controlled comparisons: what is compared on what, the runs, their judgement and its statistics."""

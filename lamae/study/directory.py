@@ -1,0 +1,85 @@
+"""Where everything of a study lies.
+
+plan.yaml                   the plan, resolved; a study is never continued under another
+corpus/                     see lamae.study.corpus
+runs/STAGE/NAME/            a run directory of ``lamae train``, and beside it
+    run.json                what the run is
+    embeddings.zarr
+    reconstruction.npz      errors of judged records (final runs)
+    judged.npz              AUROC, and AUROC in every bootstrap draw (final runs)
+    done.json               written last: seconds by stage, and what was judged
+references/                 age and sex
+search.json                 val scores of the search
+results.json, report.html, report.md, *.png
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from lamae import config as run_config
+from lamae import console
+from lamae.study.plan import StudyPlan, changed_keys, load_plan
+from lamae.study.runs import Run
+from sharding.errors import UsageError
+
+PLAN_NAME = "plan.yaml"
+RUN_NAME = "run.json"
+DONE_NAME = "done.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyDirectory:
+    """Paths below ``root``."""
+
+    root: Path
+
+    @property
+    def plan(self) -> Path:
+        return self.root / PLAN_NAME
+
+    @property
+    def corpus(self) -> Path:
+        return self.root / "corpus"
+
+    def run(self, name: str) -> Path:
+        return self.root / "runs" / name
+
+    def embeddings(self, name: str) -> Path:
+        return self.run(name) / "embeddings.zarr"
+
+    def reconstruction(self, name: str) -> Path:
+        return self.run(name) / "reconstruction.npz"
+
+    def judged(self, name: str) -> Path:
+        return self.run(name) / "judged.npz"
+
+    def done(self, name: str) -> Path:
+        return self.run(name) / DONE_NAME
+
+    def write_run(self, run: Run) -> None:
+        console.write_json(self.run(run.name) / RUN_NAME, dataclasses.asdict(run))
+
+    def read_run(self, name: str) -> Run:
+        values = json.loads((self.run(name) / RUN_NAME).read_text())
+        return Run(**{**values, "overrides": tuple(values["overrides"])})
+
+    def claim(self, plan: StudyPlan) -> None:
+        """Take the directory for ``plan``, or go on with it. Raises UsageError where it holds something else.
+
+        Seeds may be added or left out: no run depends on which others there are.
+        """
+        if self.plan.exists():
+            before = load_plan(self.plan)
+            changes = changed_keys(dataclasses.replace(before, seeds=plan.seeds), plan)
+            if changes:
+                raise UsageError(
+                    f"{self.root}: holds a study of another plan ({'; '.join(changes)}); take another --out"
+                )
+        elif self.root.exists() and any(self.root.iterdir()):
+            raise UsageError(f"{self.root}: not empty and no study; take another --out")
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self.plan.write_text(run_config.to_yaml(plan))
+        except OSError as error:
+            raise UsageError(f"{self.root}: cannot be written ({error.strerror or error})") from None

@@ -1,0 +1,121 @@
+"""``lamae study``: makes what is missing of a study, stage by stage; it can be stopped and started at any time.
+
+corpus ─▶ search: learning rates ─▶ search: masks ─▶ equal records ─▶ equal FLOPs ─▶ sweep ─▶ references ─▶ report
+          each run:  train ─▶ embed ─▶ reconstruct ─▶ judge
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lamae import console
+from lamae.evaluate.demographics import embed_demographics
+from lamae.evaluate.embed import read_embeddings
+from lamae.reports.study import write_study_report
+from lamae.study import runs as run_lists
+from lamae.study.corpus import Part, build_corpus, check_labels
+from lamae.study.directory import StudyDirectory
+from lamae.study.judgement import Judgement, judging_hash
+from lamae.study.plan import StudyPlan, load_plan
+from lamae.study.pool import execute
+from lamae.study.results import AGE_AND_SEX, UNTRAINED, Contender, collect
+from lamae.study.runs import FULL, Choice, Run
+from lamae.study.search import search
+from sharding.errors import UsageError
+from sharding.format import ShardSet
+from sharding.progress import Progress
+
+
+def run_study(plan_path: Path, out: Path, *, workers: int, report_only: bool = False) -> dict[str, Any]:
+    """Everything that is missing of the study below ``out``; what ``results.json`` holds.
+
+    ``report_only`` pretrains nothing once the search is done: the report is of the seeds that are finished. Raises
+    UsageError for a plan that cannot be run or that is not the one ``out`` was made with, and LamaeError where a run
+    fails.
+    """
+    plan, study = load_plan(plan_path), StudyDirectory(out)
+    check_runs(plan)
+    study.claim(plan)
+    judged = judging_hash(plan)
+
+    def is_done(run: Run) -> bool:
+        path = study.done(run.name)
+        return path.exists() and (run.judged != FULL or json.loads(path.read_text()).get("judged") == judged)
+
+    with console.show_progress() as progress:
+
+        def do(stage: str, runs: Iterable[Run]) -> None:
+            execute(study, runs, workers=workers, stage=stage, is_done=is_done, progress=progress)
+
+        parts = build_corpus(plan.corpus, study.corpus, workers=max(1, workers), progress=progress)
+        check_labels(plan, parts)
+        scores, choices, first_lr = search(plan, study, parts, do)
+        runs = run_lists.final_runs(plan, choices, first_lr=first_lr)
+        if report_only:
+            runs = runs.only(is_done)
+            if not runs.equal_records:
+                raise UsageError(f"{out}: no seed is finished for all methods; nothing to report yet")
+        for stage, group in runs.stages.items():
+            do(stage, group.values())
+        untrained = run_lists.untrained_runs(plan, runs.equal_records)
+        do(UNTRAINED, untrained.values())
+        references = {
+            UNTRAINED: Contender({seed: Judgement.read(study.judged(run.name)) for seed, run in untrained.items()})
+        }
+        demographics = _judge_demographics(plan, study, parts, progress)
+        if demographics:
+            by_seed = {seed: demographics[run.part] for seed, run in untrained.items()}
+            references[AGE_AND_SEX] = Contender(by_seed, readouts=("record",))
+    results = collect(plan, study, parts, scores, choices, runs, references)
+    write_study_report(results, out)
+    return results
+
+
+def check_runs(plan: StudyPlan) -> None:
+    """Raises UsageError where some run of the plan could not be configured: before anything is made."""
+    for method in plan.methods:
+        for mask in plan.masks:
+            run_lists.record_flops(plan, [*plan.methods[method], *plan.masks[mask]])
+    for change in plan.sweep.values():
+        run_lists.record_flops(plan, [*plan.methods[plan.first_method], *plan.masks[plan.first_mask], *change])
+    for overrides in plan.reconstruct.values():
+        run_lists.record_flops(plan, overrides)
+
+
+def list_runs(plan: StudyPlan) -> list[tuple[str, str, int, float]]:
+    """(stage, run, steps, training TFLOP) of every run, before anything is known of the search: its choices are taken
+    to be the first mask and the middle learning rate. Raises UsageError as ``run_study``."""
+    check_runs(plan)
+    rates = sorted(plan.search.learning_rates)
+    choices = {method: Choice(plan.first_mask, rates[len(rates) // 2]) for method in plan.methods}
+    best_rates = dict.fromkeys(plan.methods, rates[: plan.search.rates_per_mask])
+    final = run_lists.final_runs(plan, choices, first_lr=choices[plan.first_method].lr)
+    stages: dict[str, Mapping[Any, Run]] = {
+        "search: learning rates": run_lists.learning_rate_runs(plan),
+        "search: masks": run_lists.mask_runs(plan, best_rates),
+        **final.stages,
+    }
+    rows: dict[str, tuple[str, str, int, float]] = {}
+    for stage, runs in stages.items():
+        for run in runs.values():
+            steps = run_lists.configure(plan, run.overrides).train.steps
+            rows.setdefault(run.name, (stage, run.name, steps, run_lists.run_flops(plan, run) / 1e12))
+    return list(rows.values())
+
+
+def _judge_demographics(
+    plan: StudyPlan, study: StudyDirectory, parts: list[Part], progress: Progress
+) -> dict[int, Judgement]:
+    """Age and sex as if they were an embedding, by part; empty where there is no file to tell."""
+    found = {}
+    for number, part in enumerate(parts):
+        if part.demographics is None:
+            return {}
+        shard_set = ShardSet.open(part.shards)
+        out = study.root / "references" / f"age-sex-{number}.zarr"
+        if not out.exists():
+            embed_demographics(part.demographics, shard_set, out)
+        found[number] = Judgement.of({"record": read_embeddings(out)}, plan, part, shard_set)
+        progress("age and sex", number + 1, len(parts))
+    return found

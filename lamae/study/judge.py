@@ -1,0 +1,157 @@
+"""From frozen embeddings of one run to scores on records whose subjects it was not pretrained on.
+
+splits      fit on train, C by val, score test; fewer labels: nested shares of the training subjects
+patients    cross-validation over the patients kept out of pretraining. A probe is fitted on the other folds and on the
+            patients that were in pretraining (as in any benchmark whose train split is pretrained on), each code's C by
+            an inner cross-validation over all of these; no score ever depends on the label of its own patient.
+"""
+
+import hashlib
+
+import numpy as np
+
+from lamae.evaluate.embed import PRETRAINED, Embeddings
+from lamae.evaluate.labels import Labels
+from lamae.evaluate.logistic import LogisticSolver, Standardizer
+from lamae.evaluate.readouts import C_GRID, fit_logistic
+from lamae.evaluate.reconstruction import spread
+from lamae.study.plan import JudgeConfig
+from lamae.study.statistics import Scores, stratified_auroc
+from sharding.errors import UsageError
+
+INNER_FOLDS = 3
+
+
+def judge_embeddings(
+    features: Embeddings, truth: Labels, judge: JudgeConfig, *, held_out_N: np.ndarray, fraction: float = 1.0
+) -> Scores:
+    """Scores of one read-out. ``held_out_N``: rows whose subjects were kept out of pretraining.
+
+    ``fraction`` of the training subjects are used, drawn anew (and nested) in every repeat. Raises UsageError where a
+    record to be judged was pretrained on.
+    """
+    columns = [k for k, code in enumerate(truth.codes) if not judge.codes or code in judge.codes]
+    codes = tuple(truth.codes[k] for k in columns)
+    y_NK = truth.label_NK[:, columns].astype(bool)
+    usable_N = truth.labelled_N & features.embedded_N
+    if judge.protocol == "splits":
+        rows = {split: of[usable_N[of]] for split, of in rows_of_splits(truth, judge).items()}
+        judged = rows["test"]
+        repeats = [
+            _score_splits(features, y_NK, rows, judged, fraction=fraction, seed=repeat)
+            for repeat in range(judge.repeats if fraction < 1 else 1)
+        ]
+    else:
+        judged = np.flatnonzero(usable_N & held_out_N)
+        helpers = np.flatnonzero(usable_N & ~held_out_N)
+        repeats = [
+            _score_patients(features, y_NK, judged, helpers, folds=judge.folds, fraction=fraction, seed=repeat)
+            for repeat in range(judge.repeats)
+        ]
+    if not len(judged):
+        raise UsageError(f"{features.name}: no labelled record of a subject kept out of pretraining is left to judge")
+    if (features.pretrained_N[judged] == PRETRAINED).any():
+        raise UsageError(f"{features.name}: subjects to be judged were in pretraining")
+    return Scores(
+        score_RMK=np.stack([score for score, _ in repeats]),
+        stratum_RM=np.stack([stratum for _, stratum in repeats]),
+        y_MK=y_NK[judged],
+        subject_M=features.subject_N[judged],
+        population=hashlib.sha256(judged.astype("<i8").tobytes()).hexdigest()[:12],
+        codes=codes,
+    )
+
+
+def rows_of_splits(truth: Labels, judge: JudgeConfig) -> dict[str, np.ndarray]:
+    """The labelled rows of each split that a judge of protocol ``splits`` uses, evenly spread."""
+    most = {"train": judge.fit_records, "val": judge.judge_records, "test": judge.judge_records}
+    return {split: spread(truth.rows(split), count) for split, count in most.items()}
+
+
+def nested_share(subject_N: np.ndarray, rows: np.ndarray, *, fraction: float, seed: int) -> np.ndarray:
+    """Rows of the first ``fraction`` of the subjects in the order of ``seed``: smaller shares lie within larger."""
+    subjects = np.random.default_rng(seed).permutation(np.unique(subject_N[rows]))
+    return rows[np.isin(subject_N[rows], subjects[: max(2, round(fraction * len(subjects)))])]
+
+
+def deal_folds(subject_M: np.ndarray, y_MK: np.ndarray, *, folds: int, seed: int) -> np.ndarray:
+    """int64 [M]: the fold of every record, by subject; subjects with the same labels are dealt out evenly."""
+    subjects, number_M = np.unique(subject_M, return_inverse=True)
+    any_SK = np.zeros((len(subjects), y_MK.shape[1]), dtype=bool)
+    np.logical_or.at(any_SK, number_M, y_MK)
+    kind_S = any_SK @ (1 << np.arange(y_MK.shape[1], dtype=np.int64))
+    order = np.random.default_rng(seed).permutation(len(subjects))
+    order = order[np.argsort(kind_S[order], kind="stable")]
+    fold_S = np.empty(len(subjects), dtype=np.int64)
+    fold_S[order] = np.arange(len(subjects)) % folds
+    return fold_S[number_M]
+
+
+def _score_splits(
+    features: Embeddings,
+    y_NK: np.ndarray,
+    rows: dict[str, np.ndarray],
+    judged: np.ndarray,
+    *,
+    fraction: float,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    fitted = rows["train"]
+    if fraction < 1:
+        fitted = nested_share(features.subject_N, fitted, fraction=fraction, seed=seed)
+    scale = Standardizer.fit(features.x_ND[fitted])
+    x = {"train": fitted, "val": rows["val"], "test": judged}
+    fit = fit_logistic(
+        {split: scale.apply(features.x_ND[of]) for split, of in x.items()}, {split: y_NK[of] for split, of in x.items()}
+    )
+    return fit.test_NK, np.zeros(len(judged), dtype=np.int64)
+
+
+def _score_patients(
+    features: Embeddings,
+    y_NK: np.ndarray,
+    judged: np.ndarray,
+    helpers: np.ndarray,
+    *,
+    folds: int,
+    fraction: float,
+    seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    fold_M = deal_folds(features.subject_N[judged], y_NK[judged], folds=folds, seed=seed)
+    score_MK = np.zeros((len(judged), y_NK.shape[1]), dtype=np.float32)
+    for fold in range(folds):
+        tested = fold_M == fold
+        fitted = np.concatenate([helpers, judged[~tested]])
+        if fraction < 1:
+            fitted = nested_share(features.subject_N, fitted, fraction=fraction, seed=seed)
+        chosen_K = _inner_choice(features, y_NK, fitted, seed=seed)
+        by_C = _fit_path(features.x_ND, y_NK, fitted, judged[tested])
+        score_MK[tested] = np.stack([by_C[C][:, k] for k, C in enumerate(chosen_K)], axis=1)
+    return score_MK, fold_M
+
+
+def _inner_choice(features: Embeddings, y_NK: np.ndarray, fitted: np.ndarray, *, seed: int) -> list[float]:
+    """For each code the C with the best AUROC in a cross-validation of the training part alone; of equals the
+    smallest."""
+    inner = deal_folds(features.subject_N[fitted], y_NK[fitted], folds=INNER_FOLDS, seed=seed)
+    scores = {C: np.zeros((len(fitted), y_NK.shape[1]), dtype=np.float32) for C in sorted(C_GRID)}
+    for fold in range(INNER_FOLDS):
+        out = inner == fold
+        for C, score in _fit_path(features.x_ND, y_NK, fitted[~out], fitted[out]).items():
+            scores[C][out] = score
+    once = np.ones((1, len(fitted)))
+    quality_CK = np.stack([stratified_auroc(scores[C], y_NK[fitted], inner, once)[0] for C in scores])
+    return [list(scores)[best] for best in np.nan_to_num(quality_CK).argmax(0)]
+
+
+def _fit_path(x_ND: np.ndarray, y_NK: np.ndarray, fitted: np.ndarray, tested: np.ndarray) -> dict[float, np.ndarray]:
+    """Log-odds of ``tested`` under every C, ascending; 0 for a code with one class in ``fitted``."""
+    positives = y_NK[fitted].sum(0)
+    both = (positives > 0) & (positives < len(fitted))
+    scale = Standardizer.fit(x_ND[fitted])
+    scores = {C: np.zeros((len(tested), y_NK.shape[1]), dtype=np.float32) for C in sorted(C_GRID)}
+    if both.any():
+        solver = LogisticSolver(scale.apply(x_ND[fitted]), y_NK[fitted][:, both])
+        for C in scores:
+            scores[C][:, both] = solver.fit(C).decide(scale.apply(x_ND[tested]))
+    return scores

@@ -1,0 +1,219 @@
+"""What a study compares: the YAML file behind ``lamae study``. Imports no torch.
+
+methods x masks x learning rates ──search on val──▶ each method's own mask and learning rate
+methods x seeds                  ──claim──▶ paired differences at equal records and at equal FLOPs
+one factor at a time x seeds     ──sweep──▶ which defaults the real data ask for
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lamae import config as run_config
+
+PROTOCOLS = ("splits", "patients")
+CORPUS_LABELS = ("synthetic", "ptbxl")
+
+
+@dataclass
+class CorpusConfig:
+    """What is pretrained on: a shard set that is there, or a mixture made for the study."""
+
+    shards: str | None = None
+    """A shard set from ``lamae shard``; what follows then has no effect."""
+
+    demographics: str | None = None
+    """With ``shards``: CSV with study_id, age and gender, or ptbxl_database.csv, for the age and sex reference."""
+
+    seconds: float = 10.0
+    """Length of a recording: FLOPs are counted before any is read."""
+
+    synthetic_records: int = 4000
+    """Synthetic ECGs, of ``synthetic_subjects`` subjects."""
+
+    synthetic_subjects: int = 1600
+    """Subjects of the synthetic ECGs."""
+
+    seed: int = 0
+    """Of the synthetic ECGs, of their split and of the halves."""
+
+    split_fractions: list[float] = field(default_factory=lambda: [0.66, 0.14, 0.2])
+    """Shares of the synthetic subjects in train, val and test."""
+
+    ptbxl: str | None = None
+    """A PTB-XL tree. Its patients are dealt into ``parts``: each run leaves one part out of pretraining."""
+
+    parts: int = 2
+    """Part ``seed % parts`` of the PTB-XL patients is kept out of the pretraining of a seed, and judged."""
+
+    others: list[str] = field(default_factory=list)
+    """Further directories of WFDB records, pretrained on and not judged."""
+
+    rate_hz: int = 100
+    """Rate to which all recordings are brought when packed."""
+
+
+@dataclass
+class SearchConfig:
+    """How each method gets its own learning rate and mask, on validation data alone."""
+
+    judge: str = "synthetic"
+    """Which judge's val split decides; its protocol must be ``splits``."""
+
+    seed: int = 100
+    """Seed of the search's runs."""
+
+    steps: int = 400
+    """Steps of the search's runs, each under a schedule of its own."""
+
+    learning_rates: list[float] = field(default_factory=lambda: [2e-3, 4e-3, 8e-3])
+    """Tried under the first mask."""
+
+    rates_per_mask: int = 1
+    """How many of them the other masks are tried with: those that were best under the first."""
+
+    fit_records: int = 1000
+    """In place of the judge's: a search may look at more records than the runs that are many."""
+
+    val_records: int = 800
+    """In place of the judge's ``judge_records``."""
+
+
+@dataclass
+class JudgeConfig:
+    """Labels that frozen embeddings are probed for."""
+
+    labels: str = "synthetic"
+    """``synthetic`` or ``ptbxl`` of the study's own corpus, or the path of a labels store of ``corpus.shards``."""
+
+    protocol: str = "splits"
+    """``splits``: fit on train, C on val, tested on test. ``patients``: cross-validation over the patients that were
+    not in pretraining, C by an inner cross-validation; patients that were are only fitted on."""
+
+    codes: list[str] = field(default_factory=list)
+    """Codes to judge; all of them where none is named."""
+
+    fit_records: int = 1000
+    """At most so many training records are embedded and fitted on; no effect on ``patients``."""
+
+    judge_records: int = 800
+    """At most so many val and so many test records are embedded and judged; no effect on ``patients``."""
+
+    folds: int = 5
+    """Outer folds of ``patients``."""
+
+    repeats: int = 2
+    """Deals of the patients into folds, and draws of every share of the labels below 1."""
+
+    label_fractions: list[float] = field(default_factory=lambda: [1.0])
+    """Shares of the training subjects whose labels are used; 1 must be among them."""
+
+    real: bool = False
+    """Recorded from people: defaults are chosen by such judges alone."""
+
+    def check(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"protocol={self.protocol} is none of {', '.join(PROTOCOLS)}")
+        if 1.0 not in self.label_fractions or not all(0 < share <= 1 for share in self.label_fractions):
+            raise ValueError(f"label_fractions={self.label_fractions} must lie above 0, at most at 1, and hold 1.0")
+        for name in ("fit_records", "judge_records", "repeats"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.folds < 2:
+            raise ValueError(f"folds={self.folds} must be at least 2")
+
+
+@dataclass
+class StudyPlan:
+    """A whole study. Lists of ``key=value`` are overrides of a run's configuration."""
+
+    run: str = "configs/pretrain/tiny.yaml"
+    """Configuration that every run starts from."""
+
+    set: list[str] = field(default_factory=list)
+    """Overrides of every run."""
+
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    """Seeds of the claim and of the sweep."""
+
+    steps: int = 800
+    """Steps of the claim's and the sweep's runs."""
+
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    methods: dict[str, list[str]] = field(default_factory=dict)
+    """What is compared, by name; the first is the one that the others are held against."""
+
+    masks: dict[str, list[str]] = field(default_factory=dict)
+    """Masks that every method may choose from; the first is where learning rates are searched."""
+
+    search: SearchConfig = field(default_factory=SearchConfig)
+    judges: dict[str, JudgeConfig] = field(default_factory=dict)
+    sweep: dict[str, list[str]] = field(default_factory=dict)
+    """One-factor changes of the first method under the first mask, by name."""
+
+    reconstruct: dict[str, list[str]] = field(default_factory=dict)
+    """Masks under which reconstruction of judged real records is measured, by name."""
+
+    flops_tolerance: float = 0.03
+    """A method whose FLOPs per record differ by more than this share from the first's also runs at equal FLOPs."""
+
+    @property
+    def search_judge(self) -> JudgeConfig:
+        """The judge of the search, with the search's numbers of records."""
+        judge = self.judges[self.search.judge]
+        return dataclasses.replace(judge, fit_records=self.search.fit_records, judge_records=self.search.val_records)
+
+    @property
+    def first_method(self) -> str:
+        """What the others are held against, and what the sweep changes."""
+        return next(iter(self.methods))
+
+    @property
+    def first_mask(self) -> str:
+        """Where learning rates are searched, and the sweep's base."""
+        return next(iter(self.masks))
+
+    def check(self) -> None:
+        if not self.methods or not self.masks or not self.judges:
+            raise ValueError("methods, masks and judges must each name at least one")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds={self.seeds} must be different numbers, at least one")
+        if self.search.judge not in self.judges:
+            raise ValueError(f"search.judge={self.search.judge} is none of the judges {', '.join(self.judges)}")
+        for name, judge in self.judges.items():
+            try:
+                judge.check()
+            except ValueError as error:
+                raise ValueError(f"judges.{name}: {error}") from None
+        if self.judges[self.search.judge].protocol != "splits":
+            raise ValueError(f"search.judge={self.search.judge} must have protocol splits: its val split decides")
+        if not 1 <= self.search.rates_per_mask <= len(self.search.learning_rates):
+            raise ValueError(
+                f"search.rates_per_mask={self.search.rates_per_mask} must lie in 1..{len(self.search.learning_rates)}, "
+                "the number of search.learning_rates"
+            )
+
+
+def load_plan(path: str | Path) -> StudyPlan:
+    """The plan of a YAML file, checked. Raises UsageError naming the file or key."""
+    return run_config.load_as(StudyPlan(), path)
+
+
+def changed_keys(old: StudyPlan, new: StudyPlan) -> list[str]:
+    """``key: old -> new`` of everything in which two plans differ."""
+    first, second = _flat(dataclasses.asdict(old)), _flat(dataclasses.asdict(new))
+    return [
+        f"{key}: {first.get(key, 'absent')} -> {second.get(key, 'absent')}"
+        for key in sorted({*first, *second})
+        if first.get(key) != second.get(key)
+    ]
+
+
+def _flat(values: dict, prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

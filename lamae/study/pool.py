@@ -1,0 +1,87 @@
+"""Runs as processes of their own, a few at a time: no run needs anything of another."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+
+import torch
+
+from lamae.launch import last_lines, usable_cores
+from lamae.study import worker
+from lamae.study.directory import StudyDirectory
+from lamae.study.runs import Run
+from sharding.errors import LamaeError
+from sharding.progress import Progress
+
+POLL_S = 0.5
+LOG_NAME = "run.log"
+
+
+def execute(
+    study: StudyDirectory,
+    runs: Iterable[Run],
+    *,
+    workers: int,
+    stage: str,
+    is_done: Callable[[Run], bool],
+    progress: Progress,
+) -> None:
+    """Run those that are not done yet, in their order, ``workers`` processes at a time, or (0) all in this process.
+
+    Where there are GPUs, the processes share them out in turn. Raises LamaeError when one fails; the others are then
+    asked to stop, and go on from there when started again.
+    """
+    wanted = list({run.name: run for run in runs}.values())
+    waiting = [run for run in wanted if not is_done(run)]
+    num_done = len(wanted) - len(waiting)
+    progress(stage, num_done, len(wanted))
+    if workers == 0:
+        for number, run in enumerate(waiting):
+            study.write_run(run)
+            _check(study, run.name, worker.run_one(study, run.name))
+            progress(stage, num_done + number + 1, len(wanted))
+        return
+    running: dict[int, tuple[str, subprocess.Popen[bytes]]] = {}
+    try:
+        while waiting or running:
+            for slot in range(workers):
+                if waiting and slot not in running:
+                    run = waiting.pop(0)
+                    running[slot] = run.name, _start(study, run, slot=slot, workers=workers)
+            time.sleep(POLL_S)
+            for slot, (name, process) in list(running.items()):
+                code = process.poll()
+                if code is not None:
+                    del running[slot]
+                    _check(study, name, code)
+                    num_done += 1
+            progress(stage, num_done, len(wanted))
+    finally:
+        for _, process in running.values():
+            process.terminate()
+        for _, process in running.values():
+            process.wait()
+
+
+def _check(study: StudyDirectory, name: str, code: int) -> None:
+    if code != 0:
+        log = study.run(name) / LOG_NAME
+        raise LamaeError(f"run {name} ended with exit code {code}; see {log}: {last_lines(log, 1)}")
+
+
+def _start(study: StudyDirectory, run: Run, *, slot: int, workers: int) -> subprocess.Popen[bytes]:
+    study.write_run(run)
+    environment = {"OMP_NUM_THREADS": str(max(1, usable_cores() // workers)), **os.environ}
+    devices = [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
+    devices = devices or [str(number) for number in range(torch.cuda.device_count())]
+    if devices:
+        environment["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
+    with (study.run(run.name) / LOG_NAME).open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "lamae.study.worker", str(study.root), run.name],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+        )

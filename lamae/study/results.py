@@ -1,0 +1,235 @@
+"""What a study found: every number of its report, from what the runs left behind.
+
+Differences are the first method's value minus the other's, paired by seed and by subject; those of the sweep are the
+change's value minus the base's. Intervals are 95 %, over seeds and subjects.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lamae.evaluate.auroc import Interval, subject_weights
+from lamae.evaluate.embed import READOUTS
+from lamae.evaluate.groups import code_groups
+from lamae.evaluate.reconstruction import GROUPS, SITUATIONS, ReconstructionErrors
+from lamae.evaluate.trivial import LINEAR
+from lamae.study import runs as run_lists
+from lamae.study.corpus import Part
+from lamae.study.directory import StudyDirectory
+from lamae.study.judgement import Judgement, Key
+from lamae.study.plan import StudyPlan
+from lamae.study.runs import BASE, FLOPS, RECORDS, Choice, FinalRuns, Group, Run, Setting
+from lamae.study.statistics import NUM_DRAWS, Values, difference, estimate, verdict
+from sharding.format import ShardSet
+
+UNTRAINED, AGE_AND_SEX = "random weights", "age and sex"
+RECONSTRUCTED = ("I, II", "V1-V6", "I, II, V1-V6")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One row of a comparison: what was judged of it, by seed."""
+
+    by_seed: Mapping[int, Judgement]
+    readouts: tuple[str, ...] = READOUTS
+
+    def values(self, key: Key, codes: list[str] | None = None) -> Values:
+        """Macro AUROC over some codes (default: all) by seed; a contender's only read-out stands in for any other."""
+        judge, readout, fraction = key
+        readout = readout if readout in self.readouts else self.readouts[0]
+        judged = {seed: of.by_key[judge, readout, fraction] for seed, of in self.by_seed.items()}
+        return {seed: (of.population, *of.macro_of(codes)) for seed, of in judged.items()}
+
+
+def collect(
+    plan: StudyPlan,
+    study: StudyDirectory,
+    parts: list[Part],
+    scores: Mapping[Setting, float],
+    choices: Mapping[str, Choice],
+    runs: FinalRuns,
+    references: Mapping[str, Contender],
+) -> dict[str, Any]:
+    """Everything that ``results.json`` holds, as plain values."""
+    at_records, at_flops, changes = (_contenders(study, group) for group in runs.stages.values())
+    by_budget = {RECORDS: {**at_records, **references}, FLOPS: at_flops}
+    keys = [
+        (name, readout, fraction)
+        for name, judge in plan.judges.items()
+        for readout in READOUTS
+        for fraction in sorted(judge.label_fractions)
+    ]
+    return {
+        "plan": dataclasses.asdict(plan),
+        "search": [{**dataclasses.asdict(setting), "val_macro_auroc": score} for setting, score in scores.items()],
+        "choices": {method: dataclasses.asdict(choice) for method, choice in choices.items()},
+        "comparisons": [
+            {"judge": key[0], "readout": key[1], "labels": key[2], "budget": budget, **comparison}
+            for key in keys
+            for budget, found in by_budget.items()
+            for comparison in ([_compare(found, key, plan.first_method)] if found else [])
+        ],
+        "codes": {name: _by_code({**at_records, **references}, (name, "mean", 1.0)) for name in plan.judges},
+        "sweep": [
+            {"judge": key[0], "readout": key[1], **_sweep(changes, key)} for key in keys if key[2] == 1.0 and changes
+        ],
+        "seeds": {stage: sorted({seed for _, seed in group}) for stage, group in runs.stages.items()},
+        "reconstruction": _reconstruction(plan, study, parts, runs.equal_records),
+        "costs": _costs(plan, study, runs),
+        "machine": _machine(study, runs.equal_records),
+    }
+
+
+def _contenders(study: StudyDirectory, runs: Group) -> dict[str, Contender]:
+    by_name: dict[str, dict[int, Judgement]] = {}
+    for (name, seed), run in runs.items():
+        by_name.setdefault(name, {})[seed] = Judgement.read(study.judged(run.name))
+    return {name: Contender(by_seed) for name, by_seed in by_name.items()}
+
+
+def _compare(contenders: Mapping[str, Contender], key: Key, first: str) -> dict[str, Any]:
+    """Every contender's macro AUROC, and by how much the first is above it, over all codes and over groups of them."""
+    codes = list(next(iter(contenders[first].by_seed.values())).by_key[key].codes)
+    rows = []
+    for name, contender in contenders.items():
+        reference = name in (UNTRAINED, AGE_AND_SEX)
+        row = {"name": name, "reference": reference, "macro_auroc": _plain(estimate(contender.values(key)))}
+        if name != first:
+            row |= _gap(contenders[first].values(key), contender.values(key))
+        row["groups"] = {
+            group: _gap(contenders[first].values(key, members), contender.values(key, members))
+            for group, members in code_groups(codes).items()
+            if name != first
+        }
+        rows.append(row)
+    return {"rows": rows}
+
+
+def _by_code(contenders: Mapping[str, Contender], key: Key) -> dict[str, dict[str, Any]]:
+    some = next(iter(contenders.values()))
+    codes = next(iter(some.by_seed.values())).by_key[key].codes
+    return {
+        name: {code: _plain(estimate(contender.values(key, [code]))) for code in codes}
+        for name, contender in contenders.items()
+    }
+
+
+def _sweep(changes: Mapping[str, Contender], key: Key) -> dict[str, Any]:
+    rows = []
+    for name, contender in changes.items():
+        row: dict[str, Any] = {"name": name, "macro_auroc": _plain(estimate(contender.values(key)))}
+        if name != BASE:
+            row |= _gap(contender.values(key), changes[BASE].values(key))
+        rows.append(row)
+    return {"rows": rows}
+
+
+def _gap(first: Values, second: Values) -> dict[str, Any]:
+    gap = difference(first, second)
+    return {"difference": _plain(gap), "verdict": verdict(gap)}
+
+
+def _plain(value: Interval) -> dict[str, float]:
+    return dataclasses.asdict(value)
+
+
+def _reconstruction(plan: StudyPlan, study: StudyDirectory, parts: list[Part], claim: Group) -> list[dict[str, Any]]:
+    """Error on judged records over that of the best trivial predictor and of linear regression from the leads."""
+    rows = []
+    subjects = [ShardSet.open(part.shards).column("subject") for part in parts]
+    for number, mask in enumerate(plan.reconstruct):
+        for method in plan.methods:
+            errors = {
+                seed: _read_errors(study.reconstruction(run.name), number, subjects[run.part])
+                for (of, seed), run in claim.items()
+                if of == method
+            }
+            for situation in SITUATIONS[:2]:
+                for group in RECONSTRUCTED:
+                    one = next(iter(errors.values()))
+                    if not np.isfinite(one.mse(situation, group)["model"]):
+                        continue
+                    trivial, _ = one.best_trivial(situation, group)
+                    rows.append(
+                        {
+                            "mask": mask,
+                            "method": method,
+                            "situation": situation,
+                            "leads": group,
+                            "mse_mv2": float(np.mean([of.mse(situation, group)["model"] for of in errors.values()])),
+                            "best_trivial": trivial,
+                            "ratio_to_best_trivial": _plain(_ratio(errors, situation, group, trivial)),
+                            "ratio_to_linear": _plain(_ratio(errors, situation, group, LINEAR)),
+                        }
+                    )
+    return rows
+
+
+def _read_errors(path: Path, number: int, subject_N: np.ndarray) -> ReconstructionErrors:
+    with np.load(path) as columns:
+        return ReconstructionErrors(
+            squared_RSLP=columns[f"{number}/squared"],
+            count_RSL=columns[f"{number}/count"],
+            defined_SLP=columns[f"{number}/defined"],
+            predictors=tuple(columns["predictors"].tolist()),
+            subject_R=subject_N[columns["row"]],
+            unit="mV",
+        )
+
+
+def _ratio(errors: Mapping[int, ReconstructionErrors], situation: str, group: str, against: str) -> Interval:
+    values: dict[int, tuple[str, float, np.ndarray]] = {}
+    for seed, of in errors.items():
+        weights = np.concatenate(
+            [np.ones((1, len(of.subject_R))), subject_weights(of.subject_R, num_draws=NUM_DRAWS, seed=0)]
+        )
+        squared_RP = of.squared_RSLP[:, SITUATIONS.index(situation)][:, list(GROUPS[group])].sum(1)
+        squared_BP = weights @ squared_RP
+        with np.errstate(divide="ignore", invalid="ignore"):  # a draw in which nothing was hidden
+            ratio = squared_BP[:, 0] / squared_BP[:, of.predictors.index(against)]
+        values[seed] = hashlib.sha256(of.subject_R.tobytes()).hexdigest(), float(ratio[0]), ratio[1:]
+    return estimate(values)
+
+
+def _costs(plan: StudyPlan, study: StudyDirectory, runs: FinalRuns) -> dict[str, Any]:
+    """FLOPs and CPU seconds, by what was run; all seeds together in the totals."""
+    rows = []
+    for stage, group in runs.stages.items():
+        for name in dict.fromkeys(name for name, _ in group):
+            of = [run for (other, _), run in group.items() if other == name]
+            config = run_lists.configure(plan, of[0].overrides)
+            rows.append(
+                {
+                    "stage": stage,
+                    "name": name,
+                    "mask": config.mask.kind,
+                    "lr": config.optim.lr,
+                    "steps": config.train.steps,
+                    "records": config.train.steps * config.train.global_batch_size,
+                    "gflops_per_record": run_lists.record_flops(plan, of[0].overrides) / 1e9,
+                    "tflops_per_run": run_lists.run_flops(plan, of[0]) / 1e12,
+                    "train_cpu_s": float(np.mean([_seconds(study, run).get("train", np.nan) for run in of])),
+                }
+            )
+    every = [json.loads(path.read_text()) for path in sorted((study.root / "runs").rglob("done.json"))]
+    return {
+        "rows": rows,
+        "num_runs": len(every),
+        "cpu_hours": sum(sum(done["cpu_s"].values()) for done in every) / 3600,
+    }
+
+
+def _seconds(study: StudyDirectory, run: Run) -> dict[str, float]:
+    values: dict[str, float] = json.loads(study.done(run.name).read_text())["cpu_s"]
+    return values
+
+
+def _machine(study: StudyDirectory, claim: Group) -> dict[str, Any]:
+    manifest = json.loads((study.run(next(iter(claim.values())).name) / "manifest.json").read_text())
+    return {"machine": manifest["machine"], "versions": manifest["versions"]}

@@ -1,0 +1,196 @@
+"""The list of a study's runs: a pure function of its plan and of what the search chose.
+
+A run is named by what it is, and two entries of the study with the same settings share one run.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lamae import config as run_config
+from lamae.config import RunConfig
+from lamae.model.flops import count_flops
+from lamae.study.plan import StudyPlan
+
+FULL, VAL = "full", "val"
+BASE = "base"
+RECORDS, FLOPS, SWEEP = "equal records", "equal FLOPs", "sweep"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One pretraining, and how it is judged afterwards."""
+
+    name: str
+    """Its directory below ``runs/``."""
+    overrides: tuple[str, ...]
+    part: int
+    """Of the corpus: which patients are kept out of pretraining."""
+    judged: str
+    """``full``, or ``val``: the search's runs, which no test record ever meets."""
+    weights_of: str | None = None
+    """Not trained: the architecture of this run with random weights drawn from the seed."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one run of the search tries."""
+
+    method: str
+    mask: str
+    lr: float
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the search chose for a method."""
+
+    mask: str
+    lr: float
+
+
+Group = Mapping[tuple[str, int], Run]
+"""Runs by (name, seed)."""
+
+
+@dataclass(frozen=True)
+class FinalRuns:
+    """What is compared once the search has chosen."""
+
+    equal_records: Group
+    equal_flops: Group
+    sweep: Group
+
+    @property
+    def stages(self) -> dict[str, Group]:
+        """By name, in the order in which they are run."""
+        return {RECORDS: self.equal_records, FLOPS: self.equal_flops, SWEEP: self.sweep}
+
+    def only(self, is_finished: Callable[[Run], bool]) -> "FinalRuns":
+        """Of each group the seeds that are finished for all of its names."""
+
+        def complete(group: Group) -> Group:
+            missing = {seed for (_, seed), run in group.items() if not is_finished(run)}
+            return {key: run for key, run in group.items() if key[1] not in missing}
+
+        return FinalRuns(*map(complete, self.stages.values()))
+
+
+def learning_rate_runs(plan: StudyPlan) -> dict[Setting, Run]:
+    """First stage of the search: every rate under the first mask."""
+    settings = [Setting(method, plan.first_mask, lr) for lr in plan.search.learning_rates for method in plan.methods]
+    return {setting: _search_run(plan, setting) for setting in settings}
+
+
+def mask_runs(plan: StudyPlan, best_rates: Mapping[str, Sequence[float]]) -> dict[Setting, Run]:
+    """Second stage: the other masks at each method's best rates."""
+    settings = [
+        Setting(method, mask, lr)
+        for mask in list(plan.masks)[1:]
+        for method in plan.methods
+        for lr in best_rates[method]
+    ]
+    return {setting: _search_run(plan, setting) for setting in settings}
+
+
+def final_runs(plan: StudyPlan, choices: Mapping[str, Choice], *, first_lr: float) -> FinalRuns:
+    """``first_lr``: the best learning rate of the first method under the first mask, the sweep's base."""
+    return FinalRuns(claim_runs(plan, choices), flops_runs(plan, choices), sweep_runs(plan, first_lr))
+
+
+def claim_runs(plan: StudyPlan, choices: Mapping[str, Choice]) -> Group:
+    """Equal records, by (method, seed); seeds outermost, so that what is finished is a whole comparison."""
+    return {
+        (method, seed): _final_run(plan, _chosen(plan, method, choices[method]), seed, plan.steps)
+        for seed in plan.seeds
+        for method in plan.methods
+    }
+
+
+def flops_runs(plan: StudyPlan, choices: Mapping[str, Choice]) -> Group:
+    """Equal FLOPs, by (method, seed): steps scaled, unless the method costs as much as the first anyway."""
+    costs = {method: record_flops(plan, _chosen(plan, method, choices[method])) for method in plan.methods}
+    first = costs[plan.first_method]
+    runs = {}
+    for seed in plan.seeds:
+        for method, cost in costs.items():
+            same = abs(cost / first - 1) <= plan.flops_tolerance
+            steps = plan.steps if same else round(plan.steps * first / cost)
+            runs[method, seed] = _final_run(plan, _chosen(plan, method, choices[method]), seed, steps)
+    return runs
+
+
+def untrained_runs(plan: StudyPlan, claim: Group) -> dict[int, Run]:
+    """The first method's model with random weights, by seed: what every pretrained one has to beat."""
+    method = plan.first_method
+    return {
+        seed: dataclasses.replace(run, name=f"untrained/{_slug(method)}-seed{seed}", weights_of=run.name)
+        for (of, seed), run in claim.items()
+        if of == method
+    }
+
+
+def sweep_runs(plan: StudyPlan, lr: float) -> Group:
+    """By (change, seed); BASE is the first method under the first mask. ``lr`` is the best one of that."""
+    base = [*plan.methods[plan.first_method], *plan.masks[plan.first_mask], *_rate(lr)]
+    changes = {BASE: [], **plan.sweep}
+    return {
+        (name, seed): _final_run(plan, [*base, *change], seed, plan.steps)
+        for seed in plan.seeds
+        for name, change in changes.items()
+    }
+
+
+def record_flops(plan: StudyPlan, overrides: Sequence[str]) -> int:
+    """Training FLOPs of one record."""
+    config = configure(plan, overrides)
+    num_samples = round(config.signal.rate_hz * (config.signal.crop_seconds or plan.corpus.seconds))
+    return count_flops(config.model, config.mask, num_samples=num_samples).training
+
+
+def run_flops(plan: StudyPlan, run: Run) -> float:
+    """Training FLOPs of a whole run."""
+    config = configure(plan, run.overrides)
+    return float(record_flops(plan, run.overrides)) * config.train.steps * config.train.global_batch_size
+
+
+def configure(plan: StudyPlan, overrides: Sequence[str], *, shards: str = "shards", run_dir: str = "run") -> RunConfig:
+    """The configuration of a run. Raises UsageError naming the key."""
+    return _load(plan.run, (*plan.set, f"run.dir={run_dir}", f"data.path={shards}", *overrides))
+
+
+@functools.cache
+def _load(path: str, overrides: tuple[str, ...]) -> RunConfig:
+    return run_config.load(path, overrides)
+
+
+def _chosen(plan: StudyPlan, method: str, choice: Choice) -> list[str]:
+    return [*plan.methods[method], *plan.masks[choice.mask], *_rate(choice.lr)]
+
+
+def _rate(lr: float) -> list[str]:
+    return [f"optim.lr={lr:g}", f"optim.final_lr={lr / 100:g}"]
+
+
+def _search_run(plan: StudyPlan, setting: Setting) -> Run:
+    overrides = [*plan.methods[setting.method], *plan.masks[setting.mask], *_rate(setting.lr)]
+    overrides += [f"train.steps={plan.search.steps}", f"train.seed={plan.search.seed}"]
+    name = f"search/{_slug(setting.method)}-{_slug(setting.mask)}-{setting.lr:g}"
+    return Run(name, tuple(overrides), part=0, judged=VAL)
+
+
+def _final_run(plan: StudyPlan, overrides: Sequence[str], seed: int, steps: int) -> Run:
+    """Named by a hash of its settings, so that claim and sweep share what they have in common."""
+    config = configure(plan, overrides)
+    settings = {key: dataclasses.asdict(getattr(config, key)) for key in ("model", "mask", "optim")}
+    digest = hashlib.sha256(repr((settings, steps)).encode()).hexdigest()[:8]
+    parts = plan.corpus.parts if plan.corpus.ptbxl and not plan.corpus.shards else 1
+    name = f"final/{config.model.kind}-{config.model.scope}-{config.mask.kind}-{digest}-seed{seed}"
+    return Run(name, (*overrides, f"train.steps={steps}", f"train.seed={seed}"), part=seed % parts, judged=FULL)
+
+
+def _slug(name: str) -> str:
+    """A name as part of a path."""
+    return "".join(c if c.isalnum() else "-" for c in name)

@@ -1,0 +1,63 @@
+"""Each method's learning rate and mask, chosen on validation data alone."""
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from lamae.evaluate.auroc import auroc, macro
+from lamae.evaluate.embed import read_embeddings
+from lamae.evaluate.labels import read_labels
+from lamae.evaluate.logistic import Standardizer
+from lamae.evaluate.readouts import fit_logistic
+from lamae.study import runs as run_lists
+from lamae.study.corpus import Part
+from lamae.study.directory import StudyDirectory
+from lamae.study.judge import rows_of_splits
+from lamae.study.plan import JudgeConfig, StudyPlan
+from lamae.study.runs import Choice, Run, Setting
+
+READOUT = "mean"  # common to all methods
+
+Execute = Callable[[str, Iterable[Run]], None]
+"""Does the runs of a stage."""
+
+
+def search(
+    plan: StudyPlan, study: StudyDirectory, parts: list[Part], execute: Execute
+) -> tuple[dict[Setting, float], dict[str, Choice], float]:
+    """Val scores of every setting tried; each method's choice; the first method's rate under the first mask."""
+    judge = plan.search_judge
+
+    def scores_of(runs: Mapping[Setting, Run]) -> dict[Setting, float]:
+        return {setting: val_score(judge, study.embeddings(run.name), parts[run.part]) for setting, run in runs.items()}
+
+    by_rate = run_lists.learning_rate_runs(plan)
+    execute("search: learning rates", by_rate.values())
+    scores = scores_of(by_rate)
+    best_rates = {
+        method: [setting.lr for setting in ranked(scores, method)[: plan.search.rates_per_mask]]
+        for method in plan.methods
+    }
+    by_mask = run_lists.mask_runs(plan, best_rates)
+    execute("search: masks", by_mask.values())
+    scores |= scores_of(by_mask)
+    best = {method: ranked(scores, method)[0] for method in plan.methods}
+    choices = {method: Choice(mask=setting.mask, lr=setting.lr) for method, setting in best.items()}
+    return scores, choices, best_rates[plan.first_method][0]
+
+
+def ranked(scores: Mapping[Setting, float], method: str) -> list[Setting]:
+    """The method's settings, the best score first; of equals the first tried."""
+    return sorted((setting for setting in scores if setting.method == method), key=lambda setting: -scores[setting])
+
+
+def val_score(judge: JudgeConfig, embeddings: Path, part: Part) -> float:
+    """Macro AUROC on the val split, of a probe fitted on the train split under the best C."""
+    truth, features = read_labels(part.labels_of(judge)), read_embeddings(embeddings, readout=READOUT)
+    columns = [k for k, code in enumerate(truth.codes) if not judge.codes or code in judge.codes]
+    rows = {split: of[features.embedded_N[of]] for split, of in rows_of_splits(truth, judge).items() if split != "test"}
+    # What scores would be given to test records is not asked for: val stands in.
+    rows["test"] = rows["val"]
+    scale = Standardizer.fit(features.x_ND[rows["train"]])
+    y = {split: truth.label_NK[of][:, columns] for split, of in rows.items()}
+    fit = fit_logistic({split: scale.apply(features.x_ND[of]) for split, of in rows.items()}, y)
+    return float(macro(auroc(fit.val_NK, y["val"])))

@@ -1,0 +1,145 @@
+"""One run of a study in a process of its own: pretrain, embed, reconstruct, judge; what is done is not done again.
+
+python -m lamae.study.worker STUDY_DIR RUN_NAME
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lamae import console
+from lamae.evaluate.embed import READOUTS, embed, read_embeddings
+from lamae.evaluate.labels import read_labels
+from lamae.evaluate.reconstruction import reconstruction_errors
+from lamae.study.corpus import Part, open_parts
+from lamae.study.directory import StudyDirectory
+from lamae.study.judge import rows_of_splits
+from lamae.study.judgement import Judgement, judging_hash
+from lamae.study.plan import StudyPlan, load_plan
+from lamae.study.runs import FULL, Run, configure
+from lamae.train import loop
+from lamae.train.checkpoint import load_model
+from sharding.errors import LamaeError
+from sharding.format import ShardSet
+
+EMBED_BATCH, GPU_EMBED_BATCH = 8, 256  # small batches stay in a core's cache
+
+
+def run_one(study: StudyDirectory, name: str) -> int:
+    """Everything of one run; the exit code, 75 where it was stopped and saved."""
+    plan, run = load_plan(study.plan), study.read_run(name)
+    part = open_parts(plan.corpus, study.corpus)[run.part]
+    shard_set = ShardSet.open(part.shards)
+    config = configure(plan, run.overrides, shards=str(part.shards), run_dir=str(study.run(name)))
+    seconds = _Seconds(study.done(name))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+
+    if run.weights_of is None:
+        code = seconds.measure("train", lambda: loop.train(config))
+        if code:
+            return int(code)
+    source = study.run(run.weights_of or name)
+    if not study.embeddings(name).exists():
+        seconds.measure(
+            "embed",
+            lambda: embed(
+                source,
+                shard_set,
+                study.embeddings(name),
+                rows=rows_to_embed(plan, run, part),
+                batch_size=EMBED_BATCH if device == "cpu" else GPU_EMBED_BATCH,
+                device=device,
+                random_weights=run.weights_of is not None,
+                seed=config.train.seed,
+            ),
+        )
+    if run.judged == FULL:
+        if run.weights_of is None and plan.reconstruct and not study.reconstruction(name).exists():
+            seconds.measure("reconstruct", lambda: _reconstruct(plan, study, name, part, shard_set, device))
+        seconds.measure("judge", lambda: _judge(plan, study, name, part, shard_set))
+    seconds.write(judged=judging_hash(plan) if run.judged == FULL else None)
+    return 0
+
+
+class _Seconds:
+    """CPU seconds by stage; those of an earlier, interrupted call stay."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._by_stage: dict[str, float] = json.loads(path.read_text())["cpu_s"] if path.exists() else {}
+
+    def measure(self, stage: str, action: Callable[[], int | None]) -> int | None:
+        start = time.process_time()
+        result = action()
+        spent = round(time.process_time() - start, 2)
+        self._by_stage[stage] = max(spent, self._by_stage.get(stage, 0.0))
+        return result
+
+    def write(self, **values: str | None) -> None:
+        console.write_json(self._path, {"cpu_s": self._by_stage, **values})
+
+
+def rows_to_embed(plan: StudyPlan, run: Run, part: Part) -> np.ndarray:
+    """Rows that some judge needs; of the search's runs none of any test split."""
+    rows = []
+    for judge in plan.judges.values() if run.judged == FULL else [plan.search_judge]:
+        truth = read_labels(part.labels_of(judge))
+        if judge.protocol == "patients":
+            rows.append(np.flatnonzero(truth.labelled_N))
+        else:
+            by_split = rows_of_splits(truth, judge)
+            rows += [of for split, of in by_split.items() if run.judged == FULL or split != "test"]
+    return np.unique(np.concatenate(rows))
+
+
+def _reconstruct(
+    plan: StudyPlan, study: StudyDirectory, name: str, part: Part, shard_set: ShardSet, device: str
+) -> None:
+    """Errors on the records that the first real judge (else the first) judges; trivial predictors get their moments
+    from its other records."""
+    judge = next((judge for judge in plan.judges.values() if judge.real), next(iter(plan.judges.values())))
+    truth = read_labels(part.labels_of(judge))
+    labelled = np.flatnonzero(truth.labelled_N)
+    pretrained = np.isin(labelled, shard_set.rows_of_split("train"))
+    rows = labelled[~pretrained] if judge.protocol == "patients" else rows_of_splits(truth, judge)["test"]
+    loaded = load_model(study.run(name), device=device)
+    columns = {"row": rows}
+    for number, overrides in enumerate(plan.reconstruct.values()):
+        mask = configure(plan, overrides).mask
+        errors = reconstruction_errors(
+            loaded, shard_set, rows, mask=mask, train_rows=labelled[pretrained], device=device
+        )
+        columns |= {
+            f"{number}/squared": errors.squared_RSLP,
+            f"{number}/count": errors.count_RSL,
+            f"{number}/defined": errors.defined_SLP,
+            "predictors": np.array(errors.predictors),
+        }
+    _save(study.reconstruction(name), columns)
+
+
+def _judge(plan: StudyPlan, study: StudyDirectory, name: str, part: Part, shard_set: ShardSet) -> None:
+    """Every judge on every read-out and share of labels."""
+    features = {readout: read_embeddings(study.embeddings(name), readout=readout) for readout in READOUTS}
+    _save(study.judged(name), Judgement.of(features, plan, part, shard_set).to_columns())
+
+
+def _save(out: Path, columns: dict[str, np.ndarray]) -> None:
+    partial = out.with_name(f".{out.name}")
+    with partial.open("wb") as stream:
+        np.savez(stream, **columns)  # type: ignore[arg-type]
+    partial.replace(out)
+
+
+if __name__ == "__main__":
+    console.set_up_logging()
+    try:
+        sys.exit(run_one(StudyDirectory(Path(sys.argv[1])), sys.argv[2]))
+    except LamaeError as error:
+        console.print_error(str(error))
+        sys.exit(1)

@@ -1,0 +1,91 @@
+"""Probes judge subjects that nothing was learned from, and find what is there."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from lamae.evaluate.embed import NOT_PRETRAINED, PRETRAINED, Embeddings
+from lamae.evaluate.labels import Labels
+from lamae.study import judge
+from lamae.study.judge import deal_folds, judge_embeddings, nested_share
+from lamae.study.plan import JudgeConfig
+from lamae.study.statistics import judge_scores
+from sharding.errors import UsageError
+
+N = 240
+HELD_OUT = np.arange(N) >= 120
+
+
+def simulate(*, seed=0):
+    """Two records per subject; SEEN is in the features, NOISE belongs to the subject and is not."""
+    rng = np.random.default_rng(seed)
+    subject = np.arange(N) // 2
+    x = rng.normal(size=(N, 12)).astype(np.float32)
+    noise = rng.integers(0, 2, N // 2)[subject]
+    # A fingerprint of the subject: a probe that saw the other record of a subject would know NOISE.
+    x[:, 4:] += 5 * rng.normal(size=(N // 2, 8))[subject]
+    y = np.stack([x[:, 0] + 0.3 * rng.normal(size=N) > 0, noise > 0], axis=1)
+    features = Embeddings(
+        x_ND=x,
+        embedded_N=np.ones(N, dtype=bool),
+        subject_N=subject.astype(np.int32),
+        split_N=np.where(HELD_OUT, 2, 0).astype(np.uint8),
+        pretrained_N=np.where(HELD_OUT, NOT_PRETRAINED, PRETRAINED).astype(np.uint8),
+        index_hash="i",
+        name="features",
+    )
+    split = np.where(subject < 60, 0, np.where(subject < 80, 1, 2)).astype(np.uint8)
+    truth = Labels(y.astype(np.uint8), np.ones(N, dtype=bool), split, ["SEEN", "NOISE"], {}, "simulated", "i")
+    return features, truth
+
+
+@pytest.mark.parametrize("protocol", ["patients", "splits"])
+def test_finds_what_is_there_and_no_fingerprints(protocol):
+    features, truth = simulate()
+    scores = judge_embeddings(features, truth, JudgeConfig(protocol=protocol), held_out_N=HELD_OUT)
+    seen, noise = judge_scores(scores, num_draws=20).auroc_K
+    assert seen > 0.9
+    assert 0.3 < noise < 0.7
+    assert scores.score_RMK.shape == ((2, 120, 2) if protocol == "patients" else (1, 80, 2))
+
+
+def test_no_label_reaches_a_score_of_its_own_fold(monkeypatch):
+    monkeypatch.setattr(judge, "deal_folds", lambda subject_M, y_MK, folds, seed: subject_M % folds)
+    features, truth = simulate()
+    config = JudgeConfig(protocol="patients", repeats=1)
+    before = judge_embeddings(features, truth, config, held_out_N=HELD_OUT)
+    label = truth.label_NK.copy()
+    label[np.flatnonzero(HELD_OUT)[before.stratum_RM[0] == 0]] ^= 1
+    after = judge_embeddings(features, dataclasses.replace(truth, label_NK=label), config, held_out_N=HELD_OUT)
+    inside = before.stratum_RM[0] == 0
+    np.testing.assert_array_equal(before.score_RMK[0, inside], after.score_RMK[0, inside])
+    assert not np.allclose(before.score_RMK[0, ~inside], after.score_RMK[0, ~inside])
+
+
+def test_subjects_that_were_pretrained_on_are_refused():
+    features, truth = simulate()
+    with pytest.raises(UsageError, match="subjects to be judged were in pretraining"):
+        judge_embeddings(features, truth, JudgeConfig(protocol="patients"), held_out_N=~HELD_OUT)
+    with pytest.raises(UsageError, match="no labelled record"):
+        judge_embeddings(features, truth, JudgeConfig(protocol="patients"), held_out_N=np.zeros(N, dtype=bool))
+
+
+def test_folds_are_of_subjects_and_even_in_labels():
+    rng = np.random.default_rng(0)
+    subject = rng.integers(0, 50, 200)
+    y = (subject < 10)[:, None]
+    fold = deal_folds(subject, y, folds=5, seed=1)
+    for number in np.unique(subject):
+        assert len(set(fold[subject == number])) == 1
+    positive = [len(set(subject[(fold == f) & y[:, 0]])) for f in range(5)]
+    assert positive == [2] * 5
+    assert not np.array_equal(fold, deal_folds(subject, y, folds=5, seed=2))
+
+
+def test_smaller_shares_lie_within_larger():
+    subject, rows = np.arange(100) // 2, np.arange(100)
+    small = nested_share(subject, rows, fraction=0.1, seed=3)
+    large = nested_share(subject, rows, fraction=0.5, seed=3)
+    assert len(small) == 10
+    assert set(small) < set(large)

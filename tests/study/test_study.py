@@ -1,0 +1,130 @@
+"""A whole study, stopped and started, and what it refuses."""
+
+import json
+
+import pytest
+import yaml
+
+from lamae.study import pool
+from lamae.study.directory import StudyDirectory
+
+
+def test_from_the_plan_to_the_report(lamae, write_plan, tmp_path, monkeypatch):
+    plan, out = write_plan(), tmp_path / "study"
+    started = []
+    run_one = pool.worker.run_one
+
+    def dies_at_the_seventh(study, name):
+        started.append(name)
+        if len(started) == 7:
+            raise KeyboardInterrupt
+        return run_one(study, name)
+
+    monkeypatch.setattr(pool.worker, "run_one", dies_at_the_seventh)
+    code, _, error = lamae("study", plan, "--out", out, "--workers", 0)
+    assert code == 130, error
+    assert not (out / "results.json").exists()
+
+    code, _, error = lamae("study", plan, "--out", out, "--report-only", "--workers", 0)
+    assert code == 0, error
+    assert json.loads((out / "results.json").read_text())["seeds"] == {
+        "equal records": [0],
+        "equal FLOPs": [0],
+        "sweep": [],
+    }
+    code, printed, error = lamae("study", plan, "--out", out, "--workers", 0)
+    assert code == 0, error
+    assert "random weights: 2 of 2" in printed
+    assert started.count(started[0]) == 1, "a finished run was run again"
+    assert started.count(started[6]) == 2
+
+    results = json.loads((out / "results.json").read_text())
+    assert {entry["method"] for entry in results["search"]} == {"lamae", "joint"}
+    names = {
+        (entry["judge"], entry["readout"], entry["labels"], entry["budget"]): [row["name"] for row in entry["rows"]]
+        for entry in results["comparisons"]
+    }
+    assert names["patients", "mean", 1.0, "equal records"] == ["lamae", "joint", "random weights"]
+    assert names["splits", "record", 0.5, "equal FLOPs"] == ["lamae", "joint"]
+    assert [row["name"] for row in results["sweep"][0]["rows"]] == ["base", "scope summary"]
+    steps = {(row["stage"], row["name"]): row for row in results["costs"]["rows"]}
+    cheaper, dearer = steps["equal FLOPs", "lamae"], steps["equal FLOPs", "joint"]
+    assert cheaper["tflops_per_run"] == pytest.approx(steps["equal records", "lamae"]["tflops_per_run"])
+    assert dearer["gflops_per_record"] > cheaper["gflops_per_record"]
+    fast = results["codes"]["patients"]["lamae"]["FAST"]
+    assert fast["value"] > 0.9, "any embedding of two rates of oscillation tells them apart"
+    assert {row["mask"] for row in results["reconstruction"]} == {"whole leads"}
+
+    written = (out / "report.md").read_text() + (out / "report.html").read_text() + json.dumps(results)
+    assert "1000" not in json.dumps(results["codes"])
+    assert "differences.png" in written
+    for name in ("differences.png", "few-labels.png"):
+        assert 0 < (out / name).stat().st_size < 150_000
+
+
+def test_a_directory_keeps_to_its_plan(lamae, write_plan, tmp_path):
+    out = tmp_path / "study"
+    StudyDirectory(out).claim(_load(write_plan()))
+    code, _, error = lamae("study", write_plan("steps=3", "judges.patients.folds=4"), "--out", out)
+    assert code == 2
+    assert "(judges.patients.folds: 3 -> 4; steps: 2 -> 3)" in error
+    StudyDirectory(out).claim(_load(write_plan("seeds=[0,1,2]")))
+    assert _load(out / "plan.yaml").seeds == [0, 1, 2], "seeds may be added"
+
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").touch()
+    code, _, error = lamae("study", write_plan(), "--out", tmp_path / "other")
+    assert code == 2
+    assert "not empty and no study" in error
+
+
+def test_dry_run_lists_runs_and_makes_nothing(lamae, write_plan, tmp_path):
+    code, printed, error = lamae("study", write_plan("steps=20"), "--out", tmp_path / "study", "--dry-run")
+    assert code == 0, error
+    assert "search/lamae-random-0.001" in printed
+    # search 2 + 2; claim 2 x 2; base is the claim's first method; one change x 2; joint at equal FLOPs x 2
+    assert "12 runs" in printed
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("search.judge=nobody", "search.judge=nobody is none of the judges splits, patients"),
+        ("search.judge=patients", "search.judge=patients must have protocol splits"),
+        ("judges.splits.protocol=guess", "judges.splits: protocol=guess is none of splits, patients"),
+        ("judges.splits.label_fractions=[0.5]", "judges.splits: label_fractions"),
+        ("seeds=[1,1]", "seeds=[1, 1] must be different"),
+        ("stepz=3", "unknown key stepz; did you mean steps?"),
+        ("methods.joint=[model.kind=joined]", "model.kind=joined is none of"),
+        ("sweep.wide=[mask.ratio=2]", "mask.ratio=2"),
+        ("judges.splits.codes=[SLOW]", "judges.splits.codes: SLOW not in"),
+        ("corpus.shards=nowhere", "nowhere"),
+    ],
+)
+def test_bad_plans_get_one_line(lamae, write_plan, tmp_path, change, message):
+    code, _, error = lamae("study", write_plan(change), "--out", tmp_path / "study", "--workers", 0)
+    assert code == 2
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_run_that_fails_is_named_with_its_log(lamae, write_plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(pool.worker, "run_one", lambda study, name: 1)
+    code, _, error = lamae("study", write_plan(), "--out", tmp_path / "study", "--workers", 0)
+    assert code == 1
+    assert "run search/lamae-grid-0.001 ended with exit code 1" in error
+
+
+def test_the_plans_that_ship_can_be_listed(lamae):
+    for name, least in (("claim", 30), ("mimic", 30)):
+        code, printed, error = lamae("study", f"configs/study/{name}.yaml", "--out", "x", "--dry-run")
+        assert code == 0, error
+        assert int(printed.splitlines()[-1].split()[0]) >= least
+
+
+def _load(path):
+    from lamae.study.plan import load_plan
+
+    assert yaml.safe_load(path.read_text())
+    return load_plan(path)
