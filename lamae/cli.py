@@ -155,7 +155,8 @@ def shard(
     if empty := [name for name, count in manifest["splits"].items() if not count["records"]]:
         console.console.print(
             f"warning: no record is in {' or '.join(empty)}; "
-            f"with few subjects set split_fractions=[0.6,0.2,0.2], or give --splits-from",
+            f"with few subjects set split_fractions=[0.6,0.2,0.2] (and source_folds=false if the source has folds), "
+            f"or give --splits-from",
             soft_wrap=True,
         )
     if card:

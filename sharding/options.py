@@ -29,6 +29,8 @@ class PackOptions:
     """CSV file with a key or study_id column; its other columns go into the index as extra/NAME, by record."""
     split_fractions: list[float] = field(default_factory=lambda: [0.8, 0.1, 0.1])
     """Shares of subjects in train, val and test where neither the source nor splits_from gives folds."""
+    source_folds: bool = True
+    """Whether folds that the source gives (PTB-XL's strat_fold) decide the splits; false splits by split_fractions."""
     splits_from: str | None = None
     """CSV file with a key or study_id column and a strat_fold, fold or split column; the last fold is test, the one
     before it val."""

@@ -32,7 +32,7 @@ def decide_splits(entries: list[Entry], options: PackOptions) -> str | None:
                 return folds.split_by_key[entry.key]
             if entry.subject in split_by_subject:
                 return split_by_subject[entry.subject]
-        elif entry.split is not None:
+        elif options.source_folds and entry.split is not None:
             return entry.split
         name = f"key {entry.key}" if entry.subject is None else str(entry.subject)
         return split_of_subject(name, options.split_fractions)

@@ -215,6 +215,9 @@ def test_ptbxl_takes_patients_and_folds_from_its_database(real_data, tmp_path):
         assert subject == int(float(database[key]["patient_id"]))
         assert SPLITS[split] == {9: "val", 10: "test"}.get(int(database[key]["strat_fold"]), "train")
 
+    pack(real_data / "ptbxl_500hz_first500", tmp_path / "hashed", options=PackOptions(limit=60, source_folds=False))
+    assert set(ShardSet.open(tmp_path / "hashed").column("split")) == {0, 1, 2}
+
 
 def test_sources_that_can_never_work_are_refused(tmp_path):
     with pytest.raises(UsageError, match="no such file or directory"):
