@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lamae.data.config import DataConfig, SignalConfig
 from lamae.model.config import MaskConfig, ModelConfig
-from lamae.train.config import CheckpointConfig, EngineConfig, MonitorConfig, OptimConfig, TrainConfig
+from lamae.train.config import CheckpointConfig, EngineConfig, MonitorConfig, OptimConfig, ProfileConfig, TrainConfig
 from sharding.errors import UsageError
 
 ConfigT = TypeVar("ConfigT")
@@ -49,6 +49,7 @@ class RunConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -200,7 +200,7 @@ def _labels(paths: Paths, settings: Settings) -> None:
 
 
 def _train(kind: str, paths: Paths, settings: Settings, progress: Progress) -> None:
-    from lamae.train.monitor import read_metrics
+    from lamae.train.rowfile import read_rows
 
     run = paths.runs[kind]
     overrides = [
@@ -214,7 +214,7 @@ def _train(kind: str, paths: Paths, settings: Settings, progress: Progress) -> N
     log = run / "train.log"
 
     def show_step() -> None:
-        metrics = read_metrics(run / "metrics.jsonl")
+        metrics = read_rows(run / "metrics.jsonl")
         if metrics:
             progress("train", int(metrics[-1]["step"]), settings.steps)
 
@@ -324,13 +324,13 @@ def _one_of_each(reconstructions: "Sequence[Reconstruction]") -> "list[Reconstru
 
 
 def _run_info(run: Path, loaded: Any) -> Any:
-    from lamae.train.monitor import read_metrics
+    from lamae.train.rowfile import read_rows
 
     return {
         "num_parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
         "steps": loaded.step,
         "wall_s": json.loads((run / DONE_NAME).read_text())["wall_s"],
-        "metrics": read_metrics(run / "metrics.jsonl"),
+        "metrics": read_rows(run / "metrics.jsonl"),
     }
 
 

@@ -7,7 +7,7 @@ import torch
 
 from lamae.config import RunConfig, from_dict, to_dict
 from lamae.train.checkpoint import CheckpointReader, newest_whole
-from lamae.train.monitor import read_metrics
+from lamae.train.rowfile import read_rows
 from tests.shardsets import random_adc, write_shard_set
 
 TINY: dict[str, Any] = {
@@ -57,7 +57,7 @@ def write_config(config: RunConfig, path: Path) -> Path:
 
 def losses(run_dir: Path) -> dict[int, float]:
     """Loss by step, from metrics.jsonl."""
-    rows = read_metrics(run_dir / "metrics.jsonl")
+    rows = read_rows(run_dir / "metrics.jsonl")
     assert len({row["step"] for row in rows}) == len(rows), "a step was written twice"
     return {row["step"]: row["loss"] for row in rows}
 

@@ -254,3 +254,23 @@ class MonitorConfig:
         _at_least("monitor.hang_floor_s", self.hang_floor_s, 0)
         if self.peak_tflops is not None and not self.peak_tflops > 0:
             raise ValueError(f"monitor.peak_tflops={self.peak_tflops} must be above 0")
+
+
+@dataclass
+class ProfileConfig:
+    """A close look at a few steps: a trace, a memory snapshot (CUDA) and a table, below ``profile`` in ``run.dir``."""
+
+    steps: list[int] = field(default_factory=list)
+    """``[first, last]``: the steps to profile, counted from 1, both included; ``[]`` profiles none."""
+
+    on_demand_steps: int = 5
+    """How many steps a file named ``profile.now`` in the run directory profiles."""
+
+    ranks: int = 1
+    """How many ranks, from 0 on, write a trace; the table is over all of them."""
+
+    def check(self) -> None:
+        if self.steps and not (len(self.steps) == 2 and 1 <= self.steps[0] <= self.steps[1]):
+            raise ValueError(f"profile.steps={self.steps} must be [first, last] with 1 <= first <= last, or []")
+        _at_least("profile.on_demand_steps", self.on_demand_steps, 1)
+        _at_least("profile.ranks", self.ranks, 1)

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lamae.train.clock import StepClock, TimedBackend
 from lamae.train.config import EngineConfig, OptimConfig
 from lamae.train.distributed import Ranks
 from lamae.train.engine_options import deepspeed_config
@@ -133,14 +134,25 @@ class _TupleOutput(nn.Module):
 class Engine:
     """A model, its optimiser and DeepSpeed: forward, backward, step, and the state in fragments.
 
-    ``model`` is taken over: DeepSpeed casts its weights and moves it to the device.
+    ``model`` is taken over: DeepSpeed casts its weights and moves it to the device. ``clock`` learns what forward,
+    backward, optimiser and collectives take.
     """
 
     def __init__(
-        self, model: nn.Module, *, ranks: Ranks, engine: EngineConfig, optim: OptimConfig, plan: BatchPlan
+        self,
+        model: nn.Module,
+        *,
+        ranks: Ranks,
+        engine: EngineConfig,
+        optim: OptimConfig,
+        plan: BatchPlan,
+        clock: StepClock | None = None,
     ) -> None:
         deepspeed = _import_deepspeed()
         deepspeed.init_distributed(dist_init_required=False, verbose=False)
+        self._clock = clock or StepClock(ranks.device)
+        self._comm = deepspeed.comm.comm
+        self._backend, self._comm.cdb = self._comm.cdb, TimedBackend(self._comm.cdb, self._clock)
         self.model = model
         self.zero_stage = engine.zero_stage
         self._rank = ranks.rank
@@ -155,23 +167,26 @@ class Engine:
         self._norm_at_stage_0: torch.Tensor | None = None
 
     def forward(self, *inputs: Any) -> StepOutput:
-        return StepOutput(*self._deepspeed(*inputs))
+        with self._clock.phase("forward"):
+            return StepOutput(*self._deepspeed(*inputs))
 
     def backward(self, loss: torch.Tensor) -> None:
         """Accumulate the gradients of one micro-batch; the last of a step reduces them over ranks."""
-        self._deepspeed.backward(loss)
+        with self._clock.phase("backward"):
+            self._deepspeed.backward(loss)
 
     def step(self, *, learning_rate: float, weight_decay: float, last: bool) -> None:
         """Call after each ``backward``; the ``last`` of a step clips and applies the update."""
-        if last:
-            for group in self._adamw.param_groups:
-                group["lr"] = learning_rate * group["lr_scale"]
-                group["weight_decay"] = weight_decay if group["decays"] else 0.0
-            if self.zero_stage == 0:
-                self._check_gradients()
-        self._deepspeed.step()
-        if last and self.zero_stage > 0:
-            self._applied = self._deepspeed.was_step_applied()
+        with self._clock.phase("optimizer"):
+            if last:
+                for group in self._adamw.param_groups:
+                    group["lr"] = learning_rate * group["lr_scale"]
+                    group["weight_decay"] = weight_decay if group["decays"] else 0.0
+                if self.zero_stage == 0:
+                    self._check_gradients()
+            self._deepspeed.step()
+            if last and self.zero_stage > 0:
+                self._applied = self._deepspeed.was_step_applied()
 
     def _check_gradients(self) -> None:
         """Stages 1 to 3 skip a step whose gradient is not finite; stage 0 would apply it, so clip or drop it here.
@@ -288,4 +303,5 @@ class Engine:
                     fragment.view(target).copy_(read(kind, fragment.name, fragment.start, fragment.numel))
 
     def close(self) -> None:
+        self._comm.cdb = self._backend
         self._deepspeed.destroy()

@@ -1,7 +1,7 @@
 """Watches for steps that went wrong: a loss or gradient that is not finite, and losses far above the recent ones."""
 
-import json
 import logging
+import math
 import statistics
 from collections import deque
 from pathlib import Path
@@ -10,12 +10,14 @@ import numpy as np
 import torch
 
 from lamae.train.distributed import Ranks
-from lamae.train.monitor import cut_rows
+from lamae.train.rowfile import RowFile
 from sharding.errors import LamaeError
 from sharding.format import ShardSet
 
 QUARANTINE_NAME = "quarantine.jsonl"
+SPIKES_NAME = "spikes.jsonl"
 SPIKE_WINDOW = 256
+SPIKE_MIN_RATIO = 1.5
 SPIKE_MIN_HISTORY = 32
 # Scales a median absolute deviation to the standard deviation of a normal distribution.
 MAD_TO_SIGMA = 1.4826
@@ -25,35 +27,35 @@ log = logging.getLogger(__name__)
 
 
 class SpikeDetector:
-    """Robust z-score of each loss against the recent ones: (loss - median) / (1.4826 * median absolute deviation)."""
+    """Robust z-score of each loss against the recent ones, on a logarithmic scale: losses of batches have long upper
+    tails, and a spike is a ratio. (log loss - median) / (1.4826 * median absolute deviation)."""
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
         self._recent: deque[float] = deque(maxlen=SPIKE_WINDOW)
 
-    def score(self, loss: float) -> float | None:
-        """z-score of a loss, which then joins the recent ones; None while there are too few to tell."""
-        score = None
-        if len(self._recent) >= SPIKE_MIN_HISTORY:
+    def spike(self, loss: float) -> float | None:
+        """z-score of a loss if it is a spike: above the threshold, and half again as large as the recent median.
+
+        The loss joins the recent ones; while these are few, nothing is a spike.
+        """
+        if not (math.isfinite(loss) and loss > 0):
+            return None
+        value, zscore = math.log(loss), None
+        if self._threshold and len(self._recent) >= SPIKE_MIN_HISTORY:
             median = statistics.median(self._recent)
             spread = MAD_TO_SIGMA * statistics.median(abs(x - median) for x in self._recent)
-            score = (loss - median) / spread if spread > 0 else None
-        if np.isfinite(loss):
-            self._recent.append(loss)
-        return score
-
-    def is_spike(self, loss: float) -> bool:
-        score = self.score(loss)
-        return bool(self._threshold) and score is not None and score > self._threshold
+            if spread > 0 and value - median > max(self._threshold * spread, math.log(SPIKE_MIN_RATIO)):
+                zscore = (value - median) / spread
+        self._recent.append(value)
+        return zscore
 
 
 class Quarantine:
     """Lists the records of skipped steps in ``quarantine.jsonl`` of the run directory, for people to look at."""
 
     def __init__(self, run_dir: Path, shard_set: ShardSet, ranks: Ranks, *, resume_step: int) -> None:
-        self._path = run_dir / QUARANTINE_NAME
-        if ranks.is_main and self._path.exists():
-            cut_rows(self._path, after_step=resume_step)
+        self._rows = RowFile(run_dir / QUARANTINE_NAME, resume_step=resume_step, is_main=ranks.is_main)
         self._shard_set = shard_set
         self._ranks = ranks
 
@@ -72,9 +74,7 @@ class Quarantine:
             {"step": step, "key": self._shard_set.keys[row], "row": int(row), "epoch": int(epoch), "not_finite": reason}
             for row, epoch in zip(all_rows[chosen], all_epochs[chosen], strict=True)
         ]
-        if self._ranks.is_main:
-            with self._path.open("a") as file:
-                file.writelines(json.dumps(entry) + "\n" for entry in entries)
+        self._rows.add(entries)
         return [str(entry["key"]) for entry in entries]
 
 

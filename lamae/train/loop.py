@@ -18,11 +18,12 @@ import numpy as np
 from lamae.data.batch import Batch
 from lamae.train import distributed
 from lamae.train.checkpoint import CheckpointReader
+from lamae.train.clock import StepClock
 from lamae.train.distributed import Ranks
 from lamae.train.engine import Engine, StepOutput
 from lamae.train.flags import FlagExchange, StopSignals
 from lamae.train.inputs import Inputs
-from lamae.train.rates import Stopwatch
+from lamae.train.profiler import Profiler
 from lamae.train.reporter import DrawFigures, Reporter
 from lamae.train.rundir import CHECKPOINTS_NAME
 from lamae.train.saver import Saver
@@ -70,7 +71,8 @@ def train(config: "RunConfig", *, draw_figures: DrawFigures | None = None, probe
     ranks.decide(lambda: open_run(config, run_dir, inputs, ranks, resumed_from=checkpoint))
     # Reads ahead while the engine is built.
     loader = inputs.loader(ranks, samples_consumed=state.samples_consumed, num_batches=last_step - state.step)
-    engine = build_engine(config, inputs, plan, ranks, reader)
+    clock = StepClock(ranks.device)
+    engine = build_engine(config, inputs, plan, ranks, reader, clock)
     subjects = np.union1d(inputs.subjects, reader.subjects) if reader else inputs.subjects
     saver = Saver(
         run_dir / CHECKPOINTS_NAME,
@@ -79,32 +81,40 @@ def train(config: "RunConfig", *, draw_figures: DrawFigures | None = None, probe
         about=describe_checkpoints(config, inputs, engine, ranks, subject_hash=subject_set_hash(subjects)),
         subjects=subjects,
     )
-    reporter = Reporter(config, run_dir=run_dir, inputs=inputs, ranks=ranks, state=state, draw_figures=draw_figures)
-    flags = FlagExchange(ranks, num_flags=1 + Saver.NUM_FLAGS)
+    reporter = Reporter(
+        config, run_dir=run_dir, inputs=inputs, ranks=ranks, state=state, clock=clock, draw_figures=draw_figures
+    )
+    profiler = Profiler(config.profile, run_dir=run_dir, ranks=ranks, clock=clock, look_every=config.monitor.log_every)
+    flags = FlagExchange(ranks, num_flags=2 + Saver.NUM_FLAGS)
     watchdog = Watchdog(run_dir, rank=ranks.rank, config=config.monitor)
     announce(config, plan, engine, state, inputs)
 
-    with StopSignals() as signals, loader, closing(reporter), closing(engine), watchdog:
-        stopped, save_again_at = 0, -1
+    def is_looked_at() -> bool:
+        return profiler.is_active or reporter.is_due(state.step + 1)
+
+    with StopSignals() as signals, loader, closing(reporter), closing(engine), closing(profiler), watchdog:
+        stopped, requested, save_again_at = 0, 0, -1
         if config.train.validate_every:
             with watchdog.paused():
                 log.info("validation loss at step %d: %.4f", state.step, validation.loss(engine))
+        profiler.follow(state.step)
         reporter.begin()
-        for batch in loader:
+        for batch in clock.steps(loader, is_asked_for=is_looked_at):
             schedule = {
                 "learning_rate": learning_rate(state.step, config.optim, steps=config.train.steps),
                 "weight_decay": weight_decay(state.step, config.optim, steps=config.train.steps),
             }
             cast("PretrainModel", engine.model).set_progress(state.step / config.train.steps)
-            outputs = _step(engine, inputs, batch, plan, ranks, reporter.rates.forward, **schedule)
+            outputs = _step(engine, inputs, batch, plan, ranks, clock, **schedule)
             state.advance(samples_consumed=batch.samples_consumed, applied=engine.step_was_applied)
             reporter.note_step(state, batch, outputs, applied=engine.step_was_applied)
 
-            agreed = flags.exchange([signals.received, *saver.flags()])
+            agreed = flags.exchange([signals.received, profiler.request(state.step), *saver.flags()])
             if agreed is not None:
-                stopped = agreed[0]
-                if not saver.follow(agreed[1:]):
+                stopped, requested, *saved = agreed
+                if not saver.follow(saved):
                     save_again_at = state.step + config.monitor.log_every
+            clock.end_step()
             watchdog.beat()
             with watchdog.paused():
                 measured = validation.measure(state.step, engine)
@@ -112,6 +122,7 @@ def train(config: "RunConfig", *, draw_figures: DrawFigures | None = None, probe
                     reporter.report(state, engine, loader, save_s=saver.last_seconds, **schedule, **measured)
                 if stopped:
                     break
+                profiler.follow(state.step, requested=bool(requested))
                 reporter.figures(state.step, engine)
                 if _is_due(state.step, config.checkpoint.every) or state.step == save_again_at:
                     saver.begin(engine, state)
@@ -134,7 +145,7 @@ def _step(
     batch: Batch,
     plan: BatchPlan,
     ranks: Ranks,
-    forward_time: Stopwatch,
+    clock: StepClock,
     *,
     learning_rate: float,
     weight_decay: float,
@@ -142,9 +153,9 @@ def _step(
     """One optimiser step over this rank's share of the global batch."""
     outputs = []
     for index, micro_batch in enumerate(batch.micro_batches(plan.accumulation)):
-        signal, mask = inputs.prepare(micro_batch, device=ranks.device, train=True)
-        with forward_time.running():
-            output = engine.forward(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, mask)
+        with clock.phase("copy"):
+            signal, mask = inputs.prepare(micro_batch, device=ranks.device, train=True)
+        output = engine.forward(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, mask)
         engine.backward(output.loss)
         last = index + 1 == plan.accumulation
         engine.step(learning_rate=learning_rate, weight_decay=weight_decay, last=last)

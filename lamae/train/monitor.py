@@ -4,7 +4,6 @@ A restarted run continues the same files: rows and events beyond the step it res
 doubles back.
 """
 
-import json
 import logging
 import math
 import time
@@ -14,30 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from lamae.train.durable import write_durably
+from lamae.train.rowfile import RowFile
 from sharding.leads import LEADS
 
 METRICS_NAME = "metrics.jsonl"
 TENSORBOARD_NAME = "tensorboard"
+# Scalars that TensorBoard lists beside the settings of each run.
+RESULTS = ("train/loss", "train/validation_loss", "probe/macro_auroc")
 
 log = logging.getLogger(__name__)
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Rows of a metrics.jsonl or quarantine.jsonl, oldest first; a last line cut short by a kill is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return rows
-
-
-def cut_rows(path: Path, *, after_step: int) -> None:
-    """Drop the rows of steps that will be taken again, so that no step is told twice."""
-    kept = [row for row in read_metrics(path) if row["step"] <= after_step]
-    write_durably(path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def format_duration(seconds: float) -> str:
@@ -63,9 +47,7 @@ class Monitor:
         self._first_step = resume_step
         if not is_main:
             return
-        self._path = run_dir / METRICS_NAME
-        cut_rows(self._path, after_step=resume_step)
-        self._file = self._path.open("a", buffering=1)
+        self._rows = RowFile(run_dir / METRICS_NAME, resume_step=resume_step, is_main=is_main)
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -77,7 +59,7 @@ class Monitor:
             return
         row: dict[str, float | None] = {"step": step, "samples": samples}
         row |= {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps(row) + "\n")
+        self._rows.add([row])
         if self._tensorboard is not None:
             for name, value in values.items():
                 self._tensorboard.add_scalar(name if "/" in name else f"train/{name}", value, step)
@@ -111,6 +93,21 @@ class Monitor:
                 else:
                     self._tensorboard.add_figure(name, figure, step)
 
+    def hparams(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
+        """What the run was set to, by section and key, for comparing runs by what came of them."""
+        if self._tensorboard is None:
+            return
+        from torch.utils.tensorboard.summary import hparams
+
+        told = {
+            f"{section}.{key}": value
+            for section, values in sections.items()
+            for key, value in values.items()
+            if isinstance(value, bool | int | float | str)
+        }
+        for summary in hparams(told, dict.fromkeys(RESULTS, 0.0)):
+            self._tensorboard.file_writer.add_summary(summary, self._first_step)
+
     def text(self, name: str, text: str) -> None:
         """A text panel, shown as preformatted."""
         if self._tensorboard is not None:
@@ -118,7 +115,5 @@ class Monitor:
             self._tensorboard.add_text(name, indented, self._first_step)
 
     def close(self) -> None:
-        if self._is_main:
-            self._file.close()
         if self._tensorboard is not None:
             self._tensorboard.close()

@@ -1,18 +1,18 @@
-"""How fast a run is, how far that is from what the device could do, and which rank holds the others up."""
+"""How fast a run is, and how far that is from what the device could do."""
 
-import logging
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from lamae.model.flops import count_flops
+from lamae.train.clock import PHASES, StepClock, StepTimes
 from lamae.train.distributed import Ranks
+from lamae.train.stragglers import Stragglers
 from sharding.leads import NUM_LEADS
 
 if TYPE_CHECKING:
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
 
 # Dense bfloat16 TFLOP/s from the vendors' data sheets, without sparsity. Devices not listed have no utilisation.
 PEAK_BF16_TFLOPS = {"H200": 989.0, "H100 80GB HBM3": 989.0, "H100 PCIe": 756.0, "A100": 312.0, "L40S": 362.0}
-STRAGGLER_RATIO = 1.5
-STRAGGLER_MIN_S = 0.005
-
-log = logging.getLogger(__name__)
 
 
 def peak_tflops(device_name: str, precision: str) -> float | None:
@@ -33,41 +29,19 @@ def peak_tflops(device_name: str, precision: str) -> float | None:
     return next((peak for name, peak in PEAK_BF16_TFLOPS.items() if name in device_name), None)
 
 
-class Stopwatch:
-    """Adds up the time of some work on the device without waiting for it."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._on_cuda = device.type == "cuda"
-        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
-        self._seconds = 0.0
-
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        if self._on_cuda:
-            began, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            began.record()
-            yield
-            ended.record()
-            self._events.append((began, ended))
-        else:
-            start = time.perf_counter()
-            yield
-            self._seconds += time.perf_counter() - start
-
-    def read_s(self) -> float:
-        """Seconds since the last reading. Synchronises."""
-        for began, ended in self._events:
-            ended.synchronize()
-            self._seconds += began.elapsed_time(ended) / 1000
-        seconds, self._seconds = self._seconds, 0.0
-        self._events.clear()
-        return seconds
-
-
 class Rates:
     """Throughput of each logging interval and the ranks' shares in it."""
 
-    def __init__(self, config: "RunConfig", *, num_samples: int, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        config: "RunConfig",
+        *,
+        num_samples: int,
+        ranks: Ranks,
+        clock: StepClock,
+        run_dir: Path,
+        resume_step: int,
+    ) -> None:
         on_cuda = ranks.device.type == "cuda"
         device_name = torch.cuda.get_device_name(ranks.device) if on_cuda else ""
         self._ranks = ranks
@@ -75,22 +49,28 @@ class Rates:
         self._flops = count_flops(config.model, config.mask, num_samples=num_samples).training
         self._patches = NUM_LEADS * (num_samples // config.model.patch_size)
         self._peak = config.monitor.peak_tflops or peak_tflops(device_name, config.engine.precision)
-        self.forward = Stopwatch(ranks.device)
-        """Times the forward passes, in which no rank waits for another below stage 3."""
+        self._clock = clock
+        self._before = clock.read()
         self._began = time.perf_counter()
         self._waited_before = 0.0
+        self._stragglers = Stragglers(run_dir, ranks, resume_step=resume_step)
 
     def begin(self) -> None:
         """An interval begins now."""
         self._began = time.perf_counter()
 
     def read(self, num_steps: int, *, data_wait_s: float, step: int) -> dict[str, float]:
-        """Figures of the interval that ends now; ``data_wait_s`` is the loader's total so far. Called by all ranks."""
+        """Figures of the interval that ends now; ``data_wait_s`` is the loader's total so far. Called by all ranks.
+
+        ``communication_share`` and ``time/…`` are of the timed steps: all on a CPU, the last one on CUDA.
+        """
         elapsed = time.perf_counter() - self._began
         waited = data_wait_s - self._waited_before
         self._waited_before = data_wait_s
-        shares = self._ranks.gather((self.forward.read_s() / num_steps, waited / num_steps))
-        forward_s, wait_s = ([share[i] for share in shares] for i in (0, 1))
+        reading = self._clock.read()
+        times, self._before = reading.since(self._before), reading
+        shares = self._ranks.gather((waited / num_steps, times))
+        wait_s = [share[0] for share in shares]
         records_per_s = num_steps * self._global_batch_size / elapsed
         tflops = records_per_s * self._flops / 1e12 / self._ranks.world_size
         values = {
@@ -100,28 +80,22 @@ class Rates:
             "data_wait_share": statistics.mean(wait_s) * num_steps / elapsed,
             "tflops_per_device": tflops,
             "memory_gb": self._memory_gb(),
-            "ranks/slowest_forward_s": max(forward_s),
-            "ranks/median_forward_s": statistics.median(forward_s),
-            "ranks/longest_data_wait_s": max(wait_s),
         }
         if self._peak is not None:
             values["mfu"] = tflops / self._peak
-        self._tell_stragglers(step, forward_s, wait_s)
+        timed = [share[1] for share in shares]
+        if all(times is not None for times in timed):
+            values |= _phase_shares(timed)
+            # Below stage 3 no rank waits for another in its forward pass, and at stage 3 waiting is communication.
+            forward_s = [times.phase_s["forward"] for times in timed]
+            values |= {
+                "ranks/slowest_forward_s": max(forward_s),
+                "ranks/median_forward_s": statistics.median(forward_s),
+                "ranks/longest_data_wait_s": max(wait_s),
+            }
+            self._stragglers.look(step, "forward", forward_s)
+        self._stragglers.look(step, "data wait", wait_s)
         return values
-
-    def _tell_stragglers(self, step: int, forward_s: list[float], wait_s: list[float]) -> None:
-        for what, seconds in (("forward", forward_s), ("data wait", wait_s)):
-            median = statistics.median(seconds)
-            slow = [s > STRAGGLER_RATIO * median and s - median > STRAGGLER_MIN_S for s in seconds]
-            if any(slow) and self._ranks.is_main:
-                table = ", ".join(f"{rank}: {1000 * seconds[rank]:.0f}" for rank, is_slow in enumerate(slow) if is_slow)
-                log.warning(
-                    "step %d: ranks hold the others up, %s in ms per step (median %.0f): %s",
-                    step,
-                    what,
-                    1000 * median,
-                    table,
-                )
 
     def _memory_gb(self) -> float:
         """Peak memory of this rank so far: of the device, or of the process on a CPU."""
@@ -129,3 +103,12 @@ class Rates:
             return torch.cuda.max_memory_allocated(self._ranks.device) / 1e9
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
+
+
+def _phase_shares(of_ranks: list[StepTimes]) -> dict[str, float]:
+    """Mean over ranks: the share of communication in a step, and the seconds of every phase of it."""
+    values = {
+        f"time/{name}_s": statistics.mean(times.phase_s[name] for times in of_ranks) for name in (*PHASES, "other")
+    }
+    step_s = statistics.mean(times.step_s for times in of_ranks)
+    return {"communication_share": values["time/communication_s"] / step_s, **values}

@@ -12,20 +12,24 @@ from lamae.data.batch import Batch
 from lamae.data.loader import RingLoader
 from lamae.data.transforms import Signal
 from lamae.model.masking import Mask
+from lamae.train.clock import StepClock
 from lamae.train.distributed import Ranks
 from lamae.train.engine import Engine, StepOutput
-from lamae.train.health import Quarantine, SpikeDetector, stop_if_hopeless
+from lamae.train.health import SPIKES_NAME, Quarantine, SpikeDetector, stop_if_hopeless
 from lamae.train.inputs import Inputs
 from lamae.train.meter import Meter
 from lamae.train.monitor import Monitor
 from lamae.train.rates import Rates
+from lamae.train.rowfile import RowFile, Throttle
+from lamae.train.rundir import MANIFEST_NAME
 from lamae.train.state import TrainState
 
 if TYPE_CHECKING:
     from lamae.config import RunConfig
 
-FIGURE_RECORDS = 4
+FIGURE_RECORDS = 16
 MAX_KEYS_IN_A_LINE = 8
+TELL_EVERY_S = 300.0
 
 DrawFigures = Callable[[torch.nn.Module, Signal, Mask], dict[str, Any]]
 
@@ -43,9 +47,10 @@ class Reporter:
         inputs: Inputs,
         ranks: Ranks,
         state: TrainState,
+        clock: StepClock,
         draw_figures: DrawFigures | None,
     ) -> None:
-        from lamae.config import to_yaml
+        from lamae.config import to_dict, to_yaml
 
         self._config = config
         self._run_dir = run_dir
@@ -56,18 +61,30 @@ class Reporter:
         self._draw_figures = draw_figures
         self._meter = Meter()
         self._spikes = SpikeDetector(config.monitor.spike_zscore)
+        self._spike_rows = RowFile(run_dir / SPIKES_NAME, resume_step=state.step, is_main=ranks.is_main)
+        self._spike_throttle, self._notice_throttle = Throttle(TELL_EVERY_S), Throttle(TELL_EVERY_S)
         self._quarantine = Quarantine(run_dir, inputs.shard_set, ranks, resume_step=state.step)
         self._rows: list[np.ndarray] = []
         self._first_step = state.step + 1
-        self.rates = Rates(config, num_samples=inputs.num_samples, ranks=ranks)
-        self.monitor = Monitor(
+        self._rates = Rates(
+            config,
+            num_samples=inputs.num_samples,
+            ranks=ranks,
+            clock=clock,
+            run_dir=run_dir,
+            resume_step=state.step,
+        )
+        self._monitor = Monitor(
             run_dir,
             steps=config.train.steps,
             resume_step=state.step,
             tensorboard=config.monitor.tensorboard,
             is_main=ranks.is_main,
         )
-        self.monitor.text("config", to_yaml(config))
+        self._monitor.text("config", to_yaml(config))
+        if ranks.is_main:
+            self._monitor.text("environment", (run_dir / MANIFEST_NAME).read_text())
+        self._monitor.hparams(to_dict(config))
         if config.monitor.figures_every and draw_figures is None and ranks.is_main:
             log.warning(
                 "monitor.figures_every=%d draws nothing: figures need 'lamae train' or 'torchrun -m lamae train'",
@@ -76,7 +93,7 @@ class Reporter:
 
     def begin(self) -> None:
         """The first step is about to start: set-up time is not training time."""
-        self.rates.begin()
+        self._rates.begin()
 
     def note_step(self, state: TrainState, batch: Batch, outputs: list[StepOutput], *, applied: bool) -> None:
         """Count a step. A skipped one goes to the quarantine; too many in a row raise LamaeError."""
@@ -119,25 +136,27 @@ class Reporter:
             **of_this_step,
             "gradient_norm": engine.gradient_norm(),
             "skipped_steps": float(state.skipped_steps),
-            **self.rates.read(num_steps, data_wait_s=loader.wait_s, step=state.step),
+            **self._rates.read(num_steps, data_wait_s=loader.wait_s, step=state.step),
             "replaced_records": replaced * self._ranks.world_size,
             **{f"parts/{name}": value for name, value in interval.parts.items()},
         }
         if save_s is not None:
             values["checkpoint_s"] = save_s
             self._compare_with_notice(save_s, step_s=values["step_s"])
-        line = self.monitor.train_line(state.step, values) if self._ranks.is_main else ""
-        self.monitor.scalars(state.step, values, samples=state.samples_consumed, line=line)
-        self.monitor.lead_weights(state.step, interval.lead_weights)
+        line = self._monitor.train_line(state.step, values) if self._ranks.is_main else ""
+        self._monitor.scalars(state.step, values, samples=state.samples_consumed, line=line)
+        self._monitor.lead_weights(state.step, interval.lead_weights)
         self._tell_spikes(interval.losses)
         self._rows.clear()
         self._first_step = state.step + 1
-        self.rates.begin()
+        self._rates.begin()
 
     def _compare_with_notice(self, save_s: float, *, step_s: float) -> None:
         """A signal is acted on within two steps; then everything must be saved before the scheduler kills."""
         needed_s = 2 * step_s + save_s
-        if 0 < self._config.checkpoint.notice_s < needed_s and self._ranks.is_main:
+        if not (0 < self._config.checkpoint.notice_s < needed_s and self._ranks.is_main):
+            return
+        if self._notice_throttle.asks() is not None:
             log.warning(
                 "stopping takes %.1f s (two steps and a save), but checkpoint.notice_s=%g: ask the scheduler for more "
                 "notice, or what came after the checkpoint before will be lost",
@@ -148,10 +167,25 @@ class Reporter:
     def _tell_spikes(self, losses: list[float]) -> None:
         """Every rank knows every step's loss, so all agree on which steps to ask each other's records for."""
         for offset, loss in enumerate(losses):
-            if self._spikes.is_spike(loss):
-                rows = np.concatenate(self._ranks.gather(self._rows[offset]))
-                keys = [self._inputs.shard_set.keys[row] for row in rows]
-                log.log(self._level, "loss spike %.4f at step %d: %s", loss, self._first_step + offset, _shorten(keys))
+            zscore = self._spikes.spike(loss)
+            if zscore is None:
+                continue
+            step = self._first_step + offset
+            rows = np.concatenate(self._ranks.gather(self._rows[offset]))
+            keys = [self._inputs.shard_set.keys[row] for row in rows]
+            self._spike_rows.add([{"step": step, "loss": loss, "zscore": round(zscore, 1), "keys": keys}])
+            more = self._spike_throttle.asks()
+            if more is not None:
+                log.log(
+                    self._level,
+                    "loss spike %.4f at step %d (z-score %.0f): %s%s; all in %s",
+                    loss,
+                    step,
+                    zscore,
+                    _shorten(keys),
+                    more,
+                    SPIKES_NAME,
+                )
 
     def figures(self, step: int, engine: Engine) -> None:
         """Draw a few fixed records, hidden by fixed masks, as the model now reconstructs them."""
@@ -163,10 +197,10 @@ class Reporter:
         batch = self._inputs.fixed_batch(split="val", num_records=FIGURE_RECORDS)
         signal, mask = self._inputs.prepare(batch, device=self._ranks.device, train=False)
         with engine.evaluating() as model:
-            self.monitor.figures(step, self._draw_figures(model, signal, mask))
+            self._monitor.figures(step, self._draw_figures(model, signal, mask))
 
     def close(self) -> None:
-        self.monitor.close()
+        self._monitor.close()
 
 
 def _shorten(keys: list[str]) -> str:

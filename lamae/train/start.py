@@ -10,6 +10,7 @@ from lamae.model.config import without_effect
 from lamae.model.pretrain import build_model
 from lamae.train.blocks import checkpoint_activations, compile_blocks
 from lamae.train.checkpoint import CheckpointReader, load_weights
+from lamae.train.clock import StepClock
 from lamae.train.distributed import Ranks
 from lamae.train.engine import Engine
 from lamae.train.health import check_weights
@@ -68,7 +69,12 @@ def open_run(config: "RunConfig", run_dir: Path, inputs: Inputs, ranks: Ranks, *
 
 
 def build_engine(
-    config: "RunConfig", inputs: Inputs, plan: BatchPlan, ranks: Ranks, reader: CheckpointReader | None
+    config: "RunConfig",
+    inputs: Inputs,
+    plan: BatchPlan,
+    ranks: Ranks,
+    reader: CheckpointReader | None,
+    clock: StepClock,
 ) -> Engine:
     """The model of this configuration under DeepSpeed, with the checkpoint's weights, moments and step counter."""
     torch.manual_seed(config.train.seed)
@@ -80,7 +86,7 @@ def build_engine(
         checkpoint_activations(model)
     if config.train.compile == "blocks":
         compile_blocks(model)
-    engine = Engine(model, ranks=ranks, engine=config.engine, optim=config.optim, plan=plan)
+    engine = Engine(model, ranks=ranks, engine=config.engine, optim=config.optim, plan=plan, clock=clock)
     if reader is not None:
         engine.restore(reader.read, applied_steps=reader.state.applied_steps)
     return engine

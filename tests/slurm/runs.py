@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.submission import list_attempts, newest_step, read_json
-from lamae.train.monitor import read_metrics
+from lamae.train.rowfile import read_rows
 from tests.slurm.minicluster import MiniCluster, wait_until
 
 LAMAE = (sys.executable, "-m", "lamae")
@@ -115,7 +115,7 @@ class Run:
 
     def curve(self) -> list[tuple[int, int, float]]:
         """Step, samples and loss of every step, as in metrics.jsonl."""
-        return [(row["step"], row["samples"], row["loss"]) for row in read_metrics(self.dir / "metrics.jsonl")]
+        return [(row["step"], row["samples"], row["loss"]) for row in read_rows(self.dir / "metrics.jsonl")]
 
     def rank_pid(self, rank: int) -> int:
         """Process id, on this machine, of a rank of the run."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lamae.train.monitor import read_metrics
+from lamae.train.rowfile import read_rows
 from tests.slurm.minicluster import MiniCluster
 from tests.slurm.runs import TRAINING
 
@@ -42,7 +42,7 @@ def test_every_launcher_gives_the_same_run(slurm: MiniCluster, shards: Path, tmp
         training = " ".join([*TRAINING, f"train.stop_at={STEPS}", f"run.dir={run_dir}", f"data.path={shards}"])
         line = command.replace("TRAIN", training).replace("OUT", str(tmp_path))
         slurm.run(["bash", "-c", line], env={"PATH": f"{BIN}:/usr/sbin:/usr/bin:/bin", "OMP_NUM_THREADS": "1"})
-        curves[name] = [(row["step"], row["samples"], row["loss"]) for row in read_metrics(run_dir / "metrics.jsonl")]
+        curves[name] = [(row["step"], row["samples"], row["loss"]) for row in read_rows(run_dir / "metrics.jsonl")]
     assert len(curves["torchrun"]) == STEPS
     assert curves == dict.fromkeys(LAUNCHERS, curves["torchrun"])
     slurm.wait_idle()

@@ -9,7 +9,7 @@ from torch import nn
 
 from lamae.train import distributed
 from lamae.train.health import SPIKE_MIN_HISTORY, Quarantine, SpikeDetector, check_weights
-from lamae.train.monitor import read_metrics
+from lamae.train.rowfile import read_rows
 from sharding.errors import LamaeError
 from sharding.format import ShardSet
 
@@ -17,29 +17,41 @@ from sharding.format import ShardSet
 def test_a_spike_is_far_above_the_recent_losses_in_their_own_spread() -> None:
     detector = SpikeDetector(threshold=8.0)
     noise = np.random.default_rng(0).normal(2.0, 0.1, size=200)
-    assert not any(detector.is_spike(loss) for loss in noise)
-    assert detector.is_spike(2.0 + 12 * 0.1)
-    assert not detector.is_spike(2.0 + 3 * 0.1)
-    assert not detector.is_spike(0.5), "a fall is no spike"
+    assert not any(detector.spike(loss) for loss in noise)
+    assert detector.spike(4.0) == pytest.approx(np.log(2.0) / 0.05, rel=0.3)
+    assert not detector.spike(2.0 + 3 * 0.1)
+    assert not detector.spike(0.5), "a fall is no spike"
+
+
+@pytest.mark.parametrize("losses", ["long tail", "tiny spread", "falling"])
+def test_what_training_is_like_is_no_spike(losses: str) -> None:
+    detector = SpikeDetector(threshold=8.0)
+    random = np.random.default_rng(0)
+    series = {
+        "long tail": np.exp(random.normal(0.0, 0.4, size=5000)),
+        "tiny spread": 1 + 1e-4 * random.standard_t(df=2, size=5000),
+        "falling": np.exp(-np.arange(2000) / 500) + 0.05 * random.random(2000),
+    }[losses]
+    assert not any(detector.spike(float(loss)) for loss in series)
 
 
 def test_nothing_is_a_spike_before_there_is_anything_to_compare_with() -> None:
     detector = SpikeDetector(threshold=8.0)
-    assert not any(detector.is_spike(10.0**step) for step in range(SPIKE_MIN_HISTORY))
+    assert not any(detector.spike(10.0**step) for step in range(SPIKE_MIN_HISTORY))
 
 
 def test_a_threshold_of_zero_never_warns() -> None:
     detector = SpikeDetector(threshold=0.0)
     losses = [*np.random.default_rng(0).normal(2.0, 0.1, size=100), 1e6]
-    assert not any(detector.is_spike(loss) for loss in losses)
+    assert not any(detector.spike(loss) for loss in losses)
 
 
 def test_a_loss_that_is_not_finite_does_not_blind_the_detector() -> None:
     detector = SpikeDetector(threshold=8.0)
     for loss in np.random.default_rng(0).normal(2.0, 0.1, size=100):
-        detector.is_spike(float(loss))
-        detector.is_spike(float("nan"))
-    assert detector.is_spike(5.0)
+        detector.spike(float(loss))
+        detector.spike(float("nan"))
+    assert detector.spike(5.0)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e5])
@@ -61,11 +73,11 @@ def test_quarantine_names_culprits_else_suspects_and_forgets_steps_taken_again(s
     suspects = quarantine.add(6, rows=rows, epochs=epochs, losses_B=torch.tensor([1.0, 2.0]))
     assert culprits == [shard_set.keys[9]]
     assert suspects == [shard_set.keys[3], shard_set.keys[9]]
-    told = read_metrics(tmp_path / "quarantine.jsonl")
+    told = read_rows(tmp_path / "quarantine.jsonl")
     assert [(row["step"], row["row"], row["epoch"], row["not_finite"]) for row in told] == [
         (5, 9, 1, "loss"),
         (6, 3, 0, "gradient"),
         (6, 9, 1, "gradient"),
     ]
     Quarantine(tmp_path, shard_set, ranks, resume_step=5)
-    assert [row["step"] for row in read_metrics(tmp_path / "quarantine.jsonl")] == [5]
+    assert [row["step"] for row in read_rows(tmp_path / "quarantine.jsonl")] == [5]

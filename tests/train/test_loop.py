@@ -12,7 +12,7 @@ import torch
 from lamae.config import RunConfig
 from lamae.train.checkpoint import list_checkpoints, load_model, manifest_digest, read_manifest
 from lamae.train.loop import EXIT_DONE, EXIT_STOPPED, train
-from lamae.train.monitor import read_metrics
+from lamae.train.rowfile import read_rows
 from lamae.train.subjects import subject_set_hash
 from sharding.errors import UsageError
 from tests.runs import assert_same_state, losses
@@ -48,7 +48,7 @@ def test_training_lowers_the_loss(make_config: MakeConfig, tmp_path: Path) -> No
 def test_parts_of_the_loss_that_a_model_is_not_asked_for_are_not_told(make_config: MakeConfig, tmp_path: Path) -> None:
     """A part that is always 0 would read as perfect."""
     train(make_config("run", "model.kind=independent", "train.steps=2"))
-    for row in read_metrics(tmp_path / "run" / "metrics.jsonl"):
+    for row in read_rows(tmp_path / "run" / "metrics.jsonl"):
         assert row["parts/hidden_spans"] > 0
         assert not any(name.startswith("parts/hidden_leads") for name in row)
 

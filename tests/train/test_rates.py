@@ -2,11 +2,16 @@
 
 import logging
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from lamae.train.rates import Rates, Stopwatch, peak_tflops
+from lamae.train.clock import StepClock, StepTimes
+from lamae.train.rates import Rates, peak_tflops
+from lamae.train.rowfile import read_rows
 from tests.runs import tiny_config
 
 
@@ -24,52 +29,87 @@ def test_peaks_of_unknown_devices_are_not_guessed(device: str, precision: str, p
 
 
 class FourRanks:
-    """Rank 0 of four; the others report what they are told to."""
+    """Rank 0 of four; the others are like it but for what they are told to spend on a forward pass or on waiting."""
 
-    world_size, is_main, device = 4, True, torch.device("cpu")
+    rank, world_size, is_main, device = 0, 4, True, torch.device("cpu")
 
-    def __init__(self, others: list[tuple[float, float]]) -> None:
-        self._others = others
+    def __init__(self, forward_s: list[float], wait_s: list[float]) -> None:
+        self._forward_s, self._wait_s = forward_s, wait_s
 
-    def gather(self, value: tuple[float, float]) -> list[tuple[float, float]]:
-        return [value, *self._others]
+    def gather(self, value: tuple[float, StepTimes]) -> list[tuple[float, StepTimes]]:
+        _, times = value
+        return [
+            (wait_s, replace(times, phase_s={**times.phase_s, "forward": forward_s}))
+            for forward_s, wait_s in zip(self._forward_s, self._wait_s, strict=True)
+        ]
 
 
-def make_rates(others: list[tuple[float, float]], *overrides: str) -> Rates:
-    config = tiny_config("set", "run", *overrides)  # type: ignore[arg-type]
-    return Rates(config, num_samples=500, ranks=FourRanks(others))  # type: ignore[arg-type]
+@pytest.fixture
+def read_rates(tmp_path: Path) -> Callable[..., list[dict[str, float]]]:
+    """Rates of some intervals of one step of four ranks."""
+
+    def read(
+        forward_s: list[float], wait_s: list[float], *overrides: str, intervals: int = 1
+    ) -> list[dict[str, float]]:
+        clock = StepClock(torch.device("cpu"))
+        rates = Rates(
+            tiny_config("set", "run", *overrides),  # type: ignore[arg-type]
+            num_samples=500,
+            ranks=FourRanks(forward_s, wait_s),  # type: ignore[arg-type]
+            clock=clock,
+            run_dir=tmp_path,
+            resume_step=0,
+        )
+        told = []
+        for step, _ in enumerate(clock.steps(range(intervals), is_asked_for=lambda: True), start=1):
+            with clock.phase("communication"):
+                time.sleep(0.005)
+            clock.end_step()
+            told.append(rates.read(1, data_wait_s=0.0, step=step))
+            rates.begin()
+        return told
+
+    return read
 
 
-def test_a_rank_that_holds_the_others_up_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    rates = make_rates([(0.1, 0.0), (0.1, 0.2), (0.5, 0.0)])
-    rates.forward._seconds = 0.1
+EVEN = [0.1, 0.11, 0.09, 0.1]
+
+
+def test_a_rank_that_stays_slow_is_named_once_and_every_time_in_the_file(
+    read_rates: Callable[..., list[dict[str, float]]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.WARNING):
-        values = rates.read(1, data_wait_s=0.0, step=7)
-    assert "step 7: ranks hold the others up, forward in ms per step (median 100): 3: 500" in caplog.text
-    assert "data wait in ms per step (median 0): 2: 200" in caplog.text
-    assert values["ranks/slowest_forward_s"] == 0.5
-    assert "mfu" not in values
+        values = read_rates([0.1, 0.1, 0.1, 0.5], [0.0, 0.0, 0.2, 0.0], intervals=6)
+    assert [line.split(";")[0] for line in caplog.messages] == [
+        "step 3: ranks hold the others up, forward in ms per step (median 100): 3: 500",
+        "step 3: ranks hold the others up, data wait in ms per step (median 0): 2: 200",
+    ]
+    rows = read_rows(tmp_path / "stragglers.jsonl")
+    assert [(row["step"], row["what"]) for row in rows] == [
+        (s, w) for s in range(1, 7) for w in ("forward", "data wait")
+    ]
+    assert rows[0]["slow_ms"] == {"3": 500.0}
+    assert values[0]["ranks/slowest_forward_s"] == 0.5
+    assert "mfu" not in values[0]
 
 
-def test_even_ranks_are_left_in_peace(caplog: pytest.LogCaptureFixture) -> None:
-    rates = make_rates([(0.11, 0.0), (0.09, 0.001), (0.1, 0.0)])
-    rates.forward._seconds = 0.1
-    rates.read(1, data_wait_s=0.0, step=1)
+def test_even_ranks_and_a_moment_of_weakness_are_left_in_peace(
+    read_rates: Callable[..., list[dict[str, float]]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    read_rates(EVEN, [0.0, 0.001, 0.0, 0.0], intervals=5)
+    assert not (tmp_path / "stragglers.jsonl").exists()
+    read_rates([0.1, 0.1, 0.1, 0.5], [0.0] * 4, intervals=2)
     assert caplog.text == ""
 
 
-def test_utilisation_is_arithmetic_over_peak() -> None:
-    rates = make_rates([(0.0, 0.0)] * 3, "monitor.peak_tflops=0.5")
-    values = rates.read(10, data_wait_s=0.0, step=10)
+def test_the_share_of_communication_is_told(read_rates: Callable[..., list[dict[str, float]]]) -> None:
+    (values,) = read_rates(EVEN, [0.0] * 4)
+    assert values["time/communication_s"] >= 0.005
+    assert 0.5 < values["communication_share"] <= 1
+
+
+def test_utilisation_is_arithmetic_over_peak(read_rates: Callable[..., list[dict[str, float]]]) -> None:
+    (values,) = read_rates(EVEN, [0.0] * 4, "monitor.peak_tflops=0.5")
     assert values["mfu"] == pytest.approx(values["tflops_per_device"] / 0.5)
     assert values["tflops_per_device"] > 0
     assert values["patches_per_s"] == pytest.approx(values["records_per_s"] * 12 * 10)
-
-
-def test_a_stopwatch_adds_up_and_starts_anew() -> None:
-    watch = Stopwatch(torch.device("cpu"))
-    for _ in range(2):
-        with watch.running():
-            time.sleep(0.02)
-    assert 0.04 <= watch.read_s() < 1.0
-    assert watch.read_s() == 0.0
