@@ -226,15 +226,26 @@ def train(
 
 
 def run_training(config_path: str, overrides: list[str]) -> int:
-    """Load the configuration and train; the exit code. Figures for TensorBoard are drawn by lamae.reports."""
+    """Load the configuration and train; the exit code. Figures are drawn by lamae.reports, probes by lamae.evaluate."""
     from lamae import config as run_config
 
     config = run_config.load(config_path, overrides)
+    probe = None
+    if config.monitor.probe_every:
+        if config.monitor.probe_labels is None:
+            raise UsageError(
+                f"monitor.probe_every={config.monitor.probe_every} needs monitor.probe_labels=LABELS.zarr, as "
+                "'lamae labels' writes it"
+            )
+        from lamae.evaluate.online import OnlineProbe
+
+        labels = Path(config.monitor.probe_labels)
+        probe = OnlineProbe(config, labels, num_records=config.monitor.probe_records)
 
     from lamae.reports.training import draw_figures
     from lamae.train.loop import train as train_loop
 
-    return train_loop(config, draw_figures=draw_figures)
+    return train_loop(config, draw_figures=draw_figures, probe=probe)
 
 
 @app.command()

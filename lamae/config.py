@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -25,6 +26,9 @@ from lamae.train.config import CheckpointConfig, EngineConfig, MonitorConfig, Op
 from sharding.errors import UsageError
 
 ConfigT = TypeVar("ConfigT")
+
+# Checks say "section.key=value …"; other keys they mention without a value, as remedies.
+KEY_IN_MESSAGE = re.compile(r"([a-z_]+(?:\.[a-z_0-9]+)*)=")
 
 
 @dataclass
@@ -143,8 +147,17 @@ def _compose(start: ConfigT, layers: list[tuple[str, DictConfig]]) -> ConfigT:
             try:
                 check()
             except ValueError as error:
-                raise UsageError(f"{layers[0][0]}: {error}") from None
+                raise UsageError(f"{_source_of(str(error), layers)}: {error}") from None
     return config
+
+
+def _source_of(problem: str, layers: list[tuple[str, DictConfig]]) -> str:
+    """Where the value that a check complains of was given: the last layer that sets a key its message names."""
+    named = KEY_IN_MESSAGE.findall(problem)
+    for source, layer in reversed(layers):
+        if any(OmegaConf.select(layer, key) is not None for key in named):
+            return source
+    return layers[0][0]
 
 
 def _dotted_keys(cls: type, prefix: str = "") -> Iterator[str]:

@@ -38,11 +38,7 @@ NUM_SHOWN = 2
 NUM_LOOKED_AT = 32
 SETTINGS_NAME = "demo.json"
 DONE_NAME = "done.json"
-NEXT_STEPS = (
-    "your own recordings: lamae shard SOURCE SHARDS, then lamae train configs/pretrain/small.yaml run.dir=RUN "
-    "data.path=SHARDS",
-    "README.md: the road to MIMIC-IV-ECG and to a SLURM cluster",
-)
+ROAD = "README.md: the road to MIMIC-IV-ECG and to a SLURM cluster"
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,7 @@ class Paths:
 
 
 class Stages:
-    """Runs the stages in order under numbered headings, and keeps how long each took, over restarts too."""
+    """Runs the stages in order under numbered headings, and keeps how long each took, interrupted attempts included."""
 
     def __init__(self, log: Path, *, count: int) -> None:
         self.log, self.count, self.number = log, count, 0
@@ -96,11 +92,13 @@ class Stages:
         if result.exists():
             console.console.print(f"      kept from before: {result}", soft_wrap=True)
             return
-        start = time.monotonic()
-        with console.show_progress() as progress:
-            action(progress)
-        self.seconds[title] = round(time.monotonic() - start, 1)
-        console.write_json(self.log, self.seconds)
+        start, before = time.monotonic(), self.seconds.get(title, 0.0)
+        try:
+            with console.show_progress() as progress:
+                action(progress)
+        finally:
+            self.seconds[title] = round(before + time.monotonic() - start, 1)
+            console.write_json(self.log, self.seconds)
         console.console.print(f"      {self.seconds[title]:.1f} s", soft_wrap=True)
 
 
@@ -118,9 +116,9 @@ def run_demo(out: Path, *, num_records: int, seed: int, num_processes: int, step
     stages.run("shard: quality control, splits by subject, tars", paths.manifest, lambda p: _shard(paths, settings, p))
     stages.run("verify: every byte of the shard set", paths.verified, lambda p: _verify(paths, p))
     stages.run("labels: ICD-10 codes of every record", paths.labels, lambda _: _labels(paths, settings))
-    for kind, name in METHODS.items():
+    for kind in METHODS:
         stages.run(
-            f"train: {name}, DeepSpeed ZeRO 1, bf16, {num_processes} processes",
+            _training_title(kind, settings),
             paths.runs[kind] / DONE_NAME,
             lambda p, kind=kind: _train(kind, paths, settings, p),  # type: ignore[misc]
         )
@@ -199,9 +197,11 @@ def _labels(paths: Paths, settings: Settings) -> None:
     console.console.print(f"      {report}", soft_wrap=True)
 
 
-def _train(kind: str, paths: Paths, settings: Settings, progress: Progress) -> None:
-    from lamae.train.rowfile import read_rows
+def _training_title(kind: str, settings: Settings) -> str:
+    return f"train: {METHODS[kind]}, DeepSpeed ZeRO 1, bf16, {settings.num_processes} processes"
 
+
+def _train(kind: str, paths: Paths, settings: Settings, progress: Progress) -> None:
     run = paths.runs[kind]
     overrides = [
         f"run.dir={run}",
@@ -213,18 +213,26 @@ def _train(kind: str, paths: Paths, settings: Settings, progress: Progress) -> N
     run.mkdir(parents=True, exist_ok=True)
     log = run / "train.log"
 
-    def show_step() -> None:
-        metrics = read_rows(run / "metrics.jsonl")
-        if metrics:
-            progress("train", int(metrics[-1]["step"]), settings.steps)
+    before = _last_step(run)
 
-    start = time.monotonic()
+    def show_step() -> None:
+        # Until the first new row, the last one may be of steps that are taken again.
+        if (step := _last_step(run)) != before:
+            progress("train", step, settings.steps)
+
     code = launch.train_locally(
         CONFIG, overrides, num_processes=settings.num_processes, log_path=log, on_poll=show_step
     )
     launch.check_exit(code, log)
     show_step()
-    console.write_json(run / DONE_NAME, {"wall_s": time.monotonic() - start})
+    console.write_json(run / DONE_NAME, {"steps": settings.steps})
+
+
+def _last_step(run: Path) -> int:
+    from lamae.train.rowfile import read_rows
+
+    rows = read_rows(run / "metrics.jsonl")
+    return int(rows[-1]["step"]) if rows else 0
 
 
 def _embed(kind: str, paths: Paths, progress: Progress) -> None:
@@ -277,7 +285,10 @@ def _report(
             "splits": {name: count["records"] for name, count in shard_set.manifest["splits"].items()},
             "rejects": shard_set.manifest["rejects"],
         },
-        runs={METHODS[kind]: _run_info(paths.runs[kind], loaded[kind]) for kind in METHODS},
+        runs={
+            METHODS[kind]: _run_info(paths.runs[kind], loaded[kind], wall_s=seconds[_training_title(kind, settings)])
+            for kind in METHODS
+        },
         probes=probes,
         reconstruction={
             METHODS[kind]: reconstruction_errors(
@@ -306,7 +317,7 @@ def _report(
         code_descriptions={finding.icd10: finding.name.replace("_", " ") for finding in FINDINGS}
         | dict.fromkeys(REASON_CODES, "why the ECG was taken: not in the waveform")
         | {AGE_SEX_CODE: "age and sex only", NULL_CODE: "not in the waveform"},
-        next_steps=NEXT_STEPS,
+        next_steps=next_steps(),
     )
     return write_demo_report(results, out)
 
@@ -323,13 +334,13 @@ def _one_of_each(reconstructions: "Sequence[Reconstruction]") -> "list[Reconstru
     return [*chest[:1], *limb[:1]]
 
 
-def _run_info(run: Path, loaded: Any) -> Any:
+def _run_info(run: Path, loaded: Any, *, wall_s: float) -> Any:
     from lamae.train.rowfile import read_rows
 
     return {
         "num_parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
         "steps": loaded.step,
-        "wall_s": json.loads((run / DONE_NAME).read_text())["wall_s"],
+        "wall_s": wall_s,
         "metrics": read_rows(run / "metrics.jsonl"),
     }
 
@@ -348,6 +359,15 @@ def _environment(run: Path, settings: Settings) -> dict[str, str]:
     }
 
 
+def next_steps() -> tuple[str, ...]:
+    """What to try after the demo, with a model that this machine can train."""
+    import torch
+
+    size = "small" if torch.cuda.is_available() else "tiny"
+    train = f"lamae train configs/pretrain/{size}.yaml run.dir=RUN data.path=SHARDS"
+    return (f"your own recordings: lamae shard SOURCE SHARDS, then {train}", ROAD)
+
+
 def _print_summary(report: dict[str, Any], out: Path) -> None:
     rows = [[claim["verdict"], claim["statement"], claim["evidence"]] for claim in report["claims"]]
     console.console.print()
@@ -355,5 +375,5 @@ def _print_summary(report: dict[str, Any], out: Path) -> None:
         console.console.print(f"[bold]{verdict}[/bold]: {statement}. {evidence}", soft_wrap=True)
     console.console.print(f"\nlook at: {out / 'report.html'}", soft_wrap=True)
     console.console.print(f"curves:  tensorboard --logdir {out / 'runs'}", soft_wrap=True)
-    for step in NEXT_STEPS:
+    for step in next_steps():
         console.console.print(f"next:    {step}", soft_wrap=True)

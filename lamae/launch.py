@@ -1,12 +1,15 @@
 """Start the trainer with several processes on this machine: what torchrun does, without a rendezvous to wait for."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 
 from sharding.errors import LamaeError
 
@@ -26,7 +29,8 @@ def train_locally(
     """Run ``lamae train`` as ``num_processes`` ranks of one group over loopback; the first non-zero exit code, or 0.
 
     Output goes to ``log_path`` (appended) or is inherited. ``on_poll`` is called a few times a second while ranks
-    run. When a rank fails the others are asked to stop, and killed if they do not.
+    run. When a rank fails, or this process gets SIGTERM or Ctrl-C, the ranks are asked to stop, which they do after
+    saving, and killed if they do not; SIGTERM then ends this process as SystemExit.
     """
     environment = {
         **os.environ,
@@ -38,6 +42,8 @@ def train_locally(
     command = [sys.executable, "-m", "lamae", "train", config_path, *overrides]
     log = log_path.open("ab") if log_path is not None else None
     ranks: list[subprocess.Popen[bytes]] = []
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _leave) if is_main_thread else None
     try:
         for rank in range(num_processes):
             ranks.append(
@@ -57,9 +63,18 @@ def train_locally(
                 on_poll()
             time.sleep(POLL_S)
     finally:
+        # Leaving before the ranks have saved would let the next start meet them still at it.
+        if is_main_thread:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _stop(ranks)
+        if is_main_thread:
+            signal.signal(signal.SIGTERM, before)
         if log is not None:
             log.close()
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def free_port(address: str = "127.0.0.1") -> int:

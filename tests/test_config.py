@@ -41,6 +41,16 @@ def test_hash_ignores_where_the_run_lives_and_nothing_else(yaml_file):
     assert config.config_hash(loaded) == config.config_hash(moved) != config.config_hash(longer)
 
 
+def test_a_bad_value_is_laid_at_the_door_of_whoever_gave_it(yaml_file):
+    with pytest.raises(UsageError, match=r"^command line: train\.steps=0 must be at least 1"):
+        config.load(yaml_file(COMPLETE), ["train.steps=0"])
+    path = yaml_file(COMPLETE.replace("steps: 7", "steps: 0"))
+    with pytest.raises(UsageError, match=r"^.*run\.yaml: train\.steps=0 must be at least 1"):
+        config.load(path, ["train.seed=1"])
+    with pytest.raises(UsageError, match=r"^command line: engine\.deepspeed\.fp16 is refused"):
+        config.load(path, ["train.steps=3", "engine.deepspeed={fp16: {enabled: true}}"])
+
+
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [

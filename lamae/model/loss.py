@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lamae.model.config import ModelConfig
 from lamae.model.masking import Mask
+from sharding.leads import DERIVED_LEADS, INDEPENDENT_LEADS
 
 
 def sample_errors(config: ModelConfig, y_BLNP: Tensor, target_BLNP: Tensor) -> Tensor:
@@ -46,16 +47,22 @@ def error_parts(error_BLNP: Tensor, asked_BLNP: Tensor, mask: Mask) -> dict[str,
 
     ``hidden_leads``: leads hidden wholly, at the instants that the others show (there the others can be read);
     ``hidden_leads_unseen``: the same leads at the other instants; ``hidden_spans``: the rest of the visible leads.
+    Each also for I, II, V1..V6 alone (``…_independent``) and for the limb leads that follow from I and II
+    (``…_derived``).
     """
+    total_BLN = torch.where(asked_BLNP, error_BLNP, 0.0).sum(-1)
+    count_BLN = asked_BLNP.sum(-1)
     hidden_lead_BL1 = ~mask.visible_lead_BL[:, :, None]
     shown_BN = (~hidden_lead_BL1 & ~mask.hidden_BLN).any(1)
-    parts_BLN = {
+    ways_BLN = {
         "hidden_leads": hidden_lead_BL1 & shown_BN[:, None],
         "hidden_leads_unseen": hidden_lead_BL1 & ~shown_BN[:, None],
-        "hidden_spans": ~hidden_lead_BL1 & torch.ones_like(mask.hidden_BLN),
+        "hidden_spans": ~hidden_lead_BL1,
     }
     errors = {}
-    for name, part_BLN in parts_BLN.items():
-        chosen = asked_BLNP & part_BLN[..., None]
-        errors[name] = torch.where(chosen, error_BLNP, 0.0).sum() / chosen.sum()
+    for name, way_BLN in ways_BLN.items():
+        total_L, count_L = (way_BLN * total_BLN).sum((0, 2)), (way_BLN * count_BLN).sum((0, 2))
+        errors[name] = total_L.sum() / count_L.sum()
+        for group, leads in (("independent", INDEPENDENT_LEADS), ("derived", DERIVED_LEADS)):
+            errors[f"{name}_{group}"] = total_L[list(leads)].sum() / count_L[list(leads)].sum()
     return errors

@@ -1,4 +1,4 @@
-"""Figures drawn while a model trains: what it makes of hidden samples, and how it weighs the leads."""
+"""Figures drawn while a model trains: what it makes of hidden samples, where its leads look, how it weighs them."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lamae.reports.attention import lead_attention
 from lamae.reports.style import ACCENT, HIDDEN, INK, MUTED, style_axes
 from sharding.leads import LEADS, NUM_LEADS
 
@@ -26,6 +27,9 @@ def draw_figures(model: Any, signal: Any, mask: Any, *, num_records: int = 1) ->
             _numpy(signal.x_BLT[b]), _numpy(y_BLT[b]), _numpy(predicted_BLT[b]), valid_LT=_numpy(signal.valid_BLT[b])
         )
     figures["lead_weights"] = plot_lead_weights(_numpy(embedding.lead_weights_BL))
+    attention = lead_attention(model, signal)
+    if attention is not None:
+        figures["lead_attention"] = plot_lead_attention(_numpy(attention))
     return figures
 
 
@@ -86,6 +90,25 @@ def plot_lead_weights(weights_BL: np.ndarray, *, title: str = "Share of each lea
     ax.set_xticks(places, LEADS)
     ax.set_ylim(0, max(1e-6, float(high_L.max())) * 1.1)
     ax.set_ylabel("share")
+    ax.set_title(title, loc="left", fontsize=10)
+    return figure
+
+
+def plot_lead_attention(share_LL: np.ndarray, *, title: str = "Where the attention of each lead goes") -> Figure:
+    """Matrix [12, 12] of shares as ``lead_attention`` gives it; each row sums to 1."""
+    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    ax = figure.subplots()
+    most = max(1 / NUM_LEADS, float(share_LL.max()))
+    ax.imshow(share_LL, cmap="Greys", vmin=0, vmax=most)
+    for row, column in np.ndindex(share_LL.shape):
+        share = share_LL[row, column]
+        ink = "white" if share > 0.6 * most else INK
+        ax.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color=ink)
+    ax.set_xticks(range(NUM_LEADS), LEADS, fontsize=8)
+    ax.set_yticks(range(NUM_LEADS), LEADS, fontsize=8)
+    ax.set_xlabel("to (% of the row)")
+    ax.set_ylabel("from")
     ax.set_title(title, loc="left", fontsize=10)
     return figure
 

@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lamae.model.layers import Block
+from sharding.errors import UsageError
 
 
 def transformer_blocks(model: nn.Module) -> Iterator[Block]:
@@ -27,6 +28,19 @@ def checkpoint_activations(model: nn.Module) -> None:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Run torch.compile on each block, in place; blocks of the same shape share the compiled code."""
+    """Run torch.compile on each block, in place; blocks of the same shape share the compiled code.
+
+    Raises UsageError where the machine has no C++ compiler, which the generated code needs.
+    """
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        raise UsageError(
+            "train.compile=blocks needs a C++ compiler, and none was found: install g++, name yours in CXX, or set "
+            "train.compile=off"
+        ) from None
     for block in transformer_blocks(model):
         block.compile(dynamic=False)

@@ -159,7 +159,12 @@ class EngineConfig:
     """``bf16`` (weights and activations bfloat16, master weights and moments float32) or ``fp32``."""
 
     timeout_s: float = 1800.0
-    """How long a collective may wait for a rank before the process group gives up."""
+    """How long a collective may wait for a rank, before the first step and between steps (saving, probing), before
+    the process group gives up."""
+
+    step_timeout_s: float = 600.0
+    """The same within steps, once the first is done. The watchdog (``monitor.hang_factor``) acts sooner; this is for
+    runs without it."""
 
     deepspeed: dict[str, Any] = field(default_factory=dict)
     """Raw DeepSpeed options, merged last over the generated configuration. Those that other keys decide, and those not
@@ -176,8 +181,9 @@ class EngineConfig:
                 "engine.zero_stage=0 with engine.precision=bf16 is refused: DeepSpeed 0.19.8 then follows a wrong loss "
                 "curve; take engine.zero_stage=1 (same memory on one rank) or engine.precision=fp32"
             )
-        if not self.timeout_s > 0:
-            raise ValueError(f"engine.timeout_s={self.timeout_s} must be above 0")
+        for key, seconds in (("timeout_s", self.timeout_s), ("step_timeout_s", self.step_timeout_s)):
+            if not seconds > 0:
+                raise ValueError(f"engine.{key}={seconds} must be above 0")
         for path, reason in NOT_FOR_RAW_OPTIONS.items():
             if _is_set(self.deepspeed, path):
                 raise ValueError(f"engine.deepspeed.{path} is refused: {reason}")
@@ -225,8 +231,14 @@ class MonitorConfig:
     """Steps between figures in TensorBoard (reconstruction per lead, lead weights); 0 draws none."""
 
     probe_every: int = 0
-    """Steps between online probes of the representation; 0 never. Only for programs that call
-    ``lamae.train.loop.train`` with a ``probe``: no command has one, and the run warns."""
+    """Steps between online probes of the representation (macro AUROC on val records of ``probe_labels``); 0 never.
+    Only ``lamae train`` has one: ``python -m lamae.train`` warns."""
+
+    probe_labels: str | None = None
+    """labels.zarr of this shard set, as ``lamae labels`` writes it, for ``probe_every``."""
+
+    probe_records: int = 512
+    """Labelled train records that the online probe is fitted on; it is scored on half as many val records."""
 
     tensorboard: bool = True
     """Write TensorBoard events below the run directory."""
@@ -249,6 +261,7 @@ class MonitorConfig:
         _at_least("monitor.log_every", self.log_every, 1)
         _at_least("monitor.figures_every", self.figures_every, 0)
         _at_least("monitor.probe_every", self.probe_every, 0)
+        _at_least("monitor.probe_records", self.probe_records, 2)
         _at_least("monitor.spike_zscore", self.spike_zscore, 0)
         _at_least("monitor.hang_factor", self.hang_factor, 0)
         _at_least("monitor.hang_floor_s", self.hang_floor_s, 0)

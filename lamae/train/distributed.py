@@ -148,6 +148,7 @@ def start(*, timeout_s: float, num_threads: int) -> Ranks:
     if not dist.is_initialized():
         _join(place, backend="nccl" if on_cuda else "gloo", timeout=timeout)
         atexit.register(dist.destroy_process_group)
+    set_timeout(timeout_s)
     return Ranks(
         rank=place.rank,
         local_rank=place.local_rank,
@@ -172,3 +173,12 @@ def _join(place: Place, *, backend: str, timeout: timedelta) -> None:
         "MASTER_PORT": str(place.port),
     }
     dist.init_process_group(backend, timeout=timeout)
+
+
+def set_timeout(timeout_s: float) -> None:
+    """From now on a collective on the device may wait so long for a rank.
+
+    What ranks do once (reading, building, compiling) may take far longer than any step. The CPU group keeps its limit:
+    there ranks wait for each other's saving, probing and drawing.
+    """
+    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_s))

@@ -25,7 +25,7 @@ from lamae.train.flags import FlagExchange, StopSignals
 from lamae.train.inputs import Inputs
 from lamae.train.profiler import Profiler
 from lamae.train.reporter import DrawFigures, Reporter
-from lamae.train.rundir import CHECKPOINTS_NAME
+from lamae.train.rundir import CHECKPOINTS_NAME, RunLock
 from lamae.train.saver import Saver
 from lamae.train.schedule import BatchPlan, learning_rate, plan_batch, weight_decay
 from lamae.train.start import announce, build_engine, describe_checkpoints, find_resumable, open_run
@@ -53,14 +53,21 @@ def train(config: "RunConfig", *, draw_figures: DrawFigures | None = None, probe
     measures the representation every ``monitor.probe_every``.
     Raises LamaeError (UsageError where the configuration is to blame) for what its reader can put right.
     """
-    run_dir = Path(config.run.dir)
     ranks = distributed.start(timeout_s=config.engine.timeout_s, num_threads=config.train.num_threads)
+    with closing(RunLock(Path(config.run.dir))) as lock:
+        return _train(config, ranks, lock, draw_figures=draw_figures, probe=probe)
+
+
+def _train(
+    config: "RunConfig", ranks: Ranks, lock: RunLock, *, draw_figures: DrawFigures | None, probe: Probe | None
+) -> int:
+    run_dir = Path(config.run.dir)
     inputs = Inputs(config)
     plan = plan_batch(
         config.train.global_batch_size, micro_batch_size=config.train.micro_batch_size, world_size=ranks.world_size
     )
     validation = Validation(config, inputs, ranks, probe=probe)
-    checkpoint = ranks.decide(lambda: find_resumable(config, run_dir, inputs))
+    checkpoint = ranks.decide(lambda: find_resumable(config, run_dir, inputs, lock))
     reader = CheckpointReader(checkpoint) if checkpoint else None
     state = reader.state if reader else TrainState()
     last_step = min(config.train.steps, config.train.stop_at or config.train.steps)
@@ -68,7 +75,7 @@ def train(config: "RunConfig", *, draw_figures: DrawFigures | None = None, probe
         log.info("%s is at step %d of %d: nothing to do", run_dir, state.step, last_step)
         return EXIT_DONE
 
-    ranks.decide(lambda: open_run(config, run_dir, inputs, ranks, resumed_from=checkpoint))
+    ranks.decide(lambda: open_run(config, run_dir, inputs, ranks, lock, resumed_from=checkpoint))
     # Reads ahead while the engine is built.
     loader = inputs.loader(ranks, samples_consumed=state.samples_consumed, num_batches=last_step - state.step)
     clock = StepClock(ranks.device)
@@ -97,6 +104,7 @@ def train(config: "RunConfig", *, draw_figures: DrawFigures | None = None, probe
         if config.train.validate_every:
             with watchdog.paused():
                 log.info("validation loss at step %d: %.4f", state.step, validation.loss(engine))
+        first_step = state.step + 1
         profiler.follow(state.step)
         reporter.begin()
         for batch in clock.steps(loader, is_asked_for=is_looked_at):
@@ -116,6 +124,8 @@ def train(config: "RunConfig", *, draw_figures: DrawFigures | None = None, probe
                     save_again_at = state.step + config.monitor.log_every
             clock.end_step()
             watchdog.beat()
+            if state.step == first_step:
+                distributed.set_timeout(config.engine.step_timeout_s)
             with watchdog.paused():
                 measured = validation.measure(state.step, engine)
                 if stopped or measured or state.step == last_step or reporter.is_due(state.step):

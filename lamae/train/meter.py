@@ -34,7 +34,8 @@ class Meter:
 
     def _reset(self) -> None:
         self._step_losses: list[torch.Tensor] = []
-        self._parts: dict[str, torch.Tensor] = {}
+        self._parts: tuple[str, ...] = ()
+        self._part_sums: torch.Tensor | None = None
         self._lead_weights: torch.Tensor | None = None
         self._num_outputs = 0
 
@@ -42,11 +43,13 @@ class Meter:
         """Count one optimiser step: the outputs of its equal micro-batches."""
         self._step_losses.append(torch.stack([output.loss.detach().float() for output in outputs]).mean())
         for output in outputs:
-            for name, value in output.parts.items():
+            if output.parts:
                 # Mean over defined values: a micro-batch may have masked no sample of a kind.
-                defined = torch.isfinite(value)
-                pair = torch.stack([torch.where(defined, value, 0.0), defined]).float()
-                self._parts[name] = self._parts[name] + pair if name in self._parts else pair
+                values = torch.stack(list(output.parts.values())).float()
+                defined = torch.isfinite(values)
+                sums = torch.stack([torch.where(defined, values, 0.0), defined.float()])
+                self._parts = tuple(output.parts)
+                self._part_sums = sums if self._part_sums is None else self._part_sums + sums
             weights_L = output.lead_weights_BL.float().mean(0)
             self._lead_weights = weights_L if self._lead_weights is None else self._lead_weights + weights_L
         self._num_outputs += len(outputs)
@@ -54,13 +57,13 @@ class Meter:
     def read(self, ranks: Ranks) -> Interval:
         """Bring the interval to the host, averaged over ranks, and begin the next. Synchronises."""
         assert self._lead_weights is not None, "read() needs at least one step"
-        names = sorted(self._parts)
         pieces = [torch.stack(self._step_losses), self._lead_weights / self._num_outputs]
-        pieces += [self._parts[name] for name in names]
+        if self._part_sums is not None:
+            pieces.append(self._part_sums.flatten())
         values = ranks.mean(torch.cat(pieces).double().cpu()).tolist()
-        num_steps, num_leads = len(self._step_losses), len(self._lead_weights)
-        sums_and_counts = values[num_steps + num_leads :]
-        pairs = zip(names, sums_and_counts[::2], sums_and_counts[1::2], strict=True)
+        num_steps, num_leads, names = len(self._step_losses), len(self._lead_weights), self._parts
+        sums = values[num_steps + num_leads :]
+        pairs = zip(names, sums[: len(names)], sums[len(names) :], strict=True)
         parts = {name: total / count for name, total, count in pairs if count}
         self._reset()
         return Interval(values[:num_steps], parts, values[num_steps : num_steps + num_leads])

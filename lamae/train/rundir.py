@@ -1,7 +1,12 @@
 """The run directory: made at the first start, continued at the next ones."""
 
+import fcntl
 import json
+import logging
 import os
+import platform
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +18,71 @@ from sharding.format import MANIFEST_NAME as SHARD_SET_NAME
 CONFIG_NAME = "config.yaml"
 MANIFEST_NAME = "manifest.json"
 CHECKPOINTS_NAME = "checkpoints"
+LOCK_NAME = ".lock"
+# Stopping takes two steps and a save; a client that a network file system has lost keeps its locks for longer.
+LOCK_PATIENCE_S = 150.0
+LOCK_POLL_S = 0.2
+
+log = logging.getLogger(__name__)
+
+
+class RunLock:
+    """Keeps a second start out of a run directory while the first is still at work there, saving perhaps.
+
+    An flock on ``checkpoints/.lock``, which ends with its process however that ends. Where the file system knows no
+    locks there is none.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = run_dir / CHECKPOINTS_NAME / LOCK_NAME
+        self._file: Any = None
+
+    def take(self) -> None:
+        """Wait for a start that is about to leave. Does nothing in a directory without ``checkpoints``, or twice.
+
+        Raises LamaeError when the other one stays.
+        """
+        if self._file is not None or not self._path.parent.is_dir():
+            return
+        try:
+            file = self._path.open("a+")
+        except OSError:  # whether the directory can be written is checked, and said, elsewhere
+            return
+        deadline, told = time.monotonic() + LOCK_PATIENCE_S, False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                if time.monotonic() > deadline:
+                    file.close()
+                    raise LamaeError(
+                        f"{self._path.parent.parent}: {holder} is training there; end it, or remove {self._path} if it "
+                        "is gone and its machine with it"
+                    ) from None
+                if not told:
+                    log.info("%s: waiting for %s, which is still at work there", self._path.parent.parent, holder)
+                told = True
+                time.sleep(LOCK_POLL_S)
+            except OSError as error:
+                log.debug("%s: no locks here: %s", self._path, error)
+                break
+        self._file = file
+
+    def sign(self) -> None:
+        """Say who holds the lock."""
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.truncate(0)
+                self._file.write(f"process {os.getpid()} on {platform.node()}\n")
+                self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def find_checkpoint(run_dir: Path) -> CheckpointReader | None:

@@ -17,7 +17,7 @@ from lamae.train.health import check_weights
 from lamae.train.inputs import Inputs
 from lamae.train.manifest import build_manifest
 from lamae.train.resume import check_resumable
-from lamae.train.rundir import find_checkpoint, open_run_directory
+from lamae.train.rundir import RunLock, find_checkpoint, open_run_directory
 from lamae.train.schedule import BatchPlan
 from lamae.train.state import TrainState
 
@@ -27,13 +27,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def find_resumable(config: "RunConfig", run_dir: Path, inputs: Inputs) -> Path | None:
+def find_resumable(config: "RunConfig", run_dir: Path, inputs: Inputs, lock: RunLock) -> Path | None:
     """The checkpoint to resume, None where the run begins. For rank 0 alone; changes nothing in the directory.
+
+    Waits until nobody else trains there.
 
     Raises LamaeError where it is another run's.
     """
     from lamae.config import to_dict
 
+    lock.take()
     reader = find_checkpoint(run_dir)
     if reader is None:
         return None
@@ -47,7 +50,9 @@ def find_resumable(config: "RunConfig", run_dir: Path, inputs: Inputs) -> Path |
     return reader.path
 
 
-def open_run(config: "RunConfig", run_dir: Path, inputs: Inputs, ranks: Ranks, *, resumed_from: Path | None) -> None:
+def open_run(
+    config: "RunConfig", run_dir: Path, inputs: Inputs, ranks: Ranks, lock: RunLock, *, resumed_from: Path | None
+) -> None:
     """Prepare the directory of a run that has steps to take. For rank 0 alone.
 
     Raises UsageError where it cannot be written.
@@ -66,6 +71,8 @@ def open_run(config: "RunConfig", run_dir: Path, inputs: Inputs, ranks: Ranks, *
         resumed_from=resumed_from.name if resumed_from else None,
     )
     open_run_directory(run_dir, config_yaml=to_yaml(config), manifest=manifest)
+    lock.take()
+    lock.sign()
 
 
 def build_engine(

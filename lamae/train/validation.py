@@ -35,7 +35,7 @@ class Validation:
         self._probe_every = config.monitor.probe_every if probe is not None else 0
         if config.monitor.probe_every and probe is None and ranks.is_main:
             log.warning(
-                "monitor.probe_every=%d measures nothing: probes need a caller of lamae.train.loop.train with a probe",
+                "monitor.probe_every=%d measures nothing: probes need 'lamae train' or 'torchrun -m lamae train'",
                 config.monitor.probe_every,
             )
         self._probe = probe

@@ -12,6 +12,7 @@ from lamae.model.config import MaskConfig, ModelConfig
 from lamae.model.loss import error_parts
 from lamae.model.masking import Mask, draw_mask
 from sharding.errors import UsageError
+from sharding.leads import DERIVED_LEADS, INDEPENDENT_LEADS
 
 SMALL = ModelConfig(patch_size=10, width=32, depth=2, heads=2, latent_depth=1, decoder_width=16, decoder_heads=2)
 GRID = MaskConfig(kind="grid")
@@ -371,7 +372,13 @@ def test_the_parts_say_how_much_each_way_of_hiding_costs():
     shown_N = torch.zeros(12, dtype=torch.bool)
     shown_N[mask.patch_BVS[0, 0]] = True
     at = shown_N.repeat_interleave(10) & ~mask.visible_lead_BL[0][:, None] & records.valid[0]
-    assert parts["hidden_leads"].item() == pytest.approx((y - records.x)[0][at].square().mean().item(), rel=1e-5)
+    error = (y - records.x)[0].square()
+    assert parts["hidden_leads"].item() == pytest.approx(error[at].mean().item(), rel=1e-5)
+    spans = mask.hidden_BLN[0].repeat_interleave(10, 1) & mask.visible_lead_BL[0][:, None] & records.valid[0]
+    for group, leads in (("independent", INDEPENDENT_LEADS), ("derived", DERIVED_LEADS)):
+        asked = spans & torch.isin(torch.arange(12), torch.tensor(leads))[:, None]
+        expected = error[asked].mean().item()
+        assert parts[f"hidden_spans_{group}"].item() == pytest.approx(expected, rel=1e-5, nan_ok=True)
     assert 0 < parts["pool_entropy"] <= 1
     assert not any(value.requires_grad for value in parts.values())
 
@@ -386,18 +393,19 @@ def test_the_parts_go_by_what_is_visible_also_where_each_lead_shows_its_own_patc
         hidden = ~mask.visible_lead_BL[record]
         error[record, hidden] = torch.where(seen, 1.0, 2.0)[None, :, None]
     parts = error_parts(error, mask.hidden_BLN[..., None].expand_as(error), mask)
-    assert parts == {"hidden_leads": 1, "hidden_leads_unseen": 2, "hidden_spans": 3}
+    for name, expected in {"hidden_leads": 1, "hidden_leads_unseen": 2, "hidden_spans": 3}.items():
+        for group in ("", "_independent", "_derived"):
+            assert parts[name + group] == pytest.approx(expected), name + group
 
 
 def test_a_part_that_the_batch_has_none_of_is_nan():
     model, _ = make_model("lamae-aligned")
     records = make_records()[2:3]
     parts = model(*records.tensors, make_mask(MaskConfig(kind="time"), records)).parts
-    assert [name for name, value in parts.items() if value.isnan()] == [
-        "hidden_leads",
-        "hidden_leads_unseen",
-        "pool_entropy",
-    ]
+    groups = ("", "_independent", "_derived")
+    absent = {f"{name}{group}" for name in ("hidden_leads", "hidden_leads_unseen") for group in groups}
+    # That record has no derived lead.
+    assert {name for name, value in parts.items() if value.isnan()} == absent | {"pool_entropy", "hidden_spans_derived"}
 
 
 def test_targets_normalised_per_patch_come_back_in_signal_units():

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from lamae.config import RunConfig
 from lamae.train.checkpoint import list_checkpoints, load_model, manifest_digest, read_manifest
 from lamae.train.loop import EXIT_DONE, EXIT_STOPPED, train
 from lamae.train.rowfile import read_rows
+from lamae.train.rundir import RunLock
 from lamae.train.subjects import subject_set_hash
-from sharding.errors import UsageError
+from sharding.errors import LamaeError, UsageError
 from tests.runs import assert_same_state, losses
 from tests.shardsets import random_adc, write_shard_set
 
@@ -193,3 +195,20 @@ def test_bf16_without_zero_is_refused(make_config: MakeConfig) -> None:
 def test_an_empty_split_is_refused(make_config: MakeConfig) -> None:
     with pytest.raises(UsageError, match=r"data.split=test"):
         train(make_config("run", "data.split=test"))
+
+
+def test_a_second_start_waits_for_the_first_or_says_who_it_is(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else it would resume from before what the first is about to save, and clear that away."""
+    train(make_config("run", "train.stop_at=2"))
+    first = RunLock(tmp_path / "run")
+    first.take()
+    first.sign()
+    monkeypatch.setattr("lamae.train.rundir.LOCK_PATIENCE_S", 0.3)
+    with caplog.at_level("INFO"), pytest.raises(LamaeError, match=rf"process {os.getpid()} on .* is training there"):
+        train(make_config("run"))
+    assert "waiting for process" in caplog.text
+    threading.Timer(0.1, first.close).start()
+    monkeypatch.setattr("lamae.train.rundir.LOCK_PATIENCE_S", 10.0)
+    assert train(make_config("run")) == EXIT_DONE

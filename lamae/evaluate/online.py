@@ -1,0 +1,72 @@
+"""A small probe of a model that is still training: the same few labelled records every time.
+
+A logistic regression of one fixed strength on frozen record embeddings, fitted on records of the train split and
+scored on records of val. The test split is not touched, and nothing is chosen: it follows a run, it does not report it.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+
+from lamae.data.transforms import SignalTransform
+from lamae.evaluate import store
+from lamae.evaluate.auroc import auroc, macro
+from lamae.evaluate.inference import read_signals
+from lamae.evaluate.labels import read_labels
+from lamae.evaluate.logistic import LogisticSolver, Standardizer
+from sharding.errors import UsageError
+from sharding.format import ShardSet
+
+if TYPE_CHECKING:
+    from lamae.config import RunConfig
+    from lamae.model import PretrainModel
+
+STRENGTH = 1e-2
+VAL_SHARE = 0.5
+BATCH_SIZE = 32
+
+
+class OnlineProbe:
+    """``probe(model)`` gives ``{"macro_auroc": …}``: what ``lamae.train.loop.train`` asks for.
+
+    Raises UsageError when the labels belong to other records, or leave nothing to fit or to score.
+    """
+
+    def __init__(self, config: "RunConfig", labels: Path, *, num_records: int) -> None:
+        self._shard_set = ShardSet.open(config.data.path)
+        truth = read_labels(labels)
+        store.require_same_rows(labels, truth.index_hash, self._shard_set.root, self._shard_set.index_hash)
+        self._transform = SignalTransform(
+            config.signal, source_rate_hz=self._shard_set.rate_hz, num_samples=self._shard_set.num_samples
+        )
+        counts = {"train": num_records, "val": round(VAL_SHARE * num_records)}
+        self._rows = {split: _spread(truth.rows(split), count) for split, count in counts.items()}
+        labels_of = {split: truth.label_NK[rows].astype(bool) for split, rows in self._rows.items()}
+        usable_K = np.logical_and.reduce([y_NK.any(0) & ~y_NK.all(0) for y_NK in labels_of.values()])
+        if not usable_K.any():
+            raise UsageError(
+                f"monitor.probe_labels={labels}: no code has both classes in {len(self._rows['train'])} train and "
+                f"{len(self._rows['val'])} val records; raise monitor.probe_records or label more"
+            )
+        self._y = {split: y_NK[:, usable_K] for split, y_NK in labels_of.items()}
+
+    def __call__(self, model: torch.nn.Module) -> dict[str, float]:
+        """Macro AUROC over the codes, of ``model`` (a PretrainModel in eval mode) as it now is."""
+        x = {split: self._embed(model, rows) for split, rows in self._rows.items()}
+        scale = Standardizer.fit(x["train"])
+        fitted = LogisticSolver(scale.apply(x["train"]), self._y["train"]).fit(STRENGTH)
+        return {"macro_auroc": float(macro(auroc(fitted.decide(scale.apply(x["val"])), self._y["val"])))}
+
+    def _embed(self, model: torch.nn.Module, rows: np.ndarray) -> np.ndarray:
+        device = str(next(model.parameters()).device)
+        signals = read_signals(self._shard_set, rows, transform=self._transform, batch_size=BATCH_SIZE, device=device)
+        embed = cast("PretrainModel", model).embed
+        parts = [embed(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL).record_BD for signal in signals]
+        return torch.cat(parts).float().cpu().numpy()
+
+
+def _spread(rows: np.ndarray, count: int) -> np.ndarray:
+    """``count`` of the rows, evenly spread, or all of them."""
+    return np.unique(rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.int64)])
