@@ -7,10 +7,10 @@ import platform
 import subprocess
 import time
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from lamae.train.revision import installed_versions
 from sharding.errors import UsageError
 from sharding.progress import Progress, ignore
 
@@ -85,7 +85,7 @@ def describe_result(name: str, *, quick: bool) -> dict[str, Any]:
         "benchmark": name,
         "quick": quick,
         "hardware": describe_hardware(),
-        "versions": describe_versions(),
+        "versions": installed_versions(VERSIONED),
         "revision": revision(),
     }
 
@@ -100,16 +100,6 @@ def describe_hardware() -> dict[str, Any]:
         "gpus": _gpu_names(),
         "system": f"{platform.system()} {platform.machine()}",
     }
-
-
-def describe_versions() -> dict[str, str | None]:
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for package in VERSIONED:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    return versions
 
 
 def revision() -> str | None:

@@ -27,8 +27,7 @@ from sharding.errors import UsageError
 
 ConfigT = TypeVar("ConfigT")
 
-# Checks say "section.key=value …"; other keys they mention without a value, as remedies.
-KEY_IN_MESSAGE = re.compile(r"([a-z_]+(?:\.[a-z_0-9]+)*)=")
+KEY_IN_MESSAGE = re.compile(r"[a-z_]+(?:\.[a-z_0-9]+)+")
 
 
 @dataclass
@@ -152,8 +151,11 @@ def _compose(start: ConfigT, layers: list[tuple[str, DictConfig]]) -> ConfigT:
 
 
 def _source_of(problem: str, layers: list[tuple[str, DictConfig]]) -> str:
-    """Where the value that a check complains of was given: the last layer that sets a key its message names."""
-    named = KEY_IN_MESSAGE.findall(problem)
+    """Where the value that a check complains of was given: the last layer that sets a key its message names.
+
+    What follows a semicolon is the remedy, which may name other keys.
+    """
+    named = KEY_IN_MESSAGE.findall(problem.partition(";")[0])
     for source, layer in reversed(layers):
         if any(OmegaConf.select(layer, key) is not None for key in named):
             return source

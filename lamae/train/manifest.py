@@ -3,26 +3,15 @@
 import os
 import platform
 import sys
-from importlib import metadata
 from typing import Any
 
 import torch
 
 from lamae.train.distributed import Ranks
-from lamae.train.revision import describe_code
+from lamae.train.revision import describe_code, installed_versions
 
+# Those that can change a result.
 PACKAGES = ("lamae", "torch", "deepspeed", "triton", "numpy", "safetensors", "zarr", "omegaconf", "tensorboard")
-
-
-def describe_versions() -> dict[str, str | None]:
-    """Installed version of each package that can change a result."""
-    versions: dict[str, str | None] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = None
-    return versions
 
 
 def describe_machine(ranks: Ranks) -> dict[str, Any]:
@@ -46,6 +35,6 @@ def build_manifest(ranks: Ranks, **about: Any) -> dict[str, Any]:
         **about,
         "command": sys.argv,
         "code": describe_code(),
-        "versions": describe_versions(),
+        "versions": installed_versions(PACKAGES),
         "machine": describe_machine(ranks),
     }

@@ -1,8 +1,14 @@
-"""Which source code this is: asked of git, or of what was noted beside a copy of it. Imports nothing heavy."""
+"""Which source code this is, asked of git or of what was noted beside a copy of it, and which packages it met.
+
+Imports nothing heavy.
+"""
 
 import hashlib
 import json
+import platform
 import subprocess
+from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +31,17 @@ def describe_code() -> dict[str, Any]:
         "diff_sha256": hashlib.sha256(diff.encode()).hexdigest() if diff else None,
         "diff": diff[:MAX_DIFF_BYTES] if diff else None,
     }
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str | None]:
+    """Python's version and that of each package; null where it is not installed."""
+    versions: dict[str, str | None] = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
 
 
 def _git(root: Path, *arguments: str) -> str | None:

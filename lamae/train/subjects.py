@@ -3,7 +3,9 @@
 import hashlib
 
 import numpy as np
+import torch
 
+from lamae.keyed import GOLDEN, mix, signed
 from sharding.format import ShardSet
 
 
@@ -13,12 +15,9 @@ def hash_subjects(subjects: np.ndarray, *, source: str) -> np.ndarray:
     SplitMix64's finaliser: a bijection for a given source, so two subjects never share a hash.
     """
     salt = int.from_bytes(hashlib.sha256(source.encode()).digest()[:8], "little")
-    x = subjects.astype(np.int64).view(np.uint64) ^ np.uint64(salt)
-    with np.errstate(over="ignore"):
-        x = x + np.uint64(0x9E3779B97F4A7C15)
-        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    salted = subjects.astype(np.int64).view(np.uint64) ^ np.uint64(salt)
+    words = torch.from_numpy(salted.view(np.int64))
+    return mix(words + signed(GOLDEN)).numpy().view(np.uint64)
 
 
 def are_comparable(shard_set: ShardSet, *, source: str | None, index_hash: str) -> np.ndarray:

@@ -112,8 +112,31 @@ def make_inputs(step: int, start: int, stop: int) -> tuple[Any, ...]:
     return x_BLT[part], valid_BLT[part], lead_mask_BL[part], mask
 
 
-def plain_torch(model_kind: str, precision: str) -> Trace:
-    """The reference: one process, the whole global batch at once, no DeepSpeed.
+FAULTS = {
+    "ranks not averaged": "gradients summed over two ranks",
+    "a rank lost": "half of the global batch counts for nothing",
+    "a micro-batch lost": "the last quarter of the global batch counts for nothing",
+    "stale weights": "the model computes with the weights of the start",
+    "a layer lost": "one matrix gets no gradient",
+    "decay on all": "norms and biases decay like matrices",
+    "counter lost": "every step is AdamW's first",
+    "momentum lost": "the first moment starts anew at every step",
+    "clipped by part": "every tensor is clipped to the norm of the whole",
+}
+"""What a broken engine might do, for showing that the comparison would notice."""
+
+
+def exact_gradient(model_kind: str) -> dict[str, torch.Tensor]:
+    """The clipped gradient of the first step in float32, at the weights that bfloat16 can hold."""
+    model = make_model(model_kind)
+    model.load_state_dict({name: value.bfloat16().float() for name, value in model.state_dict().items()})
+    model(*make_inputs(0, 0, GLOBAL_BATCH)).loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIM.clip_norm)
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def plain_torch(model_kind: str, precision: str, *, fault: str = "") -> Trace:
+    """The reference: one process, the whole global batch at once, no DeepSpeed; or one of FAULTS.
 
     In bf16 a copy of the model computes in bfloat16; the float32 model holds the weights and takes the steps.
     """
@@ -127,15 +150,32 @@ def plain_torch(model_kind: str, precision: str) -> Trace:
     for step in range(STEPS):
         for group in optimizer.param_groups:
             group["lr"] = LEARNING_RATES[step]
+            group["weight_decay"] = OPTIM.weight_decay if group["decays"] or fault == "decay on all" else 0.0
         loss = model(*make_inputs(step, 0, GLOBAL_BATCH)).loss
-        loss.backward()
+        kept = {"a rank lost": GLOBAL_BATCH // 2, "a micro-batch lost": 3 * GLOBAL_BATCH // 4}.get(fault)
+        learned = model(*make_inputs(step, 0, kept)).loss * kept / GLOBAL_BATCH if kept else loss
+        (learned * (2 if fault == "ranks not averaged" else 1)).backward()
         for parameter, master in zip(model.parameters(), masters.parameters(), strict=True):
             master.grad = parameter.grad.float() if parameter.grad is not None else None
-        norms.append(float(torch.nn.utils.clip_grad_norm_(masters.parameters(), OPTIM.clip_norm)))
+        if fault == "a layer lost":
+            next(p for p in masters.parameters() if p.grad is not None and p.dim() == 2).grad.zero_()
+        for state in optimizer.state.values():
+            if fault == "counter lost":
+                state["step"].zero_()
+            if fault == "momentum lost":
+                state["exp_avg"].zero_()
+        if fault == "clipped by part":
+            norm = torch.nn.utils.get_total_norm([p.grad for p in masters.parameters() if p.grad is not None])
+            for master in masters.parameters():
+                torch.nn.utils.clip_grad_norm_([master], OPTIM.clip_norm)
+            norms.append(float(norm))
+        else:
+            norms.append(float(torch.nn.utils.clip_grad_norm_(masters.parameters(), OPTIM.clip_norm)))
         if step == 0:
             gradient = {name: p.grad.clone() for name, p in masters.named_parameters() if p.grad is not None}
         optimizer.step()
-        model.load_state_dict(masters.state_dict())
+        if fault != "stale weights":
+            model.load_state_dict(masters.state_dict())
         model.zero_grad()
         losses.append(float(loss.detach()))
     return Trace(losses, gradient, weights_of(masters), norms, start)

@@ -78,6 +78,6 @@ def test_what_is_missing_or_foreign_is_named(data, tmp_path, lamae):
     other = write_shard_set(tmp_path / "other", np.ones((8, 12, 500), np.int16), rate_hz=100.0)
     with pytest.raises(UsageError, match="belong to different shard sets"):
         OnlineProbe(tiny_config(other, tmp_path / "run"), labels, num_records=8)
-    with pytest.raises(UsageError, match=r"no code has both classes in 1 train and 1 val records"):
-        OnlineProbe(tiny_config(shards, tmp_path / "run"), labels, num_records=1)
+    with pytest.raises(UsageError, match=r"no code has both classes in 2 train and 1 val records"):
+        OnlineProbe(tiny_config(shards, tmp_path / "run"), labels, num_records=2)
     assert torch.is_grad_enabled()
