@@ -17,7 +17,6 @@ FOLDER is ``RUN/jobs/NNN`` for training and ``lamae-jobs/NNN-VERB`` for anything
 
 import dataclasses
 import json
-import os
 import re
 import signal
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.profile import Profile
+from lamae.files import write_json
 from sharding.errors import UsageError
 
 SUBMISSION_NAME = "submission.json"
@@ -166,14 +166,6 @@ def newest_step(run_dir: str | Path | None) -> int | None:
         return None
     names = (path.name for path in (Path(run_dir) / "checkpoints").glob("step-*"))
     return max((int(match[1]) for name in names if (match := re.fullmatch(r"step-(\d+)", name))), default=-1)
-
-
-def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Replace ``path`` in one rename: a reader on another node sees the old text or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(values, indent=1) + "\n")
-    temporary.replace(path)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lamae import console
+from lamae import console, files
 from sharding.errors import UsageError
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def probe(
     if json is not None:
         from lamae.reports.values import finite
 
-        console.write_json(json, finite(summary))
+        files.write_json(json, finite(summary))
 
 
 def _probe_rows(result: "ProbeResult", groups: dict[str, list[str]]) -> list[list[str]]:

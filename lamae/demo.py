@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lamae import console, launch
+from lamae import console, files, launch
 from sharding.errors import LamaeError, UsageError
 from sharding.format import MANIFEST_NAME, ShardSet
 from sharding.leads import CHEST_LEADS, LIMB_LEADS
@@ -98,7 +98,7 @@ class Stages:
                 action(progress)
         finally:
             self.seconds[title] = round(before + time.monotonic() - start, 1)
-            console.write_json(self.log, self.seconds)
+            files.write_json(self.log, self.seconds)
         console.console.print(f"      {self.seconds[title]:.1f} s", soft_wrap=True)
 
 
@@ -150,7 +150,7 @@ def _claim(out: Path, settings: Settings) -> None:
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out}: not empty and no demo; take another --out")
     out.mkdir(parents=True, exist_ok=True)
-    console.write_json(path, dataclasses.asdict(settings))
+    files.write_json(path, dataclasses.asdict(settings))
 
 
 def _synth(paths: Paths, settings: Settings, progress: Progress) -> None:
@@ -180,7 +180,7 @@ def _verify(paths: Paths, progress: Progress) -> None:
     problems = verify(paths.shards, progress=progress).problems
     if problems:
         raise LamaeError(f"{paths.shards}: {len(problems)} problems, the first: {problems[0]}")
-    console.write_json(paths.verified, {"index_sha256": ShardSet.open(paths.shards).index_hash})
+    files.write_json(paths.verified, {"index_sha256": ShardSet.open(paths.shards).index_hash})
 
 
 def _labels(paths: Paths, settings: Settings) -> None:
@@ -225,7 +225,7 @@ def _train(kind: str, paths: Paths, settings: Settings, progress: Progress) -> N
     )
     launch.check_exit(code, log)
     show_step()
-    console.write_json(run / DONE_NAME, {"steps": settings.steps})
+    files.write_json(run / DONE_NAME, {"steps": settings.steps})
 
 
 def _last_step(run: Path) -> int:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lamae import console
+from lamae import console, files
 from sharding.errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def plan(
     _print_times(chosen, records=records, epochs=epochs, zero_stage=run.engine.zero_stage)
     if json is not None:
         rows = [_as_dict(one, records=records, epochs=epochs) for one in chosen]
-        console.write_json(
+        files.write_json(
             json,
             {
                 "modelled": True,

@@ -7,13 +7,13 @@ doubles back.
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lamae.train.rowfile import RowFile
+from lamae.train.rowfile import TELL_FAILURES_EVERY_S, RowFile, Throttle
 from sharding.leads import LEADS
 
 METRICS_NAME = "metrics.jsonl"
@@ -43,15 +43,31 @@ class Monitor:
         self._steps = steps
         self._is_main = is_main
         self._tensorboard: Any = None
+        self._folder = run_dir / TENSORBOARD_NAME if tensorboard and is_main else None
+        self._throttle = Throttle(TELL_FAILURES_EVERY_S)
         self._began = time.perf_counter()
         self._first_step = resume_step
         if not is_main:
             return
         self._rows = RowFile(run_dir / METRICS_NAME, resume_step=resume_step, is_main=is_main)
-        if tensorboard:
-            from torch.utils.tensorboard import SummaryWriter
+        self._write(lambda _: None, purge_step=resume_step + 1)
 
-            self._tensorboard = SummaryWriter(str(run_dir / TENSORBOARD_NAME), purge_step=resume_step + 1)
+    def _write(self, write: Callable[[Any], Any], *, purge_step: int | None = None) -> None:
+        """Let ``write`` write TensorBoard events. What a full disk swallows costs a warning, not the run."""
+        if self._folder is None:
+            return
+        try:
+            if self._tensorboard is None:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._tensorboard = SummaryWriter(str(self._folder), purge_step=purge_step)
+            write(self._tensorboard)
+        except OSError as error:
+            # Its writing thread is dead now; the next events get a writer, and a file, of their own.
+            self._tensorboard = None
+            more = self._throttle.asks()
+            if more is not None:
+                log.warning("%s: events could not be written: %s%s", self._folder, error.strerror or error, more)
 
     def scalars(self, step: int, values: Mapping[str, float], *, samples: int, line: str = "") -> None:
         """One row: ``values`` by name; numbers that are not finite become null in JSON. ``line`` goes to the log."""
@@ -60,9 +76,7 @@ class Monitor:
         row: dict[str, float | None] = {"step": step, "samples": samples}
         row |= {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._rows.add([row])
-        if self._tensorboard is not None:
-            for name, value in values.items():
-                self._tensorboard.add_scalar(name if "/" in name else f"train/{name}", value, step)
+        self._write(lambda board: _add_scalars(board, values, step))
         if line:
             log.info("%s", line)
 
@@ -80,22 +94,16 @@ class Monitor:
 
     def lead_weights(self, step: int, weights: list[float]) -> None:
         """Mean pooling weight of each lead, as scalars of one group."""
-        if self._tensorboard is not None:
-            for name, weight in zip(LEADS, weights, strict=True):
-                self._tensorboard.add_scalar(f"lead_weight/{name}", weight, step)
+        named = {f"lead_weight/{name}": weight for name, weight in zip(LEADS, weights, strict=True)}
+        self._write(lambda board: _add_scalars(board, named, step))
 
     def figures(self, step: int, figures: Mapping[str, Any]) -> None:
         """matplotlib figures, or uint8 images ``[H, W, 3]``."""
-        if self._tensorboard is not None:
-            for name, figure in figures.items():
-                if isinstance(figure, np.ndarray):
-                    self._tensorboard.add_image(name, figure, step, dataformats="HWC")
-                else:
-                    self._tensorboard.add_figure(name, figure, step)
+        self._write(lambda board: _add_figures(board, figures, step))
 
     def hparams(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
         """What the run was set to, by section and key, for comparing runs by what came of them."""
-        if self._tensorboard is None:
+        if self._folder is None:
             return
         from torch.utils.tensorboard.summary import hparams
 
@@ -105,15 +113,28 @@ class Monitor:
             for key, value in values.items()
             if isinstance(value, bool | int | float | str)
         }
-        for summary in hparams(told, dict.fromkeys(RESULTS, 0.0)):
-            self._tensorboard.file_writer.add_summary(summary, self._first_step)
+        summaries = hparams(told, dict.fromkeys(RESULTS, 0.0))
+        self._write(lambda board: [board.file_writer.add_summary(each, self._first_step) for each in summaries])
 
     def text(self, name: str, text: str) -> None:
         """A text panel, shown as preformatted."""
-        if self._tensorboard is not None:
-            indented = "\n".join("    " + line for line in text.splitlines())
-            self._tensorboard.add_text(name, indented, self._first_step)
+        indented = "\n".join("    " + line for line in text.splitlines())
+        self._write(lambda board: board.add_text(name, indented, self._first_step))
 
     def close(self) -> None:
         if self._tensorboard is not None:
-            self._tensorboard.close()
+            self._write(lambda board: board.close())
+        self._folder = None
+
+
+def _add_scalars(board: Any, values: Mapping[str, float], step: int) -> None:
+    for name, value in values.items():
+        board.add_scalar(name if "/" in name else f"train/{name}", value, step)
+
+
+def _add_figures(board: Any, figures: Mapping[str, Any], step: int) -> None:
+    for name, figure in figures.items():
+        if isinstance(figure, np.ndarray):
+            board.add_image(name, figure, step, dataformats="HWC")
+        else:
+            board.add_figure(name, figure, step)

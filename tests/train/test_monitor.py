@@ -76,6 +76,28 @@ def test_a_full_disk_costs_rows_and_not_the_run(tmp_path: Path, caplog: pytest.L
     assert read_rows(tmp_path / "rows.jsonl") == [{"step": 1}, {"step": 5}]
 
 
+def test_events_that_a_full_disk_swallows_cost_a_warning_and_the_next_are_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monitor = Monitor(tmp_path, steps=3, resume_step=0, tensorboard=True, is_main=True)
+    monitor.scalars(1, {"loss": 1.0}, samples=8)
+    monitor._tensorboard.flush()
+    # What the writer's thread leaves when a write fails: every later write raises it.
+    monitor._tensorboard.file_writer.event_writer._async_writer._worker.exception = OSError(
+        28, "No space left on device"
+    )
+    with caplog.at_level(logging.WARNING):
+        monitor.scalars(2, {"loss": 2.0}, samples=16)
+        monitor.lead_weights(2, [1 / 12] * 12)
+    assert caplog.text.count("events could not be written: No space left on device") == 1
+    monitor.scalars(3, {"loss": 3.0}, samples=24)
+    monitor.close()
+    assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+    accumulator = EventAccumulator(str(tmp_path / "tensorboard"))
+    accumulator.Reload()
+    assert [event.step for event in accumulator.Scalars("train/loss")] == [1, 3]
+
+
 def test_a_warning_held_back_is_counted() -> None:
     now = 0.0
     with patch("lamae.train.rowfile.time.monotonic", lambda: now):
