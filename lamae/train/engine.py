@@ -71,7 +71,7 @@ def _import_deepspeed() -> Any:
     logger.setLevel(logging.WARNING)
     for handler in logger.handlers:
         if type(handler) is logging.StreamHandler:
-            handler.setStream(sys.stderr)
+            handler.stream = sys.stderr  # setStream would flush the one before, which may be closed by now
     logger.addFilter(_is_news)
     _warn_of_stale_locks()
     return deepspeed

@@ -141,8 +141,9 @@ def plain_torch(model_kind: str, precision: str, *, fault: str = "") -> Trace:
     In bf16 a copy of the model computes in bfloat16; the float32 model holds the weights and takes the steps.
     """
     masters = make_model(model_kind)
-    model = copy.deepcopy(masters).bfloat16() if precision == "bf16" else masters
+    model = masters if precision == "fp32" and fault != "stale weights" else copy.deepcopy(masters)
     if precision == "bf16":  # training starts from weights that bfloat16 can hold
+        model.bfloat16()
         masters.load_state_dict(model.state_dict())
     optimizer = build_optimizer(masters, OPTIM)
     losses, norms, gradient = [], [], {}
