@@ -14,7 +14,7 @@ from tests.runs import losses
 
 # Every leg of a way ends after two more steps.
 LEG_STEPS = 2
-# A resume without moments or step counters is off by several per cent (see below), one of these by rounding.
+# A resume without moments or step counters is off by .8 % to several per cent (see below), one of these by rounding.
 TOLERANCE = {"fp32": 2e-5, "bf16": 4e-3}
 
 
