@@ -18,7 +18,7 @@ import json
 from pathlib import Path
 
 from lamae import config as run_config
-from lamae import console
+from lamae import files
 from lamae.study.plan import StudyPlan, changed_keys, load_plan
 from lamae.study.runs import Run
 from sharding.errors import UsageError
@@ -58,7 +58,7 @@ class StudyDirectory:
         return self.run(name) / DONE_NAME
 
     def write_run(self, run: Run) -> None:
-        console.write_json(self.run(run.name) / RUN_NAME, dataclasses.asdict(run))
+        files.write_json(self.run(run.name) / RUN_NAME, dataclasses.asdict(run))
 
     def read_run(self, name: str) -> Run:
         values = json.loads((self.run(name) / RUN_NAME).read_text())

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lamae import console
+from lamae import console, files
 from lamae.evaluate.embed import READOUTS, embed, read_embeddings
 from lamae.evaluate.labels import read_labels
 from lamae.evaluate.reconstruction import reconstruction_errors
@@ -81,7 +81,7 @@ class _Seconds:
         return result
 
     def write(self, **values: str | None) -> None:
-        console.write_json(self._path, {"cpu_s": self._by_stage, **values})
+        files.write_json(self._path, {"cpu_s": self._by_stage, **values})
 
 
 def rows_to_embed(plan: StudyPlan, run: Run, part: Part) -> np.ndarray:
