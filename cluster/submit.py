@@ -36,12 +36,12 @@ SHARD = "shard"
 # All but those about jobs themselves and the demonstration, which starts ranks of its own on one machine.
 VERBS = (
     *(TRAIN, SHARD, "synth", "verify", "inspect", "labels", "checkpoints", "embed", "import-embeddings", "probe"),
-    *("finetune", "compare", "export", "bench", "plan"),
+    *("finetune", "compare", "study", "export", "bench", "plan"),
 )
 # Verbs whose ranks share the work; any other is one process, on one node.
 PARALLEL_VERBS = (TRAIN, "embed", "finetune")
 # Verbs other than train that, started again, go on from what they have written.
-RESUMING_VERBS = (SHARD, "embed", "finetune")
+RESUMING_VERBS = (SHARD, "embed", "finetune", "study")
 
 
 @dataclass

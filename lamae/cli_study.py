@@ -32,7 +32,8 @@ def study(
         table = [[stage, name, f"{steps:,}", f"{tflops:,.2f}"] for stage, name, steps, tflops in rows]
         console.print_table(f"{plan}: {len(rows)} runs", ["stage", "run", "steps", "TFLOP"], table)
         console.console.print(
-            f"{len(rows)} runs, {total:,.1f} TFLOP of training in all, if the search chooses the first mask throughout"
+            f"{len(rows)} runs, {total:,.1f} TFLOP of training in all, if the search chooses the first mask throughout",
+            soft_wrap=True,
         )
         return
     run_study(plan, out, workers=workers, report_only=report_only)

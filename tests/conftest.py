@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lamae import cli
+from lamae import cli, console
 
 DATA_HINT = "real recordings not found: put them at ../shared/data or set LAMAE_TEST_DATA"
 
@@ -27,7 +27,7 @@ def real_data() -> Path:
 def lamae(tmp_path, monkeypatch, capsys):
     """Runs the console entry point in an empty directory: ``(exit code, standard output, standard error)``."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(console.console, "width", 200)
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["lamae", *map(str, arguments)])

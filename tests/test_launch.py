@@ -14,9 +14,10 @@ from tests.runs import losses, tiny_config, write_config, write_tiny_shards
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
-import sys
+import signal, sys
 from pathlib import Path
 from lamae.launch import train_locally
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started these tests with it ignored
 sys.exit(train_locally(sys.argv[1], [], num_processes=2, log_path=Path(sys.argv[2])))
 """
 

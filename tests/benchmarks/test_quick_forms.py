@@ -38,8 +38,8 @@ def tiny_inputs(monkeypatch):
         }
         return timing_streams(few, repeats=2, progress=progress)
 
-    def time_twice(candidates, *, repeats, warmup=1, seed=0, progress):
-        return timing.time_side_by_side(candidates, repeats=2, warmup=1, progress=progress)
+    def time_twice(candidates, *, repeats, warmup=1, seed=0, **options):
+        return timing.time_side_by_side(candidates, repeats=2, warmup=1, **options)
 
     timing_streams = loader.time_streams
     monkeypatch.setattr(shard, "synthesize", synthesize_few)
