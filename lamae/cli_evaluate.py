@@ -169,7 +169,9 @@ def probe(
                 )
                 for path in contestants
             ]
-        summary["few_labels"] = {curve.name: curve.to_dict() for curve in curves}
+        summary["few_labels"] = {
+            role: curve.to_dict() for role, curve in zip(("probe", "against"), curves, strict=False)
+        }
         rows = [[f"{share:g}", *(str(curve.macro(share)) for curve in curves)] for share in fractions]
         columns = ["share of training subjects", *(curve.name for curve in curves)]
         if against is not None:

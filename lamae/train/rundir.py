@@ -37,17 +37,19 @@ class RunLock:
         self._path = run_dir / CHECKPOINTS_NAME / LOCK_NAME
         self._file: Any = None
 
-    def take(self) -> None:
-        """Wait for a start that is about to leave. Does nothing in a directory without ``checkpoints``, or twice.
+    def take(self) -> bool:
+        """Wait for a start that is about to leave; whether the lock was got by this call.
+
+        Does nothing in a directory without ``checkpoints``, or twice.
 
         Raises LamaeError when the other one stays.
         """
         if self._file is not None or not self._path.parent.is_dir():
-            return
+            return False
         try:
             file = self._path.open("a+")
         except OSError:  # whether the directory can be written is checked, and said, elsewhere
-            return
+            return False
         deadline, told = time.monotonic() + LOCK_PATIENCE_S, False
         while True:
             try:
@@ -70,6 +72,7 @@ class RunLock:
                 log.debug("%s: no locks here: %s", self._path, error)
                 break
         self._file = file
+        return True
 
     def sign(self) -> None:
         """Say who holds the lock."""
@@ -99,10 +102,11 @@ def find_checkpoint(run_dir: Path) -> CheckpointReader | None:
     return CheckpointReader(path) if path is not None else None
 
 
-def open_run_directory(run_dir: Path, *, config_yaml: str, manifest: dict[str, Any]) -> None:
+def open_run_directory(run_dir: Path, lock: RunLock, *, config_yaml: str, manifest: dict[str, Any]) -> None:
     """Make the directory, or clear what a killed writer left, and write config.yaml and manifest.json.
 
-    Raises UsageError where it cannot be written.
+    Raises UsageError where it cannot be written, LamaeError where another start made it, trained and left since this one
+    found no directory to lock.
     """
     if (run_dir / SHARD_SET_NAME).exists():
         raise UsageError(
@@ -112,6 +116,9 @@ def open_run_directory(run_dir: Path, *, config_yaml: str, manifest: dict[str, A
         (run_dir / CHECKPOINTS_NAME).mkdir(parents=True, exist_ok=True)
         if not os.access(run_dir, os.W_OK | os.X_OK):
             raise PermissionError(13, "not writable")
+        if lock.take() and find_checkpoint(run_dir) is not None:
+            raise LamaeError(f"{run_dir}: another start trained here meanwhile; start again to go on from there")
+        lock.sign()
         clear_unfinished(run_dir / CHECKPOINTS_NAME)
         write_durably(run_dir / CONFIG_NAME, config_yaml)
         write_durably(run_dir / MANIFEST_NAME, json.dumps(manifest, indent=1) + "\n")

@@ -70,9 +70,7 @@ def open_run(
         num_subjects=len(inputs.subjects),
         resumed_from=resumed_from.name if resumed_from else None,
     )
-    open_run_directory(run_dir, config_yaml=to_yaml(config), manifest=manifest)
-    lock.take()
-    lock.sign()
+    open_run_directory(run_dir, lock, config_yaml=to_yaml(config), manifest=manifest)
 
 
 def build_engine(

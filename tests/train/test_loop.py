@@ -14,7 +14,7 @@ from lamae.config import RunConfig
 from lamae.train.checkpoint import list_checkpoints, load_model, manifest_digest, read_manifest
 from lamae.train.loop import EXIT_DONE, EXIT_STOPPED, train
 from lamae.train.rowfile import read_rows
-from lamae.train.rundir import RunLock
+from lamae.train.rundir import RunLock, open_run_directory
 from lamae.train.subjects import subject_set_hash
 from sharding.errors import LamaeError, UsageError
 from tests.runs import assert_same_state, losses
@@ -195,6 +195,18 @@ def test_bf16_without_zero_is_refused(make_config: MakeConfig) -> None:
 def test_an_empty_split_is_refused(make_config: MakeConfig) -> None:
     with pytest.raises(UsageError, match=r"data.split=test"):
         train(make_config("run", "data.split=test"))
+
+
+def test_the_second_of_two_that_begin_at_once_does_not_start_over(make_config: MakeConfig, tmp_path: Path) -> None:
+    """Both found no directory to lock; the first has trained and left when the second opens it."""
+    lock = RunLock(tmp_path / "run")
+    lock.take()  # nothing there yet
+    train(make_config("run", "train.stop_at=2"))
+    before = (tmp_path / "run" / "manifest.json").read_text()
+    with pytest.raises(LamaeError, match="another start trained here meanwhile"):
+        open_run_directory(tmp_path / "run", lock, config_yaml="", manifest={})
+    lock.close()
+    assert (tmp_path / "run" / "manifest.json").read_text() == before
 
 
 def test_a_second_start_waits_for_the_first_or_says_who_it_is(
