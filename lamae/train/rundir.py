@@ -105,8 +105,8 @@ def find_checkpoint(run_dir: Path) -> CheckpointReader | None:
 def open_run_directory(run_dir: Path, lock: RunLock, *, config_yaml: str, manifest: dict[str, Any]) -> None:
     """Make the directory, or clear what a killed writer left, and write config.yaml and manifest.json.
 
-    Raises UsageError where it cannot be written, LamaeError where another start made it, trained and left since this one
-    found no directory to lock.
+    Raises UsageError where it cannot be written, LamaeError where another start made it, trained and left since this
+    one found no directory to lock.
     """
     if (run_dir / SHARD_SET_NAME).exists():
         raise UsageError(
