@@ -80,7 +80,7 @@ def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
         raise LamaeError(f"{out}: no record was accepted ({told}); see {out / REJECTS_NAME}")
     extra = [values for report in reports for values in report["extra"]]
     for part in range(planned.num_parts):
-        _sync(out / SHARDS_NAME / shard_name(part))
+        sync(out / SHARDS_NAME / shard_name(part))
     columns, index_sha256 = _write_index(planned, num_records, extra, progress)
     has_list = planned.content["reconciliation"]["expected"] is not None
     if has_list:
@@ -121,7 +121,7 @@ def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(out / MANIFEST_NAME)
-    _sync(out)
+    sync(out)
     return manifest
 
 
@@ -149,7 +149,7 @@ def _write_index(
         _write_column(group, f"{EXTRA_PREFIX}{name}", typed_column(list(texts)))
     for path in building.rglob("*"):
         if path.is_file():
-            _sync(path)
+            sync(path)
     index_sha256 = index_digest(building)
     shutil.rmtree(planned.out / INDEX_NAME, ignore_errors=True)
     building.replace(planned.out / INDEX_NAME)
@@ -213,7 +213,8 @@ def _write_csv(path: Path, header: tuple[str, ...], rows: list[Any]) -> None:
     partial.replace(path)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file or directory is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

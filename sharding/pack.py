@@ -18,7 +18,7 @@ from typing import Any
 
 from sharding.errors import LamaeError, UsageError
 from sharding.format import MANIFEST_NAME, SHARDS_NAME, ShardSet
-from sharding.merge import finish, merge
+from sharding.merge import finish, merge, sync
 from sharding.options import PackOptions
 from sharding.part import forget_damaged, is_done, pack_part, read_report
 from sharding.plan import Plan, lost_shards, plan
@@ -66,8 +66,9 @@ def _restore_lost(source: Path, planned: Plan, *, workers: int, progress: Progre
         return
     _pack_parts(source, planned, lost, workers=workers, progress=progress)
     for part in lost:
+        path = planned.out / SHARDS_NAME / shards[part]["name"]
+        sync(path)
         if read_report(planned.part_path(part))["sha256"] != shards[part]["sha256"]:
-            path = planned.out / SHARDS_NAME / shards[part]["name"]
             path.unlink()
             raise LamaeError(
                 f"{path}: packed again, its bytes are others than {MANIFEST_NAME} says, so the source has changed; "

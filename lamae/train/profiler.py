@@ -38,7 +38,7 @@ class Profiler:
         self._ranks = ranks
         self._clock = clock
         self._look_every = look_every
-        self._first, self._last = config.steps or (0, 0)
+        self._first, self._last = 0, 0  # the window that is open, or was
         self._on_cuda = ranks.device.type == "cuda"
         self._traces = ranks.rank < config.ranks
         self._trace: Any = None
@@ -60,11 +60,11 @@ class Profiler:
         if was_active and step >= self._last:
             self._end()
         if requested and not was_active:
-            self._first, self._last = step + 1, step + self._config.on_demand_steps
+            self._begin(step + 1, step + self._config.on_demand_steps)
             if self._ranks.is_main:
                 (self._run_dir / REQUEST_NAME).unlink(missing_ok=True)
-        if not self.is_active and self._first == step + 1:
-            self._begin()
+        elif not self.is_active and self._config.steps and self._config.steps[0] == step + 1:
+            self._begin(*self._config.steps)
 
     def close(self) -> None:
         """Drop a window that the end of the run cut short."""
@@ -75,7 +75,8 @@ class Profiler:
             self._stop_trace()
             self.is_active = False
 
-    def _begin(self) -> None:
+    def _begin(self, first: int, last: int) -> None:
+        self._first, self._last = first, last
         self.is_active = True
         self._before = self._clock.read()
         self._clock.labels = self._traces
