@@ -72,15 +72,19 @@ def checkpoint(json: JsonOption = None, quick: QuickOption = False, size: SizeOp
 
 @app.command()
 def scaling(
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the configuration.")
+    ] = None,
     json: JsonOption = None,
     quick: QuickOption = False,
     processes: Annotated[str, typer.Option(help="Job sizes to compare, the first being the base.")] = "1,2",
     mode: Annotated[
-        str, typer.Option(help="weak: the same records per process; strong: the same global batch.")
+        str, typer.Option(help="weak: the same records per process; strong: the same global batch; or weak,strong.")
     ] = "weak",
     zero: Annotated[str | None, typer.Option(help="ZeRO stages; default: all that the precision allows.")] = None,
     precision: Annotated[str, typer.Option(help="fp32 or bf16; stage 0 needs fp32.")] = "fp32",
     size: SizeOption = None,
+    records: Annotated[int, typer.Option(help="Records per process and step of the largest job.")] = 4,
 ) -> None:
     """One process and several: efficiency, communication share, bytes on the wire by ZeRO stage."""
     stages = zero or ("0,1,2,3" if precision == "fp32" else "1,2,3")
@@ -89,10 +93,12 @@ def scaling(
         json,
         quick=quick,
         processes=_numbers("--processes", processes),
-        mode=mode,
+        modes=mode.split(","),
         zero=_numbers("--zero", stages),
         precision=precision,
         size=size,
+        records=records,
+        overrides=overrides or [],
     )
 
 
@@ -100,7 +106,9 @@ def scaling(
 def run_all(
     json: JsonOption = None,
     quick: QuickOption = False,
-    report: Annotated[Path | None, typer.Option(help="Write a Markdown report here.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write a Markdown report here, its charts in a folder beside it.")
+    ] = None,
 ) -> None:
     """Every benchmark, each in a process of its own; one that fails does not stop the others."""
     results: dict[str, dict[str, Any]] = {}
@@ -157,9 +165,9 @@ def compare(
 @app.command()
 def report(
     results: Annotated[list[Path], typer.Argument(metavar="RESULT.json...", help="Results, single or of 'bench all'.")],
-    out: Annotated[Path | None, typer.Option(help="Write it here; else to the terminal.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write it here; else to the terminal, without charts.")] = None,
 ) -> None:
-    """Results as one Markdown page."""
+    """Results as one Markdown page with charts in a folder beside it."""
     _write_report([read_result(path) for path in results], out)
 
 
@@ -200,11 +208,9 @@ def _numbers(option: str, text: str) -> list[int]:
 
 
 def _write_report(results: list[dict[str, Any]], out: Path | None) -> None:
-    from benchmarks.report import render_report
+    from benchmarks.report import render_report, write_report
 
-    text = render_report(results)
     if out is None:
-        console.console.print(text, soft_wrap=True, markup=False)
-        return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text)
+        console.console.print(render_report(results), soft_wrap=True, markup=False)
+    else:
+        write_report(results, out)

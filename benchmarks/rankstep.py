@@ -13,18 +13,20 @@ from typing import Any
 
 import torch
 
+from benchmarks.plan.traffic import all_reduces_gradients
 from benchmarks.ranks import Session
 from benchmarks.step import RECORD_SECONDS
 from benchmarks.wire import Wire, tap
 from lamae.config import RunConfig, load
 from lamae.model import build_model
-from lamae.model.flops import count_flops
 from lamae.model.masking import draw_mask
 from lamae.train import distributed
 from lamae.train.blocks import checkpoint_activations
 from lamae.train.engine import Engine
 from lamae.train.schedule import plan_batch
 from sharding.leads import NUM_LEADS
+
+M_MMAP_THRESHOLD = -3
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def open_steps(session: Session, *, config: str, overrides: list[str]) -> dict[s
     return {
         "parameters": session["steps"].engine.num_parameters,
         "parameter_tensors": len(session["steps"].engine.shapes()),
-        "flops_per_record": session["steps"].flops_per_record,
+        "all_reduces": all_reduces_gradients(run.engine.deepspeed),
     }
 
 
@@ -85,6 +87,17 @@ def close_steps(session: Session) -> None:
     session.pop("steps").engine.close()
     gc.collect()
     release_memory()
+
+
+def map_large_blocks(session: Session) -> None:
+    """Have the C library map every large block on its own, and give it back when it is freed.
+
+    It keeps freed blocks otherwise, of the size of tensors even, and what a process holds tells more of it than of
+    the program (glibc, mallopt(3): M_MMAP_THRESHOLD). Call it first: what was kept before is still handed out. Slower;
+    does nothing without glibc.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, 1 << 16)
 
 
 def peak_bytes(session: Session) -> int | None:
@@ -137,7 +150,6 @@ class _Steps:
         self.valid_BLT = torch.ones_like(self.x_BLT, dtype=torch.bool)
         self.lead_mask_BL = torch.ones(micro, NUM_LEADS, dtype=torch.bool, device=ranks.device)
         self.row_B = torch.arange(micro, device=ranks.device) + ranks.rank * micro
-        self.flops_per_record = count_flops(run.model, run.mask, num_samples=num_samples).training
 
     def take_one(self) -> None:
         """One optimiser step, micro-batch by micro-batch as the training loop takes it."""

@@ -1,26 +1,51 @@
-"""Results as one Markdown page: per benchmark its ratios with their spread, its measurements, and where it ran."""
+"""Results as one Markdown page with charts: per benchmark its ratios with their spread, its rates, and where it ran."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from benchmarks.result import BENCHMARKS
+from sharding.errors import UsageError
+
+
+def write_report(results: Iterable[dict[str, Any]], out: Path) -> None:
+    """The page at ``out``, its charts in a folder of the same name beside it (``report.md``, ``report/``)."""
+    from benchmarks.plots import save_plots
+
+    folder = out.with_suffix("")
+    if folder == out:
+        raise UsageError(f"--out {out}: charts go into a folder of that name; give the page a suffix, such as .md")
+    singles, failed = _collect(results)
+    charts = {
+        name: [f"{folder.name}/{path.name}" for path in save_plots(result, folder)] for name, result in singles.items()
+    }
+    out.write_text(_page(singles, failed, charts))
 
 
 def render_report(results: Iterable[dict[str, Any]]) -> str:
-    """Markdown of single and combined results; a benchmark that comes twice is shown as it came last."""
+    """Markdown of single and combined results, without charts."""
+    return _page(*_collect(results), {})
+
+
+def _collect(results: Iterable[dict[str, Any]]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Single results by benchmark, in the order of BENCHMARKS, and what failed; the last of two of a name counts."""
     singles: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
     for result in results:
         singles |= result["results"] if "results" in result else {result["benchmark"]: result}
         failed |= result.get("failed", {})
-    ordered = [singles[name] for name in [*BENCHMARKS, *sorted(singles.keys() - BENCHMARKS)] if name in singles]
-    parts = ["# Benchmarks", *(_section(result) for result in ordered)]
+    names = [*BENCHMARKS, *sorted(singles.keys() - BENCHMARKS)]
+    return {name: singles[name] for name in names if name in singles}, failed
+
+
+def _page(singles: Mapping[str, dict[str, Any]], failed: Mapping[str, str], charts: Mapping[str, Iterable[str]]) -> str:
+    parts = ["# Benchmarks", *(_section(result, charts.get(name, ())) for name, result in singles.items())]
     if failed:
         parts.append("## Failed\n\n" + "\n".join(f"- {name}: {message}" for name, message in failed.items()))
     return "\n\n".join(parts) + "\n"
 
 
-def _section(result: dict[str, Any]) -> str:
+def _section(result: dict[str, Any], charts: Iterable[str]) -> str:
     name = result["benchmark"]
     parts = [f"## {name}", f"{BENCHMARKS.get(name, '')}. {_circumstances(result)}".lstrip(". ")]
     if result["quick"]:
@@ -42,6 +67,7 @@ def _section(result: dict[str, Any]) -> str:
             for measured, entry in rates.items()
         ]
         parts.append(_table(["measured", "per second", "least", "most", "repeats"], rows))
+    parts += [f"![{name}]({chart})" for chart in charts]
     parts.append(f"`lamae bench {name}{' --quick' if result['quick'] else ''}`")
     return "\n\n".join(parts)
 

@@ -12,6 +12,7 @@ import random
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks import rankstep
@@ -32,67 +33,93 @@ def run(
     quick: bool = False,
     progress: Progress = ignore,
     processes: Sequence[int] = (1, 2),
-    mode: str = "weak",
+    modes: Sequence[str] = ("weak",),
     zero: Sequence[int] = (0, 1, 2, 3),
     precision: str = "fp32",
     size: str | None = None,
+    records: int = 4,
+    overrides: Sequence[str] = (),
+    repeats: int | None = None,
 ) -> dict[str, Any]:
     """Time steps of jobs of several sizes at several ZeRO stages; see benchmarks.timing for the form of the result.
 
-    Raises UsageError where the sizes, the mode or a stage make no sense.
+    ``records`` is that of a process and step in the largest job; ``overrides`` change the configuration. Raises
+    UsageError where the sizes, a mode or a stage make no sense.
     """
     processes, zero = sorted(set(processes)), sorted(set(zero))
-    _check(processes, mode, zero, precision)
+    _check(processes, modes, zero, precision, records)
     size = size or ("tiny" if quick else "small")
-    records = 4
-    repeats, num_steps, warmup_steps = (2, 2, 1) if quick else (5, 1, 2)
+    repeats = repeats or (2 if quick else 5)
     ratios: dict[str, Ratio] = {}
     measurements: dict[str, Any] = {}
-    batch = {number: records * (number if mode == "weak" else max(processes)) for number in processes}
+    jobs = _jobs(processes, modes, records)
     with ExitStack() as stack:
-        pools = {number: stack.enter_context(RankPool(number)) for number in processes}
+        pools = {job: stack.enter_context(RankPool(job.processes)) for job in jobs}
         for done, stage in enumerate(zero):
             progress("ZeRO stages", done, len(zero))
             about = {}
-            for number, pool in pools.items():
-                overrides = [
+            for job, pool in pools.items():
+                settings = [
                     f"engine.zero_stage={stage}",
                     f"engine.precision={precision}",
-                    f"train.global_batch_size={batch[number]}",
-                    f"train.micro_batch_size={batch[number]}",
+                    f"train.global_batch_size={job.batch}",
+                    f"train.micro_batch_size={job.batch}",
+                    *overrides,
                 ]
-                about[number] = pool.call(
-                    rankstep.open_steps, config=f"configs/pretrain/{size}.yaml", overrides=overrides
-                )[0]
-                pool.call(rankstep.time_steps, num_steps=warmup_steps)
-            rounds = _take_turns(pools, repeats=repeats, num_steps=num_steps, seed=stage)
+                about[job] = pool.call(rankstep.open_steps, config=f"configs/pretrain/{size}.yaml", overrides=settings)[
+                    0
+                ]
+                pool.call(rankstep.time_steps, num_steps=1)
+            rounds = _take_turns(pools, repeats=repeats, seed=stage)
             for pool in pools.values():
                 pool.call(rankstep.close_steps)
-            timings = {
-                number: Timing(tuple(one.seconds for one in rounds[number]), batch[number]) for number in processes
-            }
-            for number in processes:
-                measurements[f"zero{stage}_{number}_processes"] = {
-                    **timings[number].to_dict(),
-                    **_describe(rounds[number], about[number], number, stage=stage, precision=precision),
+            timings = {job: Timing(tuple(one.seconds for one in rounds[job]), job.batch) for job in jobs}
+            for job in jobs:
+                measurements[f"zero{stage}_{job.name}"] = {
+                    **timings[job].to_dict(),
+                    **_describe(rounds[job], about[job], job.processes, stage=stage, precision=precision),
                 }
-            ratios |= _efficiencies(timings, mode=mode, stage=stage, headline=_headline(zero))
+            for mode in modes:
+                of_mode = {number: timings[_job(mode, number, processes, records)] for number in processes}
+                ratios |= _efficiencies(of_mode, mode=mode, stage=stage, headline=_headline(zero))
         progress("ZeRO stages", len(zero), len(zero))
     return {
         "settings": {
-            "mode": mode,
+            "modes": list(modes),
             "size": size,
             "precision": precision,
+            "overrides": list(overrides),
             "processes": list(processes),
             "zero": list(zero),
-            "records_per_process": records if mode == "weak" else None,
+            "records_per_process": records,
             "repeats": repeats,
             "threads_per_process": 1,
-            "pinned": pools[max(processes)].pinned,
+            "pinned": all(pool.pinned for pool in pools.values()),
         },
         "measurements": measurements,
         **ratio_entries(ratios),
     }
+
+
+@dataclass(frozen=True)
+class _Job:
+    """So many processes that share a global batch of so many records."""
+
+    processes: int
+    batch: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.processes}_processes_{self.batch}_records"
+
+
+def _job(mode: str, number: int, processes: Sequence[int], records: int) -> _Job:
+    return _Job(number, records * (number if mode == "weak" else max(processes)))
+
+
+def _jobs(processes: Sequence[int], modes: Sequence[str], records: int) -> list[_Job]:
+    """Every job once: the largest is the same in both modes."""
+    return list(dict.fromkeys(_job(mode, number, processes, records) for mode in modes for number in processes))
 
 
 class _Round:
@@ -104,12 +131,12 @@ class _Round:
         self.loopback_per_rank = loopback_per_rank
 
     @classmethod
-    def take(cls, pool: RankPool, *, num_steps: int) -> "_Round":
+    def take(cls, pool: RankPool) -> "_Round":
         before = loopback_bytes()
-        costs: list[StepCost] = pool.call(rankstep.time_steps, num_steps=num_steps)
+        costs: list[StepCost] = pool.call(rankstep.time_steps, num_steps=1)
         after = loopback_bytes()
         known = before is not None and after is not None
-        return cls(costs, (after - before) / len(costs) / num_steps if known else None)  # type: ignore[operator]
+        return cls(costs, (after - before) / len(costs) if known else None)  # type: ignore[operator]
 
     @property
     def communication_share(self) -> float:
@@ -117,15 +144,15 @@ class _Round:
         return min(cost.communication_s for cost in self.costs) / self.seconds
 
 
-def _take_turns(pools: Mapping[int, RankPool], *, repeats: int, num_steps: int, seed: int) -> dict[int, list["_Round"]]:
-    """Steps of every job once per repeat, in an order shuffled anew each time."""
+def _take_turns(pools: Mapping[_Job, RankPool], *, repeats: int, seed: int) -> dict[_Job, list["_Round"]]:
+    """A step of every job once per repeat, in an order shuffled anew each time."""
     shuffle = random.Random(seed).shuffle
-    rounds: dict[int, list[_Round]] = {number: [] for number in pools}
+    rounds: dict[_Job, list[_Round]] = {job: [] for job in pools}
     for _ in range(repeats):
         order = list(pools)
         shuffle(order)
-        for number in order:
-            rounds[number].append(_Round.take(pools[number], num_steps=num_steps))
+        for job in order:
+            rounds[job].append(_Round.take(pools[job]))
     return rounds
 
 
@@ -143,6 +170,8 @@ def _describe(
             num_parameters=about["parameters"],
             num_tensors=about["parameter_tensors"],
             accumulation=1,
+            world_size=number,
+            all_reduces=about["all_reduces"],
         )
         loopback = [entry.loopback_per_rank for entry in rounds if entry.loopback_per_rank is not None]
         described["sent_bytes_per_rank"] = {
@@ -177,16 +206,18 @@ def _headline(zero: Sequence[int]) -> int:
     return HEADLINE_STAGE if HEADLINE_STAGE in zero else zero[0]
 
 
-def _check(processes: Sequence[int], mode: str, zero: Sequence[int], precision: str) -> None:
+def _check(processes: Sequence[int], modes: Sequence[str], zero: Sequence[int], precision: str, records: int) -> None:
     if not processes or processes[0] < 1:
         raise UsageError("--processes: numbers of at least 1, for example 1,2")
-    if mode not in MODES:
-        raise UsageError(f"--mode {mode}: one of {', '.join(MODES)}")
+    if not modes or not set(modes) <= set(MODES):
+        raise UsageError(f"--mode {','.join(modes)}: {' or '.join(MODES)}, or both with a comma between")
     if not zero or not set(zero) <= {0, 1, 2, 3}:
         raise UsageError("--zero: stages among 0,1,2,3")
     if precision not in ("fp32", "bf16"):
         raise UsageError(f"--precision {precision}: fp32 or bf16")
     if precision == "bf16" and 0 in zero:
         raise UsageError("--zero 0 needs --precision fp32; bf16 runs at stages 1 to 3")
-    if mode == "strong" and any(4 * processes[-1] % number for number in processes):
-        raise UsageError("--mode strong: the largest number of processes must be a multiple of the others")
+    if records < 1:
+        raise UsageError(f"--records {records}: at least 1")
+    if "strong" in modes and any(records * processes[-1] % number for number in processes):
+        raise UsageError("--mode strong: the records of a step must be shared out equally; change --records")

@@ -19,15 +19,13 @@ LOOPBACK = Path("/sys/class/net/lo/statistics/tx_bytes")
 
 
 def sent_per_rank(operation: str, num_bytes: float, world_size: int) -> float:
-    """Bytes that one rank sends in a bandwidth-optimal (ring) algorithm.
+    """Bytes that one rank sends in a bandwidth-optimal (ring) algorithm, on average over the ranks.
 
     ``num_bytes`` is the whole tensor: what is reduced, or what everyone has after the gathering
-    (Thakur, Rabenseifner, Gropp 2005).
+    (Thakur, Rabenseifner, Gropp 2005). A broadcast or a reduction to one rank passes it along a chain of all ranks.
     """
-    if world_size == 1:
-        return 0.0
-    share = (world_size - 1) / world_size
-    return num_bytes * {"all_reduce": 2 * share, "reduce_scatter": share, "all_gather": share}.get(operation, 1.0)
+    passes = 2 if operation == "all_reduce" else 1
+    return passes * num_bytes * (world_size - 1) / world_size
 
 
 @dataclass

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from benchmarks.plan.forecast import POINTWISE_PASSES
 from benchmarks.plan.machine import Machine
+from benchmarks.plan.trace import count_moved_bytes
 from benchmarks.ranks import RankPool, Session
 
 TOKENS = 2048
@@ -47,7 +47,7 @@ def measure_machine(pool: RankPool, *, width: int, mlp_ratio: float) -> Machine:
 
 
 def measure_device(session: Session, *, width: int, hidden: int) -> dict[str, float]:
-    """Operations per second in an MLP's products, and bytes per second of its pointwise passes, forward and back."""
+    """Operations per second in an MLP's products, and bytes per second of what a block does beside them."""
     torch.set_num_threads(1)
     x = torch.randn(TOKENS, width, requires_grad=True)
     weight = torch.randn(hidden, width, requires_grad=True)
@@ -57,16 +57,15 @@ def measure_device(session: Session, *, width: int, hidden: int) -> dict[str, fl
         y = F.linear(x, weight)
         torch.autograd.grad(y, [x, weight], wide.detach())
 
-    def pointwise() -> None:
-        normed = F.layer_norm(x, (width,))
+    def between_products() -> None:
+        normed = F.layer_norm(x, (width,)) + x
         torch.autograd.grad(normed, x, x.detach())
         torch.autograd.grad(F.gelu(wide), wide, wide.detach())
 
     flops = 3 * 2 * TOKENS * width * hidden
-    kept_bytes = 2 * 4 * TOKENS * (width + hidden)
     return {
         "flops": flops / _median_s(products),
-        "memory": POINTWISE_PASSES * kept_bytes / _median_s(pointwise),
+        "memory": count_moved_bytes(between_products) / _median_s(between_products),
     }
 
 

@@ -22,7 +22,9 @@ def plan(
     gpu: Annotated[str, typer.Option(help="h100, h200, a100-80, a100-40 or l40s.")] = "h100",
     interconnect: Annotated[str, typer.Option(help="Between nodes; an unknown one names those known.")] = "ib-ndr",
     gpus_per_node: Annotated[int, typer.Option(help="GPUs in a node.")] = 8,
-    records: Annotated[int, typer.Option(help="Records of an epoch (default: MIMIC-IV-ECG's).")] = 800_035,
+    records: Annotated[
+        str, typer.Option(help="Records of an epoch, with commas between several (default: MIMIC-IV-ECG's).")
+    ] = "800035",
     epochs: Annotated[float, typer.Option(help="Epochs to cost.")] = 100.0,
     records_per_gpu: Annotated[
         int | None, typer.Option(help="Records per GPU and step (weak scaling); else the config's global batch.")
@@ -41,6 +43,14 @@ def plan(
     from benchmarks.plan.shape import model_shape
     from lamae.config import config_hash, load
 
+    sizes, corpora = _counts("--gpus", gpus), _counts("--records", records)
+    for option, value in (
+        ("--epochs", epochs),
+        ("--records-per-gpu", records_per_gpu),
+        ("--storage-gb-per-s", storage_gb_per_s),
+    ):
+        if value is not None and value <= 0:
+            raise UsageError(f"{option} {value:g}: above 0")
     # A plan reads no data and makes no run: the two keys that have no default stay open.
     run = load(config, ["run.dir=unused", "data.path=unused", *(overrides or [])])
     machine = describe_machine(
@@ -51,7 +61,6 @@ def plan(
         storage_bytes_per_s=storage_gb_per_s * 1e9,
     )
     shape = model_shape(run)
-    sizes = _world_sizes(gpus)
     stages = STAGES if run.engine.precision == "fp32" else STAGES[1:]
     per_stage = [
         [_forecast(run, shape, machine, size, stage, records_per_gpu, kept) for kept in (False, True)]
@@ -77,21 +86,21 @@ def plan(
         markup=False,
     )
     _print_memory(per_stage)
-    _print_times(chosen, records=records, epochs=epochs, zero_stage=run.engine.zero_stage)
+    _print_times(chosen, zero_stage=run.engine.zero_stage)
+    _print_hours(chosen, corpora=corpora, epochs=epochs)
     if json is not None:
-        rows = [_as_dict(one, records=records, epochs=epochs) for one in chosen]
-        files.write_json(
+            files.write_json(
             json,
             {
                 "modelled": True,
                 "config": config,
                 "config_hash": config_hash(run),
                 "machine": vars(machine),
-                "records": records,
+                "records": corpora,
                 "epochs": epochs,
-                "plan": rows,
+                "plan": [_as_dict(one, corpora=corpora, epochs=epochs) for one in chosen],
                 "memory_by_stage": [
-                    _as_dict(one, records=records, epochs=epochs) for pair in per_stage for one in pair
+                    _as_dict(one, corpora=corpora, epochs=epochs) for pair in per_stage for one in pair
                 ],
                 "ratios": {
                     f"speedup_{one.world_size}_gpus": one.records_per_s / chosen[0].records_per_s for one in chosen
@@ -116,7 +125,7 @@ def _forecast(
 
 def _print_memory(pairs: list[list["Forecast"]]) -> None:
     """``pairs`` are forecasts without and with activation checkpointing."""
-    columns = ["GPUs", "ZeRO", "weights", "gradients", "optimiser", "buffers", "activations", "total", "checkpointed"]
+    columns = ["GPUs", "ZeRO", "micro", "weights", "grads", "optim", "bufs", "acts", "total", "ckpt"]
     lines = []
     for plain, checkpointed in pairs:
         memory = plain.memory
@@ -125,38 +134,36 @@ def _print_memory(pairs: list[list["Forecast"]]) -> None:
             [
                 str(plain.world_size),
                 str(plain.zero_stage),
+                f"{plain.batch.micro}x{plain.batch.accumulation}",
                 *(f"{part / GIB:.2f}" for part in parts),
                 _total(plain),
                 _total(checkpointed),
             ]
         )
-    console.print_table("memory per GPU in GiB, modelled; ! does not fit", columns, lines)
+    title = "GiB per GPU at the peak, modelled; ckpt: with activation checkpointing; ! too much"
+    console.print_table(title, columns, lines)
 
 
 def _total(one: "Forecast") -> str:
     return f"{one.memory.total / GIB:.2f}{'' if one.fits else ' !'}"
 
 
-def _print_times(rows: list["Forecast"], *, records: int, epochs: float, zero_stage: int) -> None:
-    columns = ["GPUs", "batch", "step ms", "records/s", "hours", "GPU-hours", "read MB/s", "save s", "bottleneck"]
+def _print_times(rows: list["Forecast"], *, zero_stage: int) -> None:
+    columns = ["GPUs", "batch", "step ms", "records/s", "read MB/s", "save s", "bottleneck"]
     lines = []
     for one in rows:
-        hours = one.hours(records=records, epochs=epochs)
         lines.append(
             [
                 str(one.world_size),
                 str(one.batch.per_rank * one.world_size),
                 f"{one.step_s * 1e3:.1f}",
                 f"{one.records_per_s:,.0f}",
-                f"{hours:,.2f}",
-                f"{hours * one.world_size:,.0f}",
                 f"{one.loader_bytes_per_s / 1e6:,.0f}",
-                f"{one.checkpoint_s:.2f}",
+                f"{one.checkpoint_s:.2g}",
                 one.bottleneck,
             ]
         )
-    title = f"{epochs:g} epochs of {records:,} records at ZeRO stage {zero_stage}, modelled; read and save per node"
-    console.print_table(title, columns, lines)
+    console.print_table(f"steps at ZeRO stage {zero_stage}, modelled; read and save per node", columns, lines)
     parts = [
         [
             str(one.world_size),
@@ -169,8 +176,17 @@ def _print_times(rows: list["Forecast"], *, records: int, epochs: float, zero_st
     console.print_table(title, ["GPUs", *rows[0].parts_s, "(reading)"], parts)
 
 
-def _as_dict(one: "Forecast", *, records: int, epochs: float) -> dict[str, Any]:
-    hours = one.hours(records=records, epochs=epochs)
+def _print_hours(rows: list["Forecast"], *, corpora: list[int], epochs: float) -> None:
+    columns = ["GPUs", *(f"{records:,} records" for records in corpora)]
+    lines = []
+    for one in rows:
+        hours = [one.hours(records=records, epochs=epochs) for records in corpora]
+        lines.append([str(one.world_size), *(f"{each:,.2f} ({each * one.world_size:,.0f})" for each in hours)])
+    console.print_table(f"hours (GPU-hours) of {epochs:g} epochs, modelled", columns, lines)
+
+
+def _as_dict(one: "Forecast", *, corpora: list[int], epochs: float) -> dict[str, Any]:
+    hours = {str(records): one.hours(records=records, epochs=epochs) for records in corpora}
     return {
         "gpus": one.world_size,
         "zero_stage": one.zero_stage,
@@ -184,7 +200,7 @@ def _as_dict(one: "Forecast", *, records: int, epochs: float) -> dict[str, Any]:
         "parts_s": {**one.parts_s, "reading (overlapped)": one.reading_s},
         "records_per_s": one.records_per_s,
         "hours": hours,
-        "gpu_hours": hours * one.world_size,
+        "gpu_hours": {records: each * one.world_size for records, each in hours.items()},
         "loader_bytes_per_s_and_node": one.loader_bytes_per_s,
         "checkpoint_s": one.checkpoint_s,
         "snapshot_s": one.snapshot_s,
@@ -222,11 +238,11 @@ def _error(predicted: float, measured: float | None) -> str:
     return f"{predicted / measured - 1:+.0%}" if measured else "-"
 
 
-def _world_sizes(text: str) -> list[int]:
+def _counts(option: str, text: str) -> list[int]:
     try:
-        sizes = [int(size) for size in text.split(",")]
+        counts = [int(count) for count in text.split(",")]
     except ValueError:
-        sizes = [0]
-    if min(sizes) < 1:
-        raise UsageError(f"--gpus {text}: whole numbers of at least 1 with commas between, for example 8,64")
-    return sizes
+        counts = [0]
+    if min(counts) < 1:
+        raise UsageError(f"{option} {text}: whole numbers of at least 1 with commas between, for example 8,64")
+    return counts

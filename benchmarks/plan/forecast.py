@@ -1,7 +1,7 @@
 """A run on a machine: step time and its parts, memory, throughput, hours, and what limits it first. All modelled.
 
-device    products + pointwise passes, which in eager execution follow one another, or launching them if that is
-          slower; twice the pointwise bytes forward, three times backward
+device    products + everything else, bound by memory; in eager execution they follow one another; or launching them
+          if that is slower
 network   after the backward pass, as our engine configures DeepSpeed (``overlap_comm`` off)
 update    AdamW reads and writes this rank's part of master weights, moments and gradients
 loader    reads while the device computes: it costs time only where storage or the way to the device is slower
@@ -13,7 +13,7 @@ from benchmarks.plan.machine import Machine
 from benchmarks.plan.memory import Memory, device_memory
 from benchmarks.plan.network import collective_s
 from benchmarks.plan.shape import ModelShape
-from benchmarks.plan.traffic import step_traffic
+from benchmarks.plan.traffic import all_reduces_gradients, step_traffic
 from lamae.train.schedule import BatchPlan
 
 MIMIC_RECORDS = 800_035
@@ -22,8 +22,6 @@ RECORD_BYTES = 120_128
 CHECKPOINT_BYTES_PER_PARAMETER = 12
 UPDATE_BYTES_PER_PARAMETER = 32
 """Reads 16 (master, two moments, gradient), writes 16 (master, two moments, gradient set to zero)."""
-POINTWISE_PASSES = 5
-"""Times that what a block keeps is read or written beside the products: 2 forward, 3 backward."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,8 @@ class Forecast:
     zero_stage: int
     batch: BatchPlan
     checkpointing: bool
-    memory: Memory
+    moments: list[Memory]
+    """Those of a step that can be the peak, the largest first."""
     fits: bool
     parts_s: dict[str, float]
     """Seconds of a step by what they are spent on; they do not overlap."""
@@ -46,6 +45,11 @@ class Forecast:
     """Of it, what training waits for."""
     loader_bytes_per_s: float
     """That each node has to read."""
+
+    @property
+    def memory(self) -> Memory:
+        """At the peak."""
+        return self.moments[0]
 
     @property
     def step_s(self) -> float:
@@ -72,14 +76,7 @@ def forecast(
     shape: ModelShape, machine: Machine, batch: BatchPlan, *, zero_stage: int, precision: str, checkpointing: bool
 ) -> Forecast:
     """Every number of it is modelled."""
-    memory = device_memory(
-        shape,
-        zero_stage=zero_stage,
-        precision=precision,
-        world_size=batch.world_size,
-        micro_batch_size=batch.micro,
-        checkpointing=checkpointing,
-    )
+    moments = device_memory(shape, batch, zero_stage=zero_stage, precision=precision, checkpointing=checkpointing)
     topology = machine.topology(batch.world_size)
     parts = _device_parts(shape, machine, batch, checkpointing=checkpointing)
     share = 1.0 if zero_stage == 0 else 1 / batch.world_size
@@ -92,6 +89,8 @@ def forecast(
             num_parameters=shape.num_parameters,
             num_tensors=shape.num_tensors,
             accumulation=batch.accumulation,
+            world_size=batch.world_size,
+            all_reduces=all_reduces_gradients(shape.run.engine.deepspeed),
         )
         parts["network"] = sum(collective_s(one, topology) for one in traffic)
     node_bytes = batch.per_rank * topology.node_size * RECORD_BYTES
@@ -103,8 +102,8 @@ def forecast(
         zero_stage=zero_stage,
         batch=batch,
         checkpointing=checkpointing,
-        memory=memory,
-        fits=memory.total <= machine.memory_bytes,
+        moments=moments,
+        fits=moments[0].total <= machine.memory_bytes,
         parts_s=parts,
         reading_s=reading_s,
         checkpoint_s=state_bytes / topology.num_nodes / machine.storage_bytes_per_s,
@@ -114,14 +113,14 @@ def forecast(
 
 
 def _device_parts(shape: ModelShape, machine: Machine, batch: BatchPlan, *, checkpointing: bool) -> dict[str, float]:
-    """Products, pointwise passes, and what the host adds where launching takes longer than both."""
+    """Products, what moves memory beside them, and what the host adds where launching takes longer than both."""
+    micro = shape.micro_batch(batch.micro, checkpointing=checkpointing)
     flops = shape.flops.training + (shape.recomputed_flops if checkpointing else 0)
     products = flops * batch.per_rank / machine.flops_per_s
-    passes = POINTWISE_PASSES + (2 if checkpointing else 0)
-    pointwise = passes * shape.activation_bytes * batch.per_rank / machine.memory_bytes_per_s
-    launching = shape.operations * batch.accumulation * machine.launch_s
+    memory_traffic = micro.moved_bytes * batch.accumulation / machine.memory_bytes_per_s
+    launching = micro.operations * batch.accumulation * machine.launch_s
     return {
         "products": products,
-        "memory traffic": pointwise,
-        "kernel launches": max(launching - products - pointwise, 0.0),
+        "memory traffic": memory_traffic,
+        "kernel launches": max(launching - products - memory_traffic, 0.0),
     }

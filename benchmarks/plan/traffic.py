@@ -5,13 +5,17 @@ torch's collectives, and not what the ZeRO paper (Rajbhandari et al. 2020) says 
 
 - gradients travel as float32 whatever the precision (``communication_data_type``);
 - stages 1 and 2 *all-reduce* their buckets of gradients, twice a reduce-scatter's bytes, and keep their own part;
+  with ``zero_optimization.use_multi_rank_bucket_allreduce`` off each rank's part is *reduced* to it alone instead, one
+  call per rank and bucket;
 - stages 2 and 3 reduce after every micro-batch, stages 0 and 1 once per step;
 - stage 3 gathers each weight once per step, also with several micro-batches, as long as the model is below
   ``stage3_max_live_parameters`` (a billion): what was gathered stays until the step.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 GRADIENT_BYTES = 4
 BUCKET_ELEMENTS = 50_000_000
@@ -23,24 +27,45 @@ class Collective:
     """One kind of exchange in a step."""
 
     operation: str
-    """all_reduce, all_gather or reduce_scatter."""
+    """all_reduce, all_gather, reduce_scatter, or reduce (of each rank's part to that rank)."""
     num_bytes: float
     """Of the whole tensors, over all calls of a step."""
     calls: int
 
 
 def step_traffic(
-    *, zero_stage: int, precision: str, num_parameters: int, num_tensors: int, accumulation: int
+    *,
+    zero_stage: int,
+    precision: str,
+    num_parameters: int,
+    num_tensors: int,
+    accumulation: int,
+    world_size: int,
+    all_reduces: bool = True,
 ) -> list[Collective]:
     """Collectives of a step of more than one rank, the few bytes of norms and flags left out.
 
-    ``num_tensors`` counts parameter tensors: stage 3 gathers them one by one.
+    ``num_tensors`` counts parameter tensors: stage 3 gathers them one by one. ``all_reduces`` is what stages 1 and 2 do
+    with gradients by default.
     """
     buckets = math.ceil(num_parameters / BUCKET_ELEMENTS)
     reductions = accumulation if zero_stage >= 2 else 1
-    reduce = "reduce_scatter" if zero_stage == 3 else "all_reduce"
-    collectives = [Collective(reduce, GRADIENT_BYTES * num_parameters * reductions, buckets * reductions)]
+    calls = buckets * reductions
+    if zero_stage == 3:
+        reduce = "reduce_scatter"
+    elif zero_stage == 0 or all_reduces:
+        reduce = "all_reduce"
+    else:
+        # A bucket holds the parts of as many ranks as lie in it, and borders fall within buckets.
+        reduce, calls = "reduce", (world_size + buckets - 1) * reductions
+    collectives = [Collective(reduce, GRADIENT_BYTES * num_parameters * reductions, calls)]
     if zero_stage >= 1:
         calls = num_tensors if zero_stage == 3 else buckets
         collectives.append(Collective("all_gather", WEIGHT_BYTES[precision] * num_parameters, calls))
     return collectives
+
+
+def all_reduces_gradients(deepspeed: Mapping[str, Any]) -> bool:
+    """Whether raw DeepSpeed options leave its default way of reducing at stages 1 and 2."""
+    zero = deepspeed.get("zero_optimization", {})
+    return bool(zero.get("use_multi_rank_bucket_allreduce", True))

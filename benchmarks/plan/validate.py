@@ -1,17 +1,20 @@
 """The plan against the truth, where the truth is at hand: steps of one and two processes of this machine.
 
 Parts are measured (benchmarks.plan.calibrate), the step and its memory are predicted from them exactly as for a
-cluster, and then the step is taken. What this cannot show: accelerators, networks, more than two ranks.
+cluster, and then the step is taken. Memory is measured in steps of its own, in which the C library keeps nothing that
+was freed; a CPU's memory is what has been written, so the buffers that a GPU would hold unwritten are left out of the
+comparison. What this cannot show: accelerators, networks, more than two ranks.
 """
 
 import statistics
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import product
 from typing import Any
 
 from benchmarks import rankstep
 from benchmarks.plan.calibrate import measure_machine
-from benchmarks.plan.forecast import forecast
+from benchmarks.plan.forecast import Forecast, forecast
 from benchmarks.plan.shape import model_shape
 from benchmarks.ranks import RankPool
 from benchmarks.rankstep import StepCost
@@ -33,13 +36,13 @@ def validate(
     progress: Progress = ignore,
 ) -> dict[str, Any]:
     """Predicted over measured step time and peak memory, in float32; ``ratios`` of 1 are perfect predictions."""
+    steps = len(sizes) * len(zero) * len(processes)
     measurements: dict[str, Any] = {}
     ratios: dict[str, Ratio] = {}
-    total, done = len(sizes) * len(zero) * len(processes), 0
-    with ExitStack() as stack:
-        pools = {number: stack.enter_context(RankPool(number)) for number in processes}
+    predicted: dict[str, Forecast] = {}
+    with _pools(processes) as pools:
         for pool in pools.values():
-            _measure(pool, _path("tiny"), stage=1, records=1)  # imports and first allocations are nobody's step
+            _time(pool, _path("tiny"), stage=1, records=1)  # imports and first allocations are nobody's step
         for size in sizes:
             path, records = _path(size), RECORDS[size]
             run = load(path, ["run.dir=unused", "data.path=unused", "engine.precision=fp32"])
@@ -48,28 +51,36 @@ def validate(
                 number: measure_machine(pool, width=run.model.width, mlp_ratio=run.model.mlp_ratio)
                 for number, pool in pools.items()
             }
-            for stage in zero:
-                for number in processes:
-                    predicted = forecast(
-                        shape,
-                        machines[number],
-                        plan_batch(records * number, micro_batch_size=records, world_size=number),
-                        zero_stage=stage,
-                        precision="fp32",
-                        checkpointing=False,
-                    )
-                    steps_s, peak = _measure(pools[number], path, stage=stage, records=records)
-                    name = f"{size}_zero{stage}_{number}_processes"
-                    ratios[f"step_time_{name}"] = Ratio(tuple(predicted.step_s / s for s in steps_s))
-                    if peak is not None:
-                        ratios[f"memory_{name}"] = Ratio((predicted.memory.total / peak,))
-                    measurements[name] = {
-                        "step_s": {"predicted": predicted.step_s, "measured": statistics.median(steps_s)},
-                        "memory_bytes": {"predicted": predicted.memory.total, "measured": peak},
-                        "parts_s": predicted.parts_s,
-                    }
-                    done += 1
-                    progress("predicted and measured", done, total)
+            for stage, number in product(zero, processes):
+                name = f"{size}_zero{stage}_{number}_processes"
+                predicted[name] = forecast(
+                    shape,
+                    machines[number],
+                    plan_batch(records * number, micro_batch_size=records, world_size=number),
+                    zero_stage=stage,
+                    precision="fp32",
+                    checkpointing=False,
+                )
+                step_s = predicted[name].step_s
+                measured_s = _time(pools[number], path, stage=stage, records=records)
+                ratios[f"step_time_{name}"] = Ratio(tuple(step_s / seconds for seconds in measured_s))
+                measurements[name] = {
+                    "step_s": {"predicted": step_s, "measured": statistics.median(measured_s)},
+                    "parts_s": predicted[name].parts_s,
+                }
+                progress("predicted and timed", len(predicted), steps)
+    with _pools(processes) as pools:
+        for pool in pools.values():
+            pool.call(rankstep.map_large_blocks)
+            _weigh(pool, _path("tiny"), stage=1, records=1)
+        for done, (name, one) in enumerate(predicted.items(), start=1):
+            size = name.partition("_")[0]
+            peak = _weigh(pools[one.world_size], _path(size), stage=one.zero_stage, records=RECORDS[size])
+            held = max(memory.written for memory in one.moments)
+            measurements[name]["memory_bytes"] = {"predicted": held, "measured": peak}
+            if peak is not None:
+                ratios[f"memory_{name}"] = Ratio((held / peak,))
+            progress("weighed", done, steps)
     return {
         "settings": {"sizes": list(sizes), "zero": list(zero), "processes": list(processes), "precision": "fp32"},
         "measurements": measurements,
@@ -77,12 +88,39 @@ def validate(
     }
 
 
+@contextmanager
+def _pools(processes: Sequence[int]) -> Iterator[dict[int, RankPool]]:
+    """Jobs of so many processes, by their number."""
+    with ExitStack() as stack:
+        yield {number: stack.enter_context(RankPool(number)) for number in processes}
+
+
 def _path(size: str) -> str:
     return f"configs/pretrain/{size}.yaml"
 
 
-def _measure(pool: RankPool, path: str, *, stage: int, records: int) -> tuple[list[float], int | None]:
-    """Seconds of each repeat, of the slowest rank; peak bytes of the rank that held most."""
+def _time(pool: RankPool, path: str, *, stage: int, records: int) -> list[float]:
+    """Seconds of each repeat, of the slowest rank."""
+    _open(pool, path, stage=stage, records=records)
+    pool.call(rankstep.time_steps, num_steps=1)
+    seconds = []
+    for _ in range(REPEATS):
+        costs: list[StepCost] = pool.call(rankstep.time_steps, num_steps=1)
+        seconds.append(max(cost.seconds for cost in costs))
+    pool.call(rankstep.close_steps)
+    return seconds
+
+
+def _weigh(pool: RankPool, path: str, *, stage: int, records: int) -> int | None:
+    """Peak bytes of the rank that held most; from the second step on there are moments."""
+    _open(pool, path, stage=stage, records=records)
+    pool.call(rankstep.time_steps, num_steps=2)
+    peaks = [peak for peak in pool.call(rankstep.peak_bytes) if peak is not None]
+    pool.call(rankstep.close_steps)
+    return max(peaks, default=None)
+
+
+def _open(pool: RankPool, path: str, *, stage: int, records: int) -> None:
     overrides = [
         "engine.precision=fp32",
         f"engine.zero_stage={stage}",
@@ -90,11 +128,3 @@ def _measure(pool: RankPool, path: str, *, stage: int, records: int) -> tuple[li
         f"train.micro_batch_size={records}",
     ]
     pool.call(rankstep.open_steps, config=path, overrides=overrides)
-    pool.call(rankstep.time_steps, num_steps=1)
-    seconds = []
-    for _ in range(REPEATS):
-        costs: list[StepCost] = pool.call(rankstep.time_steps, num_steps=1)
-        seconds.append(max(cost.seconds for cost in costs))
-    peaks = [peak for peak in pool.call(rankstep.peak_bytes) if peak is not None]
-    pool.call(rankstep.close_steps)
-    return seconds, max(peaks, default=None)

@@ -113,12 +113,12 @@ def test_scaling_counts_the_bytes_that_it_computes(tiny_inputs):
     check_schema(measured)
     assert {"weak_1_2", "weak_1_2_zero0", "weak_1_2_zero3"} <= measured["ratios"].keys()
     for stage in (0, 1, 3):
-        entry = measured["measurements"][f"zero{stage}_2_processes"]
+        entry = measured["measurements"][f"zero{stage}_2_processes_8_records"]
         sent = entry["sent_bytes_per_rank"]
         # Beside weights and gradients only norms and flags travel.
         assert sent["collectives"] == pytest.approx(sent["computed"], rel=0.01)
         assert 0 < entry["communication_share"] < 1
-        alone = measured["measurements"][f"zero{stage}_1_processes"]
+        alone = measured["measurements"][f"zero{stage}_1_processes_4_records"]
         assert alone["per_s"] > 0
         assert "sent_bytes_per_rank" not in alone
 
@@ -126,11 +126,11 @@ def test_scaling_counts_the_bytes_that_it_computes(tiny_inputs):
 @pytest.mark.parametrize(
     "options",
     [
-        {"mode": "sideways"},
+        {"modes": ("sideways",)},
         {"zero": (4,)},
         {"processes": (0,)},
         {"precision": "bf16"},
-        {"processes": (3, 4), "mode": "strong"},
+        {"processes": (3, 4), "modes": ("strong",)},
     ],
 )
 def test_scaling_refuses_what_makes_no_sense(options):

@@ -1,0 +1,107 @@
+"""Every command of README and docs is one that exists, with options and keys that exist; the README's way works."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+
+from lamae import cli
+from lamae.config import load, override
+from lamae.evaluate.finetune import FinetuneOptions
+from sharding.errors import UsageError
+from sharding.options import PackOptions
+from tests.documented import ROOT, Command, lamae_commands, make_targets
+
+COMMANDS = lamae_commands()
+PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*|…|key=value|\[.*\]")
+NUMBERS = {"N": "1", "M": "1", "S": "1", "K": "1"}
+OPTIONS = {"shard": PackOptions(), "finetune": FinetuneOptions()}
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=str)
+def test_a_documented_command_parses(command):
+    check(list(command.words), inline=command.inline)
+
+
+def check(words, *, inline):
+    """Verb, options and keys of a call of lamae; a verb that is submitted is looked at in turn."""
+    known, name = typer.main.get_command(cli.app), ""
+    while isinstance(known, TyperGroup) and words:
+        name, words = words[0], words[1:]
+        if PLACEHOLDER.fullmatch(name):
+            return
+        known = known.get_command(typer.Context(known), name)
+        assert known is not None, f"no verb {name}"
+    words = [NUMBERS.get(word, word) for word in words if word not in ("…", "key=value")]
+    if inline:  # may leave required arguments out
+        options = {name for parameter in known.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        assert {word for word in words if word.startswith("--")} <= options | {"--help"}
+        return
+    parsed = known.make_context(name, words).params
+    if name == "submit":
+        check([parsed["verb"], *parsed["arguments"]], inline=False)
+    for word in words:
+        if word.startswith("configs/"):
+            assert (ROOT / word).is_file(), word
+    check_keys(name, parsed)
+
+
+def check_keys(verb, parsed):
+    keys = parsed.get("overrides") or []
+    if str(parsed.get("config", "")).startswith("configs/"):
+        load(parsed["config"], ["run.dir=unused", "data.path=unused", *keys])
+    elif verb in OPTIONS:
+        override(OPTIONS[verb], keys)
+
+
+def test_what_does_not_exist_would_be_noticed():
+    for line in ("trian x", "train configs/pretrain/tiny.yaml train.stepz=1", "submit train configs/none.yaml"):
+        with pytest.raises((AssertionError, UsageError)):
+            check(line.split(), inline=False)
+    for line in ("verify --deep", "bench shard --jason FILE"):
+        with pytest.raises((AssertionError, TyperException)):
+            check(line.split(), inline=True)
+    assert Command("README.md", ("verify", "shards"), inline=False) in COMMANDS
+    assert len({command.words[0] for command in COMMANDS}) > 12
+
+
+def test_documented_targets_are_in_the_makefile():
+    makefile = (ROOT / "Makefile").read_text()
+    assert make_targets() >= {"demo", "test"}
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in make_targets())
+
+
+# What a laptop puts in place of the README's archive, figures and cluster.
+INSTEAD = {
+    "DEST": "mimic",
+    "8": "1",
+    "configs/pretrain/small.yaml": "configs/pretrain/tiny.yaml",
+    "configs/pretrain/base.yaml": "configs/pretrain/tiny.yaml",
+    "configs/cluster/generic-gpu.yaml": "configs/cluster/local.yaml",
+}
+TINY = {
+    "train": ["train.steps=2", "train.global_batch_size=8", "train.micro_batch_size=8", "train.num_threads=1"],
+    "submit": ["--dry-run"],
+    "labels": ["--min-count", "4"],
+    "embed": ["--device", "cpu"],
+}
+
+
+def test_the_readme_from_packing_to_the_probe(lamae):
+    """Its commands, in its order, each on what the ones before left."""
+    assert lamae("synth", "mimic", "--records", 320, "--subjects", 160, "--seed", 1)[0] == 0
+    shutil.copy("mimic/records_w_diag_icd10.csv", ".")
+    key = Path("mimic/record_list.csv").read_text().splitlines()[1].split(",")[1]
+    ran = []
+    for command in COMMANDS:
+        if command.page != "README.md" or command.inline or command.words[0] == "jobs":  # nothing was submitted
+            continue
+        words = [INSTEAD.get(word, key if word.isdigit() and len(word) == 8 else word) for word in command.words]
+        code, output, errors = lamae(*words, *TINY.get(words[0], []))
+        assert code == 0, f"{command}: {errors or output}"
+        ran.append(words[0])
+    assert {"shard", "verify", "inspect", "train", "submit", "labels", "embed", "probe"} <= set(ran)
