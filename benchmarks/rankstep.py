@@ -26,7 +26,8 @@ from lamae.train.engine import Engine
 from lamae.train.schedule import plan_batch
 from sharding.leads import NUM_LEADS
 
-M_MMAP_THRESHOLD = -3
+# <malloc.h>
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 
 
 @dataclass(frozen=True)
@@ -92,12 +93,15 @@ def close_steps(session: Session) -> None:
 def map_large_blocks(session: Session) -> None:
     """Have the C library map every large block on its own, and give it back when it is freed.
 
-    It keeps freed blocks otherwise, of the size of tensors even, and what a process holds tells more of it than of
-    the program (glibc, mallopt(3): M_MMAP_THRESHOLD). Call it first: what was kept before is still handed out. Slower;
-    does nothing without glibc.
+    It keeps freed blocks otherwise, on a CPU because training asks it to (lamae.allocator), and what a process holds
+    tells more of that than of the program (glibc, mallopt(3)). Call it first: what was kept before is still handed
+    out. Slower; does nothing without glibc.
     """
+    join(session)
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, 1 << 16)
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        for parameter, value in ((M_MMAP_MAX, 1 << 16), (M_TRIM_THRESHOLD, 1 << 17), (M_MMAP_THRESHOLD, 1 << 16)):
+            mallopt(parameter, value)
 
 
 def peak_bytes(session: Session) -> int | None:
