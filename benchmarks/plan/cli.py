@@ -89,7 +89,7 @@ def plan(
     _print_times(chosen, zero_stage=run.engine.zero_stage)
     _print_hours(chosen, corpora=corpora, epochs=epochs)
     if json is not None:
-            files.write_json(
+        files.write_json(
             json,
             {
                 "modelled": True,
