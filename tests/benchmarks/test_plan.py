@@ -226,13 +226,13 @@ def forecast_of(run, world_size, *, stage=1, checkpointing=False, storage=1e15, 
 
 
 def test_states_shrink_with_the_stage_and_with_the_world():
-    run = run_config("large")
+    run = run_config("small", "train.global_batch_size=2048")  # several micro-batches on few devices
     states = [forecast_of(run, 8, stage=stage).memory.states for stage in (1, 2)]
     assert states[0] > states[1]
     assert forecast_of(run, 1024, stage=2).memory.states < forecast_of(run, 8, stage=2).memory.states
-    small = forecast_of(run, 8, checkpointing=True)
-    assert small.memory.total < forecast_of(run, 8).memory.total / 2
-    assert small.step_s > forecast_of(run, 8).step_s
+    checkpointed = forecast_of(run, 8, checkpointing=True)
+    assert checkpointed.memory.total < forecast_of(run, 8).memory.total / 2
+    assert checkpointed.step_s > forecast_of(run, 8).step_s
 
 
 def test_more_devices_are_never_more_efficient_and_the_bottleneck_moves_to_the_network():
