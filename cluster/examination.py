@@ -158,6 +158,7 @@ def _synchronise(tensor: torch.Tensor) -> None:
 
 def _measure_disk(out: Path) -> dict[str, Any]:
     """Durable write speed, free space, and whether a rename replaces a file at once, as checkpoints need."""
+    out.mkdir(parents=True, exist_ok=True)
     block = os.urandom(1 << 20)
     path = out / f".doctor-{socket.gethostname()}-{os.getpid()}"
     began = time.perf_counter()

@@ -104,7 +104,9 @@ def send(folder: Path, profile: Profile, jobs: Sequence[NodeJob]) -> str:
             sent = [executor.submit(jobs[0])] if len(jobs) == 1 else executor.submit_array(jobs)
     except (FailedJobError, FailedSubmissionError) as error:
         said = [re.sub(r"^sbatch: (error|fatal): ", "", line) for line in str(error).splitlines()]
-        raise LamaeError(f"sbatch refused the job: {'; '.join(said) or 'it did not say why'}") from None
+        why = "; ".join(said) or "it did not say why"
+        hint = "; is this a host of the cluster? configs/cluster/local.yaml needs none" if "resolve_ctls" in why else ""
+        raise LamaeError(f"sbatch refused the job: {why}{hint}") from None
     return str(sent[0].job_id).split("_")[0]
 
 

@@ -62,7 +62,10 @@ def _restore_lost(source: Path, planned: Plan, *, workers: int, progress: Progre
     shards = ShardSet.open(planned.out).manifest["shards"]
     lost = lost_shards(planned.out, {"shards": shards})
     if not lost:
-        logger.info("%s: complete already, with the same source and options", planned.out)
+        logger.info(
+            "%s: complete already, with the same source and options; whether every byte is whole, lamae verify says",
+            planned.out,
+        )
         return
     _pack_parts(source, planned, lost, workers=workers, progress=progress)
     for part in lost:

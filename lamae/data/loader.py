@@ -7,6 +7,7 @@ contiguous slices. The position of the last batch handed out is the loader's who
 """
 
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -124,6 +125,7 @@ class RingLoader(Iterator[Batch]):
         self._position = samples_consumed
         self._batches_left = num_batches
         self._num_slots = config.prefetch + 1
+        self._refuse_beyond_memory()
         num_tasks = TASKS_PER_THREAD * config.threads
         self._records_per_task = max(1, min(MAX_RECORDS_PER_TASK, self._size * self._num_slots // num_tasks))
         self._ahead: deque[_Slot] = deque()
@@ -185,6 +187,17 @@ class RingLoader(Iterator[Batch]):
         self._ahead.clear()
         self._lent = None
         self._reader.close()
+
+    def _refuse_beyond_memory(self) -> None:
+        """The kernel kills what fills memory, without a word of why."""
+        needed = self._num_slots * self._size * NUM_LEADS * self._reader.num_samples * torch.int16.itemsize
+        present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if needed > present / 2:
+            raise UsageError(
+                f"train.global_batch_size={self._global_batch_size}: {self._num_slots} batches of {self._size:,} "
+                f"records take {needed / 1e9:.1f} GB here, over half of this machine's {present / 1e9:.1f} GB; lower it, or "
+                f"data.prefetch={self._config.prefetch}"
+            )
 
     def _new_slot(self) -> _Slot:
         adc = torch.empty(

@@ -93,7 +93,10 @@ def join_labels(
     vocabulary is unusable.
     """
     if not table.vocabulary:
-        raise UsageError(f"{file}: no code is left; lower the minimum number of occurrences or change the code set")
+        raise UsageError(
+            f"{file}: no code is left; either none has as many records as --min-count asks for, or the file gives its "
+            f"records no codes"
+        )
     row_by_key = {key: row for row, key in enumerate(shard_set.keys)}
     keys = max(table.key_choices, key=lambda choice: sum(key in row_by_key for key in choice))
     _refuse_repeats(keys, file)
