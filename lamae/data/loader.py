@@ -195,8 +195,8 @@ class RingLoader(Iterator[Batch]):
         if needed > present / 2:
             raise UsageError(
                 f"train.global_batch_size={self._global_batch_size}: {self._num_slots} batches of {self._size:,} "
-                f"records take {needed / 1e9:.1f} GB here, over half of the {present / 1e9:.1f} GB there are; lower it, "
-                f"or data.prefetch={self._config.prefetch}"
+                f"records take {needed / 1e9:.1f} GB, more than half of the {present / 1e9:.1f} GB there are; lower "
+                f"it or data.prefetch={self._config.prefetch}"
             )
 
     def _new_slot(self) -> _Slot:
