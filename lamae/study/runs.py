@@ -5,7 +5,6 @@ A run is named by what it is, and two entries of the study with the same setting
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -183,9 +182,8 @@ def _search_run(plan: StudyPlan, setting: Setting) -> Run:
 
 def _final_run(plan: StudyPlan, overrides: Sequence[str], seed: int, steps: int) -> Run:
     """Named by a hash of its settings, so that claim and sweep share what they have in common."""
-    config = configure(plan, overrides)
-    settings = {key: dataclasses.asdict(getattr(config, key)) for key in ("model", "mask", "optim")}
-    digest = hashlib.sha256(repr((settings, steps)).encode()).hexdigest()[:8]
+    config = configure(plan, [*overrides, f"train.steps={steps}"])
+    digest = run_config.config_hash(config)[:8]
     parts = plan.corpus.parts if plan.corpus.ptbxl and not plan.corpus.shards else 1
     name = f"final/{config.model.kind}-{config.model.scope}-{config.mask.kind}-{digest}-seed{seed}"
     return Run(name, (*overrides, f"train.steps={steps}", f"train.seed={seed}"), part=seed % parts, judged=FULL)
