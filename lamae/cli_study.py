@@ -15,7 +15,7 @@ def study(
         int, typer.Option(min=0, help="Runs at a time, a process each; 0 runs all in this process (debugging).")
     ] = 1,
     report_only: Annotated[
-        bool, typer.Option("--report-only", help="Report the seeds that are finished; pretrain nothing.")
+        bool, typer.Option("--report-only", help="Report the seeds that are finished; start no final run.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs with their FLOPs; make nothing.")] = False,
 ) -> None:

@@ -80,7 +80,7 @@ def _start(study: StudyDirectory, run: Run, *, slot: int, workers: int) -> subpr
         environment["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
     with (study.run(run.name) / LOG_NAME).open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "lamae.study.worker", str(study.root), run.name],
+            [sys.executable, "-m", "lamae.study.worker", str(study.root), run.name, str(os.getpid())],
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment,

@@ -1,10 +1,13 @@
 """One run of a study in a process of its own: pretrain, embed, reconstruct, judge; what is done is not done again.
 
-python -m lamae.study.worker STUDY_DIR RUN_NAME
+python -m lamae.study.worker STUDY_DIR RUN_NAME DRIVER_PID
 """
 
 import json
+import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +30,7 @@ from lamae.train.checkpoint import load_model
 from sharding.errors import LamaeError
 from sharding.format import ShardSet
 
+WATCH_S = 0.5
 EMBED_BATCH, GPU_EMBED_BATCH = 8, 256  # small batches stay in a core's cache
 
 
@@ -67,7 +71,7 @@ def run_one(study: StudyDirectory, name: str) -> int:
 
 
 class _Seconds:
-    """CPU seconds by stage; those of an earlier, interrupted call stay."""
+    """CPU seconds by stage, written when a run is finished: calls that were stopped before that are not in them."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -136,8 +140,20 @@ def _save(out: Path, columns: dict[str, np.ndarray]) -> None:
     partial.replace(out)
 
 
+def _stop_with(parent: int) -> None:
+    """Ask this process to stop soon after its driver is gone: the study, started again, would find the run at work."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH_S)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 if __name__ == "__main__":
     console.set_up_logging()
+    _stop_with(int(sys.argv[3]))
     try:
         sys.exit(run_one(StudyDirectory(Path(sys.argv[1])), sys.argv[2]))
     except LamaeError as error:
