@@ -16,6 +16,7 @@ from lamae.evaluate.auroc import auroc, macro
 from lamae.evaluate.inference import read_signals
 from lamae.evaluate.labels import read_labels
 from lamae.evaluate.logistic import LogisticSolver, Standardizer
+from lamae.evaluate.reconstruction import spread
 from sharding.errors import UsageError
 from sharding.format import ShardSet
 
@@ -42,7 +43,7 @@ class OnlineProbe:
             config.signal, source_rate_hz=self._shard_set.rate_hz, num_samples=self._shard_set.num_samples
         )
         counts = {"train": num_records, "val": round(VAL_SHARE * num_records)}
-        self._rows = {split: _spread(truth.rows(split), count) for split, count in counts.items()}
+        self._rows = {split: spread(truth.rows(split), count) for split, count in counts.items()}
         labels_of = {split: truth.label_NK[rows].astype(bool) for split, rows in self._rows.items()}
         usable_K = np.logical_and.reduce([y_NK.any(0) & ~y_NK.all(0) for y_NK in labels_of.values()])
         if not usable_K.any():
@@ -65,8 +66,3 @@ class OnlineProbe:
         embed = cast("PretrainModel", model).embed
         parts = [embed(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL).record_BD for signal in signals]
         return torch.cat(parts).float().cpu().numpy()
-
-
-def _spread(rows: np.ndarray, count: int) -> np.ndarray:
-    """``count`` of the rows, evenly spread, or all of them."""
-    return np.unique(rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(np.int64)])
