@@ -20,6 +20,7 @@ from lamae.evaluate.trivial import LINEAR, TRIVIAL
 from lamae.reports.charts import new_chart, plot_auroc, plot_bars, plot_differences
 from lamae.reports.page import Page
 from lamae.reports.style import INK, SERIES
+from lamae.reports.tables import Table
 from lamae.reports.values import finite
 from sharding.leads import LEADS
 
@@ -39,21 +40,13 @@ def write_comparison(comparison: Comparison, out: Path) -> dict[str, Any]:
     return summary
 
 
-@dataclasses.dataclass(frozen=True)
-class _Table:
-    title: str
-    note: str
-    heads: list[str]
-    rows: list[list[str]]
-
-
-def _tables(comparison: Comparison) -> list[_Table]:
+def _tables(comparison: Comparison) -> list[Table]:
     record = comparison.probes["record"]
     first = next(iter(record))
     tables = [_probe_table(comparison, readout) for readout, probes in comparison.probes.items() if probes]
     tables += [_finetuned_table(comparison), _codes_table(comparison)]
     tables.append(
-        _Table(
+        Table(
             "Groups of codes",
             "Macro AUROC of groups fixed beforehand, model's own read-out.",
             ["contestant", *code_groups(record[first].codes)],
@@ -65,7 +58,7 @@ def _tables(comparison: Comparison) -> list[_Table]:
     )
     fractions = list(comparison.curves[first].results)
     tables.append(
-        _Table(
+        Table(
             "Few labels",
             "Macro AUROC by share of training subjects; mean over seeds, intervals over seeds and subjects.",
             ["contestant", *(f"{fraction:.0%}" for fraction in fractions)],
@@ -82,7 +75,7 @@ def _tables(comparison: Comparison) -> list[_Table]:
     )
     subsets = list(comparison.robustness[first])
     tables.append(
-        _Table(
+        Table(
             "Missing leads",
             "Macro AUROC of the probe fitted on twelve leads when the test records show fewer.",
             ["run", *subsets],
@@ -94,7 +87,7 @@ def _tables(comparison: Comparison) -> list[_Table]:
     return [table for table in tables if len(table.heads) > 1 and table.rows]
 
 
-def _probe_table(comparison: Comparison, readout: str) -> _Table:
+def _probe_table(comparison: Comparison, readout: str) -> Table:
     probes = comparison.probes[readout]
     first = probes[next(iter(probes))]
     rows = []
@@ -112,7 +105,7 @@ def _probe_table(comparison: Comparison, readout: str) -> _Table:
                 result.contamination,
             ]
         )
-    return _Table(
+    return Table(
         {"record": "Frozen embeddings, the model's own read-out", "mean": "Frozen embeddings, mean of tokens"}[readout],
         f"{first.num_train:,} training, {first.num_val:,} validation, {len(first.test_rows):,} test records of "
         f"{first.num_test_subjects:,} subjects; {len(first.codes)} codes"
@@ -133,7 +126,7 @@ def _probe_table(comparison: Comparison, readout: str) -> _Table:
     )
 
 
-def _finetuned_table(comparison: Comparison) -> _Table:
+def _finetuned_table(comparison: Comparison) -> Table:
     """Rows of whole models trained on the labels, and the frozen ones to hold them against."""
     tuned = comparison.finetuned
     frozen = {f"{name}, frozen": result for name, result in comparison.probes["record"].items()} if tuned else {}
@@ -148,7 +141,7 @@ def _finetuned_table(comparison: Comparison) -> _Table:
         ]
         for name, result in {**tuned, **frozen}.items()
     ]
-    return _Table(
+    return Table(
         FINETUNED,
         "Trained as a whole on training labels, beside logistic regression on frozen embeddings; same test records.",
         [
@@ -164,13 +157,13 @@ def _finetuned_table(comparison: Comparison) -> _Table:
     )
 
 
-def _codes_table(comparison: Comparison) -> _Table:
+def _codes_table(comparison: Comparison) -> Table:
     """AUROC of the codes that the first contestant reads best, and its differences to the others."""
     record = comparison.probes["record"]
     first = next(iter(record.values()))
     codes = _best_codes(first)
     gaps = {name: difference(first, other).by_code for name, other in record.items() if other is not first}
-    return _Table(
+    return Table(
         "AUROC by code",
         f"Model's own read-out, paired differences to the others{_cut(first.codes)}.",
         ["code", "prevalence", first.name, *(f"{first.name} − {name}" for name in gaps)],
@@ -191,7 +184,7 @@ def _best_codes(result: ProbeResult) -> list[str]:
     return sorted(result.codes, key=lambda code: -by_code[code].value)[:MAX_CODES_SHOWN]
 
 
-def _predictors_table(kind: str, by_run: Mapping[str, ReconstructionErrors]) -> _Table:
+def _predictors_table(kind: str, by_run: Mapping[str, ReconstructionErrors]) -> Table:
     """What the ratios are made of: the error of every run and of every predictor that needs no model."""
     unit = next(iter(by_run.values())).unit if by_run else ""
     rows = []
@@ -202,7 +195,7 @@ def _predictors_table(kind: str, by_run: Mapping[str, ReconstructionErrors]) -> 
         if judged:
             errors = next(iter(judged.values()))
             rows += [[f"{situation}: {p}", *_rms_cells(errors, situation, p)] for p in (*TRIVIAL, LINEAR)]
-    return _Table(
+    return Table(
         f"Reconstruction, mask: {kind}, beside what needs no model",
         f"Root mean squared error in {unit} on the hidden samples; – where there was nothing to go by.",
         ["situation: predictor", *GROUPS],
@@ -219,14 +212,14 @@ def _rms_cells(errors: ReconstructionErrors, situation: str, predictor: str) -> 
     return [f"{value:.4f}" if math.isfinite(value) else "–" for value in values]
 
 
-def _reconstruction_table(kind: str, by_run: Mapping[str, ReconstructionErrors]) -> _Table:
+def _reconstruction_table(kind: str, by_run: Mapping[str, ReconstructionErrors]) -> Table:
     rows = []
     for situation in SITUATIONS:
         for name, errors in by_run.items():
             cells = [_ratio_cell(errors, situation, group) for group in GROUPS]
             if any(cell != "–" for cell in cells):
                 rows.append([f"{situation}: {name}", *cells])
-    return _Table(
+    return Table(
         f"Reconstruction, mask: {kind}",
         "Error over that of the best trivial predictor on the same samples (zero, means, interpolation, limb algebra), "
         "95 % over subjects; in brackets over linear regression on the leads visible at the same instant.",
@@ -245,7 +238,7 @@ def _ratio_cell(errors: ReconstructionErrors, situation: str, group: str) -> str
     return f"{trivial.value:.2f} ({trivial.low:.2f} to {trivial.high:.2f}){tail}"
 
 
-def _page(comparison: Comparison, tables: Sequence[_Table]) -> Page:
+def _page(comparison: Comparison, tables: Sequence[Table]) -> Page:
     record = comparison.probes["record"]
     first = next(iter(record))
     page = Page(
@@ -254,7 +247,7 @@ def _page(comparison: Comparison, tables: Sequence[_Table]) -> Page:
     )
     by_title = {table.title: table for table in tables}
 
-    def add(table: _Table) -> None:
+    def add(table: Table) -> None:
         page.section(table.title, lead=table.note)
         page.table(table.heads, table.rows)
 
@@ -306,16 +299,10 @@ def _cut(codes: Sequence[str]) -> str:
     return f"; {hidden} further codes are in compare.json" if hidden > 0 else ""
 
 
-def _markdown(comparison: Comparison, tables: Sequence[_Table]) -> str:
+def _markdown(comparison: Comparison, tables: Sequence[Table]) -> str:
     first = next(iter(comparison.probes["record"]))
     parts = [f"# {first} beside the others", f"{comparison.num_records:,} records. Labels: {comparison.protocol}."]
-    for table in tables:
-        lines = [
-            "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (table.heads, *table.rows)
-        ]
-        lines.insert(1, "|" + "---|" * len(table.heads))
-        parts += [f"## {table.title}", table.note, "\n".join(lines)]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join([*parts, *(table.to_markdown() for table in tables)]) + "\n"
 
 
 def _summary(comparison: Comparison) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The report of a study: tables and two plots, as a page and as Markdown, all numbers in JSON."""
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,19 +11,12 @@ from lamae.evaluate.auroc import Interval
 from lamae.reports.charts import new_chart
 from lamae.reports.page import Page
 from lamae.reports.style import INK, RULE, SERIES, style_axes
+from lamae.reports.tables import Table
 from lamae.reports.values import finite
 
 READOUT_NAMES = {"mean": "plain mean of the tokens", "record": "the model's own pooled embedding"}
 DIFFERENCES_NAME, FEW_LABELS_NAME = "differences.png", "few-labels.png"
 DPI = 100
-
-
-@dataclasses.dataclass(frozen=True)
-class _Table:
-    title: str
-    note: str
-    heads: list[str]
-    rows: list[list[str]]
 
 
 def write_study_report(results: Mapping[str, Any], out: Path) -> None:
@@ -67,7 +59,7 @@ _CAPTIONS = {
 }
 
 
-def _tables(results: Mapping[str, Any]) -> list[_Table]:
+def _tables(results: Mapping[str, Any]) -> list[Table]:
     tables = [
         _comparison_table(judge, readout, results) for judge in results["plan"]["judges"] for readout in READOUT_NAMES
     ]
@@ -79,7 +71,7 @@ def _tables(results: Mapping[str, Any]) -> list[_Table]:
     return [table for table in tables if table.rows]
 
 
-def _comparison_table(judge: str, readout: str, results: Mapping[str, Any]) -> _Table:
+def _comparison_table(judge: str, readout: str, results: Mapping[str, Any]) -> Table:
     first = next(iter(results["plan"]["methods"]))
     rows = []
     for entry in results["comparisons"]:
@@ -90,7 +82,7 @@ def _comparison_table(judge: str, readout: str, results: Mapping[str, Any]) -> _
                 continue
             budget = "reference" if row["reference"] else entry["budget"]
             rows.append([row["name"], budget, _interval(row["macro_auroc"]), *_gap_cells(row)])
-    return _Table(
+    return Table(
         f"{judge}: {READOUT_NAMES[readout]}",
         f"Macro AUROC of probes on frozen embeddings, and {first} minus each.",
         ["method", "budget", "macro AUROC (95 %)", f"{first} minus it (95 %)", f"{first} is"],
@@ -98,7 +90,7 @@ def _comparison_table(judge: str, readout: str, results: Mapping[str, Any]) -> _
     )
 
 
-def _few_label_table(judge: str, results: Mapping[str, Any]) -> _Table:
+def _few_label_table(judge: str, results: Mapping[str, Any]) -> Table:
     entries = [e for e in _comparisons(results, judge=judge, readout="mean") if e["budget"] == "equal records"]
     shares = [entry["labels"] for entry in entries]
     rows = []
@@ -109,7 +101,7 @@ def _few_label_table(judge: str, results: Mapping[str, Any]) -> _Table:
             gap = f"; {_signed(row['difference'])}" if "difference" in row else ""
             cells.append(f"{row['macro_auroc']['value']:.3f}{gap}")
         rows.append([name, *cells])
-    return _Table(
+    return Table(
         f"{judge}: few labels",
         "Macro AUROC by share of the training subjects, common read-out; after the semicolon the first minus it.",
         ["method", *(f"{share:.0%}" for share in shares)],
@@ -117,9 +109,9 @@ def _few_label_table(judge: str, results: Mapping[str, Any]) -> _Table:
     )
 
 
-def _code_table(judge: str, by_name: Mapping[str, Any]) -> _Table:
+def _code_table(judge: str, by_name: Mapping[str, Any]) -> Table:
     codes = list(next(iter(by_name.values())))
-    return _Table(
+    return Table(
         f"{judge}: by code",
         "AUROC at equal records, common read-out.",
         ["method", *codes],
@@ -127,8 +119,8 @@ def _code_table(judge: str, by_name: Mapping[str, Any]) -> _Table:
     )
 
 
-def _sweep_table(entry: Mapping[str, Any]) -> _Table:
-    return _Table(
+def _sweep_table(entry: Mapping[str, Any]) -> Table:
+    return Table(
         f"sweep, {entry['judge']}: {READOUT_NAMES[entry['readout']]}",
         "One change at a time; each change minus the base.",
         ["change", "macro AUROC (95 %)", "minus the base (95 %)", "it is"],
@@ -136,8 +128,8 @@ def _sweep_table(entry: Mapping[str, Any]) -> _Table:
     )
 
 
-def _reconstruction_table(results: Mapping[str, Any]) -> _Table:
-    return _Table(
+def _reconstruction_table(results: Mapping[str, Any]) -> Table:
+    return Table(
         "Reconstruction of judged records",
         "Mean squared error over that of the best trivial predictor, and over that of linear regression from the "
         "leads visible at the same instant; below 1 is better than they are. A method that predicts "
@@ -159,9 +151,9 @@ def _reconstruction_table(results: Mapping[str, Any]) -> _Table:
     )
 
 
-def _search_table(results: Mapping[str, Any]) -> _Table:
+def _search_table(results: Mapping[str, Any]) -> Table:
     chosen = {(method, choice["mask"], choice["lr"]) for method, choice in results["choices"].items()}
-    return _Table(
+    return Table(
         "Search",
         "Macro AUROC on the val split alone, one seed; * is what the method then uses.",
         ["method", "mask", "learning rate", "val macro AUROC"],
@@ -178,8 +170,8 @@ def _search_table(results: Mapping[str, Any]) -> _Table:
     )
 
 
-def _cost_table(results: Mapping[str, Any]) -> _Table:
-    return _Table(
+def _cost_table(results: Mapping[str, Any]) -> Table:
+    return Table(
         "Costs",
         "Training arithmetic counted from the configuration; CPU seconds of training per run, mean over seeds.",
         ["run", "budget", "mask", "learning rate", "steps", "records", "GFLOP a record", "TFLOP a run", "CPU s"],
@@ -200,16 +192,9 @@ def _cost_table(results: Mapping[str, Any]) -> _Table:
     )
 
 
-def _markdown(results: Mapping[str, Any], tables: Sequence[_Table], figures: Mapping[str, Figure]) -> str:
-    lines = ["# Study", "", _subtitle(results), ""]
-    for name in figures:
-        lines += [f"![{_CAPTIONS[name]}]({name})", ""]
-    for table in tables:
-        lines += [f"## {table.title}", "", table.note, "", f"| {' | '.join(table.heads)} |"]
-        lines += ["|" + "---|" * len(table.heads)]
-        lines += [f"| {' | '.join(row)} |" for row in table.rows]
-        lines += [""]
-    return "\n".join(lines)
+def _markdown(results: Mapping[str, Any], tables: Sequence[Table], figures: Mapping[str, Figure]) -> str:
+    parts = ["# Study", _subtitle(results), *(f"![{_CAPTIONS[name]}]({name})" for name in figures)]
+    return "\n\n".join([*parts, *(table.to_markdown() for table in tables)]) + "\n"
 
 
 def _plot_differences(results: Mapping[str, Any]) -> Figure:
