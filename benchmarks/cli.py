@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,13 +10,19 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from benchmarks.ranks import end_with
 from benchmarks.result import BENCHMARKS, combine, read_result, run_benchmark, write_result
 from lamae import console
 from sharding.errors import LamaeError, UsageError
 
 NOTE = "ratios measured side by side in this run"
-# What 'bench all' asks of the full forms: everything in ten minutes on two cores.
-IN_ALL: dict[str, dict[str, Any]] = {"step": {"sizes": ("tiny", "small")}, "scaling": {"modes": ("weak", "strong")}}
+# What 'bench all' asks of the full forms, with fewer repeats than by themselves: everything in ten minutes on two cores.
+IN_ALL: dict[str, dict[str, Any]] = {
+    "shard": {"repeats": 5},
+    "loader": {"repeats": 3},
+    "step": {"sizes": ("tiny", "small"), "repeats": 3},
+    "scaling": {"repeats": 3},
+}
 
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the result here; it has a top-level 'ratios'.")]
 QuickOption = Annotated[bool, typer.Option("--quick", help="A short form that shows it works; its figures are rough.")]
@@ -77,7 +84,10 @@ def scaling(
     ] = None,
     json: JsonOption = None,
     quick: QuickOption = False,
-    processes: Annotated[str, typer.Option(help="Job sizes to compare, the first being the base.")] = "1,2",
+    processes: Annotated[
+        str | None,
+        typer.Option(help="Job sizes to compare, the least being the base; default: 1,2, or of a job 1,2,4… and all."),
+    ] = None,
     mode: Annotated[
         str, typer.Option(help="weak: the same records per process; strong: the same global batch; or weak,strong.")
     ] = "weak",
@@ -86,13 +96,16 @@ def scaling(
     size: SizeOption = None,
     records: Annotated[int, typer.Option(help="Records per process and step of the largest job.")] = 4,
 ) -> None:
-    """One process and several: efficiency, communication share, bytes on the wire by ZeRO stage."""
+    """One process and several: efficiency, communication share, bytes on the wire by ZeRO stage.
+
+    Starts its processes on this machine, or, launched as several ranks (torchrun, lamae submit), measures those.
+    """
     stages = zero or ("0,1,2,3" if precision == "fp32" else "1,2,3")
     _run(
         "scaling",
         json,
         quick=quick,
-        processes=_numbers("--processes", processes),
+        processes=_numbers("--processes", processes) if processes else None,
         modes=mode.split(","),
         zero=_numbers("--zero", stages),
         precision=precision,
@@ -115,9 +128,9 @@ def run_all(
     failed: dict[str, str] = {}
     for name in BENCHMARKS:
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, mp_context=context) as process:
+        with ProcessPoolExecutor(1, mp_context=context, initializer=end_with, initargs=(os.getpid(),)) as process:
             try:
-                results[name] = process.submit(_measure, name, quick, IN_ALL.get(name, {})).result()
+                results[name] = process.submit(_measure, name, quick, {} if quick else IN_ALL.get(name, {})).result()
             except Exception as error:  # whatever it was, it is told below and the command fails
                 failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 console.print_error(f"{name}: {failed[name]}")
@@ -178,6 +191,9 @@ def _measure(name: str, quick: bool, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(name: str, json: Path | None, *, quick: bool, **options: Any) -> None:
+    if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))):
+        run_benchmark(name, quick=quick, **options)  # rank 0 speaks for all
+        return
     with console.show_progress() as progress:
         result = run_benchmark(name, quick=quick, progress=progress, **options)
     _print_ratios(result)

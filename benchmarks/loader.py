@@ -46,9 +46,10 @@ class Candidate:
     timed_batches: int
 
 
-def run(*, quick: bool, progress: Progress = ignore) -> dict[str, Any]:
+def run(*, quick: bool = False, progress: Progress = ignore, repeats: int | None = None) -> dict[str, Any]:
     """Measure; see benchmarks.timing for the form of the result."""
-    num_records, repeats = (1024, 3) if quick else (4096, 5)
+    num_records = 1024 if quick else 4096
+    repeats = repeats or (3 if quick else 5)
     with tempfile.TemporaryDirectory(prefix="lamae-bench-") as name:
         scratch = Path(name)
         source, subjects = scratch / "source", num_records // 4

@@ -6,7 +6,10 @@ The functions take a rank's session first (benchmarks.ranks) and are called on a
 import contextlib
 import ctypes
 import gc
+import itertools
+import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from lamae.model import build_model
 from lamae.model.masking import draw_mask
 from lamae.train import distributed
 from lamae.train.blocks import checkpoint_activations
+from lamae.train.clock import StepClock
 from lamae.train.engine import Engine
 from lamae.train.schedule import plan_batch
 from sharding.leads import NUM_LEADS
@@ -35,17 +39,23 @@ class StepCost:
     """What one rank spent on some steps, per step."""
 
     seconds: float
-    communication_s: float
-    """Inside collectives: sending, and waiting for slower ranks."""
+    phase_s: dict[str, float]
+    """What it was spent on (lamae.train.clock): they sum to ``seconds``. Communication is sending, and waiting for
+    slower ranks; on CUDA what of it holds the device up."""
     sent_bytes: float
     tensor_bytes: dict[str, int]
     calls: dict[str, int]
 
 
+def least_waiting(costs: Sequence[StepCost]) -> StepCost:
+    """Of the ranks of a job the one that waited least for others: what it spent on communication is sending."""
+    return min(costs, key=lambda cost: cost.phase_s["communication"])
+
+
 def join(session: Session) -> None:
     """Find the other ranks, and watch what is sent to them from now on."""
     if "ranks" not in session:
-        session["ranks"] = distributed.start(timeout_s=600, num_threads=1)
+        session["ranks"] = distributed.start(timeout_s=600, num_threads=int(os.environ["OMP_NUM_THREADS"]))
         session["wire"] = tap(session["ranks"].world_size)
 
 
@@ -69,14 +79,17 @@ def time_steps(session: Session, *, num_steps: int) -> StepCost:
     steps: _Steps = session["steps"]
     session["ranks"].barrier()
     steps.wire.reset()
+    before = steps.clock.read()
     began = time.perf_counter()
     for _ in range(num_steps):
         steps.take_one()
     seconds = time.perf_counter() - began
+    times = steps.clock.read().since(before)
+    assert times is not None
     wire = steps.wire
     return StepCost(
         seconds=seconds / num_steps,
-        communication_s=wire.seconds / num_steps,
+        phase_s=times.phase_s,
         sent_bytes=wire.sent_bytes / num_steps,
         tensor_bytes={name: n // num_steps for name, n in wire.tensor_bytes.items()},
         calls={name: n // num_steps for name, n in wire.calls.items()},
@@ -148,7 +161,9 @@ class _Steps:
         model = build_model(run.model, run.mask, num_samples=num_samples)
         if run.train.activation_checkpointing:
             checkpoint_activations(model)
-        self.engine = Engine(model, ranks=ranks, engine=run.engine, optim=run.optim, plan=self.plan)
+        self.clock = StepClock(ranks.device)
+        self.engine = Engine(model, ranks=ranks, engine=run.engine, optim=run.optim, plan=self.plan, clock=self.clock)
+        self._steps = self.clock.steps(itertools.repeat(None), is_asked_for=lambda: True)
         micro = self.plan.micro
         self.x_BLT = torch.randn(micro, NUM_LEADS, num_samples, device=ranks.device)
         self.valid_BLT = torch.ones_like(self.x_BLT, dtype=torch.bool)
@@ -157,17 +172,20 @@ class _Steps:
 
     def take_one(self) -> None:
         """One optimiser step, micro-batch by micro-batch as the training loop takes it."""
+        next(self._steps)
         for index in range(self.plan.accumulation):
-            mask = draw_mask(
-                self.run.mask,
-                seed=0,
-                epoch_B=torch.zeros_like(self.row_B),
-                row_B=self.row_B,
-                lead_mask_BL=self.lead_mask_BL,
-                num_patches=self.num_patches,
-            )
+            with self.clock.phase("copy"):
+                mask = draw_mask(
+                    self.run.mask,
+                    seed=0,
+                    epoch_B=torch.zeros_like(self.row_B),
+                    row_B=self.row_B,
+                    lead_mask_BL=self.lead_mask_BL,
+                    num_patches=self.num_patches,
+                )
             output = self.engine.forward(self.x_BLT, self.valid_BLT, self.lead_mask_BL, mask)
             self.engine.backward(output.loss)
             self.engine.step(learning_rate=1e-5, weight_decay=0.05, last=index + 1 == self.plan.accumulation)
+        self.clock.end_step()
         if self.x_BLT.is_cuda:
             torch.cuda.synchronize()

@@ -1,11 +1,14 @@
 """One process and several, side by side: what is left of a process's speed when it has to agree with others.
 
-Every process has one thread, pinned to a core of its own. Weak scaling gives each process the same number of records
-per step whatever their number; strong scaling shares one global batch out. Steps are whole (masks, forward, backward,
-DeepSpeed's reduction and step) on synthetic signal in memory. The jobs of all sizes are up at once and take turns.
+On CPUs every process has one thread, pinned to a core of its own. Weak scaling gives each process the same number of
+records per step whatever their number; strong scaling shares one global batch out. Steps are whole (masks, forward,
+backward, DeepSpeed's reduction and step) on synthetic signal in memory. The jobs of all sizes are up at once and take
+turns. Started by a launcher as several processes, on one node or more, this is a benchmark of all of them: a job of n
+ranks is then on the first n.
 
 The communication share counts time inside collectives, which is sending *and* waiting for slower ranks. Bytes are told
-three ways: computed by the planner, counted at torch's collectives, and what the system's loopback sent meanwhile.
+three ways: computed by the planner, counted at torch's collectives, and what the network interface between the ranks
+(loopback on one node) sent meanwhile.
 """
 
 import random
@@ -15,12 +18,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from benchmarks import rankstep
 from benchmarks.plan.traffic import step_traffic
-from benchmarks.ranks import RankPool
+from benchmarks.ranks import RankPool, join_launched, network_interface, threads_per_rank
 from benchmarks.rankstep import StepCost
 from benchmarks.timing import Ratio, Timing, ratio_entries
-from benchmarks.wire import loopback_bytes, sent_per_rank
+from benchmarks.wire import interface_bytes, sent_per_rank
+from lamae.train.distributed import Ranks
 from sharding.errors import UsageError
 from sharding.progress import Progress, ignore
 
@@ -32,7 +38,7 @@ def run(
     *,
     quick: bool = False,
     progress: Progress = ignore,
-    processes: Sequence[int] = (1, 2),
+    processes: Sequence[int] | None = None,
     modes: Sequence[str] = ("weak",),
     zero: Sequence[int] = (0, 1, 2, 3),
     precision: str = "fp32",
@@ -43,18 +49,22 @@ def run(
 ) -> dict[str, Any]:
     """Time steps of jobs of several sizes at several ZeRO stages; see benchmarks.timing for the form of the result.
 
-    ``records`` is that of a process and step in the largest job; ``overrides`` change the configuration. Raises
-    UsageError where the sizes, a mode or a stage make no sense.
+    ``processes`` are the sizes of jobs: by default 1, 2, 4 … up to what the launcher started, or 1 and 2. ``records``
+    is that of a process and step in the largest job; ``overrides`` change the configuration. Raises UsageError where
+    the sizes, a mode or a stage make no sense.
     """
-    processes, zero = sorted(set(processes)), sorted(set(zero))
-    _check(processes, modes, zero, precision, records)
+    launched = join_launched()
+    processes = sorted(set(processes or _doubling(launched.world_size if launched else 2)))
+    zero = sorted(set(zero))
+    _check(processes, modes, zero, precision, records, most=launched.world_size if launched else None)
+    hardware = _Hardware.find(launched, most=processes[-1])
     size = size or ("tiny" if quick else "small")
     repeats = repeats or (2 if quick else 5)
     ratios: dict[str, Ratio] = {}
     measurements: dict[str, Any] = {}
     jobs = _jobs(processes, modes, records)
     with ExitStack() as stack:
-        pools = {job: stack.enter_context(RankPool(job.processes)) for job in jobs}
+        pools = {job: stack.enter_context(hardware.start(job.processes)) for job in jobs}
         for done, stage in enumerate(zero):
             progress("ZeRO stages", done, len(zero))
             about = {}
@@ -70,7 +80,7 @@ def run(
                     0
                 ]
                 pool.call(rankstep.time_steps, num_steps=1)
-            rounds = _take_turns(pools, repeats=repeats, seed=stage)
+            rounds = _take_turns(pools, hardware, repeats=repeats, seed=stage)
             for pool in pools.values():
                 pool.call(rankstep.close_steps)
             timings = {job: Timing(tuple(one.seconds for one in rounds[job]), job.batch) for job in jobs}
@@ -93,9 +103,13 @@ def run(
             "zero": list(zero),
             "records_per_process": records,
             "repeats": repeats,
-            "threads_per_process": 1,
+            "nodes": hardware.num_nodes,
+            "device": "cuda" if hardware.use_gpus else "cpu",
+            "interface": hardware.interface,
+            "threads_per_process": hardware.threads,
             "pinned": all(pool.pinned for pool in pools.values()),
         },
+        "notes": hardware.notes,
         "measurements": measurements,
         **ratio_entries(ratios),
     }
@@ -122,29 +136,73 @@ def _jobs(processes: Sequence[int], modes: Sequence[str], records: int) -> list[
     return list(dict.fromkeys(_job(mode, number, processes, records) for mode in modes for number in processes))
 
 
+@dataclass(frozen=True)
+class _Hardware:
+    """Where the ranks are."""
+
+    launched: Ranks | None
+    """The launcher's processes; None where all ranks are started here."""
+    use_gpus: bool
+    threads: int
+    num_nodes: int
+    interface: str
+    """Between the ranks; empty where they do not speak over one that counts."""
+    notes: list[str]
+
+    @classmethod
+    def find(cls, launched: Ranks | None, *, most: int) -> "_Hardware":
+        """For jobs of up to ``most`` ranks."""
+        local_world_size = min(launched.local_world_size if launched else most, most)
+        num_gpus = torch.cuda.device_count()
+        if launched:
+            num_gpus = min(launched.gather(num_gpus))
+        use_gpus = num_gpus >= local_world_size
+        short = num_gpus and not use_gpus
+        note = f"ranks ran on CPUs: {num_gpus} GPU{'s' * (num_gpus > 1)} for {local_world_size} ranks of a machine"
+        return cls(
+            launched=launched,
+            use_gpus=use_gpus,
+            threads=threads_per_rank(on_gpus=use_gpus, local_world_size=local_world_size),
+            num_nodes=-(-most // launched.local_world_size) if launched else 1,
+            interface="" if use_gpus else network_interface(launched),
+            notes=[note] if short else [],
+        )
+
+    def start(self, world_size: int) -> RankPool:
+        return RankPool(world_size, threads=self.threads, launched=self.launched, use_gpus=self.use_gpus)
+
+    def interface_bytes(self) -> int | None:
+        """Sent so far by all machines of the job over the interface between ranks; None where that is not told."""
+        own = interface_bytes(self.interface) if self.interface else None
+        if self.launched is None:
+            return own
+        of_nodes = self.launched.gather(own if self.launched.local_rank == 0 else 0)
+        return None if None in of_nodes else sum(of_nodes)
+
+
 class _Round:
     """One repeat of one job: its slowest rank's time, and every rank's communication."""
 
-    def __init__(self, costs: list[StepCost], loopback_per_rank: float | None) -> None:
+    def __init__(self, costs: list[StepCost], interface_bytes: float | None) -> None:
         self.costs = costs
         self.seconds = max(cost.seconds for cost in costs)
-        self.loopback_per_rank = loopback_per_rank
+        self.interface_bytes_per_rank = None if interface_bytes is None else interface_bytes / len(costs)
 
     @classmethod
-    def take(cls, pool: RankPool) -> "_Round":
-        before = loopback_bytes()
+    def take(cls, pool: RankPool, hardware: "_Hardware") -> "_Round":
+        before = hardware.interface_bytes()
         costs: list[StepCost] = pool.call(rankstep.time_steps, num_steps=1)
-        after = loopback_bytes()
-        known = before is not None and after is not None
-        return cls(costs, (after - before) / len(costs) if known else None)  # type: ignore[operator]
+        after = hardware.interface_bytes()
+        return cls(costs, None if before is None or after is None else after - before)
 
     @property
-    def communication_share(self) -> float:
-        """Of the rank that waits least: what is left is sending."""
-        return min(cost.communication_s for cost in self.costs) / self.seconds
+    def phase_s(self) -> dict[str, float]:
+        return rankstep.least_waiting(self.costs).phase_s
 
 
-def _take_turns(pools: Mapping[_Job, RankPool], *, repeats: int, seed: int) -> dict[_Job, list["_Round"]]:
+def _take_turns(
+    pools: Mapping[_Job, RankPool], hardware: "_Hardware", *, repeats: int, seed: int
+) -> dict[_Job, list["_Round"]]:
     """A step of every job once per repeat, in an order shuffled anew each time."""
     shuffle = random.Random(seed).shuffle
     rounds: dict[_Job, list[_Round]] = {job: [] for job in pools}
@@ -152,7 +210,7 @@ def _take_turns(pools: Mapping[_Job, RankPool], *, repeats: int, seed: int) -> d
         order = list(pools)
         shuffle(order)
         for job in order:
-            rounds[job].append(_Round.take(pools[job]))
+            rounds[job].append(_Round.take(pools[job], hardware))
     return rounds
 
 
@@ -161,7 +219,8 @@ def _describe(
 ) -> dict[str, Any]:
     described: dict[str, Any] = {
         "step_s": statistics.median(entry.seconds for entry in rounds),
-        "communication_share": statistics.median(entry.communication_share for entry in rounds),
+        "phase_s": {name: statistics.median(entry.phase_s[name] for entry in rounds) for name in rounds[0].phase_s},
+        "communication_share": statistics.median(entry.phase_s["communication"] / entry.seconds for entry in rounds),
     }
     if number > 1:
         traffic = step_traffic(
@@ -173,11 +232,11 @@ def _describe(
             world_size=number,
             all_reduces=about["all_reduces"],
         )
-        loopback = [entry.loopback_per_rank for entry in rounds if entry.loopback_per_rank is not None]
+        sent = [entry.interface_bytes_per_rank for entry in rounds if entry.interface_bytes_per_rank is not None]
         described["sent_bytes_per_rank"] = {
             "computed": sum(sent_per_rank(one.operation, one.num_bytes, number) for one in traffic),
             "collectives": statistics.median(entry.costs[0].sent_bytes for entry in rounds),
-            "loopback": statistics.median(loopback) if loopback else None,
+            "interface": statistics.median(sent) if sent else None,
         }
         described["collectives"] = {
             name: {"tensor_bytes": num_bytes, "calls": rounds[0].costs[0].calls[name]}
@@ -206,9 +265,27 @@ def _headline(zero: Sequence[int]) -> int:
     return HEADLINE_STAGE if HEADLINE_STAGE in zero else zero[0]
 
 
-def _check(processes: Sequence[int], modes: Sequence[str], zero: Sequence[int], precision: str, records: int) -> None:
+def _doubling(most: int) -> list[int]:
+    """1, 2, 4 … and ``most``."""
+    return [*(2**power for power in range(most.bit_length()) if 2**power < most), most]
+
+
+def _check(
+    processes: Sequence[int],
+    modes: Sequence[str],
+    zero: Sequence[int],
+    precision: str,
+    records: int,
+    *,
+    most: int | None,
+) -> None:
+    """``most`` processes were launched; None where as many as wanted can be started here."""
     if not processes or processes[0] < 1:
         raise UsageError("--processes: numbers of at least 1, for example 1,2")
+    if most is not None and processes[-1] > most:
+        raise UsageError(f"--processes {processes[-1]}: this job has {most} ranks; ask for more, or leave it away")
+    if len(processes) == 1:
+        raise UsageError(f"--processes {processes[0]}: two numbers at least, the smallest being the base")
     if not modes or not set(modes) <= set(MODES):
         raise UsageError(f"--mode {','.join(modes)}: {' or '.join(MODES)}, or both with a comma between")
     if not zero or not set(zero) <= {0, 1, 2, 3}:

@@ -12,6 +12,7 @@ a hundred by stock wfdb.
 
 import hashlib
 import multiprocessing
+import os
 import shutil
 import subprocess
 import tempfile
@@ -26,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.ranks import end_with
 from benchmarks.timing import Ratio, ratio_entries, time_side_by_side
 from sharding.files import DirectoryFiles
 from sharding.format import ShardSet
@@ -42,9 +44,10 @@ from sharding.verify import verify
 NUM_PARTS = 8
 
 
-def run(*, quick: bool = False, progress: Progress = ignore) -> dict[str, Any]:
+def run(*, quick: bool = False, progress: Progress = ignore, repeats: int | None = None) -> dict[str, Any]:
     """Measure; see benchmarks.timing for the form of the result."""
-    num_records, repeats = (512, 3) if quick else (4096, 7)
+    num_records = 512 if quick else 4096
+    repeats = repeats or (3 if quick else 7)
     full_qc = PackOptions(shard_size=num_records // NUM_PARTS, audit=0.0)
     with tempfile.TemporaryDirectory(prefix="lamae-bench-") as name, _warm_workers(2) as workers:
         scratch = Path(name)
@@ -96,7 +99,8 @@ def rules_off() -> QualityConfig:
 @contextmanager
 def _warm_workers(number: int) -> Iterator[ProcessPoolExecutor]:
     """Workers that have imported everything already: what is timed is packing, not starting Python."""
-    with ProcessPoolExecutor(number, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(number, mp_context=context, initializer=end_with, initargs=(os.getpid(),)) as pool:
         list(pool.map(time.sleep, [0.3] * number))
         yield pool
 

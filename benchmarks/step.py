@@ -106,6 +106,7 @@ def run(
     progress: Progress = ignore,
     sizes: Iterable[str] | None = None,
     precisions: Iterable[str] = tuple(DTYPES),
+    repeats: int | None = None,
 ) -> dict[str, Any]:
     """Times steps of the named sizes; ``quick`` measures tiny and small with few records and repeats."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -122,13 +123,13 @@ def run(
             "square": product(SQUARE, DTYPES[precision], device=device),
         }
         for size in sizes:
-            repeats = 2 if quick else (3 if size == "base" else 5)
+            rounds = repeats or (2 if quick else (3 if size == "base" else 5))
             config = load(f"configs/pretrain/{size}.yaml", ["run.dir=unused", "data.path=unused"])
             batch_size = _batch_size(size, device=device, quick=quick)
             progress(f"{size} {precision}", 0, None)
             step = TrainingStep(config, dtype=DTYPES[precision], batch_size=batch_size, device=device)
             name = f"{size}_{precision}"
-            timings = time_side_by_side({"step": step, **yardsticks}, repeats=repeats, progress=progress)
+            timings = time_side_by_side({"step": step, **yardsticks}, repeats=rounds, progress=progress)
             ratios[f"mfu_{name}"] = Ratio.of(timings["step"], timings["peak"])
             ratios[f"vs_square_{name}"] = Ratio.of(timings["step"], timings["square"])
             measurements[name] = {

@@ -1,11 +1,10 @@
-"""What a rank sends in a step and how long it is busy sending, seen at torch's collectives.
+"""What a rank sends in a step, seen at torch's collectives and at a network interface.
 
 Only for processes that do nothing but measure: the functions of ``torch.distributed`` are wrapped for good, and must be
 before DeepSpeed looks them up.
 """
 
 import functools
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,9 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-LOOPBACK = Path("/sys/class/net/lo/statistics/tx_bytes")
+INTERFACES = Path("/proc/self/net/dev")
+"""Those of this process's network namespace (proc(5)); /sys shows those of whoever mounted it."""
+_SENT_COLUMN = 8
 
 
 def sent_per_rank(operation: str, num_bytes: float, world_size: int) -> float:
@@ -33,14 +34,11 @@ class Wire:
     """Collectives since the last ``reset``."""
 
     world_size: int
-    seconds: float = 0.0
-    """In which this rank was inside a collective or waited for one: sending, and waiting for slower ranks."""
     tensor_bytes: Counter[str] = field(default_factory=Counter)
     """Whole tensors by operation."""
     calls: Counter[str] = field(default_factory=Counter)
 
     def reset(self) -> None:
-        self.seconds = 0.0
         self.tensor_bytes.clear()
         self.calls.clear()
 
@@ -61,12 +59,14 @@ def tap(world_size: int) -> Wire:
     return wire
 
 
-def loopback_bytes() -> int | None:
-    """Bytes that this machine ever sent to itself, by anyone; None where that is not told."""
+def interface_bytes(name: str) -> int | None:
+    """Bytes that this machine ever sent by a network interface, whoever sent them; None where that is not told."""
     try:
-        return int(LOOPBACK.read_text())
-    except (OSError, ValueError):
+        lines = INTERFACES.read_text().splitlines()
+    except OSError:
         return None
+    counts = next((line.partition(":")[2].split() for line in lines if line.partition(":")[0].strip() == name), None)
+    return int(counts[_SENT_COLUMN]) if counts else None
 
 
 def _num_bytes(tensors: Tensor | Sequence[Tensor]) -> int:
@@ -94,26 +94,6 @@ def _wrap(function: Callable[..., Any], wire: Wire, operation: str, whole: tuple
         tensors = options[name] if name in options else arguments[position]
         wire.tensor_bytes[operation] += _num_bytes(tensors)
         wire.calls[operation] += 1
-        began = time.perf_counter()
-        work = function(*arguments, **options)
-        wire.seconds += time.perf_counter() - began
-        return _TimedWork(work, wire) if isinstance(work, dist.Work) else work
+        return function(*arguments, **options)
 
     return counted
-
-
-class _TimedWork:
-    """A handle whose ``wait`` counts; everything else is the collective's own."""
-
-    def __init__(self, work: Any, wire: Wire) -> None:
-        self._work = work
-        self._wire = wire
-
-    def wait(self, *arguments: Any) -> Any:
-        began = time.perf_counter()
-        done = self._work.wait(*arguments)
-        self._wire.seconds += time.perf_counter() - began
-        return done
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._work, name)

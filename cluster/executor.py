@@ -39,6 +39,7 @@ def executor_parameters(folder: Path, profile: Profile) -> dict[str, Any]:
         "gpus_per_node": profile.gpus_per_node or None,
         "mem_gb": profile.mem_gb or None,
         "stderr_to_stdout": True,
+        "slurm_array_parallelism": profile.array_tasks,  # all at once; how many really is the cluster's to say
         "slurm_partition": profile.partition,
         "slurm_account": profile.account,
         "slurm_qos": profile.qos,

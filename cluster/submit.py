@@ -38,8 +38,8 @@ VERBS = (
     *(TRAIN, SHARD, "synth", "verify", "inspect", "labels", "checkpoints", "embed", "import-embeddings", "probe"),
     *("finetune", "compare", "study", "export", "bench", "plan"),
 )
-# Verbs whose ranks share the work; any other is one process, on one node.
-PARALLEL_VERBS = (TRAIN, "embed", "finetune")
+# What ranks do together; anything else is one process, on one node.
+PARALLEL = ((TRAIN,), ("embed",), ("finetune",), ("bench", "scaling"))
 # Verbs other than train that, started again, go on from what they have written.
 RESUMING_VERBS = (SHARD, "embed", "finetune", "study")
 
@@ -73,7 +73,7 @@ def submit(
         raise UsageError("sbatch not found: submit from a login node of the cluster, or use configs/cluster/local.yaml")
     if verb == TRAIN:
         return [_submit_training(arguments, profile=profile, dry_run=dry_run)]
-    if verb not in PARALLEL_VERBS:
+    if not any((verb, *arguments)[: len(words)] == words for words in PARALLEL):
         # One process has no use for more than one GPU.
         gpus = min(profile.gpus_per_node, 1)
         profile = dataclasses.replace(profile, nodes="1", ranks_per_node=1, gpus_per_node=gpus)

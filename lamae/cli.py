@@ -140,7 +140,7 @@ def shard(
             plan(source, out, options=options, progress=progress)
             return
         if parts is not None:
-            for part in _every_nth(parts, count=Plan.open(out).num_parts):
+            for part in every_nth(parts, count=Plan.open(out).num_parts):
                 pack_part(source, out, part, progress=progress)
             return
         manifest = pack(source, out, options=options, progress=progress)
@@ -168,7 +168,7 @@ def shard(
     console.console.print(f"next: lamae verify {out}", soft_wrap=True)
 
 
-def _every_nth(text: str, *, count: int) -> range:
+def every_nth(text: str, *, count: int) -> range:
     """``K/N`` as K, K + N, K + 2 N, … below ``count``. Raises UsageError."""
     first, _, stride = text.partition("/")
     if not (first.isdecimal() and stride.isdecimal() and int(first) < int(stride)):

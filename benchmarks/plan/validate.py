@@ -62,11 +62,16 @@ def validate(
                     checkpointing=False,
                 )
                 step_s = predicted[name].step_s
-                measured_s = _time(pools[number], path, stage=stage, records=records)
+                rounds = _time(pools[number], path, stage=stage, records=records)
+                measured_s = [max(cost.seconds for cost in costs) for costs in rounds]
                 ratios[f"step_time_{name}"] = Ratio(tuple(step_s / seconds for seconds in measured_s))
+                phases = [rankstep.least_waiting(costs).phase_s for costs in rounds]
                 measurements[name] = {
                     "step_s": {"predicted": step_s, "measured": statistics.median(measured_s)},
-                    "parts_s": predicted[name].parts_s,
+                    "parts_s": {
+                        "predicted": predicted[name].parts_s,
+                        "measured": {phase: statistics.median(one[phase] for one in phases) for phase in phases[0]},
+                    },
                 }
                 progress("predicted and timed", len(predicted), steps)
     with _pools(processes) as pools:
@@ -92,23 +97,20 @@ def validate(
 def _pools(processes: Sequence[int]) -> Iterator[dict[int, RankPool]]:
     """Jobs of so many processes, by their number."""
     with ExitStack() as stack:
-        yield {number: stack.enter_context(RankPool(number)) for number in processes}
+        yield {number: stack.enter_context(RankPool(number, use_gpus=False)) for number in processes}
 
 
 def _path(size: str) -> str:
     return f"configs/pretrain/{size}.yaml"
 
 
-def _time(pool: RankPool, path: str, *, stage: int, records: int) -> list[float]:
-    """Seconds of each repeat, of the slowest rank."""
+def _time(pool: RankPool, path: str, *, stage: int, records: int) -> list[list[StepCost]]:
+    """What every rank spent on a step, repeat by repeat."""
     _open(pool, path, stage=stage, records=records)
     pool.call(rankstep.time_steps, num_steps=1)
-    seconds = []
-    for _ in range(REPEATS):
-        costs: list[StepCost] = pool.call(rankstep.time_steps, num_steps=1)
-        seconds.append(max(cost.seconds for cost in costs))
+    rounds = [pool.call(rankstep.time_steps, num_steps=1) for _ in range(REPEATS)]
     pool.call(rankstep.close_steps)
-    return seconds
+    return rounds
 
 
 def _weigh(pool: RankPool, path: str, *, stage: int, records: int) -> int | None:

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,8 +28,8 @@ from lamae.train import loop
 from lamae.train.checkpoint import load_model
 from sharding.errors import LamaeError
 from sharding.format import ShardSet
+from sharding.orphan import when_orphaned
 
-WATCH_S = 0.5
 EMBED_BATCH, GPU_EMBED_BATCH = 8, 256  # small batches stay in a core's cache
 
 
@@ -141,14 +140,8 @@ def _save(out: Path, columns: dict[str, np.ndarray]) -> None:
 
 
 def _stop_with(parent: int) -> None:
-    """Ask this process to stop soon after its driver is gone: the study, started again, would find the run at work."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(WATCH_S)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, daemon=True).start()
+    """Ask this process to stop once its driver is gone: the study, started again, would find the run at work."""
+    when_orphaned(parent, lambda: os.kill(os.getpid(), signal.SIGTERM))
 
 
 if __name__ == "__main__":

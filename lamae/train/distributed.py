@@ -126,10 +126,11 @@ class Ranks:
             dist.barrier(group=self.cpu_group)
 
 
-def start(*, timeout_s: float, num_threads: int) -> Ranks:
+def start(*, timeout_s: float, num_threads: int, use_gpus: bool = True) -> Ranks:
     """Join the job's process group (NCCL on CUDA, gloo otherwise) and set this process's CPU threads.
 
-    ``num_threads`` 0 shares the cores this process may use among the ranks of the machine.
+    ``num_threads`` 0 shares the cores this process may use among the ranks of the machine. ``use_gpus`` False stays on
+    the CPU whatever there is.
     """
     place = find_place(os.environ)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -138,7 +139,7 @@ def start(*, timeout_s: float, num_threads: int) -> Ranks:
     if place.rank:  # rank 0 speaks for all; the others are heard when something is wrong
         logging.getLogger("lamae").setLevel(logging.WARNING)
 
-    on_cuda = torch.cuda.is_available()
+    on_cuda = use_gpus and torch.cuda.is_available()
     if not on_cuda:
         keep_freed_memory()
     device = torch.device("cuda", place.local_rank % torch.cuda.device_count()) if on_cuda else torch.device("cpu")

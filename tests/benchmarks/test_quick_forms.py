@@ -131,6 +131,7 @@ def test_scaling_counts_the_bytes_that_it_computes(tiny_inputs):
         {"processes": (0,)},
         {"precision": "bf16"},
         {"processes": (3, 4), "modes": ("strong",)},
+        {"processes": (2,)},
     ],
 )
 def test_scaling_refuses_what_makes_no_sense(options):

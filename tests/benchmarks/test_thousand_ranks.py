@@ -1,4 +1,4 @@
-"""The loader's contract at the scale of MIMIC-IV-ECG on 1,024 ranks, without the machines.
+"""The loader's contract and packing's at the scale of MIMIC-IV-ECG, on 1,024 ranks and tasks, without the machines.
 
 The index has 800,035 rows on disk as a real one has; all of them point at one record of a few bytes, and a row is told
 by its gain. All ranks' slices come from the order; some ranks, spread over the job, are real loaders that read.
@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 import zarr
 
+from cluster import profile
+from cluster.submit import submit
+from lamae.cli import every_nth
 from lamae.data.config import DataConfig
 from lamae.data.loader import RingLoader
 from lamae.data.order import GlobalOrder
 from sharding.format import COLUMNS, INDEX_NAME, MANIFEST_NAME, ShardSet
 from sharding.leads import NUM_LEADS
+from sharding.options import PackOptions
 from tests.shardsets import random_adc, write_shard_set
 
 NUM_RECORDS = 800_035
@@ -101,3 +105,15 @@ def test_real_loaders_among_1024_ranks_read_their_slices_across_the_end_of_an_ep
             assert batch.epoch.tolist() == epoch.tolist() == [6 if rank < 512 else 7] * 4
             assert (batch.gain[:, 0] - 1).tolist() == index.tolist()
             assert loader.samples_consumed == position + GLOBAL_BATCH_SIZE
+
+
+@pytest.mark.parametrize("num_tasks", [1, 16, 782, 1024])
+def test_an_array_of_any_length_packs_every_part_once(num_tasks):
+    """What each task of the submitted array would pack of the whole archive, in shards of the default size."""
+    num_parts = -(-NUM_RECORDS // PackOptions().shard_size)
+    chosen = profile.load("configs/cluster/cpu-partition.yaml", [f"array_tasks={num_tasks}"])
+    array, _ = submit("shard", ["mimic", "shards"], profile=chosen, dry_run=True)
+    assert f"#SBATCH --array=0-{num_tasks - 1}%{num_tasks}" in array.script.splitlines()
+    shares = [list(every_nth(f"{task}/{num_tasks}", count=num_parts)) for task in range(num_tasks)]
+    assert sorted(part for share in shares for part in share) == list(range(num_parts))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1

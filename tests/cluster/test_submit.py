@@ -80,9 +80,9 @@ def test_further_options_of_sbatch_may_replace_or_leave_out_ours(tmp_path):
     assert not any("requeue" in option for option in options("{requeue: false}"))
 
 
-@pytest.mark.parametrize("verb", ["embed", "finetune"])
-def test_verbs_whose_ranks_share_the_work_get_the_whole_profile(verb):
-    [submitted] = submit(verb, ["x"], profile=profile.load(GPU), dry_run=True)
+@pytest.mark.parametrize(("verb", "first"), [("embed", "x"), ("finetune", "x"), ("bench", "scaling")])
+def test_verbs_whose_ranks_share_the_work_get_the_whole_profile(verb, first):
+    [submitted] = submit(verb, [first], profile=profile.load(GPU), dry_run=True)
     assert {"#SBATCH --nodes=2", "#SBATCH --gpus-per-node=4"} <= set(submitted.script.splitlines())
     assert submitted.plan.endswith("on 2 nodes, 4 process(es) and 4 GPUs per node")
 
