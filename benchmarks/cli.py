@@ -16,7 +16,7 @@ from lamae import console
 from sharding.errors import LamaeError, UsageError
 
 NOTE = "ratios measured side by side in this run"
-# What 'bench all' asks of the full forms, with fewer repeats than by themselves: everything in ten minutes on two cores.
+# What 'bench all' asks of the full forms, with fewer repeats than alone: all of it in ten minutes on two cores.
 IN_ALL: dict[str, dict[str, Any]] = {
     "shard": {"repeats": 5},
     "loader": {"repeats": 3},
