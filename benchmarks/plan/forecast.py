@@ -1,9 +1,9 @@
 """A run on a machine: step time and its parts, memory, throughput, hours, and what limits it first. All modelled.
 
-device    products + everything else, bound by memory; in eager execution they follow one another; or launching them
-          if that is slower
+device    products + everything else, bound by memory; in eager execution they follow one another
+update    what DeepSpeed and AdamW move of gradients, weights and moments
+host      issuing all that: on an accelerator only what it takes longer than the device does, on a CPU all of it
 network   after the backward pass, as our engine configures DeepSpeed (``overlap_comm`` off)
-update    AdamW reads and writes this rank's part of master weights, moments and gradients
 loader    reads while the device computes: it costs time only where storage or the way to the device is slower
 """
 
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from benchmarks.plan.machine import Machine
 from benchmarks.plan.memory import Memory, device_memory
 from benchmarks.plan.network import collective_s
+from benchmarks.plan.passes import engine_bytes
 from benchmarks.plan.shape import ModelShape
 from benchmarks.plan.traffic import all_reduces_gradients, step_traffic
 from lamae.train.schedule import BatchPlan
@@ -20,8 +21,6 @@ MIMIC_RECORDS = 800_035
 RECORD_BYTES = 120_128
 """12 leads of 5000 int16 and the header of their array."""
 CHECKPOINT_BYTES_PER_PARAMETER = 12
-UPDATE_BYTES_PER_PARAMETER = 32
-"""Reads 16 (master, two moments, gradient), writes 16 (master, two moments, gradient set to zero)."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +77,7 @@ def forecast(
     """Every number of it is modelled."""
     moments = device_memory(shape, batch, zero_stage=zero_stage, precision=precision, checkpointing=checkpointing)
     topology = machine.topology(batch.world_size)
-    parts = _device_parts(shape, machine, batch, checkpointing=checkpointing)
-    share = 1.0 if zero_stage == 0 else 1 / batch.world_size
-    parts["update"] = UPDATE_BYTES_PER_PARAMETER * shape.num_parameters * share / machine.memory_bytes_per_s
+    parts = _local_parts(shape, machine, batch, zero_stage=zero_stage, precision=precision, checkpointing=checkpointing)
     parts["network"] = 0.0
     if batch.world_size > 1:
         traffic = step_traffic(
@@ -112,15 +109,20 @@ def forecast(
     )
 
 
-def _device_parts(shape: ModelShape, machine: Machine, batch: BatchPlan, *, checkpointing: bool) -> dict[str, float]:
-    """Products, what moves memory beside them, and what the host adds where launching takes longer than both."""
+def _local_parts(
+    shape: ModelShape, machine: Machine, batch: BatchPlan, *, zero_stage: int, precision: str, checkpointing: bool
+) -> dict[str, float]:
+    """Seconds of a step that a rank spends without the others."""
     micro = shape.micro_batch(batch.micro, checkpointing=checkpointing)
     flops = shape.flops.training + (shape.recomputed_flops if checkpointing else 0)
-    products = flops * batch.per_rank / machine.flops_per_s
-    memory_traffic = micro.moved_bytes * batch.accumulation / machine.memory_bytes_per_s
-    launching = micro.operations * batch.accumulation * machine.launch_s
-    return {
-        "products": products,
-        "memory traffic": memory_traffic,
-        "kernel launches": max(launching - products - memory_traffic, 0.0),
+    passes = engine_bytes(batch, zero_stage=zero_stage, precision=precision, num_parameters=shape.num_parameters)
+    device = {
+        "products": flops * batch.per_rank / machine.flops_per_s,
+        "memory traffic": micro.moved_bytes * batch.accumulation / machine.memory_bytes_per_s,
+        "update": passes / machine.stream_bytes_per_s,
     }
+    reductions = batch.accumulation if zero_stage >= 2 else 1
+    host = micro.operations * batch.accumulation * machine.launch_s
+    host += machine.engine_host_s[zero_stage] * shape.num_tensors * reductions
+    hidden = 0.0 if machine.host_is_device else sum(device.values())
+    return {**device, "host": max(host - hidden, 0.0)}

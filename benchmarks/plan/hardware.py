@@ -1,4 +1,4 @@
-"""What hardware can do, by name: the one table of constants that the planner knows. Nothing here was measured by us.
+"""What hardware can do, by name: the one table of constants that the planner knows, measured by others but for one row.
 
 Rates are the vendors' for dense arithmetic, per device; bandwidths are per device and direction. What of a rate a real
 program reaches is an assumption of its own (``Efficiency``), named in every plan.
@@ -53,6 +53,13 @@ INTERCONNECTS = {
 NODE_LINK_LATENCY_S = 3e-6
 KERNEL_LAUNCH_S = 6e-6
 """Host time per operation of eager PyTorch; a device that is faster than its host waits for it."""
+ENGINE_HOST_S = {
+    "fp32": {0: 13e-6, 1: 50e-6, 2: 52e-6, 3: 220e-6},
+    "bf16": {1: 67e-6, 2: 87e-6, 3: 230e-6},
+}
+"""Host time of DeepSpeed 0.19.8 per parameter tensor and reduction, by ZeRO stage: hooks, copies, checks, fetching of
+modules. The one row that was measured by us, on one rank and an EPYC core (benchmarks.plan.calibrate); a GPU's driver
+is not in it."""
 STORAGE_BYTES_PER_S = 2 * GB
 """Reading and writing of one node; ask those who run the file system."""
 

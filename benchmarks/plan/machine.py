@@ -1,8 +1,10 @@
 """What a plan computes with: effective rates of one device and of what links it to the others."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from benchmarks.plan.hardware import (
+    ENGINE_HOST_S,
     GPUS,
     INTERCONNECTS,
     KERNEL_LAUNCH_S,
@@ -10,7 +12,7 @@ from benchmarks.plan.hardware import (
     STORAGE_BYTES_PER_S,
     Efficiency,
 )
-from benchmarks.plan.network import Topology
+from benchmarks.plan.network import RING_PASSES, Topology
 from sharding.errors import UsageError
 
 
@@ -22,14 +24,24 @@ class Machine:
     flops_per_s: float
     memory_bytes: float
     memory_bytes_per_s: float
+    """In what a model does beside its products."""
+    stream_bytes_per_s: float
+    """In passes over weights, gradients and moments."""
     host_bytes_per_s: float
     launch_s: float
+    """Of the host, per operation."""
+    host_is_device: bool
+    """Whether the processor that issues operations carries them out: then neither hides the other."""
+    engine_host_s: Mapping[int, float]
+    """Of the host, by ZeRO stage: what DeepSpeed takes per parameter tensor and reduction."""
     devices_per_node: int
     node_bytes_per_s: float
     node_latency_s: float
     network_bytes_per_s: float
     network_latency_s: float
     storage_bytes_per_s: float
+    passes: Mapping[str, float] = field(default_factory=lambda: RING_PASSES)
+    """What collectives are worth, in passes around a ring."""
 
     def topology(self, world_size: int) -> Topology:
         return Topology(
@@ -39,6 +51,7 @@ class Machine:
             self.node_latency_s,
             self.network_bytes_per_s,
             self.network_latency_s,
+            self.passes,
         )
 
 
@@ -65,8 +78,11 @@ def describe_machine(
         flops_per_s=device.flops[precision] * assumed.products,
         memory_bytes=device.memory_bytes,
         memory_bytes_per_s=device.memory_bytes_per_s * assumed.memory,
+        stream_bytes_per_s=device.memory_bytes_per_s * assumed.memory,
         host_bytes_per_s=device.host_bytes_per_s * assumed.memory,
         launch_s=KERNEL_LAUNCH_S,
+        host_is_device=False,
+        engine_host_s=ENGINE_HOST_S[precision],
         devices_per_node=devices_per_node,
         node_bytes_per_s=device.node_link_bytes_per_s * assumed.network,
         node_latency_s=NODE_LINK_LATENCY_S,

@@ -8,9 +8,13 @@ nodes latency grows with the logarithm of their number, as with the double binar
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from benchmarks.plan.traffic import Collective
+
+RING_PASSES = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0, "reduce": 1.0}
+"""How often an operation goes around with a rank's share: an all-reduce is a reduce-scatter and an all-gather."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,8 @@ class Topology:
     network_bytes_per_s: float
     """Per device."""
     network_latency_s: float
+    passes: Mapping[str, float] = field(default_factory=lambda: RING_PASSES)
+    """What an operation is worth here, in passes around a ring."""
 
     @property
     def num_nodes(self) -> int:
@@ -37,12 +43,10 @@ class Topology:
 
 def collective_s(collective: Collective, topology: Topology) -> float:
     """Seconds of all calls of one kind of collective."""
-    passes = 2 if collective.operation == "all_reduce" else 1
-    return passes * _one_pass_s(collective.num_bytes, collective.calls, topology)
+    return topology.passes[collective.operation] * _one_pass_s(collective.num_bytes, collective.calls, topology)
 
 
 def _one_pass_s(num_bytes: float, calls: int, topology: Topology) -> float:
-    """A reduce-scatter or an all-gather; an all-reduce is both."""
     inside, nodes = topology.node_size, topology.num_nodes
     seconds = 0.0
     if inside > 1:

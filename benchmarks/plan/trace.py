@@ -7,7 +7,7 @@ kept in step with the model. Attention is the one that a CPU gets; kernels for C
 import dataclasses
 import logging
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +24,13 @@ from sharding.leads import NUM_LEADS
 
 RECORD_SECONDS = 10
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-# Counted by their arithmetic, not by their bytes.
-PRODUCTS = ("mm", "addmm", "bmm", "baddbmm")
+# Counted by their arithmetic alone. Batched products are counted by their bytes too: attention over few tokens is bound
+# by those.
+PRODUCTS = ("mm", "addmm")
+# Allocate or rename and touch nothing, though torch does not call them views.
+IDLE = ("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view")
+# Do not read what they write to.
+OVERWRITING = ("copy_", "zero_", "fill_", "_foreach_copy_", "_foreach_zero_")
 
 
 @dataclass(frozen=True)
@@ -40,9 +45,9 @@ class MicroBatch:
     peak_with_gradients_bytes: int
     """The most that is held at once where finished gradients stay."""
     moved_bytes: int
-    """Read and written by everything that is not a matrix product."""
+    """Read and written by everything but the products of large matrices."""
     operations: int
-    """Issued, views left out."""
+    """Issued, those that draw its mask among them; views and allocations left out."""
 
 
 def trace_micro_batch(run: RunConfig, *, records: int, checkpointing: bool) -> MicroBatch:
@@ -54,41 +59,45 @@ def trace_micro_batch(run: RunConfig, *, records: int, checkpointing: bool) -> M
         checkpoint_activations(model)
     logging.getLogger("lamae.kernels").setLevel(logging.WARNING)  # what it chooses for meta is nobody's news
     row_B = torch.arange(records)
-    mask = draw_mask(
-        run.mask,
-        seed=0,
-        epoch_B=torch.zeros_like(row_B),
-        row_B=row_B,
-        lead_mask_BL=torch.ones(records, NUM_LEADS, dtype=torch.bool),
-        num_patches=num_samples // run.model.patch_size,
-    )
+    with Watch() as drawing:
+        mask = draw_mask(
+            run.mask,
+            seed=0,
+            epoch_B=torch.zeros_like(row_B),
+            row_B=row_B,
+            lead_mask_BL=torch.ones(records, NUM_LEADS, dtype=torch.bool),
+            num_patches=num_samples // run.model.patch_size,
+        )
     drawn: dict[str, Any] = {entry.name: getattr(mask, entry.name) for entry in dataclasses.fields(mask)}
     drawn |= {name: value.to("meta") for name, value in drawn.items() if isinstance(value, Tensor)}
     mask = dataclasses.replace(mask, **drawn)
     x_BLT = torch.empty(records, NUM_LEADS, num_samples, device="meta")
     lead_mask_BL = torch.ones(records, NUM_LEADS, dtype=torch.bool, device="meta")
-    with _Watch(own=[*model.parameters(), *model.buffers()]) as watch:
+    with Watch(own=[*model.parameters(), *model.buffers()]) as watch:
         for parameter in model.parameters():
             parameter.register_post_accumulate_grad_hook(watch.finish_gradient)
         output = model(x_BLT, torch.ones_like(x_BLT, dtype=torch.bool), lead_mask_BL, mask)
         kept = watch.held_bytes
         output.loss.backward()
     return MicroBatch(
-        records, kept, watch.peak_bytes, watch.peak_with_gradients_bytes, watch.moved_bytes, watch.operations
+        records=records,
+        kept_bytes=kept,
+        peak_bytes=watch.peak_bytes,
+        peak_with_gradients_bytes=watch.peak_with_gradients_bytes,
+        moved_bytes=watch.moved_bytes + drawing.moved_bytes,
+        operations=watch.operations + drawing.operations,
     )
 
 
-def count_moved_bytes(work: Callable[[], object]) -> int:
-    """Bytes that the operations of ``work`` read and write, matrix products left out; it is carried out."""
-    with _Watch(own=()) as watch:
-        work()
-    return watch.moved_bytes
+class Watch(TorchDispatchMode):
+    """Counts the storages that operations make and drop, ``own`` left out, and what the operations do: a context
+    manager.
 
+    ``moved_bytes`` are those read and written by everything but the products of large matrices and sending;
+    ``operations`` leave views, allocations and sending out.
+    """
 
-class _Watch(TorchDispatchMode):
-    """Counts the storages that operations make and drop, and the bytes that they touch."""
-
-    def __init__(self, *, own: Sequence[Tensor]) -> None:
+    def __init__(self, *, own: Sequence[Tensor] = ()) -> None:
         super().__init__()
         self._alive = {tensor.untyped_storage()._cdata for tensor in own}
         self.held_bytes = self.peak_bytes = self.peak_with_gradients_bytes = self.moved_bytes = self.operations = 0
@@ -101,10 +110,11 @@ class _Watch(TorchDispatchMode):
         outputs = _tensors(result)
         for tensor in outputs:
             self._hold(tensor)
-        if not function.is_view:
+        name = function.overloadpacket.__name__
+        if not (function.is_view or name in IDLE or function.namespace == "c10d"):  # sending is counted elsewhere
             self.operations += 1
-            if function.overloadpacket.__name__ not in PRODUCTS:
-                self.moved_bytes += sum(_num_bytes(tensor) for tensor in [*_tensors((args, kwargs)), *outputs])
+            if name not in PRODUCTS:
+                self.moved_bytes += _touched_bytes(function, args, kwargs or {}, outputs)
         return result
 
     def _hold(self, tensor: Tensor) -> None:
@@ -130,6 +140,19 @@ class _Watch(TorchDispatchMode):
 
 def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _touched_bytes(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[Tensor]) -> int:
+    """Read and written; what is changed in place is both."""
+    read, written = [], []
+    for position, argument in enumerate(function._schema.arguments):
+        given = args[position] if position < len(args) else kwargs.get(argument.name)
+        changed = argument.alias_info is not None and argument.alias_info.is_write
+        if changed:
+            written += _tensors(given)
+        if not changed or not (argument.kwarg_only or function.overloadpacket.__name__ in OVERWRITING):
+            read += _tensors(given)
+    return sum(_num_bytes(tensor) for tensor in [*read, *(written or outputs)])
 
 
 def _num_bytes(tensor: Tensor) -> int:

@@ -1,19 +1,21 @@
 """The plan against the truth, where the truth is at hand: steps of one and two processes of this machine.
 
-Parts are measured (benchmarks.plan.calibrate), the step and its memory are predicted from them exactly as for a
-cluster, and then the step is taken. Memory is measured in steps of its own, in which the C library keeps nothing that
-was freed; a CPU's memory is what has been written, so the buffers that a GPU would hold unwritten are left out of the
-comparison. What this cannot show: accelerators, networks, more than two ranks.
+Parts are measured (benchmarks.plan.calibrate), again before every step, the step and its memory are predicted from them
+exactly as for a cluster, and then the step is taken. Memory is measured in steps of its own, in which the C library
+keeps nothing that was freed; a CPU's memory is what has been written, so the buffers that a GPU would hold unwritten
+are left out of the comparison. What this cannot show: accelerators, networks, more than two ranks.
 """
 
 import statistics
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from functools import partial
 from itertools import product
 from typing import Any
 
 from benchmarks import rankstep
-from benchmarks.plan.calibrate import measure_machine
+from benchmarks.plan.calibrate import measure_engine_host, measure_machine
 from benchmarks.plan.forecast import Forecast, forecast
 from benchmarks.plan.shape import model_shape
 from benchmarks.ranks import RankPool
@@ -42,37 +44,30 @@ def validate(
     predicted: dict[str, Forecast] = {}
     with _pools(processes) as pools:
         for pool in pools.values():
-            _time(pool, _path("tiny"), stage=1, records=1)  # imports and first allocations are nobody's step
+            _open(pool, _path("tiny"), stage=1, records=1)  # imports and first allocations are nobody's step
+            pool.call(rankstep.time_steps, num_steps=1)
+            pool.call(rankstep.close_steps)
         for size in sizes:
             path, records = _path(size), RECORDS[size]
             run = load(path, ["run.dir=unused", "data.path=unused", "engine.precision=fp32"])
             shape = model_shape(run)
-            machines = {
-                number: measure_machine(pool, width=run.model.width, mlp_ratio=run.model.mlp_ratio)
-                for number, pool in pools.items()
-            }
+            measure = partial(measure_machine, width=run.model.width, mlp_ratio=run.model.mlp_ratio)
+            hosts = {number: measure_engine_host(pool, measure(pool), zero=zero) for number, pool in pools.items()}
             for stage, number in product(zero, processes):
-                name = f"{size}_zero{stage}_{number}_processes"
-                predicted[name] = forecast(
-                    shape,
-                    machines[number],
-                    plan_batch(records * number, micro_batch_size=records, world_size=number),
-                    zero_stage=stage,
-                    precision="fp32",
-                    checkpointing=False,
-                )
-                step_s = predicted[name].step_s
-                rounds = _time(pools[number], path, stage=stage, records=records)
-                measured_s = [max(cost.seconds for cost in costs) for costs in rounds]
-                ratios[f"step_time_{name}"] = Ratio(tuple(step_s / seconds for seconds in measured_s))
-                phases = [rankstep.least_waiting(costs).phase_s for costs in rounds]
-                measurements[name] = {
-                    "step_s": {"predicted": step_s, "measured": statistics.median(measured_s)},
-                    "parts_s": {
-                        "predicted": predicted[name].parts_s,
-                        "measured": {phase: statistics.median(one[phase] for one in phases) for phase in phases[0]},
-                    },
-                }
+                name, pool = f"{size}_zero{stage}_{number}_processes", pools[number]
+                batch = plan_batch(records * number, micro_batch_size=records, world_size=number)
+                _open(pool, path, stage=stage, records=records)
+                pool.call(rankstep.time_steps, num_steps=1)
+                forecasts, rounds = [], []
+                for _ in range(REPEATS):  # what the machine gives changes by the minute
+                    machine = replace(measure(pool), engine_host_s=hosts[number])
+                    forecasts.append(
+                        forecast(shape, machine, batch, zero_stage=stage, precision="fp32", checkpointing=False)
+                    )
+                    rounds.append(pool.call(rankstep.time_steps, num_steps=1))
+                pool.call(rankstep.close_steps)
+                predicted[name] = forecasts[0]
+                ratios[f"step_time_{name}"], measurements[name] = _compare(forecasts, rounds)
                 progress("predicted and timed", len(predicted), steps)
     with _pools(processes) as pools:
         for pool in pools.values():
@@ -104,13 +99,23 @@ def _path(size: str) -> str:
     return f"configs/pretrain/{size}.yaml"
 
 
-def _time(pool: RankPool, path: str, *, stage: int, records: int) -> list[list[StepCost]]:
-    """What every rank spent on a step, repeat by repeat."""
-    _open(pool, path, stage=stage, records=records)
-    pool.call(rankstep.time_steps, num_steps=1)
-    rounds = [pool.call(rankstep.time_steps, num_steps=1) for _ in range(REPEATS)]
-    pool.call(rankstep.close_steps)
-    return rounds
+def _compare(forecasts: Sequence[Forecast], rounds: Sequence[Sequence[StepCost]]) -> tuple[Ratio, dict[str, Any]]:
+    """Predicted over measured, repeat by repeat, and the medians with their parts."""
+    measured_s = [max(cost.seconds for cost in costs) for costs in rounds]
+    phases = [rankstep.least_waiting(costs).phase_s for costs in rounds]
+    ratio = Ratio(tuple(one.step_s / seconds for one, seconds in zip(forecasts, measured_s, strict=True)))
+    predicted_s = statistics.median(one.step_s for one in forecasts)
+    return ratio, {
+        "step_s": {"predicted": predicted_s, "measured": statistics.median(measured_s)},
+        "parts_s": {
+            "predicted": _medians([one.parts_s for one in forecasts]),
+            "measured": _medians(phases),
+        },
+    }
+
+
+def _medians(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: statistics.median(row[name] for row in rows) for name in rows[0]}
 
 
 def _weigh(pool: RankPool, path: str, *, stage: int, records: int) -> int | None:

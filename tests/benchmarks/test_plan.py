@@ -2,18 +2,22 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
+from benchmarks import rankstep
 from benchmarks.plan.forecast import forecast
 from benchmarks.plan.hardware import GPUS
 from benchmarks.plan.machine import Machine, describe_machine
 from benchmarks.plan.memory import device_memory
 from benchmarks.plan.network import Topology, collective_s
+from benchmarks.plan.passes import engine_bytes
 from benchmarks.plan.shape import model_shape
-from benchmarks.plan.trace import count_moved_bytes, trace_micro_batch
+from benchmarks.plan.trace import Watch, trace_micro_batch
 from benchmarks.plan.traffic import Collective, step_traffic
+from benchmarks.ranks import RankPool
 from benchmarks.wire import sent_per_rank
 from lamae import cli
 from lamae.config import load
@@ -90,9 +94,21 @@ def test_checkpointing_holds_less_and_moves_more():
 
 def test_bytes_moved_are_those_read_and_written_beside_products():
     x, y, weight = torch.ones(10, 4), torch.ones(4), torch.ones(4, 3)
+
+    def count(work):
+        with Watch() as watch:
+            work()
+        return watch.moved_bytes / 4, watch.operations
+
     # 40 floats and 4 in (the expanded ones are read once), 40 out; the product is not counted.
-    assert count_moved_bytes(lambda: (x + y.expand(10, 4)) @ weight) == 4 * (40 + 4 + 40)
-    assert count_moved_bytes(lambda: x.view(4, 10).t()) == 0
+    assert count(lambda: (x + y.expand(10, 4)) @ weight) == (40 + 4 + 40, 2)
+    assert count(lambda: x.view(4, 10).t()) == (0, 0)
+    assert count(lambda: torch.empty(1000)) == (0, 0)
+    # A batch of products reshapes what it gave without touching it: _unsafe_view.
+    assert count(lambda: torch.ops.aten._unsafe_view(x, [4, 10])) == (0, 0)
+    # What is copied over is written, what is changed in place is read too.
+    assert count(lambda: x.copy_(y.expand(10, 4))) == (40 + 4, 1)
+    assert count(lambda: x.mul_(2)) == (40 + 40, 1)
 
 
 def test_parameters_are_counted_without_allocating_them():
@@ -193,8 +209,11 @@ def test_a_forecast_by_hand():
         flops_per_s=1e9,
         memory_bytes=1e12,
         memory_bytes_per_s=1e6,
+        stream_bytes_per_s=2e6,
         host_bytes_per_s=1e7,
-        launch_s=0.0,
+        launch_s=1e-3,
+        host_is_device=True,
+        engine_host_s={0: 1e-2},
         devices_per_node=1,
         node_bytes_per_s=1e15,
         node_latency_s=0.0,
@@ -208,8 +227,8 @@ def test_a_forecast_by_hand():
     assert one.parts_s == {
         "products": pytest.approx(8 * shape.flops.training / 1e9),
         "memory traffic": pytest.approx(2 * micro.moved_bytes / 1e6),
-        "kernel launches": 0,
-        "update": pytest.approx(32 * shape.num_parameters / 1e6),
+        "update": pytest.approx((60 + 12) * shape.num_parameters / 2e6),
+        "host": pytest.approx(2 * micro.operations * 1e-3 + shape.num_tensors * 1e-2),
         "network": 0,
     }
     assert one.step_s == pytest.approx(sum(one.parts_s.values()))
@@ -217,6 +236,53 @@ def test_a_forecast_by_hand():
     assert one.checkpoint_s == pytest.approx(12 * shape.num_parameters / 1e6)
     assert one.snapshot_s == pytest.approx(12 * shape.num_parameters / 1e7)
     assert one.hours(records=800_035, epochs=10) == pytest.approx(800_035 * 10 / 8 * one.step_s / 3600)
+
+
+def test_a_host_that_issues_to_a_device_costs_only_what_the_device_does_not_hide():
+    run = run_config("tiny")
+    shape, batch = model_shape(run), plan_batch(1024, micro_batch_size=1, world_size=1024)
+    h100 = describe_machine("h100", "ib-ndr", precision="bf16")
+    parts = forecast(shape, h100, batch, zero_stage=1, precision="bf16", checkpointing=False).parts_s
+    issued = shape.micro_batch(1, checkpointing=False).operations * h100.launch_s
+    issued += shape.num_tensors * h100.engine_host_s[1]
+    assert parts["host"] == pytest.approx(issued - parts["products"] - parts["memory traffic"] - parts["update"])
+    patient = replace(h100, launch_s=0.0, engine_host_s={1: 0.0})
+    assert forecast(shape, patient, batch, zero_stage=1, precision="bf16", checkpointing=False).parts_s["host"] == 0
+
+
+@pytest.fixture(scope="module")
+def two_ranks():
+    with RankPool(2, use_gpus=False) as pool:
+        yield pool
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize(
+    ("stage", "precision"), [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (1, "bf16"), (2, "bf16"), (3, "bf16")]
+)
+def test_deepspeeds_own_passes_are_what_it_makes(stage, precision, accumulation, two_ranks):
+    """Bytes of a real step of two ranks, without those of the model, which are traced."""
+    overrides = [
+        f"engine.zero_stage={stage}",
+        f"engine.precision={precision}",
+        f"train.global_batch_size={4 * accumulation}",
+        "train.micro_batch_size=2",
+    ]
+    two_ranks.call(rankstep.open_steps, config="configs/pretrain/tiny.yaml", overrides=overrides)
+    two_ranks.call(rankstep.time_steps, num_steps=1)
+    moved = max(two_ranks.call(count_step))
+    two_ranks.call(rankstep.close_steps)
+    run = run_config("tiny", *overrides)
+    shape, batch = model_shape(run), plan_batch(4 * accumulation, micro_batch_size=2, world_size=2)
+    own = moved - accumulation * trace_micro_batch(run, records=2, checkpointing=False).moved_bytes
+    expected = engine_bytes(batch, zero_stage=stage, precision=precision, num_parameters=shape.num_parameters)
+    assert own == pytest.approx(expected, rel=0.03)
+
+
+def count_step(session):
+    with Watch() as watch:
+        session["steps"].take_one()
+    return watch.moved_bytes
 
 
 def forecast_of(run, world_size, *, stage=1, checkpointing=False, storage=1e15, interconnect="ib-ndr"):
