@@ -1,6 +1,7 @@
 """What the command line shows: a progress bar on a terminal, plain lines in a log file, one line for an error."""
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -14,12 +15,18 @@ from rich.table import Table
 from sharding.progress import Progress
 
 LOG_LINE_EVERY_S = 10.0
+# Of tables in a file or a pipe, which have no edge of their own.
+LOG_WIDTH = 240
 
 console = Console(highlight=False)
 
 
 def set_up_logging() -> None:
-    """Send our own log records to standard error, one short line each; other packages only from warnings on."""
+    """Send our own log records to standard error, one short line each; other packages only from warnings on.
+
+    To be called before torch is imported: its profiler's own messages, which no logger carries, are kept back too.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
@@ -74,7 +81,10 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
         table.add_column(column, justify="left" if position == 0 else "right")
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    if console.is_terminal or "COLUMNS" in os.environ:
+        console.print(table)
+    else:
+        Console(file=console.file, width=max(console.width, LOG_WIDTH), highlight=False).print(table)
 
 
 def print_error(message: str) -> None:

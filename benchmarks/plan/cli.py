@@ -40,8 +40,6 @@ def plan(
         _validate(json)
         return
     from benchmarks.plan.machine import describe_machine
-    from benchmarks.plan.shape import model_shape
-    from lamae.config import config_hash, load
 
     sizes, corpora = _counts("--gpus", gpus), _counts("--records", records)
     for option, value in (
@@ -52,6 +50,8 @@ def plan(
         if value is not None and value <= 0:
             raise UsageError(f"{option} {value:g}: above 0")
     # A plan reads no data and makes no run: the two keys that have no default stay open.
+    from lamae.config import config_hash, load
+
     run = load(config, ["run.dir=unused", "data.path=unused", *(overrides or [])])
     machine = describe_machine(
         gpu,
@@ -60,6 +60,8 @@ def plan(
         devices_per_node=gpus_per_node,
         storage_bytes_per_s=storage_gb_per_s * 1e9,
     )
+    from benchmarks.plan.shape import model_shape
+
     shape = model_shape(run)
     stages = STAGES if run.engine.precision == "fp32" else STAGES[1:]
     per_stage = [
