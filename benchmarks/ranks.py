@@ -12,6 +12,7 @@ import _thread
 import importlib
 import multiprocessing
 import os
+import pickle
 import time
 import traceback
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from lamae.allocator import share_one_arena
 from lamae.launch import free_port, usable_cores
 from sharding.errors import LamaeError
 from sharding.orphan import when_orphaned
@@ -39,12 +41,18 @@ class RankPool:
 
     ``launched``: the processes of the launcher, of which those with a number below ``world_size`` start one rank each;
     None starts them all here. The i-th rank of a machine is pinned to cores ``i * threads .. (i + 1) * threads`` of
-    those this process may use, where there are enough. ``use_gpus`` False hides GPUs from the ranks. Use as a context
-    manager.
+    those this process may use, where there are enough and ``pin`` is set. ``use_gpus`` False hides GPUs from the
+    ranks. Use as a context manager.
     """
 
     def __init__(
-        self, world_size: int, *, threads: int = 1, launched: "Ranks | None" = None, use_gpus: bool = True
+        self,
+        world_size: int,
+        *,
+        threads: int = 1,
+        launched: "Ranks | None" = None,
+        pin: bool = True,
+        use_gpus: bool = True,
     ) -> None:
         self.world_size = world_size
         self._launched = launched
@@ -56,7 +64,7 @@ class RankPool:
             port = launched.share(free_port(""))
             local_world_size, first_local = min(launched.local_world_size, world_size), launched.local_rank
             own = [launched.rank] if launched.rank < world_size else []
-        self.pinned = local_world_size * threads <= len(cores)
+        self.pinned = pin and local_world_size * threads <= len(cores)
         self._connections: dict[int, Connection] = {}
         self._processes: dict[int, Any] = {}
         context = multiprocessing.get_context("spawn")
@@ -108,7 +116,7 @@ class RankPool:
         if not ready:
             return f"no answer in {TIMEOUT_S:.0f} s", None
         try:
-            answer: tuple[str, Any] = connection.recv()
+            answer: tuple[str, Any] = pickle.loads(connection.recv_bytes())
         except (EOFError, OSError):
             process.join()
             return f"the process ended with {process.exitcode}", None
@@ -170,6 +178,7 @@ def _serve(connection: Connection, environment: dict[str, str], cores: list[int]
         del os.environ[name]  # torchrun's own store is not where this job meets
     os.environ.update(environment)
     os.sched_setaffinity(0, cores)
+    share_one_arena()
     when_orphaned(os.getppid(), lambda: os._exit(1))
     session: Session = {}
     while True:
@@ -179,6 +188,7 @@ def _serve(connection: Connection, environment: dict[str, str], cores: list[int]
             return
         try:
             value = getattr(importlib.import_module(module), name)(session, **arguments)
-            connection.send(("", value))
+            answer = ("", value)
         except Exception:
-            connection.send((traceback.format_exc(), None))
+            answer = (traceback.format_exc(), None)
+        connection.send_bytes(pickle.dumps(answer))  # by value: send would hand tensors over in shared memory

@@ -1,7 +1,8 @@
 """Keeps freed host memory in the process, so that training on a CPU does not fetch it anew at every step.
 
 glibc hands large freed blocks back to the kernel, which zeroes a page at a time when the next step asks for them
-again. mallopt(3) describes the two settings.
+again. mallopt(3) describes the settings. Threads get arenas of their own, which hold no block above 64 MB and map such
+ones anew each time (the buffers of gloo's collectives, say): here all threads share the one that grows.
 """
 
 import ctypes
@@ -9,6 +10,7 @@ import ctypes
 # <malloc.h>
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
+_M_ARENA_MAX = -8
 
 
 def keep_freed_memory() -> bool:
@@ -16,8 +18,19 @@ def keep_freed_memory() -> bool:
 
     What the process holds then is its peak, rounded up by fragmentation.
     """
+    return _set(_M_MMAP_MAX, 0) and _set(_M_TRIM_THRESHOLD, -1) and share_one_arena()
+
+
+def share_one_arena() -> bool:
+    """Let threads to come allocate where the main thread does; False where the C library cannot.
+
+    Call it first of all: arenas of threads that have allocated before (numpy and torch start some) stay in use.
+    """
+    return _set(_M_ARENA_MAX, 1)
+
+
+def _set(parameter: int, value: int) -> bool:
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        return bool(ctypes.CDLL(None).mallopt(parameter, value))
     except (AttributeError, OSError, TypeError):  # another C library, another system
         return False
-    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, -1))

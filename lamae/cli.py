@@ -227,6 +227,9 @@ def train(
 
 def run_training(config_path: str, overrides: list[str]) -> int:
     """Load the configuration and train; the exit code. Figures are drawn by lamae.reports, probes by lamae.evaluate."""
+    from lamae.allocator import share_one_arena
+
+    share_one_arena()
     from lamae import config as run_config
 
     config = run_config.load(config_path, overrides)

@@ -8,27 +8,41 @@ import pytest
 REUSE = """
 import resource
 import sys
-
-import numpy as np
+from threading import Thread
 
 from lamae.allocator import keep_freed_memory
 
-if sys.argv[1] == "keep":
+keep, on_thread, *sizes = map(int, sys.argv[1:])
+if keep:
     assert keep_freed_memory()
-for _ in range(2):
+
+
+def fill():
+    blocks = [b"x" * size for size in sizes]
+
+
+for _ in range(3):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    arrays = [np.ones(2**20) for _ in range(12)]
-    del arrays
+    if on_thread:
+        thread = Thread(target=fill)
+        thread.start()
+        thread.join()
+    else:
+        fill()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def count_faults(mode: str) -> int:
-    """Page faults of the second time that 96 MiB are filled and freed."""
-    run = subprocess.run([sys.executable, "-c", REUSE, mode], capture_output=True, text=True, check=True)
+def count_faults(*, keep: bool, on_thread: bool, sizes: list[int]) -> int:
+    """Page faults of the last of three times that blocks of these sizes are filled and freed."""
+    arguments = [str(int(value)) for value in (keep, on_thread, *sizes)]
+    run = subprocess.run([sys.executable, "-c", REUSE, *arguments], capture_output=True, text=True, check=True)
     return int(run.stdout)
 
 
+# A thread's own arena holds no block above 64 MiB.
+@pytest.mark.parametrize(("on_thread", "sizes"), [(False, [8 << 20] * 12), (True, [80 << 20])])
 @pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
-def test_memory_that_was_freed_is_not_fetched_again():
-    assert count_faults("keep") < 100 < count_faults("return")
+def test_memory_that_was_freed_is_not_fetched_again(on_thread, sizes):
+    kept, returned = (count_faults(keep=keep, on_thread=on_thread, sizes=sizes) for keep in (True, False))
+    assert kept < 200 < 5000 < returned

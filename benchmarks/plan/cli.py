@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 GIB = 2**30
 STAGES = (0, 1, 2, 3)
+PLOT_FORMATS = (".png", ".svg", ".pdf")
 
 
 def plan(
@@ -31,6 +32,7 @@ def plan(
     ] = None,
     storage_gb_per_s: Annotated[float, typer.Option(help="What a node reads and writes, in GB/s.")] = 2.0,
     json: Annotated[Path | None, typer.Option("--json", help="Write every number here.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw steps and records/s here (.png, .svg, .pdf).")] = None,
     validate: Annotated[
         bool, typer.Option("--validate", help="Instead compare the model with steps of this machine; takes minutes.")
     ] = False,
@@ -39,6 +41,8 @@ def plan(
     if validate:
         _validate(json)
         return
+    if plot is not None and plot.suffix not in PLOT_FORMATS:
+        raise UsageError(f"--plot {plot}: end it in one of {', '.join(PLOT_FORMATS)}")
     from benchmarks.plan.machine import describe_machine
 
     sizes, corpora = _counts("--gpus", gpus), _counts("--records", records)
@@ -90,6 +94,10 @@ def plan(
     _print_memory(per_stage)
     _print_times(chosen, zero_stage=run.engine.zero_stage)
     _print_hours(chosen, corpora=corpora, epochs=epochs)
+    if plot is not None:
+        from benchmarks.plan.plot import save_plot
+
+        save_plot(chosen, plot, title=f"{config} on {machine.name}, ZeRO {run.engine.zero_stage}")
     if json is not None:
         files.write_json(
             json,

@@ -104,13 +104,13 @@ def _weighted_areas(scores_NK: np.ndarray, y_NK: np.ndarray, weights_NB: np.ndar
         score, y = scores_NK[:, k], y_NK[:, k].astype(bool)
         if not y.any() or y.all():
             continue
-        wins, precision, pairs, positives = _rank_sums(score, y, weights_NB)
+        wins, precision, pairs, positives = rank_sums(score, y, weights_NB)
         np.divide(wins, pairs, out=roc_BK[:, k], where=pairs > 0)
         np.divide(precision, positives, out=prc_BK[:, k], where=pairs > 0)
     return roc_BK, prc_BK
 
 
-def _rank_sums(
+def rank_sums(
     score_N: np.ndarray, y_N: np.ndarray, weights_NB: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Weighted pairs (positive, negative) that are in order, ties counting one half; the sum over positives of the

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lamae.evaluate.auroc import Interval, interval, macro, subject_weights
+from lamae.evaluate.auroc import Interval, interval, macro, rank_sums, subject_weights
 
 NUM_DRAWS = 1000
 
@@ -68,21 +68,19 @@ def stratified_auroc(
 ) -> np.ndarray:
     """[B, K]: share of (positive, negative) pairs of one stratum that are in order, ties one half; NaN without pairs.
 
-    Every pair counts the product of its records' weights, so with one stratum this is the weighted AUROC.
+    Every pair counts the product of its records' weights, which are whole numbers: with one stratum, the weighted AUROC.
     """
-    weights_BM = np.asarray(weights_BM, dtype=np.float64)
-    wins_BK = np.zeros((len(weights_BM), y_MK.shape[1]))
+    weights_MB = np.asarray(weights_BM, dtype=np.float32).T
+    wins_BK = np.zeros((weights_MB.shape[1], y_MK.shape[1]))
     pairs_BK = np.zeros_like(wins_BK)
     for stratum in np.unique(stratum_M):
-        inside = np.flatnonzero(stratum_M == stratum)
+        inside = stratum_M == stratum
+        score_NK, y_NK, weights_NB = score_MK[inside], y_MK[inside].astype(bool), weights_MB[inside]
         for k in range(y_MK.shape[1]):
-            y = y_MK[inside, k].astype(bool)
-            positive, negative = inside[y], inside[~y]
-            gap = score_MK[positive, k][:, None] - score_MK[negative, k]
-            order = (gap > 0) + 0.5 * (gap == 0)
-            up, down = weights_BM[:, positive], weights_BM[:, negative]
-            wins_BK[:, k] += ((up @ order) * down).sum(1)
-            pairs_BK[:, k] += up.sum(1) * down.sum(1)
+            if y_NK[:, k].any() and not y_NK[:, k].all():
+                wins_B, _, of_pairs_B, _ = rank_sums(score_NK[:, k], y_NK[:, k], weights_NB)
+                wins_BK[:, k] += wins_B
+                pairs_BK[:, k] += of_pairs_B
     return np.divide(wins_BK, pairs_BK, out=np.full_like(wins_BK, np.nan), where=pairs_BK > 0)
 
 

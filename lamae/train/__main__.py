@@ -2,8 +2,7 @@
 
 import sys
 
-from lamae import console
-from lamae.config import load
+from lamae import allocator, console
 from sharding.errors import LamaeError, UsageError
 
 USAGE = "usage: python -m lamae.train CONFIG [key=value ...]"
@@ -14,6 +13,9 @@ def main(arguments: list[str]) -> int:
     # The DeepSpeed launcher adds its own rank argument; the environment says the same.
     arguments = [argument for argument in arguments if not argument.startswith("--local_rank")]
     console.set_up_logging()
+    allocator.share_one_arena()
+    from lamae.config import load
+
     try:
         if not arguments:
             raise UsageError(USAGE)

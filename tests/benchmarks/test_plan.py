@@ -322,8 +322,8 @@ def test_slow_storage_and_little_memory_are_named_first():
 
 
 def test_the_verb_marks_its_numbers_as_modelled(tmp_path, monkeypatch, capsys):
-    path = tmp_path / "plan.json"
-    arguments = ["plan", "configs/pretrain/small.yaml", "--gpus", "8,1024", "--json", str(path)]
+    path, picture = tmp_path / "plan.json", tmp_path / "plan.png"
+    arguments = ["plan", "configs/pretrain/small.yaml", "--gpus", "8,1024", "--json", str(path), "--plot", str(picture)]
     monkeypatch.setattr(sys, "argv", ["lamae", *arguments])
     monkeypatch.setattr(cli.console, "console", cli.console.Console(width=200))
     with pytest.raises(SystemExit) as caught:
@@ -331,6 +331,7 @@ def test_the_verb_marks_its_numbers_as_modelled(tmp_path, monkeypatch, capsys):
     assert not caught.value.code
     printed = capsys.readouterr().out
     assert printed.count("modelled") >= 3
+    assert picture.read_bytes().startswith(b"\x89PNG")
     result = json.loads(path.read_text())
     assert result["modelled"] is True
     assert [row["gpus"] for row in result["plan"]] == [8, 1024]
@@ -351,6 +352,7 @@ def test_the_verb_marks_its_numbers_as_modelled(tmp_path, monkeypatch, capsys):
         (["--storage-gb-per-s", "0"], "--storage-gb-per-s 0: above 0"),
         (["--records-per-gpu", "-1"], "--records-per-gpu -1: above 0"),
         (["--gpus-per-node", "0"], "--gpus-per-node 0: at least 1"),
+        (["--plot", "plan.jpg"], "--plot plan.jpg: end it in one of .png, .svg, .pdf"),
         (["modell.width=3"], "unknown key modell"),
     ],
 )

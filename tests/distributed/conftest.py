@@ -9,20 +9,16 @@ from tests.distributed.launch import RankPool
 from tests.runs import write_tiny_shards
 
 
-def make_pool(world_size: int, folder: Path) -> Iterator[RankPool]:
-    pool = RankPool(world_size, folder)
-    yield pool
-    pool.close()
+@pytest.fixture(scope="session")
+def two_ranks() -> Iterator[RankPool]:
+    with RankPool(2) as pool:
+        yield pool
 
 
 @pytest.fixture(scope="session")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankPool]:
-    yield from make_pool(2, tmp_path_factory.mktemp("two-ranks"))
-
-
-@pytest.fixture(scope="session")
-def four_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RankPool]:
-    yield from make_pool(4, tmp_path_factory.mktemp("four-ranks"))
+def four_ranks() -> Iterator[RankPool]:
+    with RankPool(4) as pool:
+        yield pool
 
 
 @pytest.fixture(scope="session")

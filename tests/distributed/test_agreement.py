@@ -26,17 +26,17 @@ def test_a_signal_on_any_rank_stops_all_after_saving_the_same_step(
 ) -> None:
     job = (tmp_path / "run", (ONE_MICRO_BATCH,))
     arguments = {"rank": rank, "number": number, "micro_batch": 2}
-    assert two_ranks.call(JOBS, "run_with_signal", shards=shards, job=job, **arguments) == [EXIT_STOPPED] * 2
+    assert two_ranks.run(JOBS, "run_with_signal", shards=shards, job=job, **arguments) == [EXIT_STOPPED] * 2
     # Met in step 3, shared at its end, read at the end of step 4.
     assert [info.step for info in list_checkpoints(tmp_path / "run" / "checkpoints")] == [4]
     whole = (tmp_path / "whole", (ONE_MICRO_BATCH,))
-    assert two_ranks.call(JOBS, "run_jobs", shards=shards, jobs=[job, whole]) == [[EXIT_DONE] * 2] * 2
+    assert two_ranks.run(JOBS, "run_jobs", shards=shards, jobs=[job, whole]) == [[EXIT_DONE] * 2] * 2
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
     assert_same_state(tmp_path / "run", tmp_path / "whole")
 
 
 def test_any_failure_of_what_rank_0_decides_ends_all_ranks(two_ranks: RankPool, shards: Path) -> None:
-    first, second = two_ranks.call(JOBS, "decide_badly", shards=shards)
+    first, second = two_ranks.run(JOBS, "decide_badly", shards=shards)
     assert first == ("OSError", f"[Errno 5] Input/output error: '{shards}'")
     assert second == ("LamaeError", f"rank 0 failed: OSError: {first[1]}")
 
@@ -47,7 +47,7 @@ def test_a_nan_on_one_rank_skips_the_step_on_all_and_quarantines_the_record(
 ) -> None:
     engine = (f"engine.precision={precision}", f"engine.zero_stage={zero_stage}")
     job = (tmp_path, (ONE_MICRO_BATCH, "train.steps=5", *engine))
-    outcomes = two_ranks.call(JOBS, "run_with_poison", shards=shards, job=job, rank=1, micro_batches=[2])
+    outcomes = two_ranks.run(JOBS, "run_with_poison", shards=shards, job=job, rank=1, micro_batches=[2])
     assert [(code, error) for code, error, _ in outcomes] == [(EXIT_DONE, "")] * 2
     (row,) = outcomes[1][2]
     (entry,) = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
@@ -66,14 +66,14 @@ def test_a_nan_on_one_rank_skips_the_step_on_all_and_quarantines_the_record(
 
 def test_what_all_ranks_know_is_told_once(two_ranks: RankPool, shards: Path, tmp_path: Path) -> None:
     job = (tmp_path, (ONE_MICRO_BATCH, "train.steps=2"))
-    first, second = two_ranks.call(JOBS, "hear_poison", shards=shards, job=job, rank=1, micro_batches=[0])
+    first, second = two_ranks.run(JOBS, "hear_poison", shards=shards, job=job, rank=1, micro_batches=[0])
     assert "step 1 skipped: loss or gradient not finite" in first
     assert "skipped" not in second
 
 
 def test_nothing_but_nan_stops_the_run_with_a_report(two_ranks: RankPool, shards: Path, tmp_path: Path) -> None:
     job = (tmp_path, (ONE_MICRO_BATCH, "train.max_skipped_in_a_row=3"))
-    outcomes = two_ranks.call(JOBS, "run_with_poison", shards=shards, job=job, rank=0, micro_batches=list(range(9)))
+    outcomes = two_ranks.run(JOBS, "run_with_poison", shards=shards, job=job, rank=0, micro_batches=list(range(9)))
     for code, error, _ in outcomes:
         assert code == 1
         assert "3 steps in a row, up to step 3, had a loss or gradient that is not finite" in error

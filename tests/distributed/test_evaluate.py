@@ -48,7 +48,7 @@ def test_two_ranks_learn_and_score_as_one_stopped_or_not(two_ranks, data, tmp_pa
     alone, step = run_finetune(shards, labels, tmp_path / "alone", options)
     options = dataclasses.replace(options, zero_stage=zero_stage)
     arguments = {"shards": shards, "labels": labels, "out": tmp_path / "both", "options": options, "stop_at": stop_at}
-    (first, first_step), (second, second_step) = two_ranks.call(
+    (first, first_step), (second, second_step) = two_ranks.run(
         "tests.distributed.evaluating", "run_finetune", **arguments
     )
     np.testing.assert_array_equal(first, second)
@@ -60,7 +60,7 @@ def test_two_ranks_learn_and_score_as_one_stopped_or_not(two_ranks, data, tmp_pa
 def test_two_ranks_share_the_blocks_of_one_store(two_ranks, data, tmp_path):
     shards, _ = data
     run_embed(shards, tmp_path / "alone.zarr", rows_per_block=8)
-    two_ranks.call(
+    two_ranks.run(
         "tests.distributed.evaluating", "run_embed", shards=shards, out=tmp_path / "both.zarr", rows_per_block=8
     )
     both, alone = (read_embeddings(tmp_path / name) for name in ("both.zarr", "alone.zarr"))

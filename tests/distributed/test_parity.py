@@ -49,12 +49,12 @@ def references() -> dict[tuple[str, str], Trace]:
 
 @pytest.fixture(scope="module")
 def on_two_ranks(two_ranks: RankPool) -> list[dict[str, Trace]]:
-    return two_ranks.call("tests.distributed.parity", "run_cases", cases=CASES)
+    return two_ranks.run("tests.distributed.parity", "run_cases", cases=CASES)
 
 
 @pytest.fixture(scope="module")
 def on_four_ranks(four_ranks: RankPool) -> list[dict[str, Trace]]:
-    return four_ranks.call("tests.distributed.parity", "run_cases", cases=FOUR_RANKS)
+    return four_ranks.run("tests.distributed.parity", "run_cases", cases=FOUR_RANKS)
 
 
 def relative_error(values: torch.Tensor, expected: torch.Tensor) -> float:

@@ -68,7 +68,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, shards: Path, two_ranks: Rank
         codes = [run_jobs(shards, jobs[1])]
         for pool in (two_ranks, four_ranks):
             if jobs[pool.world_size]:
-                codes += pool.call("tests.distributed.jobs", "run_jobs", shards=shards, jobs=jobs[pool.world_size])
+                codes += pool.run("tests.distributed.jobs", "run_jobs", shards=shards, jobs=jobs[pool.world_size])
         assert all(code == 0 for of_rank in codes for code in of_rank)
     return root
 
