@@ -68,7 +68,7 @@ def stratified_auroc(
 ) -> np.ndarray:
     """[B, K]: share of (positive, negative) pairs of one stratum that are in order, ties one half; NaN without pairs.
 
-    Every pair counts the product of its records' weights, which are whole numbers: with one stratum, the weighted AUROC.
+    Every pair counts the product of its records' weights, whole numbers: with one stratum, the weighted AUROC.
     """
     weights_MB = np.asarray(weights_BM, dtype=np.float32).T
     wins_BK = np.zeros((weights_MB.shape[1], y_MK.shape[1]))

@@ -1,8 +1,8 @@
 """The pages' figures are those of benchmarks/results: every bold number of a table is a ratio of the named benchmark.
 
 A column whose heading is the name of a machine, a folder of results, has that machine's figures; elsewhere the row
-links the file. Figures are rounded to the digits that are shown; ``*`` and ``SIZE`` in a row's name stand for any of its
-ratios.
+links the file. Figures are rounded to the digits that are shown; ``*`` and ``SIZE`` in a row's name stand for any of
+its ratios.
 """
 
 import json
