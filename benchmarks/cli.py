@@ -13,9 +13,11 @@ from typer.core import TyperGroup
 from benchmarks.ranks import end_with
 from benchmarks.result import BENCHMARKS, combine, read_result, run_benchmark, write_result
 from lamae import console
+from lamae.train.place import find_place
 from sharding.errors import LamaeError, UsageError
 
 NOTE = "ratios measured side by side in this run"
+OF_RANKS = ("scaling",)
 # What 'bench all' asks of the full forms, with fewer repeats than alone: all of it in ten minutes on two cores.
 IN_ALL: dict[str, dict[str, Any]] = {
     "shard": {"repeats": 5},
@@ -124,6 +126,8 @@ def run_all(
     ] = None,
 ) -> None:
     """Every benchmark, each in a process of its own; one that fails does not stop the others."""
+    if find_place(os.environ).world_size > 1:
+        raise UsageError("bench all is of one process; start it without a launcher")
     results: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
     for name in BENCHMARKS:
@@ -191,7 +195,10 @@ def _measure(name: str, quick: bool, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(name: str, json: Path | None, *, quick: bool, **options: Any) -> None:
-    if int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0))):
+    place = find_place(os.environ)
+    if place.world_size > 1 and name not in OF_RANKS:
+        raise UsageError(f"bench {name} is of one process; only {', '.join(OF_RANKS)} measures what a launcher started")
+    if place.rank:
         run_benchmark(name, quick=quick, **options)  # rank 0 speaks for all
         return
     with console.show_progress() as progress:

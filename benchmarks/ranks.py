@@ -8,11 +8,13 @@ srun) every process of the launcher runs the same benchmark and starts the rank 
 the ranks answer is shared, so that all processes go the same way.
 """
 
-import _thread
+import contextlib
 import importlib
 import multiprocessing
 import os
 import pickle
+import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -22,18 +24,25 @@ from typing import TYPE_CHECKING, Any
 
 from lamae.allocator import share_one_arena
 from lamae.launch import free_port, usable_cores
+from lamae.train.place import find_place
 from sharding.errors import LamaeError
-from sharding.orphan import when_orphaned
+from sharding.orphan import exit_with, when_orphaned
 
 if TYPE_CHECKING:
     from lamae.train.distributed import Ranks
 
 TIMEOUT_S = 600.0
+# Of a rank's collectives: it is to tell of a peer that is gone before nobody waits for it any more.
+COLLECTIVE_TIMEOUT_S = 300.0
+# After one rank has failed, the others can only notice it or hang.
+FAILED_GRACE_S = 10.0
+LEAVE_GRACE_S = 5.0
 LOOPBACK = "127.0.0.1"
-LEAVE_GRACE_S = 10.0
 
 Session = dict[str, Any]
 """What a rank keeps from call to call."""
+Answer = tuple[str, Any]
+"""What went wrong, or nothing, and the value."""
 
 
 class RankPool:
@@ -53,20 +62,55 @@ class RankPool:
         launched: "Ranks | None" = None,
         pin: bool = True,
         use_gpus: bool = True,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
         self.world_size = world_size
-        self._launched = launched
-        cores = sorted(os.sched_getaffinity(0))
-        if launched is None:
-            port, local_world_size, first_local = free_port(), world_size, 0
-            own = list(range(world_size))
-        else:
-            port = launched.share(free_port(""))
-            local_world_size, first_local = min(launched.local_world_size, world_size), launched.local_rank
-            own = [launched.rank] if launched.rank < world_size else []
-        self.pinned = pin and local_world_size * threads <= len(cores)
+        self.pinned = False
+        self._threads, self._launched, self._pin, self._use_gpus = threads, launched, pin, use_gpus
+        self._timeout_s = timeout_s
         self._connections: dict[int, Connection] = {}
         self._processes: dict[int, Any] = {}
+        self._start()
+
+    def call(self, function: Callable[..., Any], /, **arguments: Any) -> list[Any]:
+        """``function(session, **arguments)`` on every rank at once; the results in rank order.
+
+        ``function`` belongs to a module, and ``session`` is the rank's own dict. Raises LamaeError with the rank's
+        traceback where one failed, died or did not answer; the pool is closed then, for its ranks are out of step.
+        """
+        for connection in self._connections.values():
+            with contextlib.suppress(OSError):  # its end is told by what it does not answer
+                connection.send((function.__module__, function.__qualname__, arguments))
+        answers = self._collect()
+        if self._launched is not None:
+            answers = {rank: answer for own in self._launched.gather(answers) for rank, answer in own.items()}
+        for rank, (problem, _) in answers.items():
+            if problem:
+                self.close()
+                raise LamaeError(f"rank {rank} of {self.world_size}: {problem}")
+        if len(answers) < self.world_size:
+            raise LamaeError(f"the {self.world_size} ranks of this job have ended")
+        return [answers[rank][1] for rank in range(self.world_size)]
+
+    def close(self) -> None:
+        """End the ranks; none of them holds anything worth a clean end."""
+        for rank, process in self._processes.items():
+            self._connections[rank].close()
+            process.kill()
+            process.join()
+        self._connections, self._processes = {}, {}
+
+    def _start(self) -> None:
+        launched, threads, world_size = self._launched, self._threads, self.world_size
+        cores = sorted(os.sched_getaffinity(0))
+        if launched is None:
+            port, local_world_size, first_local, own = free_port(), world_size, 0, list(range(world_size))
+        else:
+            port, first_local = launched.decide(lambda: free_port("")), launched.local_rank
+            first_here = launched.rank - launched.local_rank
+            local_world_size = max(min(launched.local_world_size, world_size - first_here), 0)
+            own = [launched.rank] if launched.rank < world_size else []
+        self.pinned = self._pin and local_world_size * threads <= len(cores)
         context = multiprocessing.get_context("spawn")
         for local_rank, rank in enumerate(own, start=first_local):
             environment = {
@@ -79,47 +123,38 @@ class RankPool:
                 "GLOO_SOCKET_IFNAME": network_interface(launched),
                 "OMP_NUM_THREADS": str(threads),
                 "MKL_NUM_THREADS": str(threads),
-                **({} if use_gpus else {"CUDA_VISIBLE_DEVICES": ""}),
+                **({} if self._use_gpus else {"CUDA_VISIBLE_DEVICES": ""}),
             }
             ours, theirs = context.Pipe()
             pinned_to = cores[local_rank * threads : (local_rank + 1) * threads] if self.pinned else cores
-            process = context.Process(target=_serve, args=(theirs, environment, pinned_to), daemon=True)
+            process = context.Process(target=_serve, args=(theirs, os.getpid(), environment, pinned_to), daemon=True)
             process.start()
             theirs.close()
             self._connections[rank] = ours
             self._processes[rank] = process
 
-    def call(self, function: Callable[..., Any], **arguments: Any) -> list[Any]:
-        """``function(session, **arguments)`` on every rank at once; the results in rank order.
+    def _collect(self) -> dict[int, Answer]:
+        """What the ranks started here answer, in the order in which they do."""
+        answers: dict[int, Answer] = {}
+        deadline = time.monotonic() + self._timeout_s
+        while missing := [rank for rank in self._connections if rank not in answers]:
+            sources = [*(self._connections[rank] for rank in missing), *(self._processes[r].sentinel for r in missing)]
+            ready = wait(sources, timeout=max(deadline - time.monotonic(), 0))
+            for rank in missing:
+                if not ready:
+                    answers[rank] = "no answer in time", None
+                elif self._connections[rank] in ready or self._processes[rank].sentinel in ready:
+                    answers[rank] = self._read(rank)
+                if rank in answers and answers[rank][0]:
+                    deadline = min(deadline, time.monotonic() + FAILED_GRACE_S)
+        return answers
 
-        ``function`` belongs to a module, and ``session`` is the rank's own dict. Raises LamaeError with the rank's
-        traceback where it failed, died or did not answer.
-        """
-        for rank, connection in self._connections.items():
-            try:
-                connection.send((function.__module__, function.__qualname__, arguments))
-            except OSError:  # its end is told by what it does not answer
-                self._processes[rank].join()
-        answers = {rank: self._receive(rank) for rank in self._connections}
-        if self._launched is not None:
-            answers = {rank: answer for own in self._launched.gather(answers) for rank, answer in own.items()}
-        for rank in range(self.world_size):
-            problem, _ = answers[rank]
-            if problem:
-                raise LamaeError(f"rank {rank} of {self.world_size}: {problem}")
-        return [answers[rank][1] for rank in range(self.world_size)]
-
-    def _receive(self, rank: int) -> tuple[str, Any]:
-        """What went wrong, or nothing, and the value."""
-        process, connection = self._processes[rank], self._connections[rank]
-        ready = wait([connection, process.sentinel], timeout=TIMEOUT_S)
-        if not ready:
-            return f"no answer in {TIMEOUT_S:.0f} s", None
+    def _read(self, rank: int) -> Answer:
         try:
-            answer: tuple[str, Any] = pickle.loads(connection.recv_bytes())
+            answer: Answer = pickle.loads(self._connections[rank].recv_bytes())
         except (EOFError, OSError):
-            process.join()
-            return f"the process ended with {process.exitcode}", None
+            self._processes[rank].join()
+            return f"the process ended with {self._processes[rank].exitcode}", None
         return answer
 
     def __enter__(self) -> "RankPool":
@@ -128,24 +163,20 @@ class RankPool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Ends the ranks; none of them holds anything worth a clean end."""
-        for rank, process in self._processes.items():
-            self._connections[rank].close()
-            process.kill()
-            process.join()
+        self.close()
 
 
 def join_launched() -> "Ranks | None":
     """The processes of the launcher that started this one, joined to each other; None where it is alone."""
+    if find_place(os.environ).world_size == 1:
+        return None
     from lamae.train import distributed
 
-    if distributed.find_place(os.environ).world_size == 1:
-        return None
     return distributed.start(timeout_s=2 * TIMEOUT_S, num_threads=1, use_gpus=False)
 
 
 def network_interface(launched: "Ranks | None") -> str:
-    """The interface by which ranks on CPUs reach each other; empty leaves the choice to gloo."""
+    """The interface by which ranks on CPUs reach other machines; empty leaves the choice to gloo."""
     return "lo" if _on_one_machine(launched) else os.environ.get("GLOO_SOCKET_IFNAME", "")
 
 
@@ -156,12 +187,16 @@ def _on_one_machine(launched: "Ranks | None") -> bool:
 def end_with(parent: int) -> None:
     """End this process soon after ``parent`` is gone, and what it measures with it: it would disturb the next one.
 
-    Temporary folders are removed on the way.
+    For a worker's main thread to call. What it is at is interrupted, so that temporary folders are removed.
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs deaf to it
+    main = threading.main_thread().ident
+    assert main is not None
 
     def leave() -> None:
-        _thread.interrupt_main()
-        time.sleep(LEAVE_GRACE_S)
+        for _ in range(2):  # the second time for a worker that waits for more work after the first
+            signal.pthread_kill(main, signal.SIGINT)
+            time.sleep(LEAVE_GRACE_S)
         os._exit(1)
 
     when_orphaned(parent, leave)
@@ -172,14 +207,14 @@ def threads_per_rank(*, on_gpus: bool, local_world_size: int) -> int:
     return max(usable_cores() // local_world_size, 1) if on_gpus else 1
 
 
-def _serve(connection: Connection, environment: dict[str, str], cores: list[int]) -> None:
-    """A rank: carries out calls until the other end closes. Runs before anything heavy is imported."""
+def _serve(connection: Connection, parent: int, environment: dict[str, str], cores: list[int]) -> None:
+    """A rank: carries out calls until the other end closes or one fails. Runs before anything heavy is imported."""
     for name in [name for name in os.environ if name.startswith("TORCHELASTIC_")]:
         del os.environ[name]  # torchrun's own store is not where this job meets
-    os.environ.update(environment)
+    os.environ.update({name: value for name, value in environment.items() if value or name == "CUDA_VISIBLE_DEVICES"})
     os.sched_setaffinity(0, cores)
     share_one_arena()
-    when_orphaned(os.getppid(), lambda: os._exit(1))
+    exit_with(parent)
     session: Session = {}
     while True:
         try:
@@ -187,8 +222,9 @@ def _serve(connection: Connection, environment: dict[str, str], cores: list[int]
         except EOFError:
             return
         try:
-            value = getattr(importlib.import_module(module), name)(session, **arguments)
-            answer = ("", value)
+            answer: Answer = ("", getattr(importlib.import_module(module), name)(session, **arguments))
         except Exception:
             answer = (traceback.format_exc(), None)
         connection.send_bytes(pickle.dumps(answer))  # by value: send would hand tensors over in shared memory
+        if answer[0]:
+            os._exit(1)  # whoever waits for this rank in a collective sees its connections close

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.plan.traffic import all_reduces_gradients
-from benchmarks.ranks import Session
+from benchmarks.ranks import COLLECTIVE_TIMEOUT_S, Session
 from benchmarks.step import RECORD_SECONDS
 from benchmarks.wire import Wire, tap
 from lamae.config import RunConfig, load
@@ -55,7 +55,9 @@ def least_waiting(costs: Sequence[StepCost]) -> StepCost:
 def join(session: Session) -> None:
     """Find the other ranks, and watch what is sent to them from now on."""
     if "ranks" not in session:
-        session["ranks"] = distributed.start(timeout_s=600, num_threads=int(os.environ["OMP_NUM_THREADS"]))
+        session["ranks"] = distributed.start(
+            timeout_s=COLLECTIVE_TIMEOUT_S, num_threads=int(os.environ["OMP_NUM_THREADS"])
+        )
         session["wire"] = tap(session["ranks"].world_size)
 
 
@@ -141,7 +143,9 @@ def _status_bytes(key: str) -> int | None:
 
 
 def release_memory() -> None:
-    """Give freed memory back to the system, so that the next engine's can be seen. Does nothing without glibc."""
+    """Give freed memory back, so that the next engine's can be seen. On CPUs does nothing without glibc."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 

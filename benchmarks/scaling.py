@@ -26,12 +26,14 @@ from benchmarks.ranks import RankPool, join_launched, network_interface, threads
 from benchmarks.rankstep import StepCost
 from benchmarks.timing import Ratio, Timing, ratio_entries
 from benchmarks.wire import interface_bytes, sent_per_rank
+from lamae.config import load
 from lamae.train.distributed import Ranks
 from sharding.errors import UsageError
 from sharding.progress import Progress, ignore
 
 MODES = ("weak", "strong")
 HEADLINE_STAGE = 1
+GPU_STEPS = 10
 
 
 def run(
@@ -57,8 +59,10 @@ def run(
     processes = sorted(set(processes or _doubling(launched.world_size if launched else 2)))
     zero = sorted(set(zero))
     _check(processes, modes, zero, precision, records, most=launched.world_size if launched else None)
-    hardware = _Hardware.find(launched, most=processes[-1])
     size = size or ("tiny" if quick else "small")
+    for stage in zero:  # refused here in one line, and not by every rank
+        load(_config(size), _settings(stage, precision, records * processes[-1], overrides))
+    hardware = _Hardware.find(launched, most=processes[-1])
     repeats = repeats or (2 if quick else 5)
     ratios: dict[str, Ratio] = {}
     measurements: dict[str, Any] = {}
@@ -69,17 +73,9 @@ def run(
             progress("ZeRO stages", done, len(zero))
             about = {}
             for job, pool in pools.items():
-                settings = [
-                    f"engine.zero_stage={stage}",
-                    f"engine.precision={precision}",
-                    f"train.global_batch_size={job.batch}",
-                    f"train.micro_batch_size={job.batch}",
-                    *overrides,
-                ]
-                about[job] = pool.call(rankstep.open_steps, config=f"configs/pretrain/{size}.yaml", overrides=settings)[
-                    0
-                ]
-                pool.call(rankstep.time_steps, num_steps=1)
+                settings = _settings(stage, precision, job.batch, overrides)
+                about[job] = pool.call(rankstep.open_steps, config=_config(size), overrides=settings)[0]
+                pool.call(rankstep.time_steps, num_steps=hardware.steps)
             rounds = _take_turns(pools, hardware, repeats=repeats, seed=stage)
             for pool in pools.values():
                 pool.call(rankstep.close_steps)
@@ -107,12 +103,28 @@ def run(
             "device": "cuda" if hardware.use_gpus else "cpu",
             "interface": hardware.interface,
             "threads_per_process": hardware.threads,
+            "steps_per_repeat": hardware.steps,
             "pinned": all(pool.pinned for pool in pools.values()),
         },
         "notes": hardware.notes,
         "measurements": measurements,
         **ratio_entries(ratios),
     }
+
+
+def _config(size: str) -> str:
+    return f"configs/pretrain/{size}.yaml"
+
+
+def _settings(stage: int, precision: str, batch: int, overrides: Sequence[str]) -> list[str]:
+    return [
+        *("run.dir=unused", "data.path=unused"),
+        f"engine.zero_stage={stage}",
+        f"engine.precision={precision}",
+        f"train.global_batch_size={batch}",
+        f"train.micro_batch_size={batch}",
+        *overrides,
+    ]
 
 
 @dataclass(frozen=True)
@@ -146,16 +158,19 @@ class _Hardware:
     threads: int
     num_nodes: int
     interface: str
-    """Between the ranks; empty where they do not speak over one that counts."""
+    """Between machines, or loopback; empty where ranks do not speak over one that counts."""
     notes: list[str]
+
+    @property
+    def steps(self) -> int:
+        """Of a repeat: a GPU's are short."""
+        return GPU_STEPS if self.use_gpus else 1
 
     @classmethod
     def find(cls, launched: Ranks | None, *, most: int) -> "_Hardware":
         """For jobs of up to ``most`` ranks."""
         local_world_size = min(launched.local_world_size if launched else most, most)
-        num_gpus = torch.cuda.device_count()
-        if launched:
-            num_gpus = min(launched.gather(num_gpus))
+        num_gpus = _gpus_of_a_machine(launched)
         use_gpus = num_gpus >= local_world_size
         short = num_gpus and not use_gpus
         note = f"ranks ran on CPUs: {num_gpus} GPU{'s' * (num_gpus > 1)} for {local_world_size} ranks of a machine"
@@ -171,29 +186,39 @@ class _Hardware:
     def start(self, world_size: int) -> RankPool:
         return RankPool(world_size, threads=self.threads, launched=self.launched, use_gpus=self.use_gpus)
 
-    def interface_bytes(self) -> int | None:
-        """Sent so far by all machines of the job over the interface between ranks; None where that is not told."""
-        own = interface_bytes(self.interface) if self.interface else None
-        if self.launched is None:
-            return own
-        of_nodes = self.launched.gather(own if self.launched.local_rank == 0 else 0)
-        return None if None in of_nodes else sum(of_nodes)
+    def sent_bytes(self) -> dict[str, int] | None:
+        """Sent so far by all machines of the job, by interface: ranks of one machine meet at loopback. None where that
+        is not told."""
+        names = dict.fromkeys(("lo", self.interface)) if self.interface else ()
+        own = {name: interface_bytes(name) for name in names}
+        if self.launched is not None:
+            speaks = self.launched.local_rank == 0
+            of_nodes = [one for one in self.launched.gather(own if speaks else None) if one is not None]
+        else:
+            of_nodes = [own]
+        if not own or any(None in one.values() for one in of_nodes):
+            return None
+        return {name: sum(one[name] or 0 for one in of_nodes) for name in own}
 
 
 class _Round:
     """One repeat of one job: its slowest rank's time, and every rank's communication."""
 
-    def __init__(self, costs: list[StepCost], interface_bytes: float | None) -> None:
+    def __init__(self, costs: list[StepCost], sent_per_rank: dict[str, float] | None) -> None:
         self.costs = costs
         self.seconds = max(cost.seconds for cost in costs)
-        self.interface_bytes_per_rank = None if interface_bytes is None else interface_bytes / len(costs)
+        self.sent_per_rank = sent_per_rank
+        """Bytes of a step by interface."""
 
     @classmethod
     def take(cls, pool: RankPool, hardware: "_Hardware") -> "_Round":
-        before = hardware.interface_bytes()
-        costs: list[StepCost] = pool.call(rankstep.time_steps, num_steps=1)
-        after = hardware.interface_bytes()
-        return cls(costs, None if before is None or after is None else after - before)
+        before = hardware.sent_bytes()
+        costs: list[StepCost] = pool.call(rankstep.time_steps, num_steps=hardware.steps)
+        after = hardware.sent_bytes()
+        if before is None or after is None:
+            return cls(costs, None)
+        share = len(costs) * hardware.steps
+        return cls(costs, {name: (after[name] - before[name]) / share for name in before})
 
     @property
     def phase_s(self) -> dict[str, float]:
@@ -232,11 +257,11 @@ def _describe(
             world_size=number,
             all_reduces=about["all_reduces"],
         )
-        sent = [entry.interface_bytes_per_rank for entry in rounds if entry.interface_bytes_per_rank is not None]
+        sent = [entry.sent_per_rank for entry in rounds if entry.sent_per_rank is not None]
         described["sent_bytes_per_rank"] = {
             "computed": sum(sent_per_rank(one.operation, one.num_bytes, number) for one in traffic),
             "collectives": statistics.median(entry.costs[0].sent_bytes for entry in rounds),
-            "interface": statistics.median(sent) if sent else None,
+            "interfaces": {name: statistics.median(one[name] for one in sent) for name in (sent[0] if sent else ())},
         }
         described["collectives"] = {
             name: {"tensor_bytes": num_bytes, "calls": rounds[0].costs[0].calls[name]}
@@ -265,6 +290,25 @@ def _headline(zero: Sequence[int]) -> int:
     return HEADLINE_STAGE if HEADLINE_STAGE in zero else zero[0]
 
 
+def _gpus_of_a_machine(launched: Ranks | None) -> int:
+    """Different GPUs that the processes of a machine see together, the fewest of all machines.
+
+    A launcher may have shown each process its own alone.
+    """
+    seen = visible_gpus()
+    if launched is None:
+        return len(seen)
+    of_machines: dict[int, set[str]] = {}
+    for first_rank, gpus in launched.gather((launched.rank - launched.local_rank, seen)):
+        of_machines.setdefault(first_rank, set()).update(gpus)
+    return min(len(gpus) for gpus in of_machines.values())
+
+
+def visible_gpus() -> list[str]:
+    """What tells each GPU that this process may use from any other."""
+    return [str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())]
+
+
 def _doubling(most: int) -> list[int]:
     """1, 2, 4 … and ``most``."""
     return [*(2**power for power in range(most.bit_length()) if 2**power < most), most]
@@ -283,7 +327,9 @@ def _check(
     if not processes or processes[0] < 1:
         raise UsageError("--processes: numbers of at least 1, for example 1,2")
     if most is not None and processes[-1] > most:
-        raise UsageError(f"--processes {processes[-1]}: this job has {most} ranks; ask for more, or leave it away")
+        raise UsageError(
+            f"--processes {processes[-1]}: this job has {most} ranks; ask for more, or leave the option out"
+        )
     if len(processes) == 1:
         raise UsageError(f"--processes {processes[0]}: two numbers at least, the smallest being the base")
     if not modes or not set(modes) <= set(MODES):

@@ -27,12 +27,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.ranks import end_with
 from benchmarks.timing import Ratio, ratio_entries, time_side_by_side
 from sharding.files import DirectoryFiles
 from sharding.format import ShardSet
 from sharding.merge import merge
 from sharding.options import PackOptions
+from sharding.orphan import exit_with
 from sharding.part import pack_part
 from sharding.plan import Plan, plan
 from sharding.progress import Progress, ignore
@@ -100,7 +100,7 @@ def rules_off() -> QualityConfig:
 def _warm_workers(number: int) -> Iterator[ProcessPoolExecutor]:
     """Workers that have imported everything already: what is timed is packing, not starting Python."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(number, mp_context=context, initializer=end_with, initargs=(os.getpid(),)) as pool:
+    with ProcessPoolExecutor(number, mp_context=context, initializer=exit_with, initargs=(os.getpid(),)) as pool:
         list(pool.map(time.sleep, [0.3] * number))
         yield pool
 

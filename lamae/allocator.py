@@ -6,11 +6,13 @@ ones anew each time (the buffers of gloo's collectives, say): here all threads s
 """
 
 import ctypes
+import os
 
 # <malloc.h>
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 _M_ARENA_MAX = -8
+GPU_FILES = ("/dev/nvidiactl", "/dev/kfd")
 
 
 def keep_freed_memory() -> bool:
@@ -18,15 +20,23 @@ def keep_freed_memory() -> bool:
 
     What the process holds then is its peak, rounded up by fragmentation.
     """
-    return _set(_M_MMAP_MAX, 0) and _set(_M_TRIM_THRESHOLD, -1) and share_one_arena()
+    share_one_arena()
+    return _set(_M_MMAP_MAX, 0) and _set(_M_TRIM_THRESHOLD, -1)
 
 
 def share_one_arena() -> bool:
-    """Let threads to come allocate where the main thread does; False where the C library cannot.
+    """Let threads to come allocate where the main thread does; False where the C library cannot, or there is a GPU.
 
-    Call it first of all: arenas of threads that have allocated before (numpy and torch start some) stay in use.
+    Call it first of all: arenas of threads that have allocated before (numpy and torch start some) stay in use. Where
+    a GPU computes, large blocks are its own, and the host's threads are better off apart.
     """
-    return _set(_M_ARENA_MAX, 1)
+    return not _sees_gpu() and _set(_M_ARENA_MAX, 1)
+
+
+def _sees_gpu() -> bool:
+    """Told by the drivers' device files: torch may not have been loaded yet."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+    return not hidden and any(os.path.exists(path) for path in GPU_FILES)
 
 
 def _set(parameter: int, value: int) -> bool:

@@ -14,7 +14,7 @@ import typer
 from benchmarks import cli as bench_cli
 from benchmarks.plan import cli as plan_cli
 from cluster import cli as cluster_cli
-from lamae import cli_evaluate, cli_study, console
+from lamae import allocator, cli_evaluate, cli_study, console
 from sharding.errors import LamaeError, UsageError
 
 app = typer.Typer(
@@ -47,6 +47,7 @@ def _common(
 def main() -> None:
     """Console entry point: runs the verb, turns bad input into one line and an exit code."""
     console.set_up_logging()
+    allocator.share_one_arena()
     try:
         app()
     except LamaeError as error:
@@ -227,9 +228,6 @@ def train(
 
 def run_training(config_path: str, overrides: list[str]) -> int:
     """Load the configuration and train; the exit code. Figures are drawn by lamae.reports, probes by lamae.evaluate."""
-    from lamae.allocator import share_one_arena
-
-    share_one_arena()
     from lamae import config as run_config
 
     config = run_config.load(config_path, overrides)

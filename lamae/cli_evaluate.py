@@ -306,7 +306,7 @@ def import_embeddings(
 
 def _speaks() -> bool:
     """Whether this process tells the result: alone, or rank 0 of a launcher's."""
-    from lamae.train.distributed import find_place
+    from lamae.train.place import find_place
 
     return find_place(os.environ).rank == 0
 

@@ -18,7 +18,7 @@ from sharding.errors import LamaeError, UsageError
 from sharding.format import MANIFEST_NAME, SHARDS_NAME, ShardSet
 from sharding.merge import finish, merge, sync
 from sharding.options import PackOptions
-from sharding.orphan import when_orphaned
+from sharding.orphan import exit_with
 from sharding.part import forget_damaged, is_done, pack_part, read_report
 from sharding.plan import Plan, lost_shards, plan
 from sharding.progress import Progress, ignore
@@ -93,7 +93,7 @@ def _pack_parts(source: Path, planned: Plan, pending: list[int], *, workers: int
     # Workers start from a clean interpreter: a fork of a process with threads (torch, BLAS) may hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(
-        min(workers, len(pending)), mp_context=context, initializer=_end_with, initargs=(os.getpid(),)
+        min(workers, len(pending)), mp_context=context, initializer=exit_with, initargs=(os.getpid(),)
     ) as pool:
         futures = [pool.submit(pack_part, source, planned.out, part) for part in pending]
         try:
@@ -108,11 +108,6 @@ def _pack_parts(source: Path, planned: Plan, pending: list[int], *, workers: int
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-
-
-def _end_with(parent: int) -> None:
-    """A pool whose owner was killed would wait for work for ever."""
-    when_orphaned(parent, lambda: os._exit(1))
 
 
 def _shifted(progress: Progress, before: int, total: int) -> Progress:

@@ -1,5 +1,6 @@
 """Freed memory stays in the process: what the kernel has to zero again is counted as page faults."""
 
+import os
 import subprocess
 import sys
 
@@ -10,8 +11,11 @@ import resource
 import sys
 from threading import Thread
 
+import ctypes
+
 from lamae.allocator import keep_freed_memory
 
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: a fault is 4 KiB wherever this runs
 keep, on_thread, *sizes = map(int, sys.argv[1:])
 if keep:
     assert keep_freed_memory()
@@ -33,10 +37,15 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+NO_GPU = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+
+
 def count_faults(*, keep: bool, on_thread: bool, sizes: list[int]) -> int:
     """Page faults of the last of three times that blocks of these sizes are filled and freed."""
     arguments = [str(int(value)) for value in (keep, on_thread, *sizes)]
-    run = subprocess.run([sys.executable, "-c", REUSE, *arguments], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", REUSE, *arguments], capture_output=True, text=True, check=True, env=NO_GPU
+    )
     return int(run.stdout)
 
 

@@ -15,6 +15,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.plan.hardware import FETCHED, PERSISTENT, HostCost
 from benchmarks.plan.machine import Machine
 from benchmarks.plan.network import RING_PASSES, collective_s
 from benchmarks.plan.trace import Watch
@@ -28,20 +29,20 @@ from lamae.train.optimizer import build_optimizer
 from lamae.train.schedule import BatchPlan
 from sharding.leads import NUM_LEADS
 
-TOKENS, HEAD_DIM = 2048, 32
+TOKENS = 2048
 LARGE_BYTES = 64_000_000
 STREAM_ELEMENTS = 16_000_000
 REPEATS = 5
 HOLLOW_LAYERS, HOLLOW_WIDTH = 64, 8
 
 
-def measure_machine(pool: RankPool, *, width: int, mlp_ratio: float) -> Machine:
+def measure_machine(pool: RankPool, *, width: int, heads: int, mlp_ratio: float) -> Machine:
     """What the processes of a job reach when all of them work at once, in float32 operations of a model's width.
 
     They share memory bandwidth and power, so one process alone is another machine than one of two. What DeepSpeed costs
-    is left at nothing: see ``measure_engine_host``.
+    is left open: see ``measure_engine_host``.
     """
-    rates = pool.call(measure_device, width=width, hidden=round(width * mlp_ratio))
+    rates = pool.call(measure_device, width=width, heads=heads, hidden=round(width * mlp_ratio))
     latency_s, bytes_per_s, passes = 0.0, float("inf"), RING_PASSES
     if pool.world_size > 1:
         latency_s, bytes_per_s, passes = pool.call(measure_network)[0]
@@ -55,7 +56,7 @@ def measure_machine(pool: RankPool, *, width: int, mlp_ratio: float) -> Machine:
         host_bytes_per_s=memory_bytes_per_s,
         launch_s=max(rate["operation"] for rate in rates),
         host_is_device=True,
-        engine_host_s=dict.fromkeys((0, 1, 2, 3), 0.0),
+        engine_host={},
         devices_per_node=pool.world_size,
         node_bytes_per_s=bytes_per_s,
         node_latency_s=latency_s,
@@ -66,25 +67,35 @@ def measure_machine(pool: RankPool, *, width: int, mlp_ratio: float) -> Machine:
     )
 
 
-def measure_engine_host(pool: RankPool, machine: Machine, *, zero: Sequence[int]) -> dict[int, float]:
-    """Seconds per parameter tensor that a step takes longer under DeepSpeed at these stages, sending left out."""
-    return {stage: _engine_host_s(pool, machine, stage) for stage in zero}
+def measure_engine_host(
+    pool: RankPool, machine: Machine, *, zero: Sequence[int], precision: str = "fp32"
+) -> dict[tuple[str, int, str], HostCost]:
+    """What a step takes longer under DeepSpeed at these stages, per parameter tensor, sending left out."""
+    costs = {}
+    for stage in zero:
+        for kind in (PERSISTENT, FETCHED) if stage == 3 else (PERSISTENT,):
+            first, both = (
+                _engine_s(pool, machine, stage=stage, precision=precision, kind=kind, accumulation=accumulation)
+                for accumulation in (1, 2)
+            )
+            num_tensors = 2 * HOLLOW_LAYERS
+            costs[precision, stage, kind] = HostCost(first / num_tensors, max(both - first, 0.0) / num_tensors)
+    return costs
 
 
-def _engine_host_s(pool: RankPool, machine: Machine, stage: int) -> float:
-    costs = pool.call(measure_engine, zero_stage=stage)
-    sending_s = 0.0
+def _engine_s(pool: RankPool, machine: Machine, *, stage: int, precision: str, kind: str, accumulation: int) -> float:
+    took_s = max(pool.call(measure_engine, zero_stage=stage, precision=precision, kind=kind, accumulation=accumulation))
     if pool.world_size > 1:
         traffic = step_traffic(
             zero_stage=stage,
-            precision="fp32",
+            precision=precision,
             num_parameters=HOLLOW_LAYERS * HOLLOW_WIDTH * (HOLLOW_WIDTH + 1),
             num_tensors=2 * HOLLOW_LAYERS,
-            accumulation=1,
+            accumulation=accumulation,
             world_size=pool.world_size,
         )
-        sending_s = sum(collective_s(one, machine.topology(pool.world_size)) for one in traffic)
-    return max(max(costs) - sending_s, 0.0) / (2 * HOLLOW_LAYERS)
+        took_s -= sum(collective_s(one, machine.topology(pool.world_size)) for one in traffic)
+    return max(took_s, 0.0)
 
 
 class _Hollow(nn.Module):
@@ -99,7 +110,7 @@ class _Hollow(nn.Module):
         return SimpleNamespace(loss=y.mean(), loss_B=y, lead_weights_BL=y, parts={})
 
 
-def measure_engine(session: Session, *, zero_stage: int, precision: str = "fp32") -> float:
+def measure_engine(session: Session, *, zero_stage: int, precision: str, kind: str, accumulation: int) -> float:
     """Seconds that a step of a hollow model takes longer under DeepSpeed than with torch alone."""
     join(session)
     optim, dtype = OptimConfig(), torch.float32 if precision == "fp32" else torch.bfloat16
@@ -108,22 +119,25 @@ def measure_engine(session: Session, *, zero_stage: int, precision: str = "fp32"
     adamw = build_optimizer(plain, optim)
 
     def step_plain() -> None:
-        plain(x).loss.backward()
+        for _ in range(accumulation):
+            plain(x).loss.backward()
         nn.utils.clip_grad_norm_(plain.parameters(), optim.clip_norm)
         adamw.step()
         adamw.zero_grad()
 
+    keeps = {} if kind == PERSISTENT else {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
     engine = Engine(
         _Hollow(),
         ranks=session["ranks"],
-        engine=EngineConfig(zero_stage=zero_stage, precision=precision),
+        engine=EngineConfig(zero_stage=zero_stage, precision=precision, deepspeed=keeps),
         optim=optim,
-        plan=BatchPlan(session["ranks"].world_size, 1, 1),
+        plan=BatchPlan(world_size=session["ranks"].world_size, accumulation=accumulation, micro=1),
     )
 
     def step_engine() -> None:
-        engine.backward(engine.forward(x).loss)
-        engine.step(learning_rate=1e-5, weight_decay=0.05, last=True)
+        for index in range(accumulation):
+            engine.backward(engine.forward(x).loss)
+            engine.step(learning_rate=1e-5, weight_decay=0.05, last=index + 1 == accumulation)
 
     session["ranks"].barrier()
     more_s = _median_s(step_engine) - _median_s(step_plain)
@@ -131,7 +145,7 @@ def measure_engine(session: Session, *, zero_stage: int, precision: str = "fp32"
     return more_s
 
 
-def measure_device(session: Session, *, width: int, hidden: int) -> dict[str, float]:
+def measure_device(session: Session, *, width: int, heads: int, hidden: int) -> dict[str, float]:
     """Arithmetic per second in an MLP's products, bytes per second of what a block does beside them and of passes over
     arrays beyond the caches, and the seconds that an operation takes however small it is."""
     torch.set_num_threads(1)
@@ -143,8 +157,7 @@ def measure_device(session: Session, *, width: int, hidden: int) -> dict[str, fl
         y = F.linear(x, weight)
         torch.autograd.grad(y, [x, weight], wide.detach())
 
-    heads = width // HEAD_DIM
-    qkv = torch.randn(TOKENS // NUM_LEADS, NUM_LEADS, 3, heads, HEAD_DIM, requires_grad=True)
+    qkv = torch.randn(TOKENS // NUM_LEADS, NUM_LEADS, 3, heads, width // heads, requires_grad=True)
     mask, out = torch.ones(qkv.shape[:2], dtype=torch.bool), qkv.detach()[:, :, 0]
 
     def between_products() -> None:

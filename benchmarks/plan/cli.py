@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from benchmarks.plan.hardware import STORAGE_BYTES_PER_S
 from lamae import console, files
 from sharding.errors import UsageError
 
@@ -30,7 +31,9 @@ def plan(
     records_per_gpu: Annotated[
         int | None, typer.Option(help="Records per GPU and step (weak scaling); else the config's global batch.")
     ] = None,
-    storage_gb_per_s: Annotated[float, typer.Option(help="What a node reads and writes, in GB/s.")] = 2.0,
+    storage_gb_per_s: Annotated[
+        float, typer.Option(help="What a node reads and writes, in GB/s.")
+    ] = STORAGE_BYTES_PER_S / 1e9,
     json: Annotated[Path | None, typer.Option("--json", help="Write every number here.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw steps and records/s here (.png, .svg, .pdf).")] = None,
     validate: Annotated[
@@ -39,13 +42,15 @@ def plan(
 ) -> None:
     """What a run will need on other machines: memory, step time, hours, traffic, first bottleneck. All modelled."""
     if validate:
+        if plot is not None:
+            raise UsageError("--plot draws a plan; --validate makes none: leave one of them out")
         _validate(json)
         return
     if plot is not None and plot.suffix not in PLOT_FORMATS:
         raise UsageError(f"--plot {plot}: end it in one of {', '.join(PLOT_FORMATS)}")
     from benchmarks.plan.machine import describe_machine
 
-    sizes, corpora = _counts("--gpus", gpus), _counts("--records", records)
+    sizes, corpora = sorted(set(_counts("--gpus", gpus))), _counts("--records", records)
     for option, value in (
         ("--epochs", epochs),
         ("--records-per-gpu", records_per_gpu),
@@ -105,7 +110,7 @@ def plan(
                 "modelled": True,
                 "config": config,
                 "config_hash": config_hash(run),
-                "machine": vars(machine),
+                "machine": machine.to_dict(),
                 "records": corpora,
                 "epochs": epochs,
                 "plan": [_as_dict(one, corpora=corpora, epochs=epochs) for one in chosen],

@@ -9,6 +9,7 @@ loader    reads while the device computes: it costs time only where storage or t
 
 from dataclasses import dataclass
 
+from benchmarks.plan.hardware import FETCHED, PERSISTENT
 from benchmarks.plan.machine import Machine
 from benchmarks.plan.memory import Memory, device_memory
 from benchmarks.plan.network import collective_s
@@ -17,7 +18,6 @@ from benchmarks.plan.shape import ModelShape
 from benchmarks.plan.traffic import all_reduces_gradients, step_traffic
 from lamae.train.schedule import BatchPlan
 
-MIMIC_RECORDS = 800_035
 RECORD_BYTES = 120_128
 """12 leads of 5000 int16 and the header of their array."""
 CHECKPOINT_BYTES_PER_PARAMETER = 12
@@ -121,8 +121,11 @@ def _local_parts(
         "memory traffic": micro.moved_bytes * batch.accumulation / machine.memory_bytes_per_s,
         "update": passes / machine.stream_bytes_per_s,
     }
-    reductions = batch.accumulation if zero_stage >= 2 else 1
     host = micro.operations * batch.accumulation * machine.launch_s
-    host += machine.engine_host_s[zero_stage] * shape.num_tensors * reductions
+    num_fetched = shape.num_fetched if zero_stage == 3 else 0
+    for kind, num_tensors in ((PERSISTENT, shape.num_tensors - num_fetched), (FETCHED, num_fetched)):
+        if num_tensors:
+            cost = machine.engine_host[precision, zero_stage, kind]
+            host += num_tensors * (cost.first + (batch.accumulation - 1) * cost.further)
     hidden = 0.0 if machine.host_is_device else sum(device.values())
     return {**device, "host": max(host - hidden, 0.0)}

@@ -53,13 +53,34 @@ INTERCONNECTS = {
 NODE_LINK_LATENCY_S = 3e-6
 KERNEL_LAUNCH_S = 6e-6
 """Host time per operation of eager PyTorch; a device that is faster than its host waits for it."""
-ENGINE_HOST_S = {
-    "fp32": {0: 13e-6, 1: 50e-6, 2: 52e-6, 3: 220e-6},
-    "bf16": {1: 67e-6, 2: 87e-6, 3: 230e-6},
+
+
+@dataclass(frozen=True)
+class HostCost:
+    """Seconds of the host per parameter tensor."""
+
+    first: float
+    """In a step of one micro-batch."""
+    further: float
+    """In each further micro-batch of a step."""
+
+
+PERSISTENT, FETCHED = "persistent", "fetched"
+"""Parameters at stage 3: those of few elements stay on every rank, the others are fetched module by module."""
+ENGINE_HOST = {
+    ("fp32", 0, PERSISTENT): HostCost(13e-6, 0.0),
+    ("fp32", 1, PERSISTENT): HostCost(50e-6, 0.0),
+    ("fp32", 2, PERSISTENT): HostCost(52e-6, 0.0),
+    ("fp32", 3, PERSISTENT): HostCost(220e-6, 0.0),
+    ("fp32", 3, FETCHED): HostCost(220e-6, 0.0),
+    ("bf16", 1, PERSISTENT): HostCost(67e-6, 0.0),
+    ("bf16", 2, PERSISTENT): HostCost(87e-6, 0.0),
+    ("bf16", 3, PERSISTENT): HostCost(230e-6, 0.0),
+    ("bf16", 3, FETCHED): HostCost(230e-6, 0.0),
 }
-"""Host time of DeepSpeed 0.19.8 per parameter tensor and reduction, by ZeRO stage: hooks, copies, checks, fetching of
-modules. The one row that was measured by us, on one rank and an EPYC core (benchmarks.plan.calibrate); a GPU's driver
-is not in it."""
+"""What DeepSpeed 0.19.8 takes of the host: hooks, copies, checks, fetching of modules. The one table that was measured
+by us, on one rank and an EPYC core; ``lamae plan --validate`` measures it. A GPU's driver is not in it."""
+
 STORAGE_BYTES_PER_S = 2 * GB
 """Reading and writing of one node; ask those who run the file system."""
 

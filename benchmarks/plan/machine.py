@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from benchmarks.plan.hardware import (
-    ENGINE_HOST_S,
+    ENGINE_HOST,
     GPUS,
     INTERCONNECTS,
     KERNEL_LAUNCH_S,
     NODE_LINK_LATENCY_S,
     STORAGE_BYTES_PER_S,
     Efficiency,
+    HostCost,
 )
 from benchmarks.plan.network import RING_PASSES, Topology
 from sharding.errors import UsageError
@@ -32,8 +34,8 @@ class Machine:
     """Of the host, per operation."""
     host_is_device: bool
     """Whether the processor that issues operations carries them out: then neither hides the other."""
-    engine_host_s: Mapping[int, float]
-    """Of the host, by ZeRO stage: what DeepSpeed takes per parameter tensor and reduction."""
+    engine_host: Mapping[tuple[str, int, str], HostCost]
+    """By precision, ZeRO stage and kind of parameter: what DeepSpeed takes of the host."""
     devices_per_node: int
     node_bytes_per_s: float
     node_latency_s: float
@@ -42,6 +44,11 @@ class Machine:
     storage_bytes_per_s: float
     passes: Mapping[str, float] = field(default_factory=lambda: RING_PASSES)
     """What collectives are worth, in passes around a ring."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        costs = {"_".join(map(str, case)): vars(cost) for case, cost in self.engine_host.items()}
+        return {**vars(self), "engine_host": costs}
 
     def topology(self, world_size: int) -> Topology:
         return Topology(
@@ -82,7 +89,7 @@ def describe_machine(
         host_bytes_per_s=device.host_bytes_per_s * assumed.memory,
         launch_s=KERNEL_LAUNCH_S,
         host_is_device=False,
-        engine_host_s=ENGINE_HOST_S[precision],
+        engine_host=ENGINE_HOST,
         devices_per_node=devices_per_node,
         node_bytes_per_s=device.node_link_bytes_per_s * assumed.network,
         node_latency_s=NODE_LINK_LATENCY_S,

@@ -1,5 +1,6 @@
 """A plan as a picture: what a step's time goes to and what more devices bring. All of it modelled."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def plot_plan(rows: Sequence[Forecast], *, title: str) -> Figure:
     places, labels = range(len(rows)), [f"{one.world_size:,}" for one in rows]
     style_axes(left)
     below = [0.0] * len(rows)
-    for part, color in zip(rows[0].parts_s, SERIES, strict=False):
+    for part, color in zip(rows[0].parts_s, itertools.cycle(SERIES), strict=False):
         heights = [one.parts_s[part] * 1e3 for one in rows]
         left.bar(places, heights, bottom=below, width=0.62, color=color, label=part)
         below = [low + height for low, height in zip(below, heights, strict=True)]

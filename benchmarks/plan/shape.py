@@ -13,6 +13,9 @@ from lamae.config import RunConfig
 from lamae.model import build_model
 from lamae.model.flops import Flops, count_flops
 
+STAGE3_PERSISTENT_ELEMENTS = 100_000
+"""DeepSpeed's ``stage3_param_persistence_threshold``."""
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -21,6 +24,8 @@ class ModelShape:
     run: RunConfig
     num_parameters: int
     num_tensors: int
+    num_fetched: int
+    """Of the tensors, those that stage 3 does not keep on every rank."""
     flops: Flops
     """Of one record."""
     _traced: dict[tuple[int, bool], MicroBatch] = field(default_factory=dict, repr=False)
@@ -44,4 +49,10 @@ def model_shape(run: RunConfig) -> ModelShape:
     with torch.device("meta"):
         model = build_model(run.model, run.mask, num_samples=num_samples)
     tensors = [parameter.numel() for parameter in model.parameters()]
-    return ModelShape(run, sum(tensors), len(tensors), count_flops(run.model, run.mask, num_samples=num_samples))
+    return ModelShape(
+        run=run,
+        num_parameters=sum(tensors),
+        num_tensors=len(tensors),
+        num_fetched=sum(numel > STAGE3_PERSISTENT_ELEMENTS for numel in tensors),
+        flops=count_flops(run.model, run.mask, num_samples=num_samples),
+    )

@@ -30,6 +30,7 @@ from lamae.model import PretrainModel
 from lamae.train import distributed
 from lamae.train.checkpoint import LoadedModel
 from lamae.train.distributed import Ranks
+from lamae.train.place import find_place
 from lamae.train.subjects import are_comparable, row_subjects
 from sharding.errors import LamaeError, UsageError
 from sharding.format import ShardSet, lead_mask_to_bool
@@ -145,7 +146,7 @@ def _ranks(device: str, threads: int | None) -> Ranks:
     """This process among those of a launcher, or alone without any process group."""
     if threads is not None:
         torch.set_num_threads(threads)
-    if distributed.find_place(os.environ).world_size == 1:
+    if find_place(os.environ).world_size == 1:
         return Ranks(0, 0, 1, 1, torch.device(device), None)
     ranks = distributed.start(timeout_s=TIMEOUT_S, num_threads=threads or 0)
     return ranks if device != "cpu" else dataclasses.replace(ranks, device=torch.device("cpu"))

@@ -14,7 +14,7 @@ def main(arguments: list[str]) -> int:
     arguments = [argument for argument in arguments if not argument.startswith("--local_rank")]
     console.set_up_logging()
     allocator.share_one_arena()
-    from lamae.config import load
+    from lamae.config import load  # numpy comes with it, and its threads
 
     try:
         if not arguments:

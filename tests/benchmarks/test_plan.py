@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import rankstep
 from benchmarks.plan.forecast import forecast
-from benchmarks.plan.hardware import GPUS
+from benchmarks.plan.hardware import FETCHED, GPUS, PERSISTENT, HostCost
 from benchmarks.plan.machine import Machine, describe_machine
 from benchmarks.plan.memory import device_memory
 from benchmarks.plan.network import Topology, collective_s
@@ -213,7 +213,7 @@ def test_a_forecast_by_hand():
         host_bytes_per_s=1e7,
         launch_s=1e-3,
         host_is_device=True,
-        engine_host_s={0: 1e-2},
+        engine_host={("fp32", 0, PERSISTENT): HostCost(1e-2, 2e-3)},
         devices_per_node=1,
         node_bytes_per_s=1e15,
         node_latency_s=0.0,
@@ -228,7 +228,7 @@ def test_a_forecast_by_hand():
         "products": pytest.approx(8 * shape.flops.training / 1e9),
         "memory traffic": pytest.approx(2 * micro.moved_bytes / 1e6),
         "update": pytest.approx((60 + 12) * shape.num_parameters / 2e6),
-        "host": pytest.approx(2 * micro.operations * 1e-3 + shape.num_tensors * 1e-2),
+        "host": pytest.approx(2 * micro.operations * 1e-3 + shape.num_tensors * (1e-2 + 2e-3)),
         "network": 0,
     }
     assert one.step_s == pytest.approx(sum(one.parts_s.values()))
@@ -244,36 +244,52 @@ def test_a_host_that_issues_to_a_device_costs_only_what_the_device_does_not_hide
     h100 = describe_machine("h100", "ib-ndr", precision="bf16")
     parts = forecast(shape, h100, batch, zero_stage=1, precision="bf16", checkpointing=False).parts_s
     issued = shape.micro_batch(1, checkpointing=False).operations * h100.launch_s
-    issued += shape.num_tensors * h100.engine_host_s[1]
+    issued += shape.num_tensors * h100.engine_host["bf16", 1, PERSISTENT].first
     assert parts["host"] == pytest.approx(issued - parts["products"] - parts["memory traffic"] - parts["update"])
-    patient = replace(h100, launch_s=0.0, engine_host_s={1: 0.0})
+    patient = replace(h100, launch_s=0.0, engine_host={("bf16", 1, PERSISTENT): HostCost(0.0, 0.0)})
     assert forecast(shape, patient, batch, zero_stage=1, precision="bf16", checkpointing=False).parts_s["host"] == 0
 
 
+def test_stage_3_pays_for_the_tensors_that_it_fetches():
+    run = run_config("small")
+    shape, batch = model_shape(run), plan_batch(256, micro_batch_size=16, world_size=8)
+    costs = {("bf16", 3, PERSISTENT): HostCost(1.0, 0.0), ("bf16", 3, FETCHED): HostCost(100.0, 10.0)}
+    machine = replace(describe_machine("h100", "ib-ndr", precision="bf16"), host_is_device=True, launch_s=0.0)
+    parts = forecast(
+        shape, replace(machine, engine_host=costs), batch, zero_stage=3, precision="bf16", checkpointing=False
+    ).parts_s
+    model = build_model(run.model, run.mask, num_samples=run.signal.rate_hz * 10)
+    large = sum(parameter.numel() > 100_000 for parameter in model.parameters())
+    assert 0 < large < shape.num_tensors
+    assert parts["host"] == pytest.approx(shape.num_tensors - large + large * (100 + 10))
+
+
 @pytest.fixture(scope="module")
-def two_ranks():
-    with RankPool(2, use_gpus=False) as pool:
-        yield pool
+def pools():
+    with RankPool(1, pin=False, use_gpus=False) as one, RankPool(2, pin=False, use_gpus=False) as two:
+        yield {1: one, 2: two}
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("world_size", [1, 2])
 @pytest.mark.parametrize(
     ("stage", "precision"), [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (1, "bf16"), (2, "bf16"), (3, "bf16")]
 )
-def test_deepspeeds_own_passes_are_what_it_makes(stage, precision, accumulation, two_ranks):
-    """Bytes of a real step of two ranks, without those of the model, which are traced."""
+def test_deepspeeds_own_passes_are_what_it_makes(stage, precision, world_size, accumulation, pools):
+    """Bytes of a real step of one and two ranks, without those of the model, which are traced."""
+    pool, num_records = pools[world_size], 2 * world_size * accumulation
     overrides = [
         f"engine.zero_stage={stage}",
         f"engine.precision={precision}",
-        f"train.global_batch_size={4 * accumulation}",
+        f"train.global_batch_size={num_records}",
         "train.micro_batch_size=2",
     ]
-    two_ranks.call(rankstep.open_steps, config="configs/pretrain/tiny.yaml", overrides=overrides)
-    two_ranks.call(rankstep.time_steps, num_steps=1)
-    moved = max(two_ranks.call(count_step))
-    two_ranks.call(rankstep.close_steps)
+    pool.call(rankstep.open_steps, config="configs/pretrain/tiny.yaml", overrides=overrides)
+    pool.call(rankstep.time_steps, num_steps=1)
+    moved = max(pool.call(count_step))
+    pool.call(rankstep.close_steps)
     run = run_config("tiny", *overrides)
-    shape, batch = model_shape(run), plan_batch(4 * accumulation, micro_batch_size=2, world_size=2)
+    shape, batch = model_shape(run), plan_batch(num_records, micro_batch_size=2, world_size=world_size)
     own = moved - accumulation * trace_micro_batch(run, records=2, checkpointing=False).moved_bytes
     expected = engine_bytes(batch, zero_stage=stage, precision=precision, num_parameters=shape.num_parameters)
     assert own == pytest.approx(expected, rel=0.03)

@@ -87,19 +87,35 @@ def test_a_verb_of_one_process_gets_one_node_and_one_gpu(slurm: MiniCluster, sub
 
 
 def test_scaling_is_measured_across_the_nodes_of_the_job(slurm: MiniCluster, submit_verb, tmp_path: Path):
-    words = ["bench", "scaling", "--quick", "--zero", "1", "--json", str(tmp_path / "scaling.json")]
-    text = submit_verb(*words, "--wait")
-    assert text.count("weak_1_2_zero1") == 1  # one rank speaks
+    words = [
+        "bench",
+        "scaling",
+        "--quick",
+        "--zero",
+        "1",
+        "--processes",
+        "2,4",
+        "--json",
+        str(tmp_path / "scaling.json"),
+    ]
+    text = submit_verb(*words, "--wait", profile=("nodes=2", "ranks_per_node=2"))
+    assert text.count("weak_2_4_zero1") == 1  # one rank speaks
     result = json.loads((tmp_path / "scaling.json").read_text())
-    assert result["ratios"].keys() == {"weak_1_2", "weak_1_2_zero1"}
+    assert result["ratios"].keys() == {"weak_2_4", "weak_2_4_zero1"}
     assert (result["settings"]["nodes"], result["settings"]["interface"]) == (2, "eth0")
-    sent = result["measurements"]["zero1_2_processes_8_records"]["sent_bytes_per_rank"]
-    # What gloo sends between the nodes has headers too.
-    assert sent["computed"] < sent["interface"] < 1.5 * sent["computed"]
+    within, across = (
+        result["measurements"][f"zero1_{name}"]["sent_bytes_per_rank"]
+        for name in ("2_processes_8_records", "4_processes_16_records")
+    )
+    # Two ranks are on the first node, four on both; what is sent has headers too.
+    assert within["computed"] < within["interfaces"]["lo"] < 1.5 * within["computed"]
+    assert within["interfaces"]["eth0"] < 0.1 * within["computed"]
+    assert across["interfaces"]["eth0"] > 0.3 * across["computed"]
+    assert across["computed"] < sum(across["interfaces"].values()) < 2 * across["computed"]
     slurm.wait_idle()
 
 
-def test_more_ranks_than_the_job_has_are_refused_in_one_line(slurm: MiniCluster, submit_verb, tmp_path: Path):
+def test_more_ranks_than_the_job_has_end_it_for_good(slurm: MiniCluster, submit_verb, tmp_path: Path):
     words = ["bench", "scaling", "--quick", "--processes", "1,4", "--folder", str(tmp_path / "jobs"), "--wait"]
     with pytest.raises(AssertionError, match="exit code 2"):
         submit_verb(*words)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from lamae.train import distributed
-from lamae.train.distributed import Place, find_place
 from lamae.train.flags import FlagExchange, StopSignals
+from lamae.train.place import Place, find_place
 from sharding.errors import LamaeError, UsageError
 
 MASTER = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29400"}
