@@ -1,8 +1,8 @@
 """Keeps freed host memory in the process, so that training on a CPU does not fetch it anew at every step.
 
 glibc hands large freed blocks back to the kernel, which zeroes a page at a time when the next step asks for them
-again. mallopt(3) describes the settings. Threads get arenas of their own, which hold no block above 64 MB and map such
-ones anew each time (the buffers of gloo's collectives, say): here all threads share the one that grows.
+again. Besides, threads get arenas of their own, which hold no block above 64 MB and map such ones anew each time: the
+buffers of gloo's collectives. mallopt(3) describes the settings.
 """
 
 import ctypes
@@ -20,17 +20,17 @@ def keep_freed_memory() -> bool:
 
     What the process holds then is its peak, rounded up by fragmentation.
     """
-    share_one_arena()
     return _set(_M_MMAP_MAX, 0) and _set(_M_TRIM_THRESHOLD, -1)
 
 
 def share_one_arena() -> bool:
-    """Let threads to come allocate where the main thread does; False where the C library cannot, or there is a GPU.
+    """Let threads to come allocate where the main thread does, if operations have one thread and there is no GPU.
 
-    Call it first of all: arenas of threads that have allocated before (numpy and torch start some) stay in use. Where
-    a GPU computes, large blocks are its own, and the host's threads are better off apart.
+    Threads of operations allocate too and would wait for each other, so that OMP_NUM_THREADS has to be 1; a GPU's host
+    has many threads as well, and its large blocks are elsewhere. Call it first of all: arenas of threads that have
+    allocated before (numpy and torch start some) stay in use. Gives whether it was done.
     """
-    return not _sees_gpu() and _set(_M_ARENA_MAX, 1)
+    return os.environ.get("OMP_NUM_THREADS") == "1" and not _sees_gpu() and _set(_M_ARENA_MAX, 1)
 
 
 def _sees_gpu() -> bool:

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from lamae import allocator
+
 REUSE = """
 import resource
 import sys
@@ -13,12 +15,13 @@ from threading import Thread
 
 import ctypes
 
-from lamae.allocator import keep_freed_memory
+from lamae.allocator import keep_freed_memory, share_one_arena
 
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: a fault is 4 KiB wherever this runs
 keep, on_thread, *sizes = map(int, sys.argv[1:])
 if keep:
     assert keep_freed_memory()
+    assert share_one_arena()
 
 
 def fill():
@@ -37,14 +40,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-NO_GPU = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+ONE_THREAD_NO_GPU = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
 
 
 def count_faults(*, keep: bool, on_thread: bool, sizes: list[int]) -> int:
     """Page faults of the last of three times that blocks of these sizes are filled and freed."""
     arguments = [str(int(value)) for value in (keep, on_thread, *sizes)]
     run = subprocess.run(
-        [sys.executable, "-c", REUSE, *arguments], capture_output=True, text=True, check=True, env=NO_GPU
+        [sys.executable, "-c", REUSE, *arguments], capture_output=True, text=True, check=True, env=ONE_THREAD_NO_GPU
     )
     return int(run.stdout)
 
@@ -55,3 +58,22 @@ def count_faults(*, keep: bool, on_thread: bool, sizes: list[int]) -> int:
 def test_memory_that_was_freed_is_not_fetched_again(on_thread, sizes):
     kept, returned = (count_faults(keep=keep, on_thread=on_thread, sizes=sizes) for keep in (True, False))
     assert kept < 200 < 5000 < returned
+
+
+@pytest.mark.parametrize("threads", ["2", None])
+def test_threads_that_compute_keep_arenas_of_their_own(threads, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if threads:
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    monkeypatch.setattr(allocator, "_set", lambda *_: pytest.fail("no setting was to be changed"))
+    assert not allocator.share_one_arena()
+
+
+def test_a_host_of_gpus_keeps_its_arenas(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(allocator, "GPU_FILES", (os.devnull,))
+    monkeypatch.setattr(allocator, "_set", lambda *_: True)
+    assert not allocator.share_one_arena()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert allocator.share_one_arena()
