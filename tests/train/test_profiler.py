@@ -20,10 +20,32 @@ from tests.runs import assert_same_state, losses
 MakeConfig = Callable[..., RunConfig]
 
 
+def lasting_events(path: Path) -> list[dict[str, Any]]:
+    """The events of a trace that lasted."""
+    events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+    return [event for event in events if event.get("ph") == "X"]
+
+
 def trace_names(path: Path) -> list[str]:
     """Names of the events of a trace, one entry per event that lasted."""
-    events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
-    return [event["name"] for event in events if event.get("ph") == "X"]
+    return [event["name"] for event in lasting_events(path)]
+
+
+def crossing(events: list[dict[str, Any]]) -> list[str]:
+    """Names of events that neither lie within one another nor apart: Perfetto draws no such slices of a thread."""
+    found = []
+    lanes: dict[Any, list[tuple[float, float, str]]] = {}
+    for event in events:
+        lanes.setdefault((event["pid"], event["tid"]), []).append((event["ts"], -event["dur"], event["name"]))
+    for lane in lanes.values():
+        open_ends: list[float] = []
+        for start, minus_duration, name in sorted(lane):
+            while open_ends and open_ends[-1] <= start:
+                open_ends.pop()
+            if open_ends and start - minus_duration > open_ends[-1] + 1e-3:  # microseconds
+                found.append(name)
+            open_ends.append(start - minus_duration)
+    return found
 
 
 def test_the_steps_asked_for_are_traced_and_tabled(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -31,6 +53,7 @@ def test_the_steps_asked_for_are_traced_and_tabled(make_config: MakeConfig, tmp_
     assert train(make_config("run", "train.steps=5", "profile.steps=[2,4]")) == EXIT_DONE
     folder = tmp_path / "run" / "profile" / "step-00000002"
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert crossing(lasting_events(folder / "rank-00000.pt.trace.json.gz")) == []
     names = trace_names(folder / "rank-00000.pt.trace.json.gz")
     # Three steps of two micro-batches each.
     counts = {phase: names.count(f"lamae/{phase}") for phase in ("data_wait", "copy", "forward", "backward")}
@@ -80,6 +103,15 @@ def test_a_profile_that_cannot_be_written_does_not_end_the_run(
     with caplog.at_level(logging.WARNING):
         assert train(make_config("run", "train.steps=3", "profile.steps=[2,2]")) == EXIT_DONE
     assert "the profile could not be written" in caplog.text
+
+
+def test_slices_that_cross_would_be_noticed() -> None:
+    def event(name: str, start: float, duration: float, thread: int = 1) -> dict[str, Any]:
+        return {"pid": 1, "tid": thread, "ts": start, "dur": duration, "name": name}
+
+    apart_and_within = [event("a", 0, 10), event("b", 2, 8), event("c", 10, 5), event("d", 1, 20, thread=2)]
+    assert crossing(apart_and_within) == []
+    assert crossing([*apart_and_within, event("e", 12, 9)]) == ["e"]
 
 
 @pytest.mark.parametrize("steps", ["[3]", "[0,2]", "[4,3]", "[1,2,3]"])
