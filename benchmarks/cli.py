@@ -28,7 +28,9 @@ IN_ALL: dict[str, dict[str, Any]] = {
 
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the result here; it has a top-level 'ratios'.")]
 QuickOption = Annotated[bool, typer.Option("--quick", help="A short form that shows it works; its figures are rough.")]
-SizeOption = Annotated[str | None, typer.Option(help="A run of configs/pretrain: tiny, small, base, large.")]
+SizeOption = Annotated[
+    str | None, typer.Option(help="A run of configs/pretrain: tiny, small, base, large; default small, --quick tiny.")
+]
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +129,7 @@ def run_all(
 ) -> None:
     """Every benchmark, each in a process of its own; one that fails does not stop the others."""
     if find_place(os.environ).world_size > 1:
-        raise UsageError("bench all is of one process; start it without a launcher")
+        raise UsageError("bench all is of one process: start it without a launcher")
     results: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
     for name in BENCHMARKS:
@@ -161,7 +163,12 @@ def compare(
     old, new = read_result(before), read_result(after)
     changes = compare_results(old, new)
     if not any(change.factor for change in changes):
-        raise UsageError(f"{before} and {after} have no ratio in common; compare results of the same benchmark")
+        raise UsageError(
+            f"{before} and {after} have no ratio in common; compare results of the same benchmark, "
+            "those of 'bench all' with each other"
+        )
+    if old["quick"] or new["quick"]:
+        console.console.print("short form: few repeats, whose spread says little", soft_wrap=True)
     for line in differing_conditions(old, new):
         console.console.print(f"differs: {line}", soft_wrap=True, markup=False)
     rows = [
@@ -197,7 +204,9 @@ def _measure(name: str, quick: bool, options: dict[str, Any]) -> dict[str, Any]:
 def _run(name: str, json: Path | None, *, quick: bool, **options: Any) -> None:
     place = find_place(os.environ)
     if place.world_size > 1 and name not in OF_RANKS:
-        raise UsageError(f"bench {name} is of one process; only {', '.join(OF_RANKS)} measures what a launcher started")
+        raise UsageError(
+            f"bench {name} is of one process: start it without a launcher; only {', '.join(OF_RANKS)} measures ranks"
+        )
     if place.rank:
         run_benchmark(name, quick=quick, **options)  # rank 0 speaks for all
         return
@@ -213,7 +222,7 @@ def _print_ratios(result: dict[str, Any]) -> None:
     for name, value in result["ratios"].items():
         least, most = result.get("ratio_spread", {}).get(name, (value, value))
         rows.append([name, f"{value:.3g}", f"{least:.3g} to {most:.3g}"])
-    title = f"{result['benchmark']}: {NOTE}, {result['wall_s']:.0f} s"
+    title = f"{result['benchmark']}: {NOTE}, {result['wall_s']:.0f} s{', short form: rough' * result['quick']}"
     console.print_table(title, ["ratio", "median", "spread"], rows)
     for note in result.get("notes", ()):
         console.console.print(f"note: {note}", soft_wrap=True, markup=False)

@@ -213,6 +213,7 @@ def _serve(connection: Connection, parent: int, environment: dict[str, str], cor
         del os.environ[name]  # torchrun's own store is not where this job meets
     os.environ.update({name: value for name, value in environment.items() if value or name == "CUDA_VISIBLE_DEVICES"})
     os.sched_setaffinity(0, cores)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the owner, who ends its ranks
     share_one_arena()
     exit_with(parent)
     session: Session = {}

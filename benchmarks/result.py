@@ -66,7 +66,7 @@ def read_result(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: {error.strerror or error}") from None
     except ValueError:
         raise UsageError(f"{path}: not JSON; take a file written by 'lamae bench NAME --json FILE'") from None
-    if not isinstance(result, dict) or not isinstance(result.get("ratios"), dict):
+    if not isinstance(result, dict) or not isinstance(result.get("ratios"), dict) or "schema_version" not in result:
         raise UsageError(f"{path}: no benchmark result; take a file written by 'lamae bench NAME --json FILE'")
     if result.get("schema_version") != SCHEMA_VERSION:
         raise UsageError(f"{path}: schema {result.get('schema_version')}, this lamae reads {SCHEMA_VERSION}")
@@ -107,7 +107,9 @@ def revision() -> str | None:
     root = Path(__file__).parent
     try:
         head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True)
-        dirty = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True)
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"], cwd=root, capture_output=True, text=True
+        )
     except OSError:
         return None
     if head.returncode != 0:

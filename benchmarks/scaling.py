@@ -34,6 +34,7 @@ from sharding.progress import Progress, ignore
 MODES = ("weak", "strong")
 HEADLINE_STAGE = 1
 GPU_STEPS = 10
+SIZES = ("tiny", "small", "base", "large")
 
 
 def run(
@@ -60,6 +61,8 @@ def run(
     zero = sorted(set(zero))
     _check(processes, modes, zero, precision, records, most=launched.world_size if launched else None)
     size = size or ("tiny" if quick else "small")
+    if size not in SIZES:
+        raise UsageError(f"--size {size}: {', '.join(SIZES[:-1])} or {SIZES[-1]}")
     for stage in zero:  # refused here in one line, and not by every rank
         load(_config(size), _settings(stage, precision, records * processes[-1], overrides))
     hardware = _Hardware.find(launched, most=processes[-1])
@@ -325,7 +328,7 @@ def _check(
 ) -> None:
     """``most`` processes were launched; None where as many as wanted can be started here."""
     if not processes or processes[0] < 1:
-        raise UsageError("--processes: numbers of at least 1, for example 1,2")
+        raise UsageError(f"--processes {','.join(map(str, processes))}: numbers of at least 1, for example 1,2")
     if most is not None and processes[-1] > most:
         raise UsageError(
             f"--processes {processes[-1]}: this job has {most} ranks; ask for more, or leave the option out"
@@ -335,7 +338,7 @@ def _check(
     if not modes or not set(modes) <= set(MODES):
         raise UsageError(f"--mode {','.join(modes)}: {' or '.join(MODES)}, or both with a comma between")
     if not zero or not set(zero) <= {0, 1, 2, 3}:
-        raise UsageError("--zero: stages among 0,1,2,3")
+        raise UsageError(f"--zero {','.join(map(str, zero))}: stages among 0,1,2,3")
     if precision not in ("fp32", "bf16"):
         raise UsageError(f"--precision {precision}: fp32 or bf16")
     if precision == "bf16" and 0 in zero:

@@ -53,7 +53,7 @@ def submit(
         return
     status = jobs_module.follow(last.folder, write=_write_through)
     if status.state != jobs_module.DONE:
-        console.print_error(f"job {status.job_id} {status.state}: {status.detail}")
+        console.print_error(f"job {status.job_id} {status.state}{': ' * bool(status.detail)}{status.detail}")
         raise typer.Exit(status.exit_code or 1)
 
 

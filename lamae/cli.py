@@ -55,7 +55,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except SystemExit as leaving:
         if leaving.code == EXIT_INTERRUPTED:  # what the command line makes of Ctrl-C, without a word
-            console.print_error("interrupted; what is complete stays, the same command goes on from there")
+            console.print_error("interrupted; what is complete stays, and what can go on does so with the same command")
         raise
     except BrokenPipeError:  # the reader of our output (head, less) has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from benchmarks.plan.hardware import STORAGE_BYTES_PER_S
+from benchmarks.plan.hardware import GPUS, INTERCONNECTS, STORAGE_BYTES_PER_S
 from lamae import console, files
 from sharding.errors import UsageError
 
@@ -21,8 +21,8 @@ def plan(
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, such as configs/pretrain/base.yaml.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it.")] = None,
     gpus: Annotated[str, typer.Option(help="World sizes, with commas between.")] = "8,64,512,1024",
-    gpu: Annotated[str, typer.Option(help="h100, h200, a100-80, a100-40 or l40s.")] = "h100",
-    interconnect: Annotated[str, typer.Option(help="Between nodes; an unknown one names those known.")] = "ib-ndr",
+    gpu: Annotated[str, typer.Option(help=f"{', '.join(GPUS)}.")] = "h100",
+    interconnect: Annotated[str, typer.Option(help=f"Between nodes: {', '.join(INTERCONNECTS)}.")] = "ib-ndr",
     gpus_per_node: Annotated[int, typer.Option(help="GPUs in a node.")] = 8,
     records: Annotated[
         str, typer.Option(help="Records of an epoch, with commas between several (default: MIMIC-IV-ECG's).")
@@ -50,7 +50,10 @@ def plan(
         raise UsageError(f"--plot {plot}: end it in one of {', '.join(PLOT_FORMATS)}")
     from benchmarks.plan.machine import describe_machine
 
-    sizes, corpora = sorted(set(_counts("--gpus", gpus))), _counts("--records", records)
+    sizes, corpora = (
+        sorted(set(_counts("--gpus", gpus, example="8,64"))),
+        _counts("--records", records, example="800035,10000000"),
+    )
     for option, value in (
         ("--epochs", epochs),
         ("--records-per-gpu", records_per_gpu),
@@ -96,6 +99,16 @@ def plan(
         soft_wrap=True,
         markup=False,
     )
+    if not records_per_gpu:
+        configured = run.train.global_batch_size
+        raised = [one for one in chosen if one.batch.per_rank * one.world_size != configured]
+        if raised:
+            counts = ", ".join(f"{one.world_size} GPUs with {one.batch.per_rank * one.world_size}" for one in raised)
+            console.console.print(
+                f"train.global_batch_size={configured} cannot be shared equally: planned are {counts}",
+                soft_wrap=True,
+                markup=False,
+            )
     _print_memory(per_stage)
     _print_times(chosen, zero_stage=run.engine.zero_stage)
     _print_hours(chosen, corpora=corpora, epochs=epochs)
@@ -253,11 +266,11 @@ def _error(predicted: float, measured: float | None) -> str:
     return f"{predicted / measured - 1:+.0%}" if measured else "-"
 
 
-def _counts(option: str, text: str) -> list[int]:
+def _counts(option: str, text: str, *, example: str) -> list[int]:
     try:
         counts = [int(count) for count in text.split(",")]
     except ValueError:
         counts = [0]
     if min(counts) < 1:
-        raise UsageError(f"{option} {text}: whole numbers of at least 1 with commas between, for example 8,64")
+        raise UsageError(f"{option} {text}: whole numbers of at least 1 with commas between, for example {example}")
     return counts

@@ -19,7 +19,7 @@ def save_plot(rows: Sequence[Forecast], path: Path, *, title: str) -> None:
 
 def plot_plan(rows: Sequence[Forecast], *, title: str) -> Figure:
     """Left, a step's milliseconds by what they go to; right, records per second beside perfect scaling."""
-    figure = Figure(figsize=(10.6, 3.6), layout="constrained")
+    figure = Figure(figsize=(10.6, 4.0), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     places, labels = range(len(rows)), [f"{one.world_size:,}" for one in rows]
@@ -32,7 +32,6 @@ def plot_plan(rows: Sequence[Forecast], *, title: str) -> Figure:
     left.plot(places, [one.reading_s * 1e3 for one in rows], "_", color=INK, markersize=30, label="reading, meanwhile")
     left.set_xticks(places, labels)
     left.set(xlabel="GPUs", ylabel="ms per step")
-    left.legend(frameon=False, fontsize=8)
 
     style_axes(right)
     first = rows[0]
@@ -42,11 +41,19 @@ def plot_plan(rows: Sequence[Forecast], *, title: str) -> Figure:
     right.plot(sizes, [one.records_per_s for one in rows], "o-", color=SERIES[1], linewidth=1.6)
     for one in rows:
         right.annotate(
-            one.bottleneck, (one.world_size, one.records_per_s), (0, -13), textcoords="offset points", fontsize=8
+            f"{one.bottleneck}\n{one.records_per_s:,.0f}",
+            (one.world_size, one.records_per_s),
+            (0, -10),
+            textcoords="offset points",
+            fontsize=7.5,
+            ha="center",
+            va="top",
         )
     right.set(xscale="log", yscale="log", xlabel="GPUs", ylabel="records/s; dashed: in proportion")
     right.set_xticks(sizes, labels)
     right.minorticks_off()
-    right.set_ylim(bottom=first.records_per_s / 2)
+    right.set_ylim(bottom=first.records_per_s / 3)
+    right.margins(x=0.12)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=7, frameon=False, fontsize=8)
     figure.suptitle(f"{title}, modelled", x=0.01, ha="left", fontsize=10, color=INK)
     return figure
