@@ -27,6 +27,12 @@ from lamae.train.blocks import checkpoint_activations
 from lamae.train.schedule import plan_batch
 
 
+@pytest.fixture(autouse=True)
+def torchs_own_linear(monkeypatch):
+    """DeepSpeed's stage 3 replaces it for good in a process that has trained at it, as other tests do."""
+    monkeypatch.setattr(torch.nn.functional, "linear", torch._C._nn.linear)
+
+
 def run_config(size="small", *overrides):
     return load(f"configs/pretrain/{size}.yaml", ["run.dir=unused", "data.path=unused", *overrides])
 
@@ -270,8 +276,7 @@ def pools():
         yield {1: one, 2: two}
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize(("world_size", "accumulation"), [(1, 1), (2, 2)])
 @pytest.mark.parametrize(
     ("stage", "precision"), [(0, "fp32"), (1, "fp32"), (2, "fp32"), (3, "fp32"), (1, "bf16"), (2, "bf16"), (3, "bf16")]
 )
