@@ -128,8 +128,7 @@ def run_all(
     ] = None,
 ) -> None:
     """Every benchmark, each in a process of its own; one that fails does not stop the others."""
-    if find_place(os.environ).world_size > 1:
-        raise UsageError("bench all is of one process: start it without a launcher")
+    _refuse_several("all")
     results: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
     for name in BENCHMARKS:
@@ -202,12 +201,9 @@ def _measure(name: str, quick: bool, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(name: str, json: Path | None, *, quick: bool, **options: Any) -> None:
-    place = find_place(os.environ)
-    if place.world_size > 1 and name not in OF_RANKS:
-        raise UsageError(
-            f"bench {name} is of one process: start it without a launcher; only {', '.join(OF_RANKS)} measures ranks"
-        )
-    if place.rank:
+    if name not in OF_RANKS:
+        _refuse_several(name)
+    if find_place(os.environ).rank:
         run_benchmark(name, quick=quick, **options)  # rank 0 speaks for all
         return
     with console.show_progress() as progress:
@@ -215,6 +211,13 @@ def _run(name: str, json: Path | None, *, quick: bool, **options: Any) -> None:
     _print_ratios(result)
     if json is not None:
         write_result(result, json)
+
+
+def _refuse_several(name: str) -> None:
+    if find_place(os.environ).world_size > 1:
+        raise UsageError(
+            f"bench {name} is of one process: start it without a launcher; only {', '.join(OF_RANKS)} measures ranks"
+        )
 
 
 def _print_ratios(result: dict[str, Any]) -> None:

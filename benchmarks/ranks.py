@@ -120,11 +120,13 @@ class RankPool:
                 "LOCAL_WORLD_SIZE": str(local_world_size),
                 "MASTER_ADDR": LOOPBACK if _on_one_machine(launched) else os.environ["MASTER_ADDR"],
                 "MASTER_PORT": str(port),
-                "GLOO_SOCKET_IFNAME": network_interface(launched),
                 "OMP_NUM_THREADS": str(threads),
                 "MKL_NUM_THREADS": str(threads),
-                **({} if self._use_gpus else {"CUDA_VISIBLE_DEVICES": ""}),
             }
+            if interface := network_interface(launched):
+                environment["GLOO_SOCKET_IFNAME"] = interface
+            if not self._use_gpus:
+                environment["CUDA_VISIBLE_DEVICES"] = ""
             ours, theirs = context.Pipe()
             pinned_to = cores[local_rank * threads : (local_rank + 1) * threads] if self.pinned else cores
             process = context.Process(target=_serve, args=(theirs, os.getpid(), environment, pinned_to), daemon=True)
@@ -211,7 +213,7 @@ def _serve(connection: Connection, parent: int, environment: dict[str, str], cor
     """A rank: carries out calls until the other end closes or one fails. Runs before anything heavy is imported."""
     for name in [name for name in os.environ if name.startswith("TORCHELASTIC_")]:
         del os.environ[name]  # torchrun's own store is not where this job meets
-    os.environ.update({name: value for name, value in environment.items() if value or name == "CUDA_VISIBLE_DEVICES"})
+    os.environ.update(environment)
     os.sched_setaffinity(0, cores)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the owner, who ends its ranks
     share_one_arena()

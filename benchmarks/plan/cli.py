@@ -50,10 +50,8 @@ def plan(
         raise UsageError(f"--plot {plot}: end it in one of {', '.join(PLOT_FORMATS)}")
     from benchmarks.plan.machine import describe_machine
 
-    sizes, corpora = (
-        sorted(set(_counts("--gpus", gpus, example="8,64"))),
-        _counts("--records", records, example="800035,10000000"),
-    )
+    sizes = sorted(set(_counts("--gpus", gpus, example="8,64")))
+    corpora = _counts("--records", records, example="800035,10000000")
     for option, value in (
         ("--epochs", epochs),
         ("--records-per-gpu", records_per_gpu),
@@ -61,9 +59,9 @@ def plan(
     ):
         if value is not None and value <= 0:
             raise UsageError(f"{option} {value:g}: above 0")
-    # A plan reads no data and makes no run: the two keys that have no default stay open.
     from lamae.config import config_hash, load
 
+    # A plan reads no data and makes no run: the two keys that have no default stay open.
     run = load(config, ["run.dir=unused", "data.path=unused", *(overrides or [])])
     machine = describe_machine(
         gpu,
