@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import rankstep
-from benchmarks.ranks import RankPool, Session
-from benchmarks.timing import Ratio, Timing, ratio_entries, time_side_by_side
+from lamae.benchmarks import rankstep
+from lamae.benchmarks.ranks import RankPool, Session
+from lamae.benchmarks.timing import Ratio, Timing, ratio_entries, time_side_by_side
+from lamae.sharding.progress import Progress, ignore
 from lamae.train.checkpoint import CheckpointReader, newest_whole
 from lamae.train.config import CheckpointConfig
 from lamae.train.saver import Saver, take_snapshot
 from lamae.train.state import TrainState
-from sharding.progress import Progress, ignore
 
 
 def run(*, quick: bool = False, progress: Progress = ignore, size: str | None = None) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from benchmarks.ranks import end_with
-from benchmarks.result import BENCHMARKS, combine, read_result, run_benchmark, write_result
 from lamae import console
+from lamae.benchmarks.ranks import end_with
+from lamae.benchmarks.result import BENCHMARKS, combine, read_result, run_benchmark, write_result
+from lamae.sharding.errors import LamaeError, UsageError
 from lamae.train.place import find_place
-from sharding.errors import LamaeError, UsageError
 
 NOTE = "ratios measured side by side in this run"
 OF_RANKS = ("scaling",)
@@ -156,8 +156,8 @@ def compare(
     after: Annotated[Path, typer.Argument(metavar="B.json", help="Another of the same.")],
 ) -> None:
     """Ratios of two results side by side; what moved beyond both spreads is flagged."""
-    from benchmarks.compare import MOVED, differing_conditions
-    from benchmarks.compare import compare as compare_results
+    from lamae.benchmarks.compare import MOVED, differing_conditions
+    from lamae.benchmarks.compare import compare as compare_results
 
     old, new = read_result(before), read_result(after)
     changes = compare_results(old, new)
@@ -243,7 +243,7 @@ def _numbers(option: str, text: str) -> list[int]:
 
 
 def _write_report(results: list[dict[str, Any]], out: Path | None) -> None:
-    from benchmarks.report import render_report, write_report
+    from lamae.benchmarks.report import render_report, write_report
 
     if out is None:
         console.console.print(render_report(results), soft_wrap=True, markup=False)

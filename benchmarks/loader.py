@@ -20,16 +20,16 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.loader_peers import BUFFER, OpenStream, endless, peers
-from benchmarks.timing import Ratio, Timing, ratio_entries
+from lamae.benchmarks.loader_peers import BUFFER, OpenStream, endless, peers
+from lamae.benchmarks.timing import Ratio, Timing, ratio_entries
 from lamae.data.config import ORDERS, DataConfig, SignalConfig
 from lamae.data.loader import RingLoader
 from lamae.data.order import GlobalOrder
 from lamae.data.transforms import SignalTransform
-from sharding.format import ShardSet
-from sharding.pack import PackOptions, pack
-from sharding.progress import Progress, ignore
-from sharding.synth import synthesize
+from lamae.sharding.format import ShardSet
+from lamae.sharding.pack import PackOptions, pack
+from lamae.sharding.progress import Progress, ignore
+from lamae.sharding.synth import synthesize
 
 BATCH_SIZE = 64
 HEADLINE = "ours_2_threads"

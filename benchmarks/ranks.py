@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 from lamae.allocator import share_one_arena
 from lamae.launch import free_port, usable_cores
+from lamae.sharding.errors import LamaeError
+from lamae.sharding.orphan import exit_with, when_orphaned
 from lamae.train.place import find_place
-from sharding.errors import LamaeError
-from sharding.orphan import exit_with, when_orphaned
 
 if TYPE_CHECKING:
     from lamae.train.distributed import Ranks

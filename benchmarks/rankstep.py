@@ -16,19 +16,19 @@ from typing import Any
 
 import torch
 
-from benchmarks.plan.traffic import all_reduces_gradients
-from benchmarks.ranks import COLLECTIVE_TIMEOUT_S, Session
-from benchmarks.step import RECORD_SECONDS
-from benchmarks.wire import Wire, tap
+from lamae.benchmarks.plan.traffic import all_reduces_gradients
+from lamae.benchmarks.ranks import COLLECTIVE_TIMEOUT_S, Session
+from lamae.benchmarks.step import RECORD_SECONDS
+from lamae.benchmarks.wire import Wire, tap
 from lamae.config import RunConfig, load
 from lamae.model import build_model
 from lamae.model.masking import draw_mask
+from lamae.sharding.leads import NUM_LEADS
 from lamae.train import distributed
 from lamae.train.blocks import checkpoint_activations
 from lamae.train.clock import StepClock
 from lamae.train.engine import Engine
 from lamae.train.schedule import plan_batch
-from sharding.leads import NUM_LEADS
 
 # <malloc.h>
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4

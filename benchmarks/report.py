@@ -4,13 +4,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.result import BENCHMARKS
-from sharding.errors import UsageError
+from lamae.benchmarks.result import BENCHMARKS
+from lamae.sharding.errors import UsageError
 
 
 def write_report(results: Iterable[dict[str, Any]], out: Path) -> None:
     """The page at ``out``, its charts in a folder of the same name beside it (``report.md``, ``report/``)."""
-    from benchmarks.plots import save_plots
+    from lamae.benchmarks.plots import save_plots
 
     folder = out.with_suffix("")
     if folder == out:

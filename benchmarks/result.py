@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lamae.sharding.errors import UsageError
+from lamae.sharding.progress import Progress, ignore
 from lamae.train.revision import installed_versions
-from sharding.errors import UsageError
-from sharding.progress import Progress, ignore
 
 SCHEMA_VERSION = 1
 BENCHMARKS = {

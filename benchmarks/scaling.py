@@ -20,16 +20,16 @@ from typing import Any
 
 import torch
 
-from benchmarks import rankstep
-from benchmarks.plan.traffic import step_traffic
-from benchmarks.ranks import RankPool, join_launched, network_interface, threads_per_rank
-from benchmarks.rankstep import StepCost
-from benchmarks.timing import Ratio, Timing, ratio_entries
-from benchmarks.wire import interface_bytes, sent_per_rank
+from lamae.benchmarks import rankstep
+from lamae.benchmarks.plan.traffic import step_traffic
+from lamae.benchmarks.ranks import RankPool, join_launched, network_interface, threads_per_rank
+from lamae.benchmarks.rankstep import StepCost
+from lamae.benchmarks.timing import Ratio, Timing, ratio_entries
+from lamae.benchmarks.wire import interface_bytes, sent_per_rank
 from lamae.config import load
+from lamae.sharding.errors import UsageError
+from lamae.sharding.progress import Progress, ignore
 from lamae.train.distributed import Ranks
-from sharding.errors import UsageError
-from sharding.progress import Progress, ignore
 
 MODES = ("weak", "strong")
 HEADLINE_STAGE = 1

@@ -27,19 +27,19 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.timing import Ratio, ratio_entries, time_side_by_side
-from sharding.files import DirectoryFiles
-from sharding.format import ShardSet
-from sharding.merge import merge
-from sharding.options import PackOptions
-from sharding.orphan import exit_with
-from sharding.part import pack_part
-from sharding.plan import Plan, plan
-from sharding.progress import Progress, ignore
-from sharding.quality import LEAD_FLAGS, RECORD_FLAGS, QualityConfig
-from sharding.synth import synthesize
-from sharding.tar import member
-from sharding.verify import verify
+from lamae.benchmarks.timing import Ratio, ratio_entries, time_side_by_side
+from lamae.sharding.files import DirectoryFiles
+from lamae.sharding.format import ShardSet
+from lamae.sharding.merge import merge
+from lamae.sharding.options import PackOptions
+from lamae.sharding.orphan import exit_with
+from lamae.sharding.part import pack_part
+from lamae.sharding.plan import Plan, plan
+from lamae.sharding.progress import Progress, ignore
+from lamae.sharding.quality import LEAD_FLAGS, RECORD_FLAGS, QualityConfig
+from lamae.sharding.synth import synthesize
+from lamae.sharding.tar import member
+from lamae.sharding.verify import verify
 
 NUM_PARTS = 8
 

@@ -13,15 +13,15 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from cluster import policy, slurm
-from cluster.conclusion import conclude, record
-from cluster.executor import send
-from cluster.job import NodeJob
-from cluster.place import find_node
-from cluster.policy import Decision
-from cluster.submission import JOB_ID_NAME, Submission, attempt_folder
+from lamae.cluster import policy, slurm
+from lamae.cluster.conclusion import conclude, record
+from lamae.cluster.executor import send
+from lamae.cluster.job import NodeJob
+from lamae.cluster.place import find_node
+from lamae.cluster.policy import Decision
+from lamae.cluster.submission import JOB_ID_NAME, Submission, attempt_folder
 from lamae.console import set_up_logging
-from sharding.errors import LamaeError
+from lamae.sharding.errors import LamaeError
 
 PAUSES_S = (5, 10, 20, 40, 80, 160, 320)
 """Between attempts to reach a controller that does not answer."""
@@ -115,7 +115,7 @@ def _insist(action: Callable[[], None]) -> None:
 
 
 def main() -> None:
-    """``python -m cluster.after FOLDER``, in the batch script."""
+    """``python -m lamae.cluster.after FOLDER``, in the batch script."""
     set_up_logging()
     # Requeueing the job tells everything in it to end, this process too; it has a few changes to make first.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

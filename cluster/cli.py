@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lamae import console
-from sharding.errors import LamaeError, UsageError
+from lamae.sharding.errors import LamaeError, UsageError
 
 ClusterOption = Annotated[str, typer.Option("--cluster", help="Cluster profile: configs/cluster/NAME.yaml.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over the profile; repeatable.")]
@@ -29,9 +29,9 @@ def submit(
     wait: Annotated[bool, typer.Option("--wait", help="Follow the log until the job ends; its exit code.")] = False,
 ) -> None:
     """Run a verb on a SLURM cluster, or on this machine as a cluster would: restarted until it is done."""
-    from cluster import jobs as jobs_module
-    from cluster import profile
-    from cluster.submit import submit as submit_job
+    from lamae.cluster import jobs as jobs_module
+    from lamae.cluster import profile
+    from lamae.cluster.submit import submit as submit_job
 
     chosen = profile.load(cluster, overrides or [])
     submitted = submit_job(verb, arguments or [], profile=chosen, folder=folder, dry_run=dry_run)
@@ -62,7 +62,7 @@ def jobs(
     cancel: Annotated[bool, typer.Option("--cancel", help="End its jobs for good; what is saved stays.")] = False,
 ) -> None:
     """Show submitted jobs: state, node, restarts, step, records/s, loss, time left, last log line."""
-    from cluster import jobs as jobs_module
+    from lamae.cluster import jobs as jobs_module
 
     if cancel and run is None:
         raise UsageError("jobs --cancel: say whose, for example lamae jobs RUN --cancel")
@@ -107,7 +107,7 @@ def doctor(
     out: Annotated[Path, typer.Option(help="Directory on the file system that runs will use.")] = Path("."),
 ) -> None:
     """Examine this installation before a long run: versions, gradients, network, loader, disk; what to do about it."""
-    from cluster import doctor as doctor_module
+    from lamae.cluster import doctor as doctor_module
 
     findings = doctor_module.examine(cluster, overrides or [], shards=shards, out=out)
     rows = [[finding.check, finding.result, finding.measured, finding.advice] for finding in findings]

@@ -5,8 +5,8 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.policy import Decision, decide
-from cluster.submission import (
+from lamae.cluster.policy import Decision, decide
+from lamae.cluster.submission import (
     CANCELLED_NAME,
     DECISION_NAME,
     RENDEZVOUS_NAME,

@@ -8,12 +8,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from cluster import jobs, profile, registry
-from cluster.executor import send
-from cluster.job import NodeJob
-from cluster.snapshot import copy_code
-from cluster.submission import CODE_NAME, JOB_ID_NAME, OTHER_JOBS_NAME, Submission, make_folder, read_json
-from sharding.errors import LamaeError
+from lamae.cluster import jobs, profile, registry
+from lamae.cluster.executor import send
+from lamae.cluster.job import NodeJob
+from lamae.cluster.snapshot import copy_code
+from lamae.cluster.submission import CODE_NAME, JOB_ID_NAME, OTHER_JOBS_NAME, Submission, make_folder, read_json
+from lamae.sharding.errors import LamaeError
 
 PASS, WARN, FAIL = "pass", "warn", "fail"
 
@@ -58,7 +58,7 @@ def _num_gpus() -> int:
 def _run_job(chosen: profile.Profile, *, shards: Path | None, out: Path) -> dict[str, Any]:
     folder = make_folder(Path(OTHER_JOBS_NAME).absolute(), suffix="-doctor")
     copy_code(folder / CODE_NAME)
-    argv = ["-m", "cluster.examination", str(folder / RESULTS_NAME), str(out)]
+    argv = ["-m", "lamae.cluster.examination", str(folder / RESULTS_NAME), str(out)]
     argv += [str(shards.absolute())] if shards is not None else []
     Submission(
         verb="doctor",

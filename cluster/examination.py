@@ -1,6 +1,6 @@
 """What ``lamae doctor`` measures from inside a job: every rank runs this, rank 0 writes the results.
 
-    python -m cluster.examination RESULTS.json OUT [SHARDS]
+    python -m lamae.cluster.examination RESULTS.json OUT [SHARDS]
 
 OUT is a directory on the file system that runs will use.
 """
@@ -17,19 +17,19 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from cluster.submission import write_json
+from lamae.cluster.submission import write_json
 from lamae.data.config import DataConfig
 from lamae.data.loader import RingLoader
 from lamae.model.config import MaskConfig, ModelConfig
 from lamae.model.masking import draw_mask
 from lamae.model.pretrain import build_model
+from lamae.sharding.format import ShardSet
 from lamae.train import distributed
 from lamae.train.config import EngineConfig, OptimConfig
 from lamae.train.distributed import Ranks
 from lamae.train.engine import Engine
 from lamae.train.optimizer import build_optimizer
 from lamae.train.schedule import plan_batch
-from sharding.format import ShardSet
 
 PARITY_STEPS = 3
 PARITY_RECORDS_PER_RANK = 2

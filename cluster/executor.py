@@ -15,10 +15,10 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import _make_sbatch_string  # the text of a batch script on a machine without Slurm
 
-from cluster.job import NodeJob
-from cluster.profile import Profile
-from cluster.submission import CODE_NAME, LOGS_NAME, RUN_JOBS_NAME
-from sharding.errors import LamaeError
+from lamae.cluster.job import NodeJob
+from lamae.cluster.profile import Profile
+from lamae.cluster.submission import CODE_NAME, LOGS_NAME, RUN_JOBS_NAME
+from lamae.sharding.errors import LamaeError
 
 
 def executor_parameters(folder: Path, profile: Profile) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def executor_parameters(folder: Path, profile: Profile) -> dict[str, Any]:
             *(f"export {name}={shlex.quote(value)}" for name, value in environment.items()),
             *profile.setup,
         ],
-        "slurm_teardown": [f"{python} -m cluster.after {shlex.quote(str(folder))}"],
+        "slurm_teardown": [f"{python} -m lamae.cluster.after {shlex.quote(str(folder))}"],
         "slurm_additional_parameters": _further_options(profile),
     }
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from cluster import policy
-from cluster.conclusion import conclude
-from cluster.place import NodePlace, find_node, meet, rank_environment
-from cluster.submission import (
+from lamae.cluster import policy
+from lamae.cluster.conclusion import conclude
+from lamae.cluster.place import NodePlace, find_node, meet, rank_environment
+from lamae.cluster.submission import (
     CANCELLED_NAME,
     CODE_NAME,
     STOP_SIGNALS,

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster import policy, registry, slurm
-from cluster.submission import (
+from lamae import config as run_config
+from lamae.cluster import policy, registry, slurm
+from lamae.cluster.submission import (
     CANCELLED_NAME,
     DECISION_NAME,
     JOB_ID_NAME,
@@ -22,8 +23,7 @@ from cluster.submission import (
     newest_step,
     read_json,
 )
-from lamae import config as run_config
-from sharding.errors import LamaeError, UsageError
+from lamae.sharding.errors import LamaeError, UsageError
 
 METRICS_TAIL_BYTES = 1 << 16
 LOG_TAIL_BYTES = 1 << 13

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.submission import RENDEZVOUS_NAME, newest_step, read_json, write_json
+from lamae.cluster.submission import RENDEZVOUS_NAME, newest_step, read_json, write_json
 from lamae.launch import free_port
-from sharding.errors import LamaeError
+from lamae.sharding.errors import LamaeError
 
 LOOPBACK = "127.0.0.1"
 RENDEZVOUS_TIMEOUT_S = 300.0

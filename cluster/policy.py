@@ -4,7 +4,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.submission import EXIT_HUNG, EXIT_STOPPED, EXIT_USAGE, STOP_SIGNALS, NodeReport, RankEnd
+from lamae.cluster.submission import EXIT_HUNG, EXIT_STOPPED, EXIT_USAGE, STOP_SIGNALS, NodeReport, RankEnd
 
 DONE, REQUEUE, STOP = "done", "requeue", "stop"
 

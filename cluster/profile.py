@@ -5,14 +5,14 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sharding.errors import UsageError
+from lamae.config import find
+from lamae.sharding.errors import UsageError
 
 KINDS = ("slurm", "local")
 
@@ -138,12 +138,12 @@ class Profile:
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Profile:
     """The profile in ``path`` (YAML) with ``key=value`` overrides, checked.
 
-    ``configs/...`` is found in the working directory first, then in the installed package.
+    ``path`` may be the name of a profile of the package: ``local`` (see ``lamae.config.find``).
     Raises UsageError naming the file or key and the fix.
     """
     merged: Any = OmegaConf.structured(Profile)
     try:
-        loaded = OmegaConf.create(_find(Path(path)).read_text())
+        loaded = OmegaConf.create(find(path, "cluster").read_text())
         dotted = OmegaConf.from_dotlist(list(overrides))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from None
@@ -165,14 +165,6 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Profile:
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from None
     return profile
-
-
-def _find(path: Path) -> Any:
-    if not path.exists() and path.parts[:1] == ("configs",):
-        packaged = resources.files("configs").joinpath(*path.parts[1:])
-        if packaged.is_file():
-            return packaged
-    return path
 
 
 def _refuse_unknown(layer: DictConfig, source: str) -> None:

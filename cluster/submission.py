@@ -23,9 +23,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.profile import Profile
+from lamae.cluster.profile import Profile
 from lamae.files import write_json
-from sharding.errors import UsageError
+from lamae.sharding.errors import UsageError
 
 SUBMISSION_NAME = "submission.json"
 JOB_ID_NAME = "job_id"

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster import jobs, registry, slurm
-from cluster.executor import script_text, send
-from cluster.job import NodeJob
-from cluster.profile import Profile
-from cluster.snapshot import copy_code
-from cluster.submission import (
+from lamae import config as run_config
+from lamae.cluster import jobs, registry, slurm
+from lamae.cluster.executor import script_text, send
+from lamae.cluster.job import NodeJob
+from lamae.cluster.profile import Profile
+from lamae.cluster.snapshot import copy_code
+from lamae.cluster.submission import (
     CODE_NAME,
     CONFIG_NAME,
     EXIT_USAGE,
@@ -26,8 +27,7 @@ from cluster.submission import (
     Submission,
     make_folder,
 )
-from lamae import config as run_config
-from sharding.errors import LamaeError, UsageError
+from lamae.sharding.errors import LamaeError, UsageError
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import cli as bench_cli
-from benchmarks.plan import cli as plan_cli
-from cluster import cli as cluster_cli
 from lamae import allocator, cli_evaluate, cli_study, console
-from sharding.errors import LamaeError, UsageError
+from lamae.benchmarks import cli as bench_cli
+from lamae.benchmarks.plan import cli as plan_cli
+from lamae.cluster import cli as cluster_cli
+from lamae.sharding.errors import LamaeError, UsageError
 
 app = typer.Typer(
     name="lamae",
@@ -71,7 +71,7 @@ def synth(
     defect_rate: Annotated[float, typer.Option(help="Share of records with NaN runs, flat or missing leads.")] = 0.01,
 ) -> None:
     """Write synthetic 12-lead ECGs as a MIMIC-IV-ECG tree, with ICD-10 codes visible in the waveforms."""
-    from sharding.synth import synthesize
+    from lamae.sharding.synth import synthesize
 
     with console.show_progress() as progress:
         synthesize(
@@ -121,10 +121,10 @@ def shard(
     Killed and started again with the same command, it goes on where it was.
     """
     from lamae.config import override
-    from sharding.format import REJECTS_NAME
-    from sharding.options import PackOptions
-    from sharding.pack import pack, pack_part
-    from sharding.plan import Plan, plan
+    from lamae.sharding.format import REJECTS_NAME
+    from lamae.sharding.options import PackOptions
+    from lamae.sharding.pack import pack, pack_part
+    from lamae.sharding.plan import Plan, plan
 
     options = PackOptions(
         source=kind,
@@ -180,7 +180,7 @@ def every_nth(text: str, *, count: int) -> range:
 @app.command()
 def verify(shards: cli_evaluate.ShardsArgument) -> None:
     """Check every byte of a shard set: tar hashes, record checksums, index, counts, splits."""
-    from sharding.verify import verify as verify_shard_set
+    from lamae.sharding.verify import verify as verify_shard_set
 
     with console.show_progress() as progress:
         report = verify_shard_set(shards, progress=progress)
@@ -204,7 +204,7 @@ def inspect(
 ) -> None:
     """Print a record and save its 12-lead plot on ECG paper (25 mm/s, 10 mm/mV)."""
     from lamae.reports.inspect import describe_record, save_record_plot
-    from sharding.format import ShardSet
+    from lamae.sharding.format import ShardSet
 
     shard_set = ShardSet.open(shards)
     row = shard_set.row_of(key) if key is not None else 0

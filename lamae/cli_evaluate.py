@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lamae import console, files
-from sharding.errors import UsageError
+from lamae.sharding.errors import UsageError
 
 if TYPE_CHECKING:
     from lamae.evaluate.result import ProbeResult
@@ -84,7 +84,7 @@ def embed(
 ) -> None:
     """Embed every record with a frozen model."""
     from lamae.evaluate.embed import embed as embed_records
-    from sharding.leads import parse_leads
+    from lamae.sharding.leads import parse_leads
 
     try:
         chosen = parse_leads(leads) if leads else None
@@ -263,7 +263,7 @@ def finetune(
     from lamae import config as run_config
     from lamae.evaluate.finetune import FinetuneOptions
     from lamae.evaluate.finetune import finetune as finetune_model
-    from sharding.leads import parse_leads
+    from lamae.sharding.leads import parse_leads
 
     options = run_config.override(FinetuneOptions(), overrides or [])
     try:

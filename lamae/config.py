@@ -13,7 +13,6 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,10 +21,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lamae.data.config import DataConfig, SignalConfig
 from lamae.model.config import MaskConfig, ModelConfig
+from lamae.sharding.errors import UsageError
 from lamae.train.config import CheckpointConfig, EngineConfig, MonitorConfig, OptimConfig, ProfileConfig, TrainConfig
-from sharding.errors import UsageError
 
 ConfigT = TypeVar("ConfigT")
+SHIPPED = Path(__file__).parent / "configs"
 
 KEY_IN_MESSAGE = re.compile(r"[a-z_]+(?:\.[a-z_0-9]+)+")
 
@@ -58,16 +58,16 @@ class RunConfig:
 def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The configuration of ``path`` (YAML) with ``key.sub=value`` overrides, checked.
 
-    ``configs/...`` is found in the working directory first, then in the installed package.
+    ``path`` may be the name of a configuration of the package: ``tiny`` (see ``find``).
     Raises UsageError naming the file or key and the fix.
     """
-    return load_as(RunConfig(), path, overrides)
+    return load_as(RunConfig(), find(path, "pretrain"), overrides)
 
 
 def load_as(start: ConfigT, path: str | Path, overrides: Sequence[str] = ()) -> ConfigT:
     """``load`` for any configuration dataclass: ``start`` gives the defaults and the known keys."""
     try:
-        text = _find(path).read_text()
+        text = Path(path).read_text()
         loaded = OmegaConf.create(text)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from None
@@ -104,13 +104,20 @@ def config_hash(config: RunConfig) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _find(path: str | Path) -> Any:
-    path = Path(path)
-    if not path.exists() and path.parts[:1] == ("configs",):
-        packaged = resources.files("configs").joinpath(*path.parts[1:])
-        if packaged.is_file():
-            return packaged
-    return path
+def find(name: str | Path, kind: str) -> Path:
+    """The file that ``name`` names: as a path, or one of the package's own ``configs/KIND/NAME.yaml`` by NAME alone.
+
+    ``configs/...`` is found in the working directory first, then in the package. A path that is nowhere is returned
+    as it is, for the caller to open and refuse.
+    """
+    path = Path(name)
+    if path.parts[:1] == ("configs",):
+        packaged = SHIPPED.joinpath(*path.parts[1:])
+    elif path.name == str(name) and not path.suffix:
+        packaged = SHIPPED / kind / f"{name}.yaml"
+    else:
+        return path
+    return packaged if packaged.is_file() and not path.is_file() else path
 
 
 def _dotted(overrides: Sequence[str]) -> DictConfig:

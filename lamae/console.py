@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
-from sharding.progress import Progress
+from lamae.sharding.progress import Progress
 
 LOG_LINE_EVERY_S = 10.0
 # Of tables in a file or a pipe, which have no edge of their own.
@@ -30,8 +30,7 @@ def set_up_logging() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
-    for package in ("lamae", "sharding", "cluster", "benchmarks"):
-        logging.getLogger(package).setLevel(logging.INFO)
+    logging.getLogger("lamae").setLevel(logging.INFO)
 
 
 @contextmanager

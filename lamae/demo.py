@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lamae import console, files, launch
-from sharding.errors import LamaeError, UsageError
-from sharding.format import MANIFEST_NAME, ShardSet
-from sharding.leads import CHEST_LEADS, LIMB_LEADS
-from sharding.progress import Progress
+from lamae.sharding.errors import LamaeError, UsageError
+from lamae.sharding.format import MANIFEST_NAME, ShardSet
+from lamae.sharding.leads import CHEST_LEADS, LIMB_LEADS
+from lamae.sharding.progress import Progress
 
 if TYPE_CHECKING:
     from lamae.evaluate.reconstruction import Reconstruction
@@ -154,7 +154,7 @@ def _claim(out: Path, settings: Settings) -> None:
 
 
 def _synth(paths: Paths, settings: Settings, progress: Progress) -> None:
-    from sharding.synth import synthesize
+    from lamae.sharding.synth import synthesize
 
     num_subjects = max(1, round(settings.num_records / RECORDS_PER_SUBJECT))
     synthesize(
@@ -167,15 +167,15 @@ def _synth(paths: Paths, settings: Settings, progress: Progress) -> None:
 
 
 def _shard(paths: Paths, settings: Settings, progress: Progress) -> None:
-    from sharding.options import PackOptions
-    from sharding.pack import pack
+    from lamae.sharding.options import PackOptions
+    from lamae.sharding.pack import pack
 
     options = PackOptions(workers=settings.num_processes, shard_size=512, split_fractions=SPLIT_FRACTIONS)
     pack(paths.tree, paths.shards, options=options, progress=progress)
 
 
 def _verify(paths: Paths, progress: Progress) -> None:
-    from sharding.verify import verify
+    from lamae.sharding.verify import verify
 
     problems = verify(paths.shards, progress=progress).problems
     if problems:
@@ -263,8 +263,8 @@ def _report(
     from lamae.evaluate.reconstruction import reconstruct_records, reconstruction_errors
     from lamae.reports.demo import DemoResults, write_demo_report
     from lamae.reports.paper import to_millivolt
+    from lamae.sharding.synth.findings import AGE_SEX_CODE, FINDINGS, NULL_CODE, REASON_CODES
     from lamae.train.checkpoint import load_model
-    from sharding.synth.findings import AGE_SEX_CODE, FINDINGS, NULL_CODE, REASON_CODES
 
     start = time.monotonic()
     shard_set = ShardSet.open(paths.shards)

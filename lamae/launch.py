@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from sharding.errors import LamaeError
+from lamae.sharding.errors import LamaeError
 
 POLL_S = 0.2
 # Ranks that are told to stop save first; this is how long they may take.

@@ -11,14 +11,14 @@ from itertools import groupby
 
 import numpy as np
 
-from sharding.files import Files
-from sharding.leads import NUM_LEADS
-from sharding.measures import Measures
-from sharding.plan import Plan
-from sharding.quality import QualityConfig, assess
-from sharding.recording import Recording, RejectError, audit, read_recording
-from sharding.resample import resample
-from sharding.sources import Entry
+from lamae.sharding.files import Files
+from lamae.sharding.leads import NUM_LEADS
+from lamae.sharding.measures import Measures
+from lamae.sharding.plan import Plan
+from lamae.sharding.quality import QualityConfig, assess
+from lamae.sharding.recording import Recording, RejectError, audit, read_recording
+from lamae.sharding.resample import resample
+from lamae.sharding.sources import Entry
 
 BLOCK_SIZE = 32
 _LEAD_BITS = (1 << np.arange(NUM_LEADS)).astype(np.uint16)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sharding.errors import UsageError
-from sharding.sources import Entry
-from sharding.splits import KEY_COLUMNS, no_key_matches
+from lamae.sharding.errors import UsageError
+from lamae.sharding.sources import Entry
+from lamae.sharding.splits import KEY_COLUMNS, no_key_matches
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,60}")
 

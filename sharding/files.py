@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from sharding.errors import UsageError
-from sharding.zipindex import Member, ZipIndex, read_member
+from lamae.sharding.errors import UsageError
+from lamae.sharding.zipindex import Member, ZipIndex, read_member
 
 HEADER_SUFFIX = ".hea"
 _SIGNAL_SUFFIXES = (".dat", ".mat")

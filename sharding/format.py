@@ -23,8 +23,8 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from sharding.errors import LamaeError, UsageError
-from sharding.leads import NUM_LEADS
+from lamae.sharding.errors import LamaeError, UsageError
+from lamae.sharding.leads import NUM_LEADS
 
 FORMAT_VERSION = 1
 NO_SAMPLE = -32768

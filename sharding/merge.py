@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from sharding.columns import typed_column
-from sharding.errors import LamaeError
-from sharding.format import (
+from lamae.sharding.columns import typed_column
+from lamae.sharding.errors import LamaeError
+from lamae.sharding.format import (
     COLUMNS,
     EXTRA_PREFIX,
     FORMAT_VERSION,
@@ -30,12 +30,12 @@ from sharding.format import (
     manifest_text,
     shard_name,
 )
-from sharding.leads import LEADS
-from sharding.part import is_done, read_report
-from sharding.plan import WORK_NAME, Plan
-from sharding.progress import Progress, ignore
-from sharding.quality import LEAD_FLAGS, RECORD_FLAGS
-from sharding.tar import PARTIAL_SUFFIX
+from lamae.sharding.leads import LEADS
+from lamae.sharding.part import is_done, read_report
+from lamae.sharding.plan import WORK_NAME, Plan
+from lamae.sharding.progress import Progress, ignore
+from lamae.sharding.quality import LEAD_FLAGS, RECORD_FLAGS
+from lamae.sharding.tar import PARTIAL_SUFFIX
 
 _ROWS_PER_CHUNK = 1 << 16
 

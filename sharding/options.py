@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from sharding.quality import QualityConfig
+from lamae.sharding.quality import QualityConfig
 
 SOURCE_KINDS = ("auto", "mimic", "ptbxl", "wfdb")
 

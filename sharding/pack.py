@@ -14,14 +14,14 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from sharding.errors import LamaeError, UsageError
-from sharding.format import MANIFEST_NAME, SHARDS_NAME, ShardSet
-from sharding.merge import finish, merge, sync
-from sharding.options import PackOptions
-from sharding.orphan import exit_with
-from sharding.part import forget_damaged, is_done, pack_part, read_report
-from sharding.plan import Plan, lost_shards, plan
-from sharding.progress import Progress, ignore
+from lamae.sharding.errors import LamaeError, UsageError
+from lamae.sharding.format import MANIFEST_NAME, SHARDS_NAME, ShardSet
+from lamae.sharding.merge import finish, merge, sync
+from lamae.sharding.options import PackOptions
+from lamae.sharding.orphan import exit_with
+from lamae.sharding.part import forget_damaged, is_done, pack_part, read_report
+from lamae.sharding.plan import Plan, lost_shards, plan
+from lamae.sharding.progress import Progress, ignore
 
 __all__ = ["PackOptions", "merge", "pack", "pack_part", "pending_parts", "plan"]
 

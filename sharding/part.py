@@ -15,15 +15,15 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from sharding.block import BLOCK_SIZE, BlockReader
-from sharding.errors import LamaeError
-from sharding.files import HEADER_SUFFIX, Files
-from sharding.format import COLUMNS, NO_SAMPLE, SHARDS_NAME, SPLITS, npy_header, shard_name
-from sharding.plan import Plan
-from sharding.progress import Progress, ignore
-from sharding.recording import Recording
-from sharding.sources import Entry
-from sharding.tar import TarWriter, member
+from lamae.sharding.block import BLOCK_SIZE, BlockReader
+from lamae.sharding.errors import LamaeError
+from lamae.sharding.files import HEADER_SUFFIX, Files
+from lamae.sharding.format import COLUMNS, NO_SAMPLE, SHARDS_NAME, SPLITS, npy_header, shard_name
+from lamae.sharding.plan import Plan
+from lamae.sharding.progress import Progress, ignore
+from lamae.sharding.recording import Recording
+from lamae.sharding.sources import Entry
+from lamae.sharding.tar import TarWriter, member
 
 _PLACE_COLUMNS = ("payload_offset", "payload_length", "crc32c", "extent_crc32c")
 

@@ -21,16 +21,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sharding.columns import with_columns
-from sharding.errors import LamaeError, UsageError
-from sharding.files import HEADER_SUFFIX, Files, ZipFiles, open_files
-from sharding.format import FORMAT_VERSION, MANIFEST_NAME, SHARDS_NAME, UNMATCHED_NAME
-from sharding.header import parse_strict
-from sharding.options import PackOptions
-from sharding.progress import Progress, ignore
-from sharding.recording import MAX_SAMPLES_READ
-from sharding.selection import capped, decide_splits
-from sharding.sources import Entry, Reconciliation, list_source
+from lamae.sharding.columns import with_columns
+from lamae.sharding.errors import LamaeError, UsageError
+from lamae.sharding.files import HEADER_SUFFIX, Files, ZipFiles, open_files
+from lamae.sharding.format import FORMAT_VERSION, MANIFEST_NAME, SHARDS_NAME, UNMATCHED_NAME
+from lamae.sharding.header import parse_strict
+from lamae.sharding.options import PackOptions
+from lamae.sharding.progress import Progress, ignore
+from lamae.sharding.recording import MAX_SAMPLES_READ
+from lamae.sharding.selection import capped, decide_splits
+from lamae.sharding.sources import Entry, Reconciliation, list_source
 
 WORK_NAME = ".packing"
 _PLAN_NAME = "plan.json"

@@ -16,9 +16,9 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from sharding.leads import LEADS
-from sharding.measures import Measures
-from sharding.recording import RejectError
+from lamae.sharding.leads import LEADS
+from lamae.sharding.measures import Measures
+from lamae.sharding.recording import RejectError
 
 ACTIONS = ("ignore", "flag", "mask", "reject")
 # Bit numbers are part of the shard format: append, never reorder.

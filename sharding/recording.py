@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from sharding.errors import LamaeError
-from sharding.files import HEADER_SUFFIX, DamagedFileError, Files
-from sharding.format import NO_SAMPLE
-from sharding.header import Header, parse_strict, subject_comment
-from sharding.leads import NUM_LEADS, canonical_columns, lead_index
+from lamae.sharding.errors import LamaeError
+from lamae.sharding.files import HEADER_SUFFIX, DamagedFileError, Files
+from lamae.sharding.format import NO_SAMPLE
+from lamae.sharding.header import Header, parse_strict, subject_comment
+from lamae.sharding.leads import NUM_LEADS, canonical_columns, lead_index
 
 REJECT_REASONS: dict[str, str] = {
     "missing_file": "the header or a signal file it names is not there",

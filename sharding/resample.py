@@ -12,8 +12,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from sharding.format import NO_SAMPLE
-from sharding.recording import Recording, RejectError
+from lamae.sharding.format import NO_SAMPLE
+from lamae.sharding.recording import Recording, RejectError
 
 PASSBAND = 0.8  # of the lower Nyquist frequency
 STOPBAND_DB = 60.0

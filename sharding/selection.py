@@ -4,10 +4,10 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from sharding.errors import UsageError
-from sharding.options import PackOptions
-from sharding.sources import Entry
-from sharding.splits import FoldFile, no_key_matches, split_of_subject
+from lamae.sharding.errors import UsageError
+from lamae.sharding.options import PackOptions
+from lamae.sharding.sources import Entry
+from lamae.sharding.splits import FoldFile, no_key_matches, split_of_subject
 
 
 def decide_splits(entries: list[Entry], options: PackOptions) -> str | None:

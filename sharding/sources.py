@@ -13,10 +13,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from sharding.errors import UsageError
-from sharding.files import Files
-from sharding.progress import Progress, ignore
-from sharding.splits import split_of_fold
+from lamae.sharding.errors import UsageError
+from lamae.sharding.files import Files
+from lamae.sharding.progress import Progress, ignore
+from lamae.sharding.splits import split_of_fold
 
 MIMIC_LIST = "record_list.csv"
 PTBXL_LIST = "ptbxl_database.csv"

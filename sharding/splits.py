@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sharding.errors import UsageError
-from sharding.format import SPLITS
+from lamae.sharding.errors import UsageError
+from lamae.sharding.format import SPLITS
 
 KEY_COLUMNS = ("key", "study_id", "ecg_id", "record")
 _FOLD_COLUMNS = ("strat_fold", "fold", "split")

@@ -16,7 +16,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from sharding.format import (
+from lamae.sharding.format import (
     COLUMNS,
     INDEX_NAME,
     MANIFEST_NAME,
@@ -26,9 +26,9 @@ from sharding.format import (
     manifest_text,
     npy_header,
 )
-from sharding.leads import NUM_LEADS
-from sharding.progress import Progress, ignore
-from sharding.tar import BLOCK, END
+from lamae.sharding.leads import NUM_LEADS
+from lamae.sharding.progress import Progress, ignore
+from lamae.sharding.tar import BLOCK, END
 
 _READ_BYTES = 1 << 20
 _MAX_PROBLEMS_PER_SHARD = 20

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sharding.errors import LamaeError, UsageError
+from lamae.sharding.errors import LamaeError, UsageError
 
 _CENTRAL = struct.Struct("<4s6H3I5H2I")  # signature .. local header offset
 _LOCAL = struct.Struct("<4s5H3I2H")

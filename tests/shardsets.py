@@ -15,7 +15,7 @@ import google_crc32c
 import numpy as np
 import zarr
 
-from sharding.format import (
+from lamae.sharding.format import (
     COLUMNS,
     FORMAT_VERSION,
     INDEX_NAME,
@@ -28,7 +28,7 @@ from sharding.format import (
     manifest_text,
     shard_name,
 )
-from sharding.leads import NUM_LEADS
+from lamae.sharding.leads import NUM_LEADS
 
 PER_LEAD_BITS = np.left_shift(1, np.arange(NUM_LEADS))
 

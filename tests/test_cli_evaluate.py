@@ -7,7 +7,7 @@ import pytest
 
 from lamae.evaluate.embed import read_embeddings
 from lamae.evaluate.labels import read_labels
-from sharding.format import ShardSet
+from lamae.sharding.format import ShardSet
 from tests.shardsets import random_adc, write_shard_set
 
 

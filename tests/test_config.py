@@ -3,8 +3,8 @@
 import pytest
 
 from lamae import config
-from sharding.errors import UsageError
-from sharding.options import PackOptions
+from lamae.sharding.errors import UsageError
+from lamae.sharding.options import PackOptions
 
 
 @pytest.fixture

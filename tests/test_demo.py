@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lamae.demo import run_demo
-from sharding.errors import UsageError
+from lamae.sharding.errors import UsageError
 
 SMALL = {"num_records": 120, "seed": 1, "num_processes": 2, "steps": 4}
 

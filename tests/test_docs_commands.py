@@ -12,8 +12,8 @@ from typer.exceptions import TyperException
 from lamae import cli
 from lamae.config import load, override
 from lamae.evaluate.finetune import FinetuneOptions
-from sharding.errors import UsageError
-from sharding.options import PackOptions
+from lamae.sharding.errors import UsageError
+from lamae.sharding.options import PackOptions
 from tests.documented import ROOT, Command, lamae_commands, make_targets
 
 COMMANDS = lamae_commands()

@@ -15,19 +15,19 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.plan.hardware import FETCHED, PERSISTENT, HostCost
-from benchmarks.plan.machine import Machine
-from benchmarks.plan.network import RING_PASSES, collective_s
-from benchmarks.plan.trace import Watch
-from benchmarks.plan.traffic import step_traffic
-from benchmarks.ranks import RankPool, Session
-from benchmarks.rankstep import join
+from lamae.benchmarks.plan.hardware import FETCHED, PERSISTENT, HostCost
+from lamae.benchmarks.plan.machine import Machine
+from lamae.benchmarks.plan.network import RING_PASSES, collective_s
+from lamae.benchmarks.plan.trace import Watch
+from lamae.benchmarks.plan.traffic import step_traffic
+from lamae.benchmarks.ranks import RankPool, Session
+from lamae.benchmarks.rankstep import join
 from lamae.kernels import cross_lead_attention
+from lamae.sharding.leads import NUM_LEADS
 from lamae.train.config import EngineConfig, OptimConfig
 from lamae.train.engine import Engine
 from lamae.train.optimizer import build_optimizer
 from lamae.train.schedule import BatchPlan
-from sharding.leads import NUM_LEADS
 
 TOKENS = 2048
 LARGE_BYTES = 64_000_000

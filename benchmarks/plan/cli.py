@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from benchmarks.plan.hardware import GPUS, INTERCONNECTS, STORAGE_BYTES_PER_S
 from lamae import console, files
-from sharding.errors import UsageError
+from lamae.benchmarks.plan.hardware import GPUS, INTERCONNECTS, STORAGE_BYTES_PER_S
+from lamae.sharding.errors import UsageError
 
 if TYPE_CHECKING:
-    from benchmarks.plan.forecast import Forecast
+    from lamae.benchmarks.plan.forecast import Forecast
 
 GIB = 2**30
 STAGES = (0, 1, 2, 3)
@@ -48,7 +48,7 @@ def plan(
         return
     if plot is not None and plot.suffix not in PLOT_FORMATS:
         raise UsageError(f"--plot {plot}: end it in one of {', '.join(PLOT_FORMATS)}")
-    from benchmarks.plan.machine import describe_machine
+    from lamae.benchmarks.plan.machine import describe_machine
 
     sizes = sorted(set(_counts("--gpus", gpus, example="8,64")))
     corpora = _counts("--records", records, example="800035,10000000")
@@ -70,7 +70,7 @@ def plan(
         devices_per_node=gpus_per_node,
         storage_bytes_per_s=storage_gb_per_s * 1e9,
     )
-    from benchmarks.plan.shape import model_shape
+    from lamae.benchmarks.plan.shape import model_shape
 
     shape = model_shape(run)
     stages = STAGES if run.engine.precision == "fp32" else STAGES[1:]
@@ -111,7 +111,7 @@ def plan(
     _print_times(chosen, zero_stage=run.engine.zero_stage)
     _print_hours(chosen, corpora=corpora, epochs=epochs)
     if plot is not None:
-        from benchmarks.plan.plot import save_plot
+        from lamae.benchmarks.plan.plot import save_plot
 
         save_plot(chosen, plot, title=f"{config} on {machine.name}, ZeRO {run.engine.zero_stage}")
     if json is not None:
@@ -138,7 +138,7 @@ def plan(
 def _forecast(
     run: Any, shape: Any, machine: Any, size: int, stage: int, records_per_gpu: int | None, checkpointing: bool
 ) -> "Forecast":
-    from benchmarks.plan.forecast import forecast
+    from lamae.benchmarks.plan.forecast import forecast
     from lamae.train.schedule import plan_batch
 
     wanted = records_per_gpu * size if records_per_gpu else run.train.global_batch_size
@@ -235,8 +235,8 @@ def _as_dict(one: "Forecast", *, corpora: list[int], epochs: float) -> dict[str,
 
 
 def _validate(json: Path | None) -> None:
-    from benchmarks.plan.validate import validate
-    from benchmarks.result import describe_result, write_result
+    from lamae.benchmarks.plan.validate import validate
+    from lamae.benchmarks.result import describe_result, write_result
 
     with console.show_progress() as progress:
         result = {**describe_result("plan", quick=False), **validate(progress=progress)}

@@ -9,13 +9,13 @@ loader    reads while the device computes: it costs time only where storage or t
 
 from dataclasses import dataclass
 
-from benchmarks.plan.hardware import FETCHED, PERSISTENT
-from benchmarks.plan.machine import Machine
-from benchmarks.plan.memory import Memory, device_memory
-from benchmarks.plan.network import collective_s
-from benchmarks.plan.passes import engine_bytes
-from benchmarks.plan.shape import ModelShape
-from benchmarks.plan.traffic import all_reduces_gradients, step_traffic
+from lamae.benchmarks.plan.hardware import FETCHED, PERSISTENT
+from lamae.benchmarks.plan.machine import Machine
+from lamae.benchmarks.plan.memory import Memory, device_memory
+from lamae.benchmarks.plan.network import collective_s
+from lamae.benchmarks.plan.passes import engine_bytes
+from lamae.benchmarks.plan.shape import ModelShape
+from lamae.benchmarks.plan.traffic import all_reduces_gradients, step_traffic
 from lamae.train.schedule import BatchPlan
 
 RECORD_BYTES = 120_128

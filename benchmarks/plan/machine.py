@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.plan.hardware import (
+from lamae.benchmarks.plan.hardware import (
     ENGINE_HOST,
     GPUS,
     INTERCONNECTS,
@@ -14,8 +14,8 @@ from benchmarks.plan.hardware import (
     Efficiency,
     HostCost,
 )
-from benchmarks.plan.network import RING_PASSES, Topology
-from sharding.errors import UsageError
+from lamae.benchmarks.plan.network import RING_PASSES, Topology
+from lamae.sharding.errors import UsageError
 
 
 @dataclass(frozen=True)

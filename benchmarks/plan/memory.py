@@ -15,8 +15,8 @@ As DeepSpeed 0.19.8 does it with our configuration (compare Rajbhandari et al. 2
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.plan.shape import ModelShape
-from benchmarks.plan.traffic import BUCKET_ELEMENTS, GRADIENT_BYTES, WEIGHT_BYTES
+from lamae.benchmarks.plan.shape import ModelShape
+from lamae.benchmarks.plan.traffic import BUCKET_ELEMENTS, GRADIENT_BYTES, WEIGHT_BYTES
 from lamae.train.schedule import BatchPlan
 
 STAGE3_LIVE_PARAMETERS = 1_000_000_000

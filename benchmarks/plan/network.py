@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from benchmarks.plan.traffic import Collective
+from lamae.benchmarks.plan.traffic import Collective
 
 RING_PASSES = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0, "reduce": 1.0}
 """How often an operation goes around with a rank's share: an all-reduce is a reduce-scatter and an all-gather."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.plan.forecast import Forecast
+from lamae.benchmarks.plan.forecast import Forecast
 from lamae.reports.style import INK, MUTED, SERIES, style_axes
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from benchmarks.plan.trace import RECORD_SECONDS, MicroBatch, trace_micro_batch
+from lamae.benchmarks.plan.trace import RECORD_SECONDS, MicroBatch, trace_micro_batch
 from lamae.config import RunConfig
 from lamae.model import build_model
 from lamae.model.flops import Flops, count_flops

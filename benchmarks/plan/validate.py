@@ -15,17 +15,17 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from benchmarks import rankstep
-from benchmarks.plan.calibrate import measure_engine_host, measure_machine
-from benchmarks.plan.forecast import Forecast, forecast
-from benchmarks.plan.hardware import HostCost
-from benchmarks.plan.shape import model_shape
-from benchmarks.ranks import RankPool
-from benchmarks.rankstep import StepCost
-from benchmarks.timing import Ratio, ratio_entries
+from lamae.benchmarks import rankstep
+from lamae.benchmarks.plan.calibrate import measure_engine_host, measure_machine
+from lamae.benchmarks.plan.forecast import Forecast, forecast
+from lamae.benchmarks.plan.hardware import HostCost
+from lamae.benchmarks.plan.shape import model_shape
+from lamae.benchmarks.ranks import RankPool
+from lamae.benchmarks.rankstep import StepCost
+from lamae.benchmarks.timing import Ratio, ratio_entries
 from lamae.config import load
+from lamae.sharding.progress import Progress, ignore
 from lamae.train.schedule import plan_batch
-from sharding.progress import Progress, ignore
 
 RECORDS = {"tiny": 32, "small": 4}
 """Per process and step, by size: enough that a step takes a good part of a second."""

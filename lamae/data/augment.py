@@ -12,7 +12,7 @@ import torch
 
 from lamae import keyed
 from lamae.data.config import SignalConfig
-from sharding.leads import LIMB_FROM_I_II, NUM_LEADS
+from lamae.sharding.leads import LIMB_FROM_I_II, NUM_LEADS
 
 # What a record's random numbers are for; crops use 1.
 _LEAD_DROPOUT, _GAIN, _NOISE, _WANDER = range(2, 6)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sharding.format import SPLITS
+from lamae.sharding.format import SPLITS
 
 ORDERS = ("global", "window")
 ON_CORRUPT = ("raise", "skip")

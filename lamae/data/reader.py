@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from lamae.data.batch import Batch
-from sharding.errors import LamaeError
-from sharding.format import ShardSet, lead_mask_to_bool
-from sharding.leads import NUM_LEADS
+from lamae.sharding.errors import LamaeError
+from lamae.sharding.format import ShardSet, lead_mask_to_bool
+from lamae.sharding.leads import NUM_LEADS
 
 MAX_OPEN_SHARDS = 4096
 

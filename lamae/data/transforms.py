@@ -16,8 +16,8 @@ from lamae.data.batch import Batch
 from lamae.data.config import SignalConfig
 from lamae.data.highpass import highpass
 from lamae.data.resample import Decimator
-from sharding.errors import UsageError
-from sharding.format import NO_SAMPLE
+from lamae.sharding.errors import UsageError
+from lamae.sharding.format import NO_SAMPLE
 
 logger = logging.getLogger(__name__)
 

@@ -32,10 +32,10 @@ from lamae.evaluate.probe import probe_arrays
 from lamae.evaluate.reconstruction import ReconstructionErrors, reconstruction_errors, spread
 from lamae.evaluate.result import ProbeResult
 from lamae.model.config import MaskConfig
-from sharding.errors import UsageError
-from sharding.format import ShardSet, lead_mask_to_bool
-from sharding.leads import LEADS, LIMB_LEADS
-from sharding.progress import Progress, ignore
+from lamae.sharding.errors import UsageError
+from lamae.sharding.format import ShardSet, lead_mask_to_bool
+from lamae.sharding.leads import LEADS, LIMB_LEADS
+from lamae.sharding.progress import Progress, ignore
 
 RANDOM_WEIGHTS = "random weights"
 # What the model is shown at test time, having been probed with all twelve leads.

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from sharding.errors import UsageError
+from lamae.sharding.errors import UsageError
 
 _Literal = TypeVar("_Literal", list, dict)
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from lamae.evaluate.csvrows import integer_key, read_heading, read_rows
 from lamae.evaluate.embed import pretrained_flags, write_records
-from sharding.errors import UsageError
-from sharding.format import ShardSet
+from lamae.sharding.errors import UsageError
+from lamae.sharding.format import ShardSet
 
 OLDEST_YEARS = 89.0  # PTB-XL writes 300 for everyone older, MIMIC shifts them likewise
 _SEX = {"m": 0, "male": 0, "0": 0, "0.0": 0, "f": 1, "female": 1, "1": 1, "1.0": 1}

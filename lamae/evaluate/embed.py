@@ -27,15 +27,15 @@ from lamae.data.transforms import Signal
 from lamae.evaluate import store
 from lamae.evaluate.inference import load_for_inference, read_signals
 from lamae.model import PretrainModel
+from lamae.sharding.errors import LamaeError, UsageError
+from lamae.sharding.format import ShardSet, lead_mask_to_bool
+from lamae.sharding.leads import LEADS, NUM_LEADS
+from lamae.sharding.progress import Progress, ignore
 from lamae.train import distributed
 from lamae.train.checkpoint import LoadedModel
 from lamae.train.distributed import Ranks
 from lamae.train.place import find_place
 from lamae.train.subjects import are_comparable, row_subjects
-from sharding.errors import LamaeError, UsageError
-from sharding.format import ShardSet, lead_mask_to_bool
-from sharding.leads import LEADS, NUM_LEADS
-from sharding.progress import Progress, ignore
 
 KIND = "embeddings"
 NOT_PRETRAINED, PRETRAINED, UNKNOWN = 0, 1, 2

@@ -28,10 +28,10 @@ from lamae.data.transforms import SignalTransform
 from lamae.evaluate import store
 from lamae.evaluate.card import model_card
 from lamae.model import PretrainModel, build_model
+from lamae.sharding.errors import LamaeError, UsageError
+from lamae.sharding.format import NO_SAMPLE
+from lamae.sharding.leads import LEADS, NUM_LEADS, lead_index
 from lamae.train.checkpoint import file_digest, load_model
-from sharding.errors import LamaeError, UsageError
-from sharding.format import NO_SAMPLE
-from sharding.leads import LEADS, NUM_LEADS, lead_index
 
 EXPORT_VERSION = 1
 WEIGHTS_NAME, CONFIG_NAME, CARD_NAME = "model.safetensors", "config.json", "README.md"

@@ -17,8 +17,8 @@ from lamae.evaluate.embed import Embeddings
 from lamae.evaluate.labels import Labels
 from lamae.evaluate.probe import probe_arrays
 from lamae.evaluate.result import NUM_DRAWS, ProbeResult, difference
-from sharding.errors import UsageError
-from sharding.progress import Progress, ignore
+from lamae.sharding.errors import UsageError
+from lamae.sharding.progress import Progress, ignore
 
 FRACTIONS = (0.01, 0.05, 0.1, 1.0)
 NUM_SEEDS = 3

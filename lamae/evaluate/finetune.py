@@ -33,12 +33,12 @@ from lamae.evaluate.protocol import split_rows, usable_codes
 from lamae.evaluate.readouts import Fit
 from lamae.evaluate.result import ProbeResult, evaluate_scores
 from lamae.evaluate.tuning import CHECKPOINTS_NAME, Tuned, Tuner
+from lamae.sharding.errors import LamaeError, UsageError
+from lamae.sharding.format import ShardSet
+from lamae.sharding.progress import Progress, ignore
 from lamae.train import distributed
 from lamae.train.config import ZERO_STAGES, EngineConfig
 from lamae.train.durable import fsync
-from sharding.errors import LamaeError, UsageError
-from sharding.format import ShardSet
-from sharding.progress import Progress, ignore
 
 WEIGHTS_NAME, SCORES_NAME, RESULT_NAME = "classifier.safetensors", "scores.safetensors", "finetune.json"
 REQUEST_NAME = "request.json"

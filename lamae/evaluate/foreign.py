@@ -14,8 +14,8 @@ import zarr
 
 from lamae.evaluate import store
 from lamae.evaluate.embed import UNKNOWN, write_records
-from sharding.errors import UsageError
-from sharding.format import ShardSet
+from lamae.sharding.errors import UsageError
+from lamae.sharding.format import ShardSet
 
 
 def import_embeddings(

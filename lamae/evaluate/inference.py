@@ -11,10 +11,10 @@ import torch
 from lamae.data.loader import read_batch
 from lamae.data.transforms import Signal, SignalTransform
 from lamae.model import PretrainModel, build_model
+from lamae.sharding.errors import UsageError
+from lamae.sharding.format import ShardSet
+from lamae.sharding.leads import NUM_LEADS
 from lamae.train.checkpoint import LoadedModel, load_model
-from sharding.errors import UsageError
-from sharding.format import ShardSet
-from sharding.leads import NUM_LEADS
 
 
 def transform_for(loaded: LoadedModel, shard_set: ShardSet) -> SignalTransform:

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from lamae.evaluate import store
-from sharding.errors import LamaeError, UsageError
-from sharding.format import SPLITS, ShardSet
+from lamae.sharding.errors import LamaeError, UsageError
+from lamae.sharding.format import SPLITS, ShardSet
 
 NO_SPLIT = 255
 KIND = "labels"

@@ -17,8 +17,8 @@ from lamae.evaluate.inference import read_signals
 from lamae.evaluate.labels import read_labels
 from lamae.evaluate.logistic import LogisticSolver, Standardizer
 from lamae.evaluate.reconstruction import spread
-from sharding.errors import UsageError
-from sharding.format import ShardSet
+from lamae.sharding.errors import UsageError
+from lamae.sharding.format import ShardSet
 
 if TYPE_CHECKING:
     from lamae.config import RunConfig

@@ -16,7 +16,7 @@ from lamae.evaluate.logistic import Standardizer
 from lamae.evaluate.protocol import split_rows, usable_codes
 from lamae.evaluate.readouts import METHODS, fit_knn, fit_logistic
 from lamae.evaluate.result import NUM_DRAWS, SEED, ProbeResult, difference, evaluate_scores
-from sharding.errors import UsageError
+from lamae.sharding.errors import UsageError
 
 __all__ = ["ProbeResult", "difference", "probe", "probe_arrays"]
 

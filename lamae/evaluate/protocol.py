@@ -4,7 +4,7 @@ import numpy as np
 
 from lamae.evaluate.embed import PRETRAINED, UNKNOWN
 from lamae.evaluate.labels import Labels
-from sharding.errors import UsageError
+from lamae.sharding.errors import UsageError
 
 
 def split_rows(

@@ -26,10 +26,10 @@ from lamae.evaluate.inference import read_signals, transform_for
 from lamae.evaluate.trivial import LINEAR, TRIVIAL, predictors
 from lamae.model.config import MaskConfig
 from lamae.model.masking import Mask, draw_mask
+from lamae.sharding.format import ShardSet
+from lamae.sharding.leads import CHEST_LEADS, DERIVED_LEADS, INDEPENDENT_LEADS, LEADS, NUM_LEADS
+from lamae.sharding.progress import Progress, ignore
 from lamae.train.checkpoint import LoadedModel
-from sharding.format import ShardSet
-from sharding.leads import CHEST_LEADS, DERIVED_LEADS, INDEPENDENT_LEADS, LEADS, NUM_LEADS
-from sharding.progress import Progress, ignore
 
 SITUATIONS = ("hidden lead, visible instant", "visible lead, hidden span", "hidden lead, hidden instant")
 MODEL = "model"

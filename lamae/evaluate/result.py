@@ -20,7 +20,7 @@ from lamae.evaluate.groups import code_groups
 from lamae.evaluate.labels import Labels
 from lamae.evaluate.metrics import best_f1_threshold, brier, f1
 from lamae.evaluate.readouts import Fit
-from sharding.errors import UsageError
+from lamae.sharding.errors import UsageError
 
 NUM_DRAWS = 1000
 SEED = 0

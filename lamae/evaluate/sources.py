@@ -18,8 +18,8 @@ from lamae.evaluate.labels import (
     count_codes,
     join_labels,
 )
-from sharding.errors import UsageError
-from sharding.format import SPLITS, ShardSet
+from lamae.sharding.errors import UsageError
+from lamae.sharding.format import SPLITS, ShardSet
 
 TRAIN, VAL, TEST = range(len(SPLITS))
 SOURCES = ("mimic-icd10", "ptbxl", "snomed", "csv")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import zarr
 
-from sharding.errors import LamaeError, UsageError
+from lamae.sharding.errors import LamaeError, UsageError
 
 STORE_VERSION = 1
 ROWS_PER_CHUNK = 16384

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from sharding.leads import LIMB_FROM_I_II, LIMB_LEADS, NUM_LEADS
+from lamae.sharding.leads import LIMB_FROM_I_II, LIMB_LEADS, NUM_LEADS
 
 Predictor = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 

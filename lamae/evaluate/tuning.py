@@ -20,6 +20,9 @@ from lamae.data.transforms import SignalTransform
 from lamae.evaluate.auroc import auroc, macro
 from lamae.evaluate.classifier import Classifier
 from lamae.evaluate.inference import read_signals, withhold_leads
+from lamae.sharding.errors import LamaeError
+from lamae.sharding.format import ShardSet
+from lamae.sharding.progress import Progress
 from lamae.train.checkpoint import CheckpointReader, newest_whole
 from lamae.train.config import CheckpointConfig, EngineConfig, OptimConfig
 from lamae.train.distributed import Ranks
@@ -28,9 +31,6 @@ from lamae.train.engine import Engine
 from lamae.train.saver import Saver
 from lamae.train.schedule import learning_rate, plan_batch, weight_decay
 from lamae.train.state import TrainState
-from sharding.errors import LamaeError
-from sharding.format import ShardSet
-from sharding.progress import Progress
 
 if TYPE_CHECKING:
     from lamae.evaluate.finetune import FinetuneOptions

@@ -10,7 +10,7 @@ from lamae.model.config import ModelConfig
 from lamae.model.encoder import Latents, attend_within_lead
 from lamae.model.layers import Block, Positions, invert_rows, linear, move_rows
 from lamae.model.masking import Mask
-from sharding.leads import NUM_LEADS
+from lamae.sharding.leads import NUM_LEADS
 
 
 class Decoder(nn.Module):

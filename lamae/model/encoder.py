@@ -13,7 +13,7 @@ from lamae.kernels import cross_lead_attention, sequence_attention
 from lamae.model.config import ModelConfig
 from lamae.model.layers import Block, Positions, average_values, invert_rows, linear, move_rows
 from lamae.model.masking import Mask
-from sharding.leads import NUM_LEADS
+from lamae.sharding.leads import NUM_LEADS
 
 
 class Latents(NamedTuple):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lamae.model.config import ModelConfig
 from lamae.model.masking import Mask
-from sharding.leads import DERIVED_LEADS
+from lamae.sharding.leads import DERIVED_LEADS
 
 
 def sample_errors(config: ModelConfig, y_BLNP: Tensor, target_BLNP: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lamae.keyed import GOLDEN, mix, signed
 from lamae.model.config import MaskConfig, kinds_drawn, num_visible
-from sharding.leads import CHEST_LEADS, LIMB_LEADS, NUM_LEADS
+from lamae.sharding.leads import CHEST_LEADS, LIMB_LEADS, NUM_LEADS
 
 _LIMB = slice(LIMB_LEADS[0], LIMB_LEADS[-1] + 1)
 _CHEST = slice(CHEST_LEADS[0], CHEST_LEADS[-1] + 1)

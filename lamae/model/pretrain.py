@@ -15,8 +15,8 @@ from lamae.model.encoder import Encoder, Exchange, Latents, on_shared_grid
 from lamae.model.layers import AttentionPool, MeanPool, equal_weights
 from lamae.model.loss import alignment_weight, error_parts, lead_disagreement, record_means, sample_errors
 from lamae.model.masking import Mask, show_all
-from sharding.errors import UsageError
-from sharding.leads import NUM_LEADS
+from lamae.sharding.errors import UsageError
+from lamae.sharding.leads import NUM_LEADS
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lamae.model.layers import masked_softmax
-from sharding.leads import NUM_LEADS
+from lamae.sharding.leads import NUM_LEADS
 
 
 @torch.no_grad()

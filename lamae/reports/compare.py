@@ -22,7 +22,7 @@ from lamae.reports.page import Page
 from lamae.reports.style import INK, SERIES
 from lamae.reports.tables import Table
 from lamae.reports.values import finite
-from sharding.leads import LEADS
+from lamae.sharding.leads import LEADS
 
 MAX_CODES_SHOWN = 30
 FINETUNED = "Fine-tuned, and supervised from scratch"

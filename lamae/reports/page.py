@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from sharding.errors import UsageError
+from lamae.sharding.errors import UsageError
 
 VERDICTS = {"holds": "good", "does not hold": "bad", "not decided": "open"}
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from lamae.reports.attention import lead_attention
 from lamae.reports.style import ACCENT, HIDDEN, INK, MUTED, style_axes
-from sharding.leads import LEADS, NUM_LEADS
+from lamae.sharding.leads import LEADS, NUM_LEADS
 
 
 @torch.inference_mode()

@@ -15,14 +15,14 @@ from pathlib import Path
 from lamae.evaluate.labels import read_labels
 from lamae.evaluate.sources import build_labels, read_ptbxl, read_rows
 from lamae.evaluate.store import require_same_rows
+from lamae.sharding.errors import UsageError
+from lamae.sharding.format import MANIFEST_NAME, ShardSet
+from lamae.sharding.options import PackOptions
+from lamae.sharding.pack import pack
+from lamae.sharding.progress import Progress
+from lamae.sharding.splits import split_of_subject
+from lamae.sharding.synth import synthesize
 from lamae.study.plan import CorpusConfig, JudgeConfig, StudyPlan
-from sharding.errors import UsageError
-from sharding.format import MANIFEST_NAME, ShardSet
-from sharding.options import PackOptions
-from sharding.pack import pack
-from sharding.progress import Progress
-from sharding.splits import split_of_subject
-from sharding.synth import synthesize
 
 SPLITS = ("train", "val", "test")
 # First digits of ids: synthetic subjects begin with 1 and their studies with 4.

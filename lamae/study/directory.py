@@ -19,9 +19,9 @@ from pathlib import Path
 
 from lamae import config as run_config
 from lamae import files
+from lamae.sharding.errors import UsageError
 from lamae.study.plan import StudyPlan, changed_keys, load_plan
 from lamae.study.runs import Run
-from sharding.errors import UsageError
 
 PLAN_NAME = "plan.yaml"
 RUN_NAME = "run.json"

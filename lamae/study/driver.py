@@ -13,6 +13,9 @@ from lamae import console
 from lamae.evaluate.demographics import embed_demographics
 from lamae.evaluate.embed import read_embeddings
 from lamae.reports.study import write_study_report
+from lamae.sharding.errors import UsageError
+from lamae.sharding.format import ShardSet
+from lamae.sharding.progress import Progress
 from lamae.study import runs as run_lists
 from lamae.study.corpus import Part, build_corpus, check_labels
 from lamae.study.directory import StudyDirectory
@@ -22,9 +25,6 @@ from lamae.study.pool import execute
 from lamae.study.results import AGE_AND_SEX, UNTRAINED, Contender, collect
 from lamae.study.runs import FULL, Choice, Run
 from lamae.study.search import search
-from sharding.errors import UsageError
-from sharding.format import ShardSet
-from sharding.progress import Progress
 
 
 def run_study(plan_path: Path, out: Path, *, workers: int, report_only: bool = False) -> dict[str, Any]:

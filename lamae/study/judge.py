@@ -15,9 +15,9 @@ from lamae.evaluate.labels import Labels
 from lamae.evaluate.logistic import LogisticSolver, Standardizer
 from lamae.evaluate.readouts import C_GRID, fit_logistic
 from lamae.evaluate.reconstruction import spread
+from lamae.sharding.errors import UsageError
 from lamae.study.plan import JudgeConfig
 from lamae.study.statistics import Scores, stratified_auroc
-from sharding.errors import UsageError
 
 INNER_FOLDS = 3
 

@@ -11,11 +11,11 @@ import numpy as np
 
 from lamae.evaluate.embed import Embeddings
 from lamae.evaluate.labels import read_labels
+from lamae.sharding.format import ShardSet
 from lamae.study.corpus import Part
 from lamae.study.judge import judge_embeddings
 from lamae.study.plan import StudyPlan
 from lamae.study.statistics import NUM_DRAWS, Judged, judge_scores
-from sharding.format import ShardSet
 
 Key = tuple[str, str, float]
 """Judge, read-out, share of the labels."""

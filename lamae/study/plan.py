@@ -196,7 +196,7 @@ class StudyPlan:
 
 def load_plan(path: str | Path) -> StudyPlan:
     """The plan of a YAML file, checked. Raises UsageError naming the file or key."""
-    return run_config.load_as(StudyPlan(), path)
+    return run_config.load_as(StudyPlan(), run_config.find(path, "study"))
 
 
 def changed_keys(old: StudyPlan, new: StudyPlan) -> list[str]:

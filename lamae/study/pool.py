@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable
 import torch
 
 from lamae.launch import last_lines, usable_cores
+from lamae.sharding.errors import LamaeError
+from lamae.sharding.progress import Progress
 from lamae.study import worker
 from lamae.study.directory import StudyDirectory
 from lamae.study.runs import Run
-from sharding.errors import LamaeError
-from sharding.progress import Progress
 
 POLL_S = 0.5
 LOG_NAME = "run.log"

@@ -19,6 +19,7 @@ from lamae.evaluate.embed import READOUTS
 from lamae.evaluate.groups import code_groups
 from lamae.evaluate.reconstruction import GROUPS, SITUATIONS, ReconstructionErrors
 from lamae.evaluate.trivial import LINEAR
+from lamae.sharding.format import ShardSet
 from lamae.study import runs as run_lists
 from lamae.study.corpus import Part
 from lamae.study.directory import StudyDirectory
@@ -26,7 +27,6 @@ from lamae.study.judgement import Judgement, Key
 from lamae.study.plan import StudyPlan
 from lamae.study.runs import BASE, FLOPS, RECORDS, Choice, FinalRuns, Group, Run, Setting
 from lamae.study.statistics import NUM_DRAWS, Values, difference, estimate, verdict
-from sharding.format import ShardSet
 
 UNTRAINED, AGE_AND_SEX = "random weights", "age and sex"
 RECONSTRUCTED = ("I, II", "V1-V6", "I, II, V1-V6")

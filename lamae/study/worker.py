@@ -18,6 +18,9 @@ from lamae import console, files
 from lamae.evaluate.embed import READOUTS, embed, read_embeddings
 from lamae.evaluate.labels import read_labels
 from lamae.evaluate.reconstruction import reconstruction_errors
+from lamae.sharding.errors import LamaeError
+from lamae.sharding.format import ShardSet
+from lamae.sharding.orphan import when_orphaned
 from lamae.study.corpus import Part, open_parts
 from lamae.study.directory import StudyDirectory
 from lamae.study.judge import rows_of_splits
@@ -26,9 +29,6 @@ from lamae.study.plan import StudyPlan, load_plan
 from lamae.study.runs import FULL, Run, configure
 from lamae.train import loop
 from lamae.train.checkpoint import load_model
-from sharding.errors import LamaeError
-from sharding.format import ShardSet
-from sharding.orphan import when_orphaned
 
 EMBED_BATCH, GPU_EMBED_BATCH = 8, 256  # small batches stay in a core's cache
 

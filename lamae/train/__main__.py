@@ -3,7 +3,7 @@
 import sys
 
 from lamae import allocator, console
-from sharding.errors import LamaeError, UsageError
+from lamae.sharding.errors import LamaeError, UsageError
 
 USAGE = "usage: python -m lamae.train CONFIG [key=value ...]"
 

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lamae.model.layers import Block
-from sharding.errors import UsageError
+from lamae.sharding.errors import UsageError
 
 
 def transformer_blocks(model: nn.Module) -> Iterator[Block]:

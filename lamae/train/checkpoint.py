@@ -29,8 +29,8 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import load_file
 
+from lamae.sharding.errors import LamaeError, UsageError
 from lamae.train.state import TrainState
-from sharding.errors import LamaeError, UsageError
 
 if TYPE_CHECKING:
     from lamae.config import RunConfig

@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 
 from lamae.allocator import keep_freed_memory
+from lamae.sharding.errors import LamaeError
 from lamae.train.place import Place, find_place
-from sharding.errors import LamaeError
 
 Decision = TypeVar("Decision")
 

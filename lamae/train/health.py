@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lamae.sharding.errors import LamaeError
+from lamae.sharding.format import ShardSet
 from lamae.train.distributed import Ranks
 from lamae.train.rowfile import RowFile
-from sharding.errors import LamaeError
-from sharding.format import ShardSet
 
 QUARANTINE_NAME = "quarantine.jsonl"
 SPIKES_NAME = "spikes.jsonl"

@@ -9,10 +9,10 @@ from lamae.data.batch import Batch
 from lamae.data.loader import RingLoader, read_batch
 from lamae.data.transforms import Signal, SignalTransform
 from lamae.model.masking import Mask, draw_mask
+from lamae.sharding.errors import UsageError
+from lamae.sharding.format import ShardSet
 from lamae.train.distributed import Ranks
 from lamae.train.subjects import subject_set, subject_set_hash
-from sharding.errors import UsageError
-from sharding.format import ShardSet
 
 if TYPE_CHECKING:
     from lamae.config import RunConfig

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from lamae.data.batch import Batch
+from lamae.sharding.errors import LamaeError
 from lamae.train import distributed
 from lamae.train.checkpoint import CheckpointReader
 from lamae.train.clock import StepClock
@@ -33,7 +34,6 @@ from lamae.train.state import TrainState
 from lamae.train.subjects import subject_set_hash
 from lamae.train.validation import Probe, Validation
 from lamae.train.watchdog import Watchdog
-from sharding.errors import LamaeError
 
 if TYPE_CHECKING:
     from lamae.config import RunConfig

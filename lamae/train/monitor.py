@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from lamae.sharding.leads import LEADS
 from lamae.train.rowfile import TELL_FAILURES_EVERY_S, RowFile, Throttle
-from sharding.leads import LEADS
 
 METRICS_NAME = "metrics.jsonl"
 TENSORBOARD_NAME = "tensorboard"

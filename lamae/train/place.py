@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sharding.errors import UsageError
+from lamae.sharding.errors import UsageError
 
 
 @dataclass(frozen=True)

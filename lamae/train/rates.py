@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from lamae.model.flops import count_flops
+from lamae.sharding.leads import NUM_LEADS
 from lamae.train.clock import PHASES, StepClock, StepTimes
 from lamae.train.distributed import Ranks
 from lamae.train.stragglers import Stragglers
-from sharding.leads import NUM_LEADS
 
 if TYPE_CHECKING:
     from lamae.config import RunConfig

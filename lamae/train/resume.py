@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from lamae.sharding.errors import UsageError
 from lamae.train.checkpoint import CheckpointReader, differing_keys
-from sharding.errors import UsageError
 
 # Everything else (steps, learning rate, precision, ZeRO stage, paths, monitoring) may change from start to start.
 FIXED_SECTIONS = ("model.", "mask.", "signal.")

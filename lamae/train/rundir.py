@@ -10,10 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lamae.sharding.errors import LamaeError, UsageError
+from lamae.sharding.format import MANIFEST_NAME as SHARD_SET_NAME
 from lamae.train.checkpoint import CheckpointReader, newest_whole
 from lamae.train.durable import clear_unfinished, write_durably
-from sharding.errors import LamaeError, UsageError
-from sharding.format import MANIFEST_NAME as SHARD_SET_NAME
 
 CONFIG_NAME = "config.yaml"
 MANIFEST_NAME = "manifest.json"

@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from lamae.sharding.errors import UsageError
 from lamae.train.config import OptimConfig
-from sharding.errors import UsageError
 
 
 def _cosine(start: float, end: float, progress: float) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from lamae.keyed import GOLDEN, mix, signed
-from sharding.format import ShardSet
+from lamae.sharding.format import ShardSet
 
 
 def hash_subjects(subjects: np.ndarray, *, source: str) -> np.ndarray:

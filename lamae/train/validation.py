@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from lamae.data.loader import read_batch
+from lamae.sharding.errors import UsageError
 from lamae.train.distributed import Ranks
 from lamae.train.engine import Engine
 from lamae.train.inputs import Inputs
-from sharding.errors import UsageError
 
 if TYPE_CHECKING:
     from lamae.config import RunConfig

@@ -3,6 +3,6 @@
 The model, its sources and how close it comes to real recordings: ``docs/synth.md``.
 """
 
-from sharding.synth.generate import synthesize
+from lamae.sharding.synth.generate import synthesize
 
 __all__ = ["synthesize"]

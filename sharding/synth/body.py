@@ -11,7 +11,7 @@ from functools import cache
 
 import numpy as np
 
-from sharding.synth.heart import DURATION_S, NUM_SAMPLES, NUM_SOURCES, RATE_HZ, X, Y, Z
+from lamae.sharding.synth.heart import DURATION_S, NUM_SAMPLES, NUM_SOURCES, RATE_HZ, X, Y, Z
 
 GAIN_PER_MV = 200
 # MIMIC-IV-ECG stores aVF before aVL.

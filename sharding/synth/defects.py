@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sharding.format import NO_SAMPLE
+from lamae.sharding.format import NO_SAMPLE
 
 SATURATED_ADC = 16000  # 80 mV, where the recorders of the Challenge 2011 set come to rest
 DEFECTS: tuple[str, ...] = ("missing_run", "flat", "missing", "saturated")

@@ -18,12 +18,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from sharding.errors import LamaeError, UsageError
-from sharding.progress import Progress, ignore
-from sharding.synth import tables
-from sharding.synth.plan import ID_SPACE, Ids, StratifiedFolds, fold_of_subject, records_per_subject
-from sharding.synth.record import Record, draw_records, draw_subject
-from sharding.synth.streams import Stream, random_stream
+from lamae.sharding.errors import LamaeError, UsageError
+from lamae.sharding.progress import Progress, ignore
+from lamae.sharding.synth import tables
+from lamae.sharding.synth.plan import ID_SPACE, Ids, StratifiedFolds, fold_of_subject, records_per_subject
+from lamae.sharding.synth.record import Record, draw_records, draw_subject
+from lamae.sharding.synth.streams import Stream, random_stream
 
 GENERATOR_VERSION = 1
 

@@ -6,9 +6,9 @@ measured", as in MIMIC-IV-ECG's ``machine_measurements.csv``.
 
 import numpy as np
 
-from sharding.synth.body import LEADS_FROM_ELECTRODES, STORED_LEADS
-from sharding.synth.heart import P_WAVES, QRS_WAVES, T_WAVES
-from sharding.synth.record import Record
+from lamae.sharding.synth.body import LEADS_FROM_ELECTRODES, STORED_LEADS
+from lamae.sharding.synth.heart import P_WAVES, QRS_WAVES, T_WAVES
+from lamae.sharding.synth.record import Record
 
 NOT_MEASURED = 29999
 MEASUREMENTS: tuple[str, ...] = (

@@ -4,8 +4,8 @@ from collections import Counter
 
 import numpy as np
 
-from sharding.synth.findings import FINDINGS
-from sharding.synth.streams import Stream, random_stream
+from lamae.sharding.synth.findings import FINDINGS
+from lamae.sharding.synth.streams import Stream, random_stream
 
 NUM_FOLDS = 20
 # Ids are eight digits with a fixed first one, as MIMIC's are.

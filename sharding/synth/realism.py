@@ -1,6 +1,6 @@
 """How close synthetic ECGs come to real ones: the same figures for any folders of WFDB records, side by side.
 
-    python -m sharding.synth.realism SYNTHETIC_TREE REAL_FOLDER
+    python -m lamae.sharding.synth.realism SYNTHETIC_TREE REAL_FOLDER
 
 prints a Markdown table with one column per folder; ``docs/synth.md`` shows one. Letters in names: N records, L leads
 in canonical order, T samples.
@@ -13,8 +13,8 @@ import numpy as np
 import wfdb
 from scipy import signal
 
-from sharding.errors import UsageError
-from sharding.leads import INDEPENDENT_LEADS, LEADS, canonical_columns
+from lamae.sharding.errors import UsageError
+from lamae.sharding.leads import INDEPENDENT_LEADS, LEADS, canonical_columns
 
 _NUM_COMPONENTS = 3
 

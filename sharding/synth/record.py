@@ -11,11 +11,11 @@ from datetime import datetime, timedelta
 
 import numpy as np
 
-from sharding.synth.body import Torso, draw_noise, draw_torso, reattach, record_leads
-from sharding.synth.defects import Defect, draw_defect
-from sharding.synth.findings import AGE_MEAN_YEARS, AGE_STD_YEARS, FINDINGS, Stay, draw_stay
-from sharding.synth.heart import Beat, Rhythm, apply_findings, draw_beat, draw_rhythm, render_sources
-from sharding.synth.streams import Stream, random_stream
+from lamae.sharding.synth.body import Torso, draw_noise, draw_torso, reattach, record_leads
+from lamae.sharding.synth.defects import Defect, draw_defect
+from lamae.sharding.synth.findings import AGE_MEAN_YEARS, AGE_STD_YEARS, FINDINGS, Stay, draw_stay
+from lamae.sharding.synth.heart import Beat, Rhythm, apply_findings, draw_beat, draw_rhythm, render_sources
+from lamae.sharding.synth.streams import Stream, random_stream
 
 
 @dataclass(frozen=True)

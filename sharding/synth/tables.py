@@ -7,11 +7,11 @@ MIMIC-IV-ECG-Ext-ICD 1.0.1: lists of codes are Python list literals, ids that ca
 
 import numpy as np
 
-from sharding.synth.body import GAIN_PER_MV, STORED_LEADS
-from sharding.synth.findings import FINDINGS
-from sharding.synth.heart import RATE_HZ
-from sharding.synth.machine import BANDWIDTH, FILTERING, MEASUREMENTS, NUM_REPORT_LINES, measure, report
-from sharding.synth.record import Record, Subject
+from lamae.sharding.synth.body import GAIN_PER_MV, STORED_LEADS
+from lamae.sharding.synth.findings import FINDINGS
+from lamae.sharding.synth.heart import RATE_HZ
+from lamae.sharding.synth.machine import BANDWIDTH, FILTERING, MEASUREMENTS, NUM_REPORT_LINES, measure, report
+from lamae.sharding.synth.record import Record, Subject
 
 RECORD_LIST_COLUMNS = ("subject_id", "study_id", "file_name", "ecg_time", "path")
 MACHINE_COLUMNS = (

@@ -6,9 +6,9 @@ from functools import partial
 import numpy as np
 import pytest
 
-from benchmarks.loader import BATCH_SIZE, Candidate, time_streams
-from benchmarks.loader_peers import endless, webdataset_tuned, webdataset_tutorial
-from sharding.format import ShardSet
+from lamae.benchmarks.loader import BATCH_SIZE, Candidate, time_streams
+from lamae.benchmarks.loader_peers import endless, webdataset_tuned, webdataset_tutorial
+from lamae.sharding.format import ShardSet
 from tests.shardsets import random_adc, write_shard_set
 
 

@@ -7,19 +7,19 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import rankstep
-from benchmarks.plan.forecast import forecast
-from benchmarks.plan.hardware import FETCHED, GPUS, PERSISTENT, HostCost
-from benchmarks.plan.machine import Machine, describe_machine
-from benchmarks.plan.memory import device_memory
-from benchmarks.plan.network import Topology, collective_s
-from benchmarks.plan.passes import engine_bytes
-from benchmarks.plan.shape import model_shape
-from benchmarks.plan.trace import Watch, trace_micro_batch
-from benchmarks.plan.traffic import Collective, step_traffic
-from benchmarks.ranks import RankPool
-from benchmarks.wire import sent_per_rank
 from lamae import cli
+from lamae.benchmarks import rankstep
+from lamae.benchmarks.plan.forecast import forecast
+from lamae.benchmarks.plan.hardware import FETCHED, GPUS, PERSISTENT, HostCost
+from lamae.benchmarks.plan.machine import Machine, describe_machine
+from lamae.benchmarks.plan.memory import device_memory
+from lamae.benchmarks.plan.network import Topology, collective_s
+from lamae.benchmarks.plan.passes import engine_bytes
+from lamae.benchmarks.plan.shape import model_shape
+from lamae.benchmarks.plan.trace import Watch, trace_micro_batch
+from lamae.benchmarks.plan.traffic import Collective, step_traffic
+from lamae.benchmarks.ranks import RankPool
+from lamae.benchmarks.wire import sent_per_rank
 from lamae.config import load
 from lamae.model import build_model
 from lamae.model.masking import draw_mask

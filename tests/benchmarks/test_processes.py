@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import rankstep, scaling
-from benchmarks.ranks import RankPool
 from lamae import cli
-from sharding.errors import LamaeError, UsageError
+from lamae.benchmarks import rankstep, scaling
+from lamae.benchmarks.ranks import RankPool
+from lamae.sharding.errors import LamaeError, UsageError
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,7 +58,7 @@ def test_a_killed_benchmark_takes_its_processes_and_folders_along(tmp_path):
 
 OWNER = """
 import time
-from benchmarks.ranks import RankPool
+from lamae.benchmarks.ranks import RankPool
 from tests.benchmarks.test_processes import work_on
 
 if __name__ == "__main__":

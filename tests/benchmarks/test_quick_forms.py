@@ -12,13 +12,13 @@ import sys
 import pytest
 import torch
 
-from benchmarks import cli as benchmarks_cli
-from benchmarks import kernels, loader, result, scaling, shard, step, timing
-from benchmarks.plan import validate
-from benchmarks.report import render_report
 from lamae import cli
+from lamae.benchmarks import cli as benchmarks_cli
+from lamae.benchmarks import kernels, loader, result, scaling, shard, step, timing
+from lamae.benchmarks.plan import validate
+from lamae.benchmarks.report import render_report
 from lamae.config import load
-from sharding.synth import synthesize
+from lamae.sharding.synth import synthesize
 
 NUM_RECORDS = 64
 
@@ -140,7 +140,7 @@ def test_scaling_refuses_what_makes_no_sense(options):
 
 
 def test_every_benchmark_is_a_verb_and_has_a_quick_test():
-    from benchmarks.cli import app
+    from lamae.benchmarks.cli import app
 
     verbs = {command.name or command.callback.__name__ for command in app.registered_commands}
     assert result.BENCHMARKS.keys() <= verbs

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from benchmarks.step import DTYPES, TrainingStep, time_shares
+from lamae.benchmarks.step import DTYPES, TrainingStep, time_shares
 from lamae.config import RunConfig, load
 from lamae.model.config import ModelConfig
 from lamae.model.flops import count_flops

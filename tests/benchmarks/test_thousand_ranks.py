@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import zarr
 
-from cluster import profile
-from cluster.submit import submit
 from lamae.cli import every_nth
+from lamae.cluster import profile
+from lamae.cluster.submit import submit
 from lamae.data.config import DataConfig
 from lamae.data.loader import RingLoader
 from lamae.data.order import GlobalOrder
-from sharding.format import COLUMNS, INDEX_NAME, MANIFEST_NAME, ShardSet
-from sharding.leads import NUM_LEADS
-from sharding.options import PackOptions
+from lamae.sharding.format import COLUMNS, INDEX_NAME, MANIFEST_NAME, ShardSet
+from lamae.sharding.leads import NUM_LEADS
+from lamae.sharding.options import PackOptions
 from tests.shardsets import random_adc, write_shard_set
 
 NUM_RECORDS = 800_035

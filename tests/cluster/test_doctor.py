@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from cluster import doctor
+from lamae.cluster import doctor
 
 GOOD = {
     "world_size": 2,
@@ -56,7 +56,7 @@ def test_each_shortcoming_is_seen_and_answered(change, check, result):
 
 # One rank compares its gradients as they are, then doubled, as a wrong division by the world size would leave them.
 PARITY = """
-from cluster import examination
+from lamae.cluster import examination
 from lamae.train import distributed
 from lamae.train.engine import Engine
 

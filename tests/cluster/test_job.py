@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.policy import DONE, REQUEUE, STOP
-from cluster.profile import Profile
-from cluster.submission import Submission, list_attempts, read_json
+from lamae.cluster.policy import DONE, REQUEUE, STOP
+from lamae.cluster.profile import Profile
+from lamae.cluster.submission import Submission, list_attempts, read_json
 
 # A rank that behaves as its file PLAN/RANK says, one line per start: an exit code, a signal to die of, or "wait".
 RANK = """

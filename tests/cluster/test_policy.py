@@ -2,9 +2,9 @@
 
 import pytest
 
-from cluster import submission
-from cluster.policy import DONE, REQUEUE, STOP, decide
-from cluster.submission import NodeReport, RankEnd
+from lamae.cluster import submission
+from lamae.cluster.policy import DONE, REQUEUE, STOP, decide
+from lamae.cluster.submission import NodeReport, RankEnd
 from lamae.train import loop, watchdog
 
 HOSTS = ("n1", "n2")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import typer
 
-from cluster import profile, slurm, snapshot
-from cluster.submission import Submission
-from cluster.submit import VERBS, refuse_uneven_worlds, resolve_training, submit
-from sharding.errors import LamaeError, UsageError
+from lamae.cluster import profile, slurm, snapshot
+from lamae.cluster.submission import Submission
+from lamae.cluster.submit import VERBS, refuse_uneven_worlds, resolve_training, submit
+from lamae.sharding.errors import LamaeError, UsageError
 
 CPU = "configs/cluster/cpu-partition.yaml"
 GPU = "configs/cluster/generic-gpu.yaml"
@@ -164,10 +164,10 @@ def test_a_run_has_one_job_at_a_time(tmp_path, monkeypatch):
 def test_a_job_imports_the_snapshot_and_not_the_checkout(tmp_path):
     snapshot.copy_code(tmp_path / "code")
     environment = {"PYTHONPATH": str(tmp_path / "code"), "PYTHONSAFEPATH": "1"}
-    code = "import lamae.config, cluster.job, configs; print(lamae.config.__file__, cluster.job.__file__)"
+    code = "import lamae.config, lamae.cluster.job as job; print(lamae.config.__file__, job.__file__)"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert all(path.startswith(str(tmp_path / "code")) for path in done.stdout.split())
-    assert (tmp_path / "code" / "configs" / "pretrain" / "tiny.yaml").is_file()
+    assert (tmp_path / "code" / "lamae" / "configs" / "pretrain" / "tiny.yaml").is_file()
 
 
 def test_a_job_knows_the_revision_it_was_submitted_from(tmp_path, monkeypatch):

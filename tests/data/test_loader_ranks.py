@@ -9,7 +9,7 @@ import torch.multiprocessing as mp
 
 from lamae.data.config import DataConfig
 from lamae.data.loader import RingLoader
-from sharding.format import ShardSet
+from lamae.sharding.format import ShardSet
 from tests.shardsets import random_adc, write_shard_set
 
 NUM_RECORDS = 23

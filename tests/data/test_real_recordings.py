@@ -9,9 +9,9 @@ from scipy.signal import resample_poly
 from lamae.data.config import DataConfig, SignalConfig
 from lamae.data.loader import RingLoader
 from lamae.data.transforms import SignalTransform
-from sharding.format import ShardSet
-from sharding.leads import canonical_columns
-from sharding.pack import PackOptions, pack
+from lamae.sharding.format import ShardSet
+from lamae.sharding.leads import canonical_columns
+from lamae.sharding.pack import PackOptions, pack
 
 NUM_RECORDS = 12
 

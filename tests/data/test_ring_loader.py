@@ -16,8 +16,8 @@ from lamae.data.config import DataConfig
 from lamae.data.loader import RingLoader, read_batch
 from lamae.data.order import GlobalOrder
 from lamae.data.reader import RecordReader
-from sharding.errors import LamaeError, UsageError
-from sharding.format import NO_SAMPLE, ShardSet
+from lamae.sharding.errors import LamaeError, UsageError
+from lamae.sharding.format import NO_SAMPLE, ShardSet
 from tests.shardsets import random_adc, write_shard_set
 
 NUM_RECORDS = 53

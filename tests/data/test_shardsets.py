@@ -5,7 +5,7 @@ import tarfile
 import numpy as np
 import webdataset
 
-from sharding.format import NO_SAMPLE, ShardSet
+from lamae.sharding.format import NO_SAMPLE, ShardSet
 from tests.shardsets import random_adc, write_shard_set
 
 

@@ -9,8 +9,8 @@ from lamae.data.config import SignalConfig
 from lamae.data.loader import read_batch
 from lamae.data.resample import BLOCK, Decimator
 from lamae.data.transforms import SignalTransform
-from sharding.errors import UsageError
-from sharding.format import NO_SAMPLE, ShardSet
+from lamae.sharding.errors import UsageError
+from lamae.sharding.format import NO_SAMPLE, ShardSet
 from tests.shardsets import random_adc, write_shard_set
 
 GAIN, BASELINE = 200.0, 30

@@ -9,7 +9,7 @@ import numpy as np
 from lamae.evaluate import embed as embedding
 from lamae.evaluate import inference
 from lamae.evaluate.finetune import FinetuneOptions, finetune
-from sharding.format import ShardSet
+from lamae.sharding.format import ShardSet
 from tests.evaluate.conftest import make_loaded
 
 

@@ -8,7 +8,7 @@ import pytest
 from lamae.evaluate import store
 from lamae.evaluate.embed import read_embeddings
 from lamae.evaluate.finetune import RESULT_NAME, FinetuneOptions
-from sharding.format import ShardSet
+from lamae.sharding.format import ShardSet
 from tests.distributed.evaluating import run_embed, run_finetune
 from tests.evaluate.conftest import waves
 from tests.shardsets import write_shard_set

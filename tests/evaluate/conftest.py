@@ -8,10 +8,10 @@ from lamae import config as run_config
 from lamae.data.transforms import SignalTransform
 from lamae.evaluate import inference
 from lamae.model import build_model
+from lamae.sharding.format import ShardSet
+from lamae.sharding.leads import LIMB_FROM_I_II
 from lamae.train.checkpoint import LoadedModel
 from lamae.train.subjects import subject_set
-from sharding.format import ShardSet
-from sharding.leads import LIMB_FROM_I_II
 from tests.shardsets import write_shard_set
 
 NUM_RECORDS, NUM_SAMPLES, RATE_HZ = 60, 500, 100.0

@@ -10,7 +10,7 @@ from lamae.evaluate.embed import read_embeddings
 from lamae.evaluate.labels import read_labels
 from lamae.evaluate.probe import probe_arrays
 from lamae.model.config import MaskConfig
-from sharding.format import SPLITS
+from lamae.sharding.format import SPLITS
 
 
 def write_labels(path, shard_set, *, split):

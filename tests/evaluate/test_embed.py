@@ -10,8 +10,8 @@ from lamae.data.loader import read_batch
 from lamae.evaluate import embed as embed_module
 from lamae.evaluate import inference, store
 from lamae.evaluate.embed import NOT_PRETRAINED, PRETRAINED, UNKNOWN, embed, pretrained_flags, read_embeddings
-from sharding.errors import UsageError
-from sharding.format import ShardSet
+from lamae.sharding.errors import UsageError
+from lamae.sharding.format import ShardSet
 from tests.evaluate.conftest import make_loaded, waves
 from tests.shardsets import write_shard_set
 

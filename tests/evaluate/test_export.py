@@ -14,8 +14,8 @@ from lamae.data.loader import read_batch
 from lamae.evaluate import export as export_module
 from lamae.evaluate.export import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, export, load
 from lamae.evaluate.inference import transform_for
-from sharding.errors import LamaeError, UsageError
-from sharding.leads import LEADS
+from lamae.sharding.errors import LamaeError, UsageError
+from lamae.sharding.leads import LEADS
 
 ROOT = Path(__file__).resolve().parents[2]
 

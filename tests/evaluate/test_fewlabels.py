@@ -5,7 +5,7 @@ import pytest
 
 from lamae.evaluate.fewlabels import curve_difference, few_label_curve, resample_seeds, training_rows
 from lamae.evaluate.groups import code_groups
-from sharding.errors import UsageError
+from lamae.sharding.errors import UsageError
 from tests.evaluate.test_probe import simulate
 
 

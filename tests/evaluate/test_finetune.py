@@ -21,7 +21,7 @@ from lamae.evaluate.finetune import (
 )
 from lamae.evaluate.labels import read_labels
 from lamae.evaluate.result import difference
-from sharding.errors import LamaeError, UsageError
+from lamae.sharding.errors import LamaeError, UsageError
 from tests.evaluate.conftest import make_loaded
 
 OPTIONS = FinetuneOptions(steps=30, global_batch_size=10, evaluate_every=10, lr=1e-2)

@@ -7,7 +7,7 @@ import zarr
 from lamae.evaluate.demographics import embed_demographics
 from lamae.evaluate.embed import UNKNOWN, read_embeddings
 from lamae.evaluate.foreign import import_embeddings
-from sharding.errors import UsageError
+from lamae.sharding.errors import UsageError
 from tests.evaluate.conftest import waves
 from tests.shardsets import write_shard_set
 

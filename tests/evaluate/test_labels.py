@@ -7,8 +7,8 @@ import pytest
 
 from lamae.evaluate.labels import NO_SPLIT, choose_vocabulary, read_labels
 from lamae.evaluate.sources import build_labels, detect_source, icd10_ancestors
-from sharding.errors import UsageError
-from sharding.format import SPLITS, ShardSet
+from lamae.sharding.errors import UsageError
+from lamae.sharding.format import SPLITS, ShardSet
 from tests.shardsets import random_adc, write_shard_set
 
 STUDIES = ["40000017", "40689238", "41420867", "44458630"]

@@ -7,9 +7,9 @@ import torch
 from lamae.evaluate import store
 from lamae.evaluate.online import OnlineProbe
 from lamae.model import build_model
+from lamae.sharding.errors import UsageError
+from lamae.sharding.format import ShardSet
 from lamae.train.rowfile import read_rows
-from sharding.errors import UsageError
-from sharding.format import ShardSet
 from tests.runs import tiny_config, write_config
 from tests.shardsets import write_shard_set
 

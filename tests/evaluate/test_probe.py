@@ -9,7 +9,7 @@ from lamae.evaluate import store
 from lamae.evaluate.embed import PRETRAINED, UNKNOWN, Embeddings
 from lamae.evaluate.labels import NO_SPLIT, Labels
 from lamae.evaluate.probe import difference, probe, probe_arrays
-from sharding.errors import UsageError
+from lamae.sharding.errors import UsageError
 
 CODES = ["SEEN", "FAINT", "NOISE"]
 

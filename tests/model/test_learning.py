@@ -5,7 +5,7 @@ import torch
 from lamae.model import build_model
 from lamae.model.config import MaskConfig, ModelConfig
 from lamae.model.masking import Mask, draw_mask
-from sharding.leads import NUM_LEADS
+from lamae.sharding.leads import NUM_LEADS
 
 CONFIG = ModelConfig(
     patch_size=8,

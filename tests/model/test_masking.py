@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lamae.model.config import MaskConfig, num_visible
 from lamae.model.masking import Mask, draw_mask, show_all
-from sharding.leads import CHEST_LEADS, LIMB_LEADS, NUM_LEADS
+from lamae.sharding.leads import CHEST_LEADS, LIMB_LEADS, NUM_LEADS
 
 NUM_PATCHES = 20
 CONFIGS = [

@@ -13,8 +13,8 @@ from lamae.evaluate.finetune import FinetuneOptions, finetune
 from lamae.evaluate.foreign import import_embeddings
 from lamae.model.config import MaskConfig
 from lamae.reports.compare import write_comparison
-from sharding.errors import UsageError
-from sharding.format import ShardSet
+from lamae.sharding.errors import UsageError
+from lamae.sharding.format import ShardSet
 from tests.evaluate.conftest import make_loaded, waves
 from tests.shardsets import write_shard_set
 

@@ -7,10 +7,10 @@ import pytest
 import zarr
 
 from lamae.reports.datacard import write_data_card
-from sharding.format import INDEX_NAME, ShardSet
-from sharding.options import PackOptions
-from sharding.pack import pack
-from sharding.quality import LEAD_FLAGS
+from lamae.sharding.format import INDEX_NAME, ShardSet
+from lamae.sharding.options import PackOptions
+from lamae.sharding.pack import pack
+from lamae.sharding.quality import LEAD_FLAGS
 from tests.shardsets import random_adc, write_shard_set
 
 IMAGES = re.compile(r'<img src="data:image/(png|svg\+xml);')

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from lamae.reports.inspect import describe_record, save_record_plot
-from sharding.errors import UsageError
-from sharding.format import ShardSet
-from sharding.leads import LEADS
+from lamae.sharding.errors import UsageError
+from lamae.sharding.format import ShardSet
+from lamae.sharding.leads import LEADS
 from tests.shardsets import random_adc, write_shard_set
 
 

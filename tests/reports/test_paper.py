@@ -7,7 +7,7 @@ import pytest
 import wfdb
 
 from lamae.reports.paper import MM_PER_INCH, MM_PER_MV, MM_PER_S, plot_record
-from sharding.leads import LEADS, canonical_columns
+from lamae.sharding.leads import LEADS, canonical_columns
 
 
 def traces(figure):

@@ -11,8 +11,8 @@ from lamae.model.config import MaskConfig, ModelConfig
 from lamae.model.masking import draw_mask
 from lamae.reports.attention import lead_attention
 from lamae.reports.training import draw_figures, plot_lead_weights, plot_reconstruction
-from sharding.format import ShardSet
-from sharding.leads import LEADS
+from lamae.sharding.format import ShardSet
+from lamae.sharding.leads import LEADS
 from tests.evaluate.conftest import make_loaded, waves
 from tests.shardsets import write_shard_set
 

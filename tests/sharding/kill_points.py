@@ -14,7 +14,7 @@ from pathlib import Path
 
 import zarr  # imported before the forks, which then start in no time
 
-from sharding.pack import PackOptions, pack
+from lamae.sharding.pack import PackOptions, pack
 
 OPTIONS = PackOptions(shard_size=3)
 

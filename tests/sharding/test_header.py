@@ -5,7 +5,7 @@ import wfdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sharding.header import parse_strict
+from lamae.sharding.header import parse_strict
 
 HEADER = """40689238 2 500 5000 08:44:00 23/07/2180
 40689238.dat 16 200.0(0)/mV 16 0 -31 9616 0 I

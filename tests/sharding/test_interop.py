@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import webdataset
 
-from sharding.format import ShardSet
-from sharding.pack import PackOptions, pack
+from lamae.sharding.format import ShardSet
+from lamae.sharding.pack import PackOptions, pack
 from tests.sharding.wfdbtree import write_mimic_tree
 
 

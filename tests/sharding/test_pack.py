@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import wfdb
 
-import sharding.recording
-from sharding.errors import LamaeError, UsageError
-from sharding.format import SPLITS, ShardSet
-from sharding.leads import LEADS
-from sharding.merge import merge
-from sharding.pack import PackOptions, pack, pack_part, pending_parts, plan
-from sharding.part import is_done
-from sharding.quality import RECORD_FLAGS
-from sharding.verify import verify
+from lamae.sharding import recording as recording_module
+from lamae.sharding.errors import LamaeError, UsageError
+from lamae.sharding.format import SPLITS, ShardSet
+from lamae.sharding.leads import LEADS
+from lamae.sharding.merge import merge
+from lamae.sharding.pack import PackOptions, pack, pack_part, pending_parts, plan
+from lamae.sharding.part import is_done
+from lamae.sharding.quality import RECORD_FLAGS
+from lamae.sharding.verify import verify
 from tests.sharding.wfdbtree import MIMIC_LEADS, plausible_signal, write_mimic_tree, write_record
 
 REAL_SOURCES = ("ptbxl_500hz_first500", "challenge2011_seta_subset", "physionet_challenge_2020_2021")
@@ -303,8 +303,8 @@ def test_a_fast_reader_that_is_wrong_stops_the_run_with_the_records_name(mimic, 
         recording.samples[3, 4] += 1
         return recording
 
-    decode = sharding.recording._decode
-    monkeypatch.setattr(sharding.recording, "_decode", wrong)
+    decode = recording_module._decode
+    monkeypatch.setattr(recording_module, "_decode", wrong)
     with pytest.raises(LamaeError, match=r"files/p1000/.*: the fast reader and wfdb disagree on samples"):
         pack(mimic, tmp_path / "out", options=small(audit=1.0))
     assert not (tmp_path / "out" / "dataset.json").exists()

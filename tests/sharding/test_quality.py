@@ -5,12 +5,12 @@ import csv
 import numpy as np
 import pytest
 
-from sharding.files import DirectoryFiles
-from sharding.format import NO_SAMPLE
-from sharding.leads import LEADS
-from sharding.measures import Measures
-from sharding.quality import LEAD_FLAGS, RECORD_FLAGS, Assessment, QualityConfig, assess
-from sharding.recording import Recording, RejectError, read_recording
+from lamae.sharding.files import DirectoryFiles
+from lamae.sharding.format import NO_SAMPLE
+from lamae.sharding.leads import LEADS
+from lamae.sharding.measures import Measures
+from lamae.sharding.quality import LEAD_FLAGS, RECORD_FLAGS, Assessment, QualityConfig, assess
+from lamae.sharding.recording import Recording, RejectError, read_recording
 from tests.sharding.wfdbtree import plausible_signal
 
 RATE_HZ, GAIN, BASELINE = 500.0, 200.0, -30

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import wfdb
 
-from sharding.errors import LamaeError
-from sharding.files import DirectoryFiles
-from sharding.format import NO_SAMPLE
-from sharding.leads import LEADS
-from sharding.recording import RejectError, audit, read_recording, read_with_wfdb
+from lamae.sharding.errors import LamaeError
+from lamae.sharding.files import DirectoryFiles
+from lamae.sharding.format import NO_SAMPLE
+from lamae.sharding.leads import LEADS
+from lamae.sharding.recording import RejectError, audit, read_recording, read_with_wfdb
 from tests.sharding.wfdbtree import MIMIC_LEADS, plausible_signal, write_record
 
 REAL_SOURCES = ("ptbxl_500hz_first500", "challenge2011_seta_subset", "physionet_challenge_2020_2021")

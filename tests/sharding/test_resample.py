@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from sharding.errors import UsageError
-from sharding.format import NO_SAMPLE, ShardSet
-from sharding.pack import PackOptions, pack
-from sharding.recording import Recording, RejectError
-from sharding.resample import resample
-from sharding.verify import verify
+from lamae.sharding.errors import UsageError
+from lamae.sharding.format import NO_SAMPLE, ShardSet
+from lamae.sharding.pack import PackOptions, pack
+from lamae.sharding.recording import Recording, RejectError
+from lamae.sharding.resample import resample
+from lamae.sharding.verify import verify
 from tests.sharding.test_pack import rejects_of
 from tests.sharding.wfdbtree import MIMIC_LEADS, plausible_signal, write_record
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sharding.pack import PackOptions, pack, pack_part, plan
-from sharding.verify import verify
+from lamae.sharding.pack import PackOptions, pack, pack_part, plan
+from lamae.sharding.verify import verify
 from tests.sharding.kill_points import digests
 from tests.sharding.wfdbtree import write_mimic_tree
 
@@ -41,7 +41,7 @@ def test_killed_at_random_with_workers(tmp_path):
     write_mimic_tree(tmp_path / "source", num_subjects=100, num_samples=1000)
     pack(tmp_path / "source", tmp_path / "whole", options=PackOptions(shard_size=10))
     code = (
-        "import sys; from pathlib import Path; from sharding.pack import PackOptions, pack\n"
+        "import sys; from pathlib import Path; from lamae.sharding.pack import PackOptions, pack\n"
         "if __name__ == '__main__':\n"
         "    pack(Path(sys.argv[1]), Path(sys.argv[2]), options=PackOptions(shard_size=10, workers=2))\n"
     )
@@ -62,7 +62,7 @@ def test_killed_at_random_with_workers(tmp_path):
 def test_full_disk_is_one_line_and_the_same_command_goes_on(source, tmp_path):
     code = (
         "import resource, sys; from pathlib import Path\n"
-        "from sharding.errors import LamaeError; from sharding.pack import PackOptions, pack\n"
+        "from lamae.sharding.errors import LamaeError; from lamae.sharding.pack import PackOptions, pack\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
         "try: pack(Path(sys.argv[1]), Path(sys.argv[2]), options=PackOptions(shard_size=3))\n"
         "except LamaeError as error: print(error)\n"

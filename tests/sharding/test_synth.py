@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import wfdb
 
-from sharding.errors import LamaeError, UsageError
-from sharding.leads import LIMB_FROM_I_II, canonical_columns
-from sharding.synth import synthesize
+from lamae.sharding.errors import LamaeError, UsageError
+from lamae.sharding.leads import LIMB_FROM_I_II, canonical_columns
+from lamae.sharding.synth import synthesize
 
 NUM_RECORDS, NUM_SUBJECTS, SEED = 60, 24, 3
 

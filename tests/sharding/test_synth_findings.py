@@ -5,9 +5,9 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from sharding.leads import canonical_columns, lead_index
-from sharding.synth.body import STORED_LEADS, record_leads
-from sharding.synth.findings import (
+from lamae.sharding.leads import canonical_columns, lead_index
+from lamae.sharding.synth.body import STORED_LEADS, record_leads
+from lamae.sharding.synth.findings import (
     AGE_SEX_CODE,
     FINDINGS,
     NULL_CODE,
@@ -17,10 +17,10 @@ from sharding.synth.findings import (
     age_sex_probability,
     draw_stay,
 )
-from sharding.synth.heart import RATE_HZ, Rhythm, apply_findings, draw_rhythm, render_sources
-from sharding.synth.realism import r_peaks
-from sharding.synth.record import draw_records, draw_subject
-from sharding.synth.streams import Stream, random_stream
+from lamae.sharding.synth.heart import RATE_HZ, Rhythm, apply_findings, draw_rhythm, render_sources
+from lamae.sharding.synth.realism import r_peaks
+from lamae.sharding.synth.record import draw_records, draw_subject
+from lamae.sharding.synth.streams import Stream, random_stream
 
 HEALTHY = {finding.name: 0.0 for finding in FINDINGS}
 CANONICAL = canonical_columns(STORED_LEADS)

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from sharding.errors import UsageError
-from sharding.leads import INDEPENDENT_LEADS, LEADS
-from sharding.synth import synthesize
-from sharding.synth.realism import (
+from lamae.sharding.errors import UsageError
+from lamae.sharding.leads import INDEPENDENT_LEADS, LEADS
+from lamae.sharding.synth import synthesize
+from lamae.sharding.synth.realism import (
     explained_by_three,
     heart_rate_bpm,
     hidden_chest_lead,

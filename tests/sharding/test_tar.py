@@ -6,7 +6,7 @@ import tarfile
 
 import pytest
 
-from sharding.tar import TarWriter, member
+from lamae.sharding.tar import TarWriter, member
 
 CONTENTS = {"a.npy": b"x" * 1300, "b.json": b"{}", "c.npy": bytes(range(256)) * 9}
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from sharding.errors import LamaeError, UsageError
-from sharding.format import ShardSet
-from sharding.pack import PackOptions, pack
-from sharding.verify import verify
+from lamae.sharding.errors import LamaeError, UsageError
+from lamae.sharding.format import ShardSet
+from lamae.sharding.pack import PackOptions, pack
+from lamae.sharding.verify import verify
 from tests.sharding.wfdbtree import write_mimic_tree
 
 

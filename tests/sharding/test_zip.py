@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sharding.errors import LamaeError, UsageError
-from sharding.files import ZipFiles, open_files
-from sharding.pack import PackOptions, pack
-from sharding.zipindex import ZipIndex
+from lamae.sharding.errors import LamaeError, UsageError
+from lamae.sharding.files import ZipFiles, open_files
+from lamae.sharding.pack import PackOptions, pack
+from lamae.sharding.zipindex import ZipIndex
 from tests.sharding.kill_points import digests
 from tests.sharding.test_pack import rejects_of
 from tests.sharding.wfdbtree import MIMIC_LEADS, plausible_signal, write_mimic_tree, write_record

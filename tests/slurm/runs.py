@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cluster.submission import list_attempts, newest_step, read_json
+from lamae.cluster.submission import list_attempts, newest_step, read_json
 from lamae.train.rowfile import read_rows
 from tests.slurm.minicluster import MiniCluster, wait_until
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cluster.submission import list_attempts, read_reports
+from lamae.cluster.submission import list_attempts, read_reports
 from lamae.config import load
 from lamae.train.revision import describe_code
 from tests.slurm.minicluster import MiniCluster, wait_until

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import zarr
 
-from cluster.submission import list_attempts, read_json, read_reports
+from lamae.cluster.submission import list_attempts, read_json, read_reports
 from tests.slurm.minicluster import MiniCluster, wait_until
 from tests.slurm.runs import CPU_PROFILE, LAMAE, START_S, TRAINING, Run, find_rank, profile_options, run_lamae
 

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from lamae.evaluate.sources import build_labels
-from sharding.format import ShardSet
+from lamae.sharding.format import ShardSet
 from tests.evaluate.conftest import waves
 from tests.runs import TINY
 from tests.shardsets import write_shard_set

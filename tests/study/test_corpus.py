@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from lamae.evaluate.labels import read_labels
+from lamae.sharding.format import ShardSet
 from lamae.study.corpus import build_corpus
 from lamae.study.plan import CorpusConfig
-from sharding.format import ShardSet
 
 PATIENTS = [(1, 11, "{'NORM': 100.0}"), (2, 11, "{'NORM': 80.0}"), (3, 12, "{'IMI': 100.0}"), (4, 13, "{'SR': 0.0}"),
             (5, 14, "{'NORM': 50.0}"), (6, 15, "{'IMI': 0.0}")]  # fmt: skip

@@ -7,11 +7,11 @@ import pytest
 
 from lamae.evaluate.embed import NOT_PRETRAINED, PRETRAINED, Embeddings
 from lamae.evaluate.labels import Labels
+from lamae.sharding.errors import UsageError
 from lamae.study import judge
 from lamae.study.judge import deal_folds, judge_embeddings, nested_share
 from lamae.study.plan import JudgeConfig
 from lamae.study.statistics import judge_scores
-from sharding.errors import UsageError
 
 N = 240
 HELD_OUT = np.arange(N) >= 120

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lamae.config import RunConfig
+from lamae.sharding.errors import UsageError
 from lamae.train.loop import train
-from sharding.errors import UsageError
 from tests.runs import losses
 
 MakeConfig = Callable[..., RunConfig]

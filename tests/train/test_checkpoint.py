@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from lamae.sharding.errors import LamaeError
 from lamae.train.checkpoint import (
     FORMAT_VERSION,
     CheckpointReader,
@@ -25,7 +26,6 @@ from lamae.train.checkpoint import (
 from lamae.train.durable import clear_unfinished, publish
 from lamae.train.saver import Snapshot, write_rank_file
 from lamae.train.state import TrainState
-from sharding.errors import LamaeError
 
 KILLS = 48
 START_S = 100  # on a busy machine the first writer takes long to import

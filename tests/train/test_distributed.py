@@ -7,10 +7,10 @@ import sys
 import pytest
 import torch
 
+from lamae.sharding.errors import LamaeError, UsageError
 from lamae.train import distributed
 from lamae.train.flags import FlagExchange, StopSignals
 from lamae.train.place import Place, find_place
-from sharding.errors import LamaeError, UsageError
 
 MASTER = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29400"}
 SRUN = {

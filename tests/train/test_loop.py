@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from lamae.config import RunConfig
+from lamae.sharding.errors import LamaeError, UsageError
 from lamae.train.checkpoint import list_checkpoints, load_model, manifest_digest, read_manifest
 from lamae.train.loop import EXIT_DONE, EXIT_STOPPED, train
 from lamae.train.rowfile import read_rows
 from lamae.train.rundir import RunLock, open_run_directory
 from lamae.train.subjects import subject_set_hash
-from sharding.errors import LamaeError, UsageError
 from tests.runs import assert_same_state, losses
 from tests.shardsets import random_adc, write_shard_set
 

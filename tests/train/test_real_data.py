@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from lamae.sharding.pack import PackOptions, pack
 from lamae.train.loop import EXIT_DONE, train
-from sharding.pack import PackOptions, pack
 from tests.runs import assert_same_state, losses, tiny_config
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from lamae.config import RunConfig
+from lamae.sharding.errors import LamaeError
 from lamae.train.checkpoint import list_checkpoints, verify_checkpoint
 from lamae.train.durable import publish, write_durably
 from lamae.train.inputs import Inputs
 from lamae.train.loop import EXIT_DONE, train
-from sharding.errors import LamaeError
 from tests.runs import assert_same_state, losses
 
 MakeConfig = Callable[..., RunConfig]

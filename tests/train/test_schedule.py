@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lamae.sharding.errors import UsageError
 from lamae.train.config import OptimConfig
 from lamae.train.schedule import learning_rate, plan_batch, weight_decay
-from sharding.errors import UsageError
 
 OPTIM = OptimConfig(lr=1e-3, final_lr=1e-5, warmup_steps=10, weight_decay=0.1)
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lamae.sharding.format import ShardSet
 from lamae.train.subjects import hash_subjects, row_subjects, subject_set, subject_set_hash
-from sharding.format import ShardSet
 from tests.shardsets import random_adc, write_shard_set
 
 FROZEN = ["0x4eccfc74dc64dafe", "0x5e92a8f3b69b1105"]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from lamae.config import RunConfig
-from sharding.errors import UsageError
+from lamae.sharding.errors import UsageError
 
 MakeConfig = Callable[..., RunConfig]
 

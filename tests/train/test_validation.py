@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from lamae.config import RunConfig
+from lamae.sharding.errors import UsageError
 from lamae.train.loop import train
-from sharding.errors import UsageError
 from tests.runs import assert_same_state, losses, tiny_config
 from tests.shardsets import random_adc, write_shard_set
 

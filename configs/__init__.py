@@ -1,1 +1,0 @@
-"""Complete, named runs and cluster profiles (YAML)."""
