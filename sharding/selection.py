@@ -7,16 +7,16 @@ from pathlib import Path
 from lamae.sharding.errors import UsageError
 from lamae.sharding.options import PackOptions
 from lamae.sharding.sources import Entry
-from lamae.sharding.splits import FoldFile, no_key_matches, split_of_subject
+from lamae.sharding.splits import FoldFile, split_of_subject
 
 
 def decide_splits(entries: list[Entry], options: PackOptions) -> str | None:
     """Give every entry of the list its split; returns the sha256 of the fold file."""
-    folds = FoldFile.read(Path(options.splits_from)) if options.splits_from else None
+    folds = None
+    if options.splits_from:
+        folds = FoldFile.read(Path(options.splits_from), {entry.key: None for entry in entries})
     split_by_subject: dict[int, int] = {}
     if folds is not None:
-        if not any(entry.key in folds.split_by_key for entry in entries):
-            raise no_key_matches(str(options.splits_from), folds.key_column, folds.split_by_key, entries[0].key)
         for entry in entries:
             split = folds.split_by_key.get(entry.key)
             if split is None or entry.subject is None:

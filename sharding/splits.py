@@ -4,16 +4,16 @@ Without folds, a hash of the subject id decides: adding files never moves a subj
 file given as ``splits_from``) the last is test, the one before it validation, the rest training.
 """
 
-import csv
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lamae.sharding.errors import UsageError
 from lamae.sharding.format import SPLITS
+from lamae.sharding.tables import Table, record_key, whole_number
 
-KEY_COLUMNS = ("key", "study_id", "ecg_id", "record")
+KEY_COLUMNS = ("key", "study_id", "ecg_id", "exam_id", "record")
 _FOLD_COLUMNS = ("strat_fold", "fold", "split")
 
 
@@ -39,45 +39,55 @@ class FoldFile:
 
     split_by_key: dict[str, int]
     sha256: str
-    key_column: str
 
     @classmethod
-    def read(cls, path: Path) -> "FoldFile":
-        """Read ``path``, which has a column such as ``study_id`` and one such as ``strat_fold``. Raises UsageError."""
-        try:
-            content = path.read_bytes()
-            rows = csv.DictReader(content.decode("utf-8-sig").splitlines())
-            names = rows.fieldnames or []
-        except OSError as error:
-            raise UsageError(f"{path}: {error.strerror}; splits_from is a CSV file of keys and folds") from None
-        except UnicodeDecodeError:
-            raise UsageError(f"{path}: not a text file; splits_from is a CSV file of keys and folds") from None
-        key_column = next((name for name in KEY_COLUMNS if name in names), None)
-        fold_column = next((name for name in _FOLD_COLUMNS if name in names), None)
-        if key_column is None or fold_column is None:
+    def read(cls, path: Path, keys: Collection[str]) -> "FoldFile":
+        """Read ``path``, which has a column such as ``study_id`` and one such as ``strat_fold``; ``keys`` are the
+        source's. Raises UsageError.
+        """
+        table = Table(path)
+        key_column = table.require_one_of(*KEY_COLUMNS)
+        fold_column = table.require_one_of(*_FOLD_COLUMNS)
+        cells = values_by_key(table, key_column, [fold_column], keys)
+        fold_by_key = {key: fold.casefold() for key, (fold,) in cells.items()}
+        return cls(_splits(fold_by_key, path), hashlib.sha256(path.read_bytes()).hexdigest())
+
+
+def values_by_key(
+    table: Table, key_column: str, columns: Sequence[str], keys: Collection[str]
+) -> dict[str, tuple[str, ...]]:
+    """The cells of ``columns`` by record key. Raises UsageError where a key has two rows that differ, or none is of
+    ``keys``, those of the source.
+    """
+    values: dict[str, tuple[str, ...]] = {}
+    for line, row in table:
+        key = record_key(row[key_column], keys)
+        cells = tuple(row[column] for column in columns)
+        if values.setdefault(key, cells) != cells:
             raise UsageError(
-                f"{path}: needs a column {' or '.join(KEY_COLUMNS)} and a column {' or '.join(_FOLD_COLUMNS)}; "
-                f"it has {', '.join(names)}"
+                f"{table.where(line)}: {key_column} {key} a second time, with {', '.join(cells)} instead of "
+                f"{', '.join(values[key])}; keep one row"
             )
-        fold_by_key = {row[key_column]: row[fold_column] for row in rows}
-        return cls(_splits(fold_by_key, path), hashlib.sha256(content).hexdigest(), key_column)
-
-
-def no_key_matches(path: str, key_column: str, keys: Iterable[str], record: str) -> UsageError:
-    """What to raise where none of the ``keys`` of a CSV file is a record's, with an example of either."""
-    example = next(iter(keys), "")
-    return UsageError(
-        f"{path}: nothing in its column {key_column} (such as {example!r}) is the key of a record of the source "
-        f"(such as {record!r}); add a column key with those"
-    )
+    if not any(key in keys for key in values):
+        example = next(iter(values), "")
+        record = next(iter(keys), "")
+        raise UsageError(
+            f"{table.path}: nothing in its column {key_column} (such as {example!r}) is the key of a record of the "
+            f"source (such as {record!r}); add a column key with those"
+        )
+    return values
 
 
 def _splits(fold_by_key: dict[str, str], path: Path) -> dict[str, int]:
-    if fold_by_key and set(fold_by_key.values()) <= set(SPLITS):
+    if set(fold_by_key.values()) <= set(SPLITS):
         return {key: SPLITS.index(name) for key, name in fold_by_key.items()}
-    try:
-        folds = {key: int(float(fold)) for key, fold in fold_by_key.items()}
-    except (TypeError, ValueError):
-        raise UsageError(f"{path}: a fold is neither a whole number nor one of {', '.join(SPLITS)}") from None
-    last = max(folds.values(), default=0)
+    folds = {}
+    for key, text in fold_by_key.items():
+        fold = whole_number(text)
+        if fold is None:
+            raise UsageError(
+                f"{path}: the fold of {key} is {text!r}, neither a whole number nor one of {', '.join(SPLITS)}"
+            )
+        folds[key] = fold
+    last = max(folds.values())
     return {key: split_of_fold(fold, last) for key, fold in folds.items()}

@@ -1,45 +1,26 @@
 """Rows and cells of a CSV, with errors that say the line."""
 
 import ast
-import csv
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from lamae.sharding.errors import UsageError
+from lamae.sharding.tables import Table, whole_number
 
 _Literal = TypeVar("_Literal", list, dict)
 
 
 def read_heading(file: Path) -> list[str]:
     """Names of the columns. Raises UsageError when the file cannot be read as CSV."""
-    with _reading(file) as reader:
-        return list(reader.fieldnames or ())
+    return Table(file).names
 
 
 def read_rows(file: Path, wanted: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """(line number, row) of a CSV. Raises UsageError when it cannot be read or lacks a wanted column."""
-    with _reading(file) as reader:
-        missing = [name for name in wanted if name not in (reader.fieldnames or ())]
-        if missing:
-            raise UsageError(f"{file}: no column {', '.join(missing)}; is this the right file for the source?")
-        for row in reader:
-            if None in row.values():
-                raise UsageError(f"{file}, line {reader.line_num}: fewer fields than the heading")
-            yield reader.line_num, row
-
-
-@contextmanager
-def _reading(file: Path) -> "Iterator[csv.DictReader[str]]":
-    csv.field_size_limit(1 << 24)
-    try:
-        with file.open(newline="", encoding="utf-8-sig") as stream:
-            yield csv.DictReader(stream)
-    except OSError as error:
-        raise UsageError(f"{file}: {error.strerror or error}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{file}: not readable as CSV ({error})") from None
+    table = Table(file)
+    table.require(*wanted)
+    yield from table
 
 
 def integer_key(text: str, column: str, where: str) -> str:
@@ -48,13 +29,10 @@ def integer_key(text: str, column: str, where: str) -> str:
 
 
 def integer(text: str, column: str, where: str) -> int:
-    try:
-        value = float(text)
-        if value != int(value):
-            raise ValueError
-        return int(text) if text.strip().lstrip("+-").isdigit() else int(value)
-    except (ValueError, OverflowError):
-        raise UsageError(f"{where}: {column} is {text!r}, not an integer") from None
+    value = whole_number(text)
+    if value is None:
+        raise UsageError(f"{where}: {column} is {text!r}, not an integer")
+    return value
 
 
 def code_list(text: str, column: str, where: str) -> list[str]:
