@@ -24,6 +24,7 @@ from lamae.benchmarks.loader_peers import BUFFER, OpenStream, endless, peers
 from lamae.benchmarks.timing import Ratio, Timing, ratio_entries
 from lamae.data.config import ORDERS, DataConfig, SignalConfig
 from lamae.data.loader import RingLoader
+from lamae.data.mixture import Mixture
 from lamae.data.order import GlobalOrder
 from lamae.data.transforms import SignalTransform
 from lamae.sharding.format import ShardSet
@@ -56,8 +57,11 @@ def run(*, quick: bool = False, progress: Progress = ignore, repeats: int | None
         synthesize(source, num_records=num_records, num_subjects=subjects, seed=0, progress=progress)
         pack(source, scratch / "set", options=PackOptions(shard_size=num_records // 8), progress=progress)
         shard_set = ShardSet.open(scratch / "set")
+        pack(source, scratch / "again", options=PackOptions(shard_size=num_records // 4), progress=progress)
         candidates = (
-            _ours(shard_set, quick=quick) | _memcpy(shard_set) | _peers(source, shard_set, scratch, quick=quick)
+            _ours(shard_set, ShardSet.open(scratch / "again"), quick=quick)
+            | _memcpy(shard_set)
+            | _peers(source, shard_set, scratch, quick=quick)
         )
         timings = time_streams(candidates, repeats=repeats, progress=progress)
     by_peer = {peer: _best_setting(timings, peer) for peer in ("webdataset_tutorial", "webdataset_tutorial_int16")}
@@ -85,6 +89,7 @@ def run(*, quick: bool = False, progress: Progress = ignore, repeats: int | None
                 "vs_memcpy": Ratio.of(ours, timings["memcpy"]),
                 "crc_on_vs_off": Ratio.of(ours, timings["ours_2_threads_no_crc"]),
                 "window_vs_global": Ratio.of(timings["ours_2_threads_window"], ours),
+                "two_sets_vs_one": Ratio.of(timings["ours_2_threads_two_sets"], ours),
             }
         ),
     }
@@ -128,7 +133,8 @@ def seek_ms(*, num_records: int, repeats: int) -> dict[str, float]:
     return medians
 
 
-def _ours(shard_set: ShardSet, *, quick: bool) -> dict[str, Candidate]:
+def _ours(shard_set: ShardSet, again: ShardSet, *, quick: bool) -> dict[str, Candidate]:
+    """``again`` holds the same records: half of them from each is one set's work in two sets."""
     variants: dict[str, dict[str, Any]] = {
         "ours_1_thread": {"threads": 1},
         "ours_2_threads": {"threads": 2},
@@ -141,15 +147,18 @@ def _ours(shard_set: ShardSet, *, quick: bool) -> dict[str, Candidate]:
         name: Candidate(partial(_ring, shard_set, DataConfig(path="", **settings)), 20, timed)
         for name, settings in variants.items()
     }
+    halves = np.arange(shard_set.num_records) + np.repeat([0, shard_set.num_records], shard_set.num_records // 2)
+    both = partial(_ring, Mixture([shard_set, again]), DataConfig(path="", threads=2), rows=halves)
+    ours["ours_2_threads_two_sets"] = Candidate(both, 20, timed)
     ours["ours_2_threads_float32"] = Candidate(partial(_float32, shard_set), 20, timed // 4)
     return ours
 
 
 @contextlib.contextmanager
-def _ring(shard_set: ShardSet, config: DataConfig) -> Iterator[Iterator[Any]]:
-    rows = np.arange(shard_set.num_records)
+def _ring(records: ShardSet | Mixture, config: DataConfig, rows: np.ndarray | None = None) -> Iterator[Iterator[Any]]:
+    rows = np.arange(records.num_records) if rows is None else rows
     arguments = {"seed": 0, "global_batch_size": BATCH_SIZE, "rank": 0, "world_size": 1}
-    with RingLoader(shard_set, rows, config=config, **arguments) as loader:
+    with RingLoader(records, rows, config=config, **arguments) as loader:
         yield loader
 
 

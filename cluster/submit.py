@@ -89,8 +89,9 @@ def _submit_training(arguments: Sequence[str], *, profile: Profile, dry_run: boo
     submission = _submission(TRAIN, ["-m", "lamae", TRAIN, CONFIG_NAME], profile)
     submission.run_dir = config.run.dir
     root = Path(config.run.dir) / RUN_JOBS_NAME
-    if not Path(config.data.path).exists():
-        log.warning("data.path=%s is not there as seen from here; do the nodes see it?", config.data.path)
+    for path in config.data.paths:
+        if not Path(path).exists():
+            log.warning("data.path=%s is not there as seen from here; do the nodes see it?", path)
     if not dry_run:
         _refuse_second_job(Path(config.run.dir))
     return _submit(submission, profile, root=root, dry_run=dry_run, config_yaml=run_config.to_yaml(config))
@@ -189,7 +190,8 @@ def resolve_training(arguments: Sequence[str], *, profile: Profile) -> run_confi
         raise UsageError("submit train: which configuration? for example configs/pretrain/tiny.yaml run.dir=runs/a")
     config = run_config.load(arguments[0], arguments[1:])
     config.run.dir = str(Path(config.run.dir).absolute())
-    config.data.path = str(Path(config.data.path).absolute())
+    paths = [str(Path(path).absolute()) for path in config.data.paths]
+    config.data.path = paths if isinstance(config.data.path, list) else paths[0]
     if profile.kind == "slurm" and not config.checkpoint.notice_s:
         config.checkpoint.notice_s = float(profile.save_before_end_s)
     low, high = profile.node_range()

@@ -25,6 +25,7 @@ from lamae.sharding.errors import UsageError
 from lamae.train.config import CheckpointConfig, EngineConfig, MonitorConfig, OptimConfig, ProfileConfig, TrainConfig
 
 ConfigT = TypeVar("ConfigT")
+RENAMED = {"signal.crop_seconds": "signal.seconds"}
 SHIPPED = Path(__file__).parent / "configs"
 
 KEY_IN_MESSAGE = re.compile(r"[a-z_]+(?:\.[a-z_0-9]+)+")
@@ -130,12 +131,22 @@ def _dotted(overrides: Sequence[str]) -> DictConfig:
         raise UsageError(f"overrides {' '.join(overrides)}: {' '.join(str(error).split())}") from None
 
 
+def _rename(layer: DictConfig) -> DictConfig:
+    """Keys by the names they have today; checkpoints and configurations of before have others."""
+    for old, new in RENAMED.items():
+        section, _, name = old.rpartition(".")
+        values = OmegaConf.select(layer, section)
+        if isinstance(values, DictConfig) and name in values:
+            OmegaConf.update(layer, new, values.pop(name))
+    return layer
+
+
 def _compose(start: ConfigT, layers: list[tuple[str, DictConfig]]) -> ConfigT:
     """``start`` with ``layers`` of (where it is from, values) merged over it, and checked."""
     merged: Any = OmegaConf.structured(start)
     known = sorted(_dotted_keys(type(start)))
     for source, layer in layers:
-        _refuse_unknown(layer, known, source)
+        _refuse_unknown(_rename(layer), known, source)
         try:
             merged = OmegaConf.merge(merged, layer)
         except OmegaConfBaseException as error:

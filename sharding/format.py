@@ -181,6 +181,11 @@ class ShardSet:
         return self._columns[name]
 
     @cached_property
+    def shard_bytes(self) -> dict[str, int]:
+        """Size of every tar, by its file name."""
+        return {shard["name"]: int(shard["bytes"]) for shard in self.manifest["shards"]}
+
+    @cached_property
     def keys(self) -> list[str]:
         raw = np.ascontiguousarray(self.column("key"))
         return [key.decode("ascii") for key in raw.view(f"S{raw.shape[1]}").ravel()] if len(raw) else []

@@ -52,6 +52,7 @@ def write_shard_set(
     lead_mask: np.ndarray | None = None,
     rate_hz: float = 500.0,
     shard_size: int = 16,
+    source: str = "arrays",
 ) -> Path:
     """Write ``adc`` (int16 ``[N, 12, T]``, canonical leads) as a complete shard set at ``path`` and return ``path``.
 
@@ -122,7 +123,7 @@ def write_shard_set(
     (path / REJECTS_NAME).write_text("key,reason,detail\n")
     manifest = {
         "format_version": FORMAT_VERSION,
-        "source": "arrays",
+        "source": source,
         "num_records": num_records,
         "num_samples": num_samples,
         "rate_hz": rate_hz,

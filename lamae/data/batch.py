@@ -40,6 +40,10 @@ class Batch:
     may_miss_samples: torch.Tensor
     """bool ``[B]``, always on the CPU: records that hold -32768 in a usable lead, so that no device has to look."""
 
+    set_of: torch.Tensor | None = None
+    """int64 ``[B]``, always on the CPU: the set of a mixture that each record is from; None where there is one set.
+    A record shorter than T then lies as ``[12, T of its set]`` at the start of its part of ``adc``."""
+
     num_replaced: int = 0
     """Unreadable records of this batch in whose place others were read (``data.on_corrupt=skip``)."""
 
@@ -57,13 +61,21 @@ class Batch:
         for start in range(0, len(self), size):
             yield self._with_each(operator.itemgetter(slice(start, start + size)))
 
+    def of_one_set(self, place: torch.Tensor, *, num_samples: int) -> "Batch":
+        """The records at ``place`` (int64, on the CPU), all of one set with ``num_samples`` samples per lead."""
+        there = place.to(self.adc.device, non_blocking=True)
+        part = self._with_each(lambda tensor: tensor[there if tensor.device == there.device else place])
+        num_leads = self.adc.shape[1]
+        part.adc = part.adc.flatten(1)[:, : num_leads * num_samples].unflatten(1, (num_leads, num_samples))
+        return part
+
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on ``device``, copied without waiting where the memory is pinned."""
         device = torch.device(device)
         if device == self.adc.device:
             return self
         moved = self._with_each(lambda tensor: tensor.to(device, non_blocking=True))
-        moved.may_miss_samples = self.may_miss_samples
+        moved.may_miss_samples, moved.set_of = self.may_miss_samples, self.set_of
         if self.on_copy is not None:
             self.on_copy()
         return moved
@@ -78,4 +90,5 @@ class Batch:
             row=function(self.row),
             epoch=function(self.epoch),
             may_miss_samples=function(self.may_miss_samples),
+            set_of=None if self.set_of is None else function(self.set_of),
         )

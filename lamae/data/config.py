@@ -1,6 +1,8 @@
 """What a run reads and what signal the model sees: the ``data:`` and ``signal:`` sections of a configuration."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
+from typing import Any
 
 from lamae.sharding.format import SPLITS
 
@@ -18,8 +20,11 @@ def _require(condition: bool, key: str, rule: str, value: object) -> None:
 class DataConfig:
     """Which records are read, in which order, and how."""
 
-    path: str = "???"
-    """Shard set made by ``lamae shard``."""
+    path: Any = "???"
+    """Shard set made by ``lamae shard``, or a list of several to pretrain on together: ``[mimic,code15]``."""
+
+    weights: list[float] = field(default_factory=list)
+    """How often the records of each set are read while the others with weight 1 are read once; empty: all once."""
 
     split: str = "train"
     """Records to read: train, val, test or all."""
@@ -44,8 +49,21 @@ class DataConfig:
     """``raise`` stops at an unreadable record and names it; ``skip`` reads another record of the split, always the
     same one, in its place and counts it."""
 
+    @property
+    def paths(self) -> list[str]:
+        """The shard sets, in the order given."""
+        return [str(path) for path in self.path] if isinstance(self.path, list) else [str(self.path)]
+
     def check(self) -> None:
         """Raises ValueError naming the key to change."""
+        named = self.path if isinstance(self.path, list) else [self.path]
+        paths = bool(named) and all(isinstance(path, str) and path for path in named)
+        _require(paths, "data.path", "a shard set or a list of shard sets", self.path)
+        if self.weights:
+            one_each = len(self.weights) == len(named)
+            _require(one_each, "data.weights", f"{len(named)} numbers, one for each set of data.path", self.weights)
+            positive = all(0 < weight < math.inf for weight in self.weights)
+            _require(positive, "data.weights", "positive; leave a set out of data.path instead", self.weights)
         _require(self.split in (*SPLITS, "all"), "data.split", f"one of {', '.join(SPLITS)}, all", self.split)
         _require(self.order in ORDERS, "data.order", f"one of {', '.join(ORDERS)}", self.order)
         _require(self.window_shards >= 1, "data.window_shards", "at least 1", self.window_shards)
@@ -61,8 +79,9 @@ class SignalConfig:
     rate_hz: int = 250
     """Sampling rate of the model's input; the source's rate must be a whole multiple of it."""
 
-    crop_seconds: float = 0.0
-    """Length of the model's input: a random crop in training, the middle in evaluation. 0 keeps the whole record."""
+    seconds: float = 0.0
+    """Length of the model's input: of longer records a random crop in training and the middle in evaluation; shorter
+    ones end in "no sample". 0 keeps whole records, which then must all have one length."""
 
     scaling: str = "global"
     """``global`` divides by ``scale_mv``: amplitude, which carries diagnosis, survives. ``lead_rms`` divides each lead
@@ -96,7 +115,7 @@ class SignalConfig:
     def check(self) -> None:
         """Raises ValueError naming the key to change."""
         _require(self.rate_hz >= 1, "signal.rate_hz", "at least 1", self.rate_hz)
-        _require(self.crop_seconds >= 0, "signal.crop_seconds", "0 (whole record) or positive", self.crop_seconds)
+        _require(self.seconds >= 0, "signal.seconds", "0 (whole records) or positive", self.seconds)
         _require(self.scaling in SCALINGS, "signal.scaling", f"one of {', '.join(SCALINGS)}", self.scaling)
         _require(self.scale_mv > 0, "signal.scale_mv", "positive", self.scale_mv)
         _require(self.clip_mv >= 0, "signal.clip_mv", "0 (off) or positive", self.clip_mv)

@@ -14,13 +14,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
 
 from lamae.data.batch import Batch
 from lamae.data.config import DataConfig
-from lamae.data.order import GlobalOrder
+from lamae.data.mixture import Mixture
+from lamae.data.order import GlobalOrder, MixedOrder
 from lamae.data.reader import CorruptRecordError, RecordReader
 from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.format import ShardSet
@@ -71,7 +73,7 @@ class _Slot:
 class RingLoader(Iterator[Batch]):
     """Iterator of batches, one per optimiser step, holding this rank's slice of each global batch.
 
-    ``rows`` are the rows of ``shard_set`` that make an epoch (int64). ``samples_consumed`` is where to start: the
+    ``rows`` are the rows of ``records`` that make an epoch (int64). ``samples_consumed`` is where to start: the
     ``samples_consumed`` of the last batch trained on, at any world size, thread count or global batch size.
     ``num_batches`` bounds the iteration; None never ends. Reading begins at once. Use as a context manager, or call
     ``close()``.
@@ -82,7 +84,7 @@ class RingLoader(Iterator[Batch]):
 
     def __init__(
         self,
-        shard_set: ShardSet,
+        records: ShardSet | Mixture,
         rows: np.ndarray,
         *,
         config: DataConfig,
@@ -93,8 +95,7 @@ class RingLoader(Iterator[Batch]):
         samples_consumed: int = 0,
         num_batches: int | None = None,
     ) -> None:
-        if len(rows) == 0:
-            raise UsageError(f"{shard_set.root}: no records in data.split={config.split}; choose another split")
+        records = Mixture.of(records)
         if global_batch_size % world_size:
             raise UsageError(
                 f"train.global_batch_size={global_batch_size} must be a multiple of the world size {world_size}"
@@ -114,14 +115,8 @@ class RingLoader(Iterator[Batch]):
         self._global_batch_size = global_batch_size
         self._size = global_batch_size // world_size
         self._rank = rank
-        self._order = GlobalOrder(
-            len(rows),
-            seed=seed,
-            mode=config.order,
-            shards=shard_set.column("shard")[self._rows] if config.order == "window" else None,
-            window_shards=config.window_shards,
-        )
-        self._reader = RecordReader(shard_set, check_crc=config.check_crc)
+        self._order = order_of(records, self._rows, config=config, seed=seed)
+        self._reader = RecordReader(records, check_crc=config.check_crc)
         self._position = samples_consumed
         self._batches_left = num_batches
         self._num_slots = config.prefetch + 1
@@ -190,7 +185,7 @@ class RingLoader(Iterator[Batch]):
 
     def _refuse_beyond_memory(self) -> None:
         """The kernel kills what fills memory, without a word of why."""
-        needed = self._num_slots * self._size * NUM_LEADS * self._reader.num_samples * torch.int16.itemsize
+        needed = self._num_slots * self._size * NUM_LEADS * self._reader.records.num_samples * torch.int16.itemsize
         present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if needed > present / 2:
             raise UsageError(
@@ -201,7 +196,9 @@ class RingLoader(Iterator[Batch]):
 
     def _new_slot(self) -> _Slot:
         adc = torch.empty(
-            (self._size, NUM_LEADS, self._reader.num_samples), dtype=torch.int16, pin_memory=torch.cuda.is_available()
+            (self._size, NUM_LEADS, self._reader.records.num_samples),
+            dtype=torch.int16,
+            pin_memory=torch.cuda.is_available(),
         )
         return _Slot(adc, _bytes_of(adc), rows=np.empty(self._size, np.int64), epoch=np.empty(self._size, np.int64))
 
@@ -219,7 +216,7 @@ class RingLoader(Iterator[Batch]):
                     break
                 except TimeoutError:
                     waited_s = time.monotonic() - began
-                    logger.warning("waiting for records of %s for %.0f s", self._reader.shard_set.root, waited_s)
+                    logger.warning("waiting for records of %s for %.0f s", self._reader.records.root, waited_s)
             if error is not None:
                 self.close()
                 raise error
@@ -238,8 +235,8 @@ class RingLoader(Iterator[Batch]):
         if self._batches_left is not None:
             self._batches_left -= 1
         slot.start = self._position + self._rank * self._size
-        if self._config.order == "window":
-            self._advise(self._rows_of_next_window, self._position)
+        if self._config.order == "window" and isinstance(self._order, GlobalOrder):
+            self._advise(self._rows_of_next_window, self._order, self._position)
         elif self._read_s > COLD_READ_S:
             self._advise(self._rows_at, slot.start, slot.start + self._size)
         self._position += self._global_batch_size
@@ -256,19 +253,19 @@ class RingLoader(Iterator[Batch]):
     def _rows_at(self, start: int, stop: int) -> np.ndarray:
         return self._rows[self._order.take(start, stop)[1]]
 
-    def _rows_of_next_window(self, position: int) -> np.ndarray:
+    def _rows_of_next_window(self, order: GlobalOrder, position: int) -> np.ndarray:
         """What this rank reads from ``position`` to the end of the next window, less what was hinted at before.
 
         The reader sorts it by file and offset, so a disk sees a long sweep per window instead of scattered reads.
         """
-        start, stop = self._advised_until, self._order.end_of_next_window(position)
+        start, stop = self._advised_until, order.end_of_next_window(position)
         if stop <= start:
             return np.empty(0, np.int64)
         self._advised_until = stop
         rank = (np.arange(start, stop) - position) % self._global_batch_size // self._size
         return self._rows_at(start, stop)[rank == self._rank]
 
-    def _advise(self, choose_rows: Callable[..., np.ndarray], *arguments: int) -> None:
+    def _advise(self, choose_rows: Callable[..., np.ndarray], *arguments: Any) -> None:
         """Hint at what will be read, on a thread of its own, since a slow disk can make even hints wait."""
 
         def advise() -> None:
@@ -317,11 +314,42 @@ class RingLoader(Iterator[Batch]):
         raise LamaeError(f"{first}; {MAX_REPLACEMENTS} records tried in its place are corrupt too")
 
 
-def read_batch(shard_set: ShardSet, rows: np.ndarray, *, epoch: int = 0) -> Batch:
-    """Read ``rows`` of a shard set, in that order, into memory of their own. Raises LamaeError as ``RingLoader``."""
-    reader = RecordReader(shard_set)
+def order_of(records: Mixture, rows: np.ndarray, *, config: DataConfig, seed: int) -> GlobalOrder | MixedOrder:
+    """The order in which ``rows`` (of one set after the other) are read. Raises UsageError where a set has none."""
+    counts = np.bincount(records.set_of(rows), minlength=len(records.sets))
+    for shard_set, count in zip(records.sets, counts, strict=True):
+        if count == 0:
+            raise UsageError(f"{shard_set.root}: no records in data.split={config.split}; choose another split")
+    by_set = np.split(rows, np.cumsum(counts)[:-1])
+    shards = None
+    if config.order == "window":
+        shards = [
+            shard_set.column("shard")[own - first]
+            for shard_set, own, first in zip(records.sets, by_set, records.first_rows, strict=False)
+        ]
+    if len(counts) == 1:
+        return GlobalOrder(
+            len(rows),
+            seed=seed,
+            mode=config.order,
+            shards=shards[0] if shards else None,
+            window_shards=config.window_shards,
+        )
+    return MixedOrder(
+        counts.tolist(),
+        weights=config.weights or [1.0] * len(counts),
+        seed=seed,
+        mode=config.order,
+        shards=shards,
+        window_shards=config.window_shards,
+    )
+
+
+def read_batch(records: ShardSet | Mixture, rows: np.ndarray, *, epoch: int = 0) -> Batch:
+    """Read ``rows``, in that order, into memory of their own. Raises LamaeError as ``RingLoader``."""
+    reader = RecordReader(records)
     rows = np.array(rows, dtype=np.int64)
-    adc = torch.empty((len(rows), NUM_LEADS, reader.num_samples), dtype=torch.int16)
+    adc = torch.empty((len(rows), NUM_LEADS, reader.records.num_samples), dtype=torch.int16)
     reader.read_into(rows, _bytes_of(adc))
     return reader.batch(adc, rows, np.full(len(rows), epoch, dtype=np.int64), samples_consumed=0)
 

@@ -9,12 +9,14 @@ Philox-4x64 (which numpy keeps stable across versions) and sorting enter, so the
 """
 
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 
 from lamae.data.config import ORDERS
 
 _WORD_BITS = 64
+_GOLDEN = 0x9E3779B97F4A7C15  # an odd constant: streams of different sets have different seeds
 _MIN_RANDOM_BITS = 24
 
 
@@ -111,3 +113,73 @@ class GlobalOrder:
         words.sort()
         words &= np.uint64((1 << index_bits) - 1)
         return words.view(np.int64), window_ends
+
+
+class MixedOrder:
+    """Several sets in one endless stream, each read in its own global order.
+
+    An epoch of the mixture holds exactly ``round(weights[s] * counts[s])`` samples of set s (at least one), in an order
+    that is drawn anew for every epoch. Set s goes on in its own stream where the epoch before left it, so every record
+    of a set is seen once before any of them is seen again. ``shards`` are each set's, for ``mode="window"``. Safe to
+    share between threads.
+    """
+
+    def __init__(
+        self,
+        counts: Sequence[int],
+        *,
+        weights: Sequence[float],
+        seed: int,
+        mode: str = "global",
+        shards: Sequence[np.ndarray] | None = None,
+        window_shards: int = 16,
+    ) -> None:
+        self.shares = [max(1, round(weight * count)) for weight, count in zip(weights, counts, strict=True)]
+        """Samples of each set in an epoch of the mixture."""
+        self._first_index = np.cumsum([0, *counts])
+        self._streams = [
+            GlobalOrder(
+                count,
+                seed=(seed + (place + 1) * _GOLDEN) % 2**_WORD_BITS,
+                mode=mode,
+                shards=shards[place] if shards is not None else None,
+                window_shards=window_shards,
+            )
+            for place, count in enumerate(counts)
+        ]
+        self._slots = GlobalOrder(sum(self.shares), seed=seed)
+        self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._lock = threading.Lock()
+
+    def take(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Samples ``start`` to ``stop``: int64 ``[stop - start]`` each, how often its set had been gone through before,
+        and the record's index among those of all sets, one set after the other.
+        """
+        length = self._slots.num_records
+        epochs, indices = np.empty(stop - start, np.int64), np.empty(stop - start, np.int64)
+        for epoch in range(start // length, -(-stop // length)):
+            begin = epoch * length
+            low, high = max(start, begin), min(stop, begin + length)
+            set_of, rank = (values[low - begin : high - begin] for values in self._epoch(epoch))
+            for place, stream in enumerate(self._streams):
+                mine = np.flatnonzero(set_of == place)
+                if len(mine):
+                    first = epoch * self.shares[place] + int(rank[mine[0]])
+                    own_epoch, own_index = stream.take(first, first + len(mine))
+                    epochs[low - start + mine] = own_epoch
+                    indices[low - start + mine] = self._first_index[place] + own_index
+        return epochs, indices
+
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of each sample of an epoch of the mixture: its set, and how many of that set come before it in the epoch."""
+        with self._lock:
+            if epoch not in self._epochs:
+                while len(self._epochs) >= 2:
+                    del self._epochs[next(iter(self._epochs))]
+                slot = self._slots.permutation(epoch)
+                set_of = (np.searchsorted(np.cumsum(self.shares), slot, side="right")).astype(np.uint8)
+                rank = np.empty(len(slot), np.int64)
+                for place, share in enumerate(self.shares):
+                    rank[set_of == place] = np.arange(share)
+                self._epochs[epoch] = set_of, rank
+            return self._epochs[epoch]

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from lamae.data.batch import Batch
+from lamae.data.mixture import Mixture
 from lamae.sharding.errors import LamaeError
 from lamae.sharding.format import ShardSet, lead_mask_to_bool
 from lamae.sharding.leads import NUM_LEADS
@@ -64,45 +65,51 @@ def _identity(stat: os.stat_result) -> tuple[int, ...]:
 class RecordReader:
     """Reads records by ``preadv`` at their index offsets, with a CRC-32C check; safe to share between threads."""
 
-    def __init__(self, shard_set: ShardSet, *, check_crc: bool = True) -> None:
-        self.shard_set = shard_set
-        self.num_samples = shard_set.num_samples
-        self.num_bytes = 2 * NUM_LEADS * self.num_samples
+    def __init__(self, records: ShardSet | Mixture, *, check_crc: bool = True) -> None:
+        self.records = records = Mixture.of(records)
         self._check_crc = check_crc
-        self._shard = shard_set.column("shard")
-        self._offset = shard_set.column("payload_offset")
-        self._crc = shard_set.column("crc32c")
-        self._gain = shard_set.column("gain")
-        self._baseline = shard_set.column("baseline")
-        self._lead_mask = lead_mask_to_bool(shard_set.column("lead_mask"))
-        self._may_miss_samples = ((shard_set.column("num_missing") > 0) & self._lead_mask).any(-1)
-        if not (shard_set.column("payload_length") == self.num_bytes).all():
-            raise LamaeError(
-                f"{shard_set.root}: not every record has {self.num_samples} samples per lead; "
-                f"run 'lamae verify {shard_set.root}'"
-            )
-        self._shard_bytes = {shard["name"]: int(shard["bytes"]) for shard in shard_set.manifest["shards"]}
+        self._offset = records.column("payload_offset")
+        self._length = records.column("payload_length")
+        self._crc = records.column("crc32c")
+        self._gain = records.column("gain")
+        self._baseline = records.column("baseline")
+        self._lead_mask = lead_mask_to_bool(records.column("lead_mask"))
+        self._may_miss_samples = ((records.column("num_missing") > 0) & self._lead_mask).any(-1)
+        # Shards of all sets are numbered through.
+        self._shards: list[tuple[ShardSet, int]] = []
+        numbers = []
+        for shard_set in records.sets:
+            if not (shard_set.column("payload_length") == 2 * NUM_LEADS * shard_set.num_samples).all():
+                raise LamaeError(
+                    f"{shard_set.root}: not every record has {shard_set.num_samples} samples per lead; "
+                    f"run 'lamae verify {shard_set.root}'"
+                )
+            own = shard_set.column("shard").astype(np.int64)
+            numbers.append(own + len(self._shards))
+            self._shards += [(shard_set, shard) for shard in range(int(own.max(initial=-1)) + 1)]
+        self._shard = numbers[0] if len(numbers) == 1 else np.concatenate(numbers)
         self._max_open = _max_open_shards()
         self._open: dict[int, _OpenShard] = {}
         self._lock = threading.Lock()
 
     def read_into(self, rows: np.ndarray, memory: list[np.ndarray], *, on_corrupt: OnCorrupt | None = None) -> None:
-        """Read record ``rows[i]`` into ``memory[i]`` (uint8 ``[num_bytes]``, contiguous).
+        """Read record ``rows[i]`` into the first of ``memory[i]`` (uint8, contiguous, as long as the longest record).
 
         Raises ReplacedShardError, and CorruptRecordError naming shard, offset and key unless ``on_corrupt`` takes
         care of it; that is called with i and the error.
         """
         # The loader's hot path: one system call, one checksum and as little else as can be per record. (mypy learns
         # that arrays are buffers with Python 3.12.)
-        files, check_crc, num_bytes = self._open, self._check_crc, self.num_bytes
-        index = zip(
-            self._shard[rows].tolist(), self._offset[rows].tolist(), self._crc[rows].tolist(), memory, strict=True
-        )
-        for place, (shard, offset, crc, record) in enumerate(index):
+        files, check_crc = self._open, self._check_crc
+        columns = (self._shard, self._offset, self._length, self._crc)
+        index = zip(*(column[rows].tolist() for column in columns), memory, strict=True)
+        for place, (shard, offset, num_bytes, crc, record) in enumerate(index):
             file = files.get(shard) or self._open_shard(shard)
             problem = None
+            if len(record) != num_bytes:
+                record = record[:num_bytes]
             try:
-                count = os.preadv(file.fd, (record,), offset)  # type: ignore[arg-type]
+                count = os.preadv(file.fd, (record,), offset)
                 if count != num_bytes:
                     count += self._read_rest(file.fd, record[count:], offset + count)
             except OSError as error:
@@ -128,12 +135,13 @@ class RecordReader:
             return
         shards, offsets = self._shard[rows], self._offset[rows]
         by_place = np.lexsort((offsets, shards))
-        for shard, offset in zip(shards[by_place].tolist(), offsets[by_place].tolist(), strict=True):
+        for row in rows[by_place]:
             if until():
                 return
+            shard = int(self._shard[row])
             with contextlib.suppress(OSError, ReplacedShardError):
                 file = self._open.get(shard) or self._open_shard(shard)
-                os.posix_fadvise(file.fd, offset, self.num_bytes, os.POSIX_FADV_WILLNEED)
+                os.posix_fadvise(file.fd, int(self._offset[row]), int(self._length[row]), os.POSIX_FADV_WILLNEED)
 
     @staticmethod
     def _read_rest(fd: int, rest: np.ndarray, offset: int) -> int:
@@ -159,6 +167,7 @@ class RecordReader:
             epoch=torch.from_numpy(epoch),
             samples_consumed=samples_consumed,
             may_miss_samples=torch.from_numpy(self._may_miss_samples[rows]),
+            set_of=torch.from_numpy(self.records.set_of(rows)) if len(self.records.sets) > 1 else None,
             num_replaced=num_replaced,
         )
 
@@ -166,7 +175,7 @@ class RecordReader:
         """Raises ReplacedShardError where a shard was replaced, resized, touched or removed since it was opened."""
         for file in list(self._open.values()):
             if not file.is_still_there():
-                raise self._replaced(file.path, "changed while it was being read")
+                raise _replaced(file.path, "changed while it was being read")
 
     def close(self) -> None:
         """Let go of all files; those in use close when their read ends."""
@@ -177,27 +186,30 @@ class RecordReader:
         with self._lock:
             if shard in self._open:
                 return self._open[shard]
-            path = self.shard_set.shard_path(shard)
+            shard_set, number = self._shards[shard]
+            path = shard_set.shard_path(number)
             try:
                 opened = _OpenShard(path)
             except OSError as error:
-                raise self._replaced(path, error.strerror or str(error)) from None
-            packed_size = self._shard_bytes.get(path.name)
+                raise _replaced(path, error.strerror or str(error)) from None
+            packed_size = shard_set.shard_bytes.get(path.name)
             if packed_size is not None and opened.size != packed_size:
-                raise self._replaced(path, f"{opened.size} bytes long, but {packed_size} when it was packed")
+                raise _replaced(path, f"{opened.size} bytes long, but {packed_size} when it was packed")
             while len(self._open) >= self._max_open:
                 del self._open[next(iter(self._open))]
             self._open[shard] = opened
             return opened
 
-    def _replaced(self, path: Path, reason: str) -> ReplacedShardError:
-        return ReplacedShardError(
-            f"{path}: {reason}; a shard set is read-only once it is packed: run 'lamae verify {self.shard_set.root}'"
+    def _corrupt(self, row: int, reason: str) -> CorruptRecordError:
+        shard_set, number = self._shards[int(self._shard[row])]
+        return CorruptRecordError(
+            f"{shard_set.shard_path(number)}: record {self.records.keys[row]} at offset {int(self._offset[row])} is "
+            f"corrupt: {reason}; run 'lamae verify {shard_set.root}', or read past it with data.on_corrupt=skip"
         )
 
-    def _corrupt(self, row: int, reason: str) -> CorruptRecordError:
-        path = self.shard_set.shard_path(int(self._shard[row]))
-        return CorruptRecordError(
-            f"{path}: record {self.shard_set.keys[row]} at offset {int(self._offset[row])} is corrupt: {reason}; "
-            f"run 'lamae verify {self.shard_set.root}', or read past it with data.on_corrupt=skip"
-        )
+
+def _replaced(path: Path, reason: str) -> ReplacedShardError:
+    root = path.parents[1]
+    return ReplacedShardError(
+        f"{path}: {reason}; a shard set is read-only once it is packed: run 'lamae verify {root}'"
+    )

@@ -9,12 +9,14 @@ import logging
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from lamae import keyed
 from lamae.data.augment import disturb, drop_leads
 from lamae.data.batch import Batch
 from lamae.data.config import SignalConfig
 from lamae.data.highpass import highpass
+from lamae.data.mixture import Mixture
 from lamae.data.resample import Decimator
 from lamae.sharding.errors import UsageError
 from lamae.sharding.format import NO_SAMPLE
@@ -62,13 +64,11 @@ class SignalTransform:
         self.config = config
         self._decimate = Decimator(int(factor))
         whole = self._decimate.num_outputs(num_samples)
-        wanted = round(config.crop_seconds * config.rate_hz)
-        if wanted > whole or (config.crop_seconds > 0 and wanted < 1):
-            raise UsageError(
-                f"signal.crop_seconds={config.crop_seconds:g} must lie between one sample and the records' "
-                f"{num_samples / source_rate_hz:g} s"
-            )
-        self._num_positions = whole - wanted + 1 if wanted else 1
+        wanted = round(config.seconds * config.rate_hz)
+        if config.seconds > 0 and wanted < 1:
+            raise UsageError(f"signal.seconds={config.seconds:g} is less than a sample at {config.rate_hz} Hz")
+        self._num_positions = max(whole - wanted, 0) + 1 if wanted else 1
+        self._num_padded = max(wanted - whole, 0)
         self._num_samples = wanted or whole
         if config.highpass_hz > 0:
             logger.warning(
@@ -93,6 +93,8 @@ class SignalTransform:
             x = highpass(x, valid, cutoff_hz=config.highpass_hz, rate_hz=config.rate_hz)
         if self._num_positions > 1:
             x, valid = self._crop(x, valid, batch, seed=seed if train else None)
+        if self._num_padded:
+            x, valid = F.pad(x, (0, self._num_padded)), F.pad(valid, (0, self._num_padded))
         if config.highpass_hz == 0:  # else there is no baseline left
             x = x.sub_(batch.baseline[..., None])
         x = x.div_(batch.gain[..., None])
@@ -146,3 +148,51 @@ class SignalTransform:
         index = start_B[:, None, None] + torch.arange(self._num_samples, device=x.device)
         index = index.expand(-1, x.shape[1], -1)
         return x.gather(2, index), valid.gather(2, index)
+
+
+class MixtureTransform:
+    """``SignalTransform`` for batches of several sets: each record by its own set's rate and length.
+
+    Raises UsageError when a set's rate does not fit, or when records would come out in several lengths.
+    """
+
+    def __init__(self, config: SignalConfig, records: Mixture) -> None:
+        self._records = records
+        self._by_set = []
+        for shard_set in records.sets:
+            try:
+                transform = SignalTransform(config, source_rate_hz=shard_set.rate_hz, num_samples=shard_set.num_samples)
+            except UsageError as error:
+                raise UsageError(f"{shard_set.root}: {error}") from None
+            self._by_set.append(transform)
+        seconds = [shard_set.num_samples / shard_set.rate_hz for shard_set in records.sets]
+        if len({transform.num_samples for transform in self._by_set}) > 1:
+            lengths = ", ".join(f"{shard_set.root} {s:g} s" for shard_set, s in zip(records.sets, seconds, strict=True))
+            raise UsageError(
+                f"data.path: sets of several lengths ({lengths}); choose the model's with "
+                f"signal.seconds={min(seconds):g} (longer records are cropped, shorter ones end in 'no sample')"
+            )
+        if config.seconds > max(seconds):
+            raise UsageError(
+                f"signal.seconds={config.seconds:g} is longer than any record of {records.root} ({max(seconds):g} s)"
+            )
+
+    @property
+    def num_samples(self) -> int:
+        """Samples per lead of the model's input."""
+        return self._by_set[0].num_samples
+
+    def __call__(self, batch: Batch, *, seed: int, train: bool) -> Signal:
+        """As ``SignalTransform``."""
+        if batch.set_of is None:
+            return self._by_set[0](batch, seed=seed, train=train)
+        places, signals = [], []
+        for number, (shard_set, transform) in enumerate(zip(self._records.sets, self._by_set, strict=True)):
+            place = (batch.set_of == number).nonzero().flatten()
+            if len(place):
+                places.append(place)
+                part = batch.of_one_set(place, num_samples=shard_set.num_samples)
+                signals.append(transform(part, seed=seed, train=train))
+        back = torch.cat(places).argsort().to(batch.adc.device, non_blocking=True)
+        tensors = zip(*(vars(signal).values() for signal in signals), strict=True)
+        return Signal(*(torch.cat(parts)[back] for parts in tensors))

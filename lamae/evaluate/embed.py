@@ -258,7 +258,7 @@ def pretrained_flags(shard_set: ShardSet, loaded: LoadedModel | None) -> np.ndar
         return np.full(len(subjects), NOT_PRETRAINED, dtype=np.uint8)
     hashes = row_subjects(shard_set, np.arange(len(subjects)))
     seen = np.isin(hashes, loaded.subject_hashes)
-    comparable = are_comparable(shard_set, source=loaded.source, index_hash=loaded.index_hash)
+    comparable = are_comparable(shard_set, loaded.sets)
     return np.where(seen, PRETRAINED, np.where(comparable, NOT_PRETRAINED, UNKNOWN)).astype(np.uint8)
 
 

@@ -110,7 +110,7 @@ class ExportedModel:
                 f"rate_hz={rate_hz:g} is no whole multiple of the model's {self.signal.rate_hz} Hz; resample the signal"
             )
         adc_BLT, present_L = _to_adc(np.asarray(signal_mv), leads)
-        config = dataclasses.replace(self.signal, crop_seconds=0.0)
+        config = dataclasses.replace(self.signal, seconds=0.0)
         transform = SignalTransform(config, source_rate_hz=rate_hz, num_samples=adc_BLT.shape[2])
         B = len(adc_BLT)
         adc = torch.from_numpy(adc_BLT)

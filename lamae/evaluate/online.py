@@ -36,8 +36,10 @@ class OnlineProbe:
     """
 
     def __init__(self, config: "RunConfig", labels: Path, *, num_records: int) -> None:
-        self._shard_set = ShardSet.open(config.data.path)
         truth = read_labels(labels)
+        sets = [ShardSet.open(path) for path in config.data.paths]
+        labelled = [shard_set for shard_set in sets if shard_set.index_hash == truth.index_hash]
+        self._shard_set = (labelled or sets)[0]
         store.require_same_rows(labels, truth.index_hash, self._shard_set.root, self._shard_set.index_hash)
         self._transform = SignalTransform(
             config.signal, source_rate_hz=self._shard_set.rate_hz, num_samples=self._shard_set.num_samples

@@ -145,7 +145,7 @@ def sweep_runs(plan: StudyPlan, lr: float) -> Group:
 def record_flops(plan: StudyPlan, overrides: Sequence[str]) -> int:
     """Training FLOPs of one record."""
     config = configure(plan, overrides)
-    num_samples = round(config.signal.rate_hz * (config.signal.crop_seconds or plan.corpus.seconds))
+    num_samples = round(config.signal.rate_hz * (config.signal.seconds or plan.corpus.seconds))
     return count_flops(config.model, config.mask, num_samples=num_samples).training
 
 

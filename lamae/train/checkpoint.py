@@ -31,6 +31,7 @@ from safetensors.numpy import load_file
 
 from lamae.sharding.errors import LamaeError, UsageError
 from lamae.train.state import TrainState
+from lamae.train.subjects import trained_sets
 
 if TYPE_CHECKING:
     from lamae.config import RunConfig
@@ -238,10 +239,8 @@ class LoadedModel:
     """Sorted uint64 hashes of the subjects it was pretrained on; see lamae.train.subjects."""
     subject_hash: str
     """One sha256 over that set."""
-    index_hash: str
-    """Index hash of the shard set it was trained on."""
-    source: str | None = None
-    """Kind of source that shard set was packed from; None where an older checkpoint does not say."""
+    sets: list[dict[str, Any]]
+    """The shard sets it was trained on; see lamae.train.subjects."""
 
 
 def load_model(run_or_checkpoint: Path, *, device: str | torch.device = "cpu") -> LoadedModel:
@@ -277,8 +276,7 @@ def load_model(run_or_checkpoint: Path, *, device: str | torch.device = "cpu") -
         num_samples=int(manifest["num_samples"]),
         subject_hashes=reader.subjects,
         subject_hash=manifest["subject_hash"],
-        index_hash=manifest["index_hash"],
-        source=manifest.get("source"),
+        sets=trained_sets(manifest),
     )
 
 

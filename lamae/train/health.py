@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lamae.data.mixture import Mixture
 from lamae.sharding.errors import LamaeError
-from lamae.sharding.format import ShardSet
 from lamae.train.distributed import Ranks
 from lamae.train.rowfile import RowFile
 
@@ -54,9 +54,9 @@ class SpikeDetector:
 class Quarantine:
     """Lists the records of skipped steps in ``quarantine.jsonl`` of the run directory, for people to look at."""
 
-    def __init__(self, run_dir: Path, shard_set: ShardSet, ranks: Ranks, *, resume_step: int) -> None:
+    def __init__(self, run_dir: Path, records: Mixture, ranks: Ranks, *, resume_step: int) -> None:
         self._rows = RowFile(run_dir / QUARANTINE_NAME, resume_step=resume_step, is_main=ranks.is_main)
-        self._shard_set = shard_set
+        self._records = records
         self._ranks = ranks
 
     def add(self, step: int, *, rows: np.ndarray, epochs: np.ndarray, losses_B: torch.Tensor) -> list[str]:
@@ -71,7 +71,7 @@ class Quarantine:
         reason = "loss" if all_bad.any() else "gradient"
         chosen = all_bad if all_bad.any() else np.ones_like(all_bad)
         entries = [
-            {"step": step, "key": self._shard_set.keys[row], "row": int(row), "epoch": int(epoch), "not_finite": reason}
+            {"step": step, "key": self._records.keys[row], "row": int(row), "epoch": int(epoch), "not_finite": reason}
             for row, epoch in zip(all_rows[chosen], all_epochs[chosen], strict=True)
         ]
         self._rows.add(entries)

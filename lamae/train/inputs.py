@@ -6,13 +6,12 @@ import numpy as np
 import torch
 
 from lamae.data.batch import Batch
-from lamae.data.loader import RingLoader, read_batch
-from lamae.data.transforms import Signal, SignalTransform
+from lamae.data.loader import RingLoader, order_of, read_batch
+from lamae.data.mixture import Mixture
+from lamae.data.transforms import MixtureTransform, Signal
 from lamae.model.masking import Mask, draw_mask
-from lamae.sharding.errors import UsageError
-from lamae.sharding.format import ShardSet
 from lamae.train.distributed import Ranks
-from lamae.train.subjects import subject_set, subject_set_hash
+from lamae.train.subjects import describe_set, subject_set, subject_set_hash
 
 if TYPE_CHECKING:
     from lamae.config import RunConfig
@@ -23,15 +22,17 @@ class Inputs:
 
     def __init__(self, config: "RunConfig") -> None:
         self._config = config
-        self.shard_set = ShardSet.open(config.data.path)
-        self.rows = self.shard_set.rows_of_split(config.data.split)
-        if len(self.rows) == 0:
-            raise UsageError(f"{config.data.path}: no records in data.split={config.data.split}; choose another split")
-        self.subjects = subject_set(self.shard_set, self.rows)
+        self.records = Mixture.open(config.data.paths)
+        self.rows = self.records.rows_of_split(config.data.split)
+        # Refuses sets without records; the loader makes its own.
+        order_of(self.records, self.rows, config=config.data, seed=config.train.seed)
+        split = config.data.split
+        # Hashes of different sets are salted apart: equal numbers in two hospitals stay two patients.
+        by_set = [subject_set(shard_set, shard_set.rows_of_split(split)) for shard_set in self.records.sets]
+        self.subjects = np.unique(np.concatenate(by_set))
         self.subject_hash = subject_set_hash(self.subjects)
-        self._transform = SignalTransform(
-            config.signal, source_rate_hz=self.shard_set.rate_hz, num_samples=self.shard_set.num_samples
-        )
+        self.sets = [describe_set(shard_set, shard_set.rows_of_split(split)) for shard_set in self.records.sets]
+        self._transform = MixtureTransform(config.signal, self.records)
 
     @property
     def num_samples(self) -> int:
@@ -41,7 +42,7 @@ class Inputs:
     def loader(self, ranks: Ranks, *, samples_consumed: int, num_batches: int) -> RingLoader:
         """This rank's batches from a position of the global order on."""
         return RingLoader(
-            self.shard_set,
+            self.records,
             self.rows,
             config=self._config.data,
             seed=self._config.train.seed,
@@ -66,12 +67,23 @@ class Inputs:
         )
         return signal, mask
 
+    def loss_by_set(self, batch: Batch, loss_B: torch.Tensor) -> dict[str, torch.Tensor]:
+        """``set/NAME``: mean loss of each set's records, NaN where the batch has none; nothing where there is one set.
+
+        Does not wait for the device.
+        """
+        if batch.set_of is None:
+            return {}
+        set_of = batch.set_of.to(loss_B.device, non_blocking=True)
+        by_set = [torch.where(set_of == place, loss_B.float(), torch.nan) for place in range(len(self.records.sets))]
+        return {f"set/{name}": loss_B.nanmean() for name, loss_B in zip(self.records.names, by_set, strict=True)}
+
     def fixed_batch(self, *, split: str, num_records: int) -> Batch:
         """``num_records`` records spread evenly over a split: always the same ones.
 
         Falls back to the training rows where the split is empty.
         """
-        rows = self.shard_set.rows_of_split(split)
+        rows = self.records.rows_of_split(split)
         rows = rows if len(rows) else self.rows
         chosen = np.unique(np.linspace(0, len(rows) - 1, num_records).round().astype(np.int64))
-        return read_batch(self.shard_set, rows[chosen])
+        return read_batch(self.records, rows[chosen])

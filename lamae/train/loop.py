@@ -169,6 +169,7 @@ def _step(
         engine.backward(output.loss)
         last = index + 1 == plan.accumulation
         engine.step(learning_rate=learning_rate, weight_decay=weight_decay, last=last)
+        output.parts |= inputs.loss_by_set(micro_batch, output.loss_B)
         outputs.append(output.detached())
     return outputs
 

@@ -63,7 +63,7 @@ class Reporter:
         self._spikes = SpikeDetector(config.monitor.spike_zscore)
         self._spike_rows = RowFile(run_dir / SPIKES_NAME, resume_step=state.step, is_main=ranks.is_main)
         self._spike_throttle, self._notice_throttle = Throttle(TELL_EVERY_S), Throttle(TELL_EVERY_S)
-        self._quarantine = Quarantine(run_dir, inputs.shard_set, ranks, resume_step=state.step)
+        self._quarantine = Quarantine(run_dir, inputs.records, ranks, resume_step=state.step)
         self._rows: list[np.ndarray] = []
         self._first_step = state.step + 1
         self._rates = Rates(
@@ -172,7 +172,7 @@ class Reporter:
                 continue
             step = self._first_step + offset
             rows = np.concatenate(self._ranks.gather(self._rows[offset]))
-            keys = [self._inputs.shard_set.keys[row] for row in rows]
+            keys = [self._inputs.records.keys[row] for row in rows]
             self._spike_rows.add([{"step": step, "loss": loss, "zscore": round(zscore, 1), "keys": keys}])
             more = self._spike_throttle.asks()
             if more is not None:

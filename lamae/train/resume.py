@@ -8,10 +8,11 @@ import numpy as np
 
 from lamae.sharding.errors import UsageError
 from lamae.train.checkpoint import CheckpointReader, differing_keys
+from lamae.train.subjects import trained_sets
 
 # Everything else (steps, learning rate, precision, ZeRO stage, paths, monitoring) may change from start to start.
 FIXED_SECTIONS = ("model.", "mask.", "signal.")
-FIXED_KEYS = ("data.split", "data.order", "data.window_shards", "train.seed", "train.global_batch_size")
+FIXED_KEYS = ("data.split", "data.order", "data.window_shards", "data.weights", "train.seed", "train.global_batch_size")
 # The shard set may move; its hash may not.
 IGNORED_KEYS = ("run.dir", "data.path", "train.stop_at")
 
@@ -19,9 +20,14 @@ log = logging.getLogger(__name__)
 
 
 def check_resumable(
-    reader: CheckpointReader, *, config: dict[str, Any], index_hash: str, subjects: np.ndarray, allow_changes: bool
+    reader: CheckpointReader,
+    *,
+    config: dict[str, Any],
+    sets: list[dict[str, Any]],
+    subjects: np.ndarray,
+    allow_changes: bool,
 ) -> None:
-    """``subjects`` are the hashes of those about to be trained on, all of whom this shard set's checkpoints know.
+    """``subjects`` are the hashes of those about to be trained on, all of whom checkpoints of the same ``sets`` know.
 
     Raises UsageError listing every difference that would make this another run, unless ``allow_changes``.
 
@@ -34,8 +40,9 @@ def check_resumable(
             fatal.append(f"{key}: {old} -> {new}")
         elif key not in IGNORED_KEYS:
             harmless.append(f"{key}: {old} -> {new}")
-    if manifest["index_hash"] != index_hash:
-        fatal.append(f"shard set index: {manifest['index_hash'][:12]} -> {index_hash[:12]}")
+    before = trained_sets(manifest)
+    if [entry["index_hash"] for entry in before] != [entry["index_hash"] for entry in sets]:
+        fatal.append(f"records of data.path: {_name(before)} -> {_name(sets)}")
     elif num_new := len(np.setdiff1d(subjects, reader.subjects)):
         fatal.append(f"subjects: {num_new} are new")
     if harmless:
@@ -49,6 +56,11 @@ def check_resumable(
         f"{_run_dir(reader.path)} holds another run (checkpoint {reader.path.name}): {'; '.join(fatal)}. "
         "Take another run.dir, undo the changes, or set checkpoint.allow_changes=true"
     )
+
+
+def _name(sets: list[dict[str, Any]]) -> str:
+    """The sets by name, with the beginning of their index hash, which changes with anything in the index."""
+    return ", ".join(f"{entry['name']} ({entry['index_hash'][:12]})" for entry in sets)
 
 
 def _filled(config: dict[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def find_resumable(config: "RunConfig", run_dir: Path, inputs: Inputs, lock: Run
     check_resumable(
         reader,
         config=to_dict(config),
-        index_hash=inputs.shard_set.index_hash,
+        sets=inputs.sets,
         subjects=inputs.subjects,
         allow_changes=config.checkpoint.allow_changes,
     )
@@ -64,7 +64,7 @@ def open_run(
     manifest = build_manifest(
         ranks,
         config_hash=config_hash(config),
-        index_hash=inputs.shard_set.index_hash,
+        index_hash=inputs.records.index_hash,
         subject_hash=inputs.subject_hash,
         num_records=len(inputs.rows),
         num_subjects=len(inputs.subjects),
@@ -106,8 +106,8 @@ def describe_checkpoints(
     return {
         "config": to_dict(config),
         "num_samples": inputs.num_samples,
-        "index_hash": inputs.shard_set.index_hash,
-        "source": inputs.shard_set.manifest["source"],
+        "index_hash": inputs.records.index_hash,
+        "sets": inputs.sets,
         "subject_hash": subject_hash,
         "written_by": {"world_size": ranks.world_size, "zero_stage": engine.zero_stage},
         "shapes": engine.shapes(),

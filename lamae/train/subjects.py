@@ -1,12 +1,17 @@
 """Which subjects a model has seen, as hashes: enough to refuse them as test subjects, without carrying their ids."""
 
 import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from lamae.keyed import GOLDEN, mix, signed
 from lamae.sharding.format import ShardSet
+
+ANY_WFDB = "wfdb"
+"""The source whose subject ids are its own: any directory of WFDB records."""
 
 
 def hash_subjects(subjects: np.ndarray, *, source: str) -> np.ndarray:
@@ -20,16 +25,45 @@ def hash_subjects(subjects: np.ndarray, *, source: str) -> np.ndarray:
     return mix(words + signed(GOLDEN)).numpy().view(np.uint64)
 
 
-def are_comparable(shard_set: ShardSet, *, source: str | None, index_hash: str) -> np.ndarray:
-    """bool [N]: where the hash of a record's subject can be held against hashes from the shard set of ``index_hash``.
+def describe_set(shard_set: ShardSet, rows: np.ndarray) -> dict[str, Any]:
+    """What a checkpoint says of one of the sets it was trained on, ``rows`` being those read: no ids."""
+    subjects = subject_set(shard_set, rows)
+    return {
+        "name": shard_set.root.resolve().name,
+        "source": shard_set.manifest["source"],
+        "index_hash": shard_set.index_hash,
+        "num_records": len(rows),
+        "num_subjects": len(subjects),
+        "subject_hash": subject_set_hash(subjects),
+    }
 
-    Everywhere in that very shard set; elsewhere only where the subject has an id and ``source``, the source of that
-    shard set, is this one's too. Of the others, an unknown hash does not prove that the subject is another.
+
+def trained_sets(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """The sets that a checkpoint was trained on; of older ones, which had one, with what is known of it."""
+    old = {"name": "shard set", "source": manifest.get("source"), "index_hash": manifest["index_hash"]}
+    return list(manifest.get("sets", [old]))
+
+
+def are_comparable(shard_set: ShardSet, trained: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """bool [N]: where the hash of a record's subject can be held against those of a checkpoint's ``trained`` sets.
+
+    Everywhere in a set that is among them; elsewhere only where the subject has an id in a numbering that one of them
+    has too. Of the others, an unknown hash does not prove that the subject is another.
     """
     subjects = shard_set.column("subject")
-    if shard_set.index_hash == index_hash:
+    if any(entry["index_hash"] == shard_set.index_hash for entry in trained):
         return np.ones(len(subjects), dtype=bool)
-    return (subjects >= 0) & (source == shard_set.manifest["source"])
+    numbering = _numbering(shard_set)
+    return (subjects >= 0) & any(entry["source"] == numbering for entry in trained)
+
+
+def _numbering(shard_set: ShardSet) -> str:
+    """Whose subject ids these are: of a data set with a name, or of this shard set alone.
+
+    Two collections of WFDB files that both count their patients from 1 have nothing in common.
+    """
+    source = str(shard_set.manifest["source"])
+    return shard_set.index_hash if source == ANY_WFDB else source
 
 
 def row_subjects(shard_set: ShardSet, rows: np.ndarray) -> np.ndarray:
@@ -38,7 +72,7 @@ def row_subjects(shard_set: ShardSet, rows: np.ndarray) -> np.ndarray:
     A negative id stands for "the source does not say who": it means nothing outside its own shard set.
     """
     subjects = shard_set.column("subject")[rows]
-    known = hash_subjects(subjects, source=str(shard_set.manifest["source"]))
+    known = hash_subjects(subjects, source=_numbering(shard_set))
     unknown = hash_subjects(subjects, source=shard_set.index_hash)
     return np.where(subjects >= 0, known, unknown)
 

@@ -44,10 +44,10 @@ class Validation:
         self._micro = config.train.micro_batch_size
         if not self._every:
             return
-        rows = inputs.shard_set.rows_of_split(SPLIT)
+        rows = inputs.records.rows_of_split(SPLIT)
         if len(rows) == 0:
             raise UsageError(
-                f"train.validate_every={self._every}, but {config.data.path} has no records in its {SPLIT} split; "
+                f"train.validate_every={self._every}, but {inputs.records.root} has no records in its {SPLIT} split; "
                 "set train.validate_every=0 or pack with a validation split"
             )
         count = min(config.train.validate_records, len(rows))
@@ -77,7 +77,7 @@ class Validation:
         with engine.evaluating() as model:
             for start in range(0, len(self._rows), self._micro):
                 part = slice(start, start + self._micro)
-                batch = read_batch(self._inputs.shard_set, self._rows[part])
+                batch = read_batch(self._inputs.records, self._rows[part])
                 signal, mask = self._inputs.prepare(batch, device=self._ranks.device, train=False)
                 loss_B = model(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, mask).loss_B.double().cpu()
                 counts_B = self._counts_B[part]

@@ -16,7 +16,7 @@ from tests.shardsets import random_adc
 
 GAIN = 200.0
 NUM_RECORDS = 6
-EVERYTHING = {"lead_dropout": 0.4, "gain_jitter": 0.2, "noise_mv": 0.05, "wander_mv": 0.5, "crop_seconds": 4.0}
+EVERYTHING = {"lead_dropout": 0.4, "gain_jitter": 0.2, "noise_mv": 0.05, "wander_mv": 0.5, "seconds": 4.0}
 
 
 def recordings(num_records: int = NUM_RECORDS) -> np.ndarray:
@@ -72,7 +72,7 @@ def test_augmentations_depend_on_seed_epoch_and_record_alone():
 
 def test_evaluation_knows_no_augmentation():
     adc = recordings()
-    config = {**EVERYTHING, "crop_seconds": 0.0}
+    config = {**EVERYTHING, "seconds": 0.0}
     signal = signal_of(batch_of(adc), train=False, **config)
     assert torch.equal(signal.x_BLT, signal_of(batch_of(adc), train=False).x_BLT)
     assert signal.lead_mask_BL.all()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lamae.data.order import GlobalOrder
+from lamae.data.order import GlobalOrder, MixedOrder
 
 NUM_RECORDS = st.sampled_from([1, 2, 3, 7, 31, 64, 97]) | st.integers(1, 300)
 SEEDS = st.integers(0, 2**63)
@@ -113,3 +113,57 @@ def test_places_are_uniform(mode):
 def test_bad_arguments_are_named(arguments, named):
     with pytest.raises(ValueError, match=named):
         GlobalOrder(seed=0, **arguments)
+
+
+@st.composite
+def mixed_arguments(draw) -> dict:
+    counts = draw(st.lists(st.integers(1, 60), min_size=2, max_size=3))
+    shards = [np.sort(np.array(draw(st.lists(st.integers(0, 9), min_size=n, max_size=n)))) for n in counts]
+    return {
+        "counts": counts,
+        "weights": draw(
+            st.lists(st.sampled_from([0.01, 0.5, 1.0, 2.0, 3.7]), min_size=len(counts), max_size=len(counts))
+        ),
+        "seed": draw(SEEDS),
+        "mode": draw(st.sampled_from(["global", "window"])),
+        "shards": shards,
+        "window_shards": draw(st.integers(1, 4)),
+    }
+
+
+@settings(deadline=None)
+@given(mixed_arguments(), st.integers(0, 3))
+def test_an_epoch_of_a_mixture_holds_exact_shares_and_each_set_is_gone_through_before_it_repeats(arguments, epoch):
+    order = MixedOrder(**arguments)
+    assert order.shares == [
+        max(1, round(w * n)) for w, n in zip(arguments["weights"], arguments["counts"], strict=True)
+    ]
+    length = sum(order.shares)
+    first = np.cumsum([0, *arguments["counts"]])
+    set_of = np.searchsorted(first, order.take(epoch * length, (epoch + 1) * length)[1], side="right") - 1
+    np.testing.assert_array_equal(np.bincount(set_of, minlength=len(order.shares)), order.shares)
+    epochs, index = order.take(0, (epoch + 1) * length)
+    for place, count in enumerate(arguments["counts"]):
+        mine = (index >= first[place]) & (index < first[place + 1])
+        np.testing.assert_array_equal(epochs[mine], np.arange(mine.sum()) // count)
+        whole = index[mine][: mine.sum() // count * count].reshape(-1, count)
+        np.testing.assert_array_equal(
+            np.sort(whole, axis=1), np.broadcast_to(np.arange(*first[place : place + 2]), whole.shape)
+        )
+
+
+@settings(deadline=None)
+@given(mixed_arguments(), st.integers(0, 400), st.lists(st.integers(0, 150), max_size=6))
+def test_a_mixture_does_not_depend_on_how_it_is_cut(arguments, start, lengths):
+    whole = np.stack(MixedOrder(**arguments).take(start, start + sum(lengths)))
+    order, position, parts = MixedOrder(**arguments), start, [np.zeros((2, 0), np.int64)]
+    for length in lengths:
+        parts.append(np.stack(order.take(position, position + length)))
+        position += length
+    np.testing.assert_array_equal(np.concatenate(parts, axis=1), whole)
+
+
+def test_sets_of_one_size_are_not_shuffled_alike():
+    index = MixedOrder([500, 500], weights=[1.0, 1.0], seed=0).take(0, 1000)[1]
+    assert (index[index < 500] == index[index >= 500] - 500).mean() < 0.02
+    assert 200 < (index[:500] < 500).sum() < 300  # and they are mixed

@@ -111,7 +111,7 @@ def test_crops_depend_on_seed_epoch_and_record_alone(tmp_path):
     adc = random_adc(8, 5000)
     adc[5, :, 700:720] = NO_SAMPLE
     batch = batch_of(adc, tmp_path)
-    crop, whole = transform_of(rate_hz=100, crop_seconds=2.5), transform_of(rate_hz=100)
+    crop, whole = transform_of(rate_hz=100, seconds=2.5), transform_of(rate_hz=100)
     assert crop.num_samples == 250
     full = whole(batch, seed=1, train=True)
     signal = crop(batch, seed=1, train=True)
@@ -137,8 +137,7 @@ def test_crops_depend_on_seed_epoch_and_record_alone(tmp_path):
     [
         ({"rate_hz": 240}, "signal.rate_hz=240"),
         ({"rate_hz": 1000}, "signal.rate_hz=1000"),
-        ({"crop_seconds": 11.0}, "signal.crop_seconds=11"),
-        ({"crop_seconds": 1e-6}, "signal.crop_seconds=1e-06"),
+        ({"seconds": 1e-6}, "signal.seconds=1e-06"),
     ],
 )
 def test_what_cannot_work_is_refused_by_key(config, named):

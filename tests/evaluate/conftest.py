@@ -11,7 +11,7 @@ from lamae.model import build_model
 from lamae.sharding.format import ShardSet
 from lamae.sharding.leads import LIMB_FROM_I_II
 from lamae.train.checkpoint import LoadedModel
-from lamae.train.subjects import subject_set
+from lamae.train.subjects import describe_set, subject_set
 from tests.shardsets import write_shard_set
 
 NUM_RECORDS, NUM_SAMPLES, RATE_HZ = 60, 500, 100.0
@@ -72,8 +72,7 @@ def make_loaded(shard_set: ShardSet, *, kind: str = "lamae", trained_on: str = "
         num_samples=transform.num_samples,
         subject_hashes=hashes,
         subject_hash="subjects",
-        index_hash=shard_set.index_hash,
-        source=str(shard_set.manifest["source"]),
+        sets=[describe_set(shard_set, shard_set.rows_of_split(trained_on))],
     )
 
 

@@ -1,7 +1,5 @@
 """Embeddings belong to rows, survive interruption, and say who was in pretraining."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -72,10 +70,22 @@ def test_of_subjects_without_an_id_another_pack_of_the_same_records_knows_nothin
     )
 
 
+def test_patients_of_two_collections_that_count_from_one_are_not_confused(shard_set, tmp_path):
+    def pack(name, source):
+        adc = waves(60, 500, seed=len(name))
+        path = write_shard_set(tmp_path / name, adc, subjects=range(1, 61), rate_hz=100.0, source=source)
+        return ShardSet.open(path)
+
+    for source, flag in (("wfdb", UNKNOWN), ("ptbxl", PRETRAINED)):
+        loaded = make_loaded(pack(f"one-{source}", source))
+        assert (pretrained_flags(pack(f"other-{source}", source), loaded)[:40] == flag).all()
+
+
 @pytest.mark.parametrize("source", ["mimic", None])
 def test_subjects_of_another_source_are_not_said_to_be_new(shard_set, tmp_path, source):
     same = write_shard_set(tmp_path / "same", waves(60, 500, seed=1), subjects=range(5000, 5060), rate_hz=100.0)
-    loaded = dataclasses.replace(make_loaded(shard_set), source=source)
+    loaded = make_loaded(shard_set)
+    loaded.sets[0]["source"] = source
     assert (pretrained_flags(ShardSet.open(same), loaded) == UNKNOWN).all()
     assert NOT_PRETRAINED in pretrained_flags(shard_set, loaded), "of its own shard set a checkpoint knows everybody"
 

@@ -10,7 +10,7 @@ def test_a_change_anywhere_in_the_configuration_is_a_run_of_its_own(write_plan):
     plan = load_plan(write_plan())
     changes = {
         "rate": ["signal.rate_hz=50"],
-        "crop": ["signal.crop_seconds=2.5"],
+        "crop": ["signal.seconds=2.5"],
         "batch": ["train.global_batch_size=2"],
         "precision": ["engine.precision=fp32"],
         "threads": ["data.threads=3"],

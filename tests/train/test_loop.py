@@ -120,7 +120,7 @@ def test_a_finished_run_started_again_does_nothing(make_config: MakeConfig, tmp_
 def test_load_model_gives_the_trained_weights_in_float32(make_config: MakeConfig, tmp_path: Path) -> None:
     train(make_config("run", "train.steps=3"))
     loaded = load_model(tmp_path / "run")
-    assert loaded.source == "arrays"
+    assert [(entry["source"], entry["num_subjects"]) for entry in loaded.sets] == [("arrays", 12)]
     assert (loaded.step, loaded.samples_consumed, loaded.num_samples) == (3, 24, 500)
     assert not loaded.model.training
     assert {p.dtype for p in loaded.model.parameters()} == {torch.float32}
