@@ -121,21 +121,39 @@ def probe(
         typer.Option(help="Also fit on so much of the training subjects only, for example 0.01,0.05,0.1,1."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Draws of each fraction below 1.")] = 3,
+    test: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(metavar="EMBEDDINGS LABELS", help="Test on these, of another shard set; fit on the arguments."),
+    ] = None,
+    test_split: Annotated[str, typer.Option(help="With --test: test, or all of its labelled records.")] = "test",
+    against_test: Annotated[
+        Path | None, typer.Option(help="With --test and --against: the other model's embeddings of the set tested on.")
+    ] = None,
     transductive: Transductive = False,
     json: Annotated[Path | None, typer.Option(help="Write the result here too.")] = None,
 ) -> None:
-    """Read labels off frozen embeddings: AUROC of every code with 95 % intervals by subject."""
+    """Read labels off frozen embeddings: AUROC of every code with 95 % intervals by subject.
+
+    With --test across hospitals: fitted on one shard set's patients, tested on another's, on the codes that both have.
+    """
     from lamae.evaluate import probe as probing
-    from lamae.evaluate.embed import read_embeddings
+    from lamae.evaluate import transfer
     from lamae.evaluate.fewlabels import curve_difference, few_label_curve, parse_fractions
     from lamae.evaluate.groups import code_groups
-    from lamae.evaluate.labels import read_labels
 
     fractions = parse_fractions(fraction) if fraction is not None else []
-    contestants = [embeddings] if against is None else [embeddings, against]
+    if (against_test is not None) != (test is not None and against is not None):
+        raise UsageError("--against-test goes with --test and --against: the same two sets for both models")
+    pairs = [(embeddings, test[0] if test else None)]
+    if against is not None:
+        pairs.append((against, against_test))
+    contestants, truth, left_out = transfer.read(
+        pairs, labels=labels, readout=readout, test_labels=test[1] if test else None, test_split=test_split
+    )
     results = [
-        probing.probe(path, labels, readout=readout, method=method, transductive=transductive) for path in contestants
+        probing.probe_arrays(features, truth, method=method, transductive=transductive) for features in contestants
     ]
+    results = [dataclasses.replace(result, left_out=left_out | result.left_out) for result in results]
     result, other = results[0], results[-1]
     summary: dict[str, Any] = {"probe": result.to_dict()}
     columns, rows = ["code", "prevalence", "AUROC (95 %)"], _probe_rows(result, code_groups(result.codes))
@@ -155,11 +173,10 @@ def probe(
     for code, reason in result.left_out.items():
         console.console.print(f"left out of the macro: {code} ({reason})", soft_wrap=True)
     if fractions:
-        truth = read_labels(labels)
         with console.show_progress() as progress:
             curves = [
                 few_label_curve(
-                    read_embeddings(path, readout=readout),
+                    features,
                     truth,
                     fractions=fractions,
                     num_seeds=seeds,
@@ -167,7 +184,7 @@ def probe(
                     transductive=transductive,
                     progress=progress,
                 )
-                for path in contestants
+                for features in contestants
             ]
         summary["few_labels"] = {
             role: curve.to_dict() for role, curve in zip(("probe", "against"), curves, strict=False)

@@ -113,3 +113,37 @@ def test_probing_few_labels_against_another(lamae, tmp_path):
     assert found["difference"]["macro_auprc"]["low"] > 0
     code, _, error = lamae("probe", "good.zarr", "l.zarr", "--fraction", "5")
     assert (code, "label fraction 5 must lie above 0" in error) == (2, True)
+
+
+def test_a_probe_is_fitted_on_one_shard_set_and_tested_on_another(lamae, tmp_path):
+    rng = np.random.default_rng(0)
+    splits = ["train"] * 60 + ["val"] * 30 + ["test"] * 30
+    for place, (name, codes) in enumerate((("north", "I48,E11"), ("south", "E11,I48,G20"))):
+        adc = random_adc(120, 50, seed=place)
+        keys = ShardSet.open(write_shard_set(tmp_path / name, adc, splits=splits)).keys
+        y = rng.integers(2, size=(120, codes.count(",") + 1))
+        lines = [f"{key},{','.join(map(str, row))}" for key, row in zip(keys, y, strict=True)]
+        (tmp_path / f"{name}.csv").write_text("\n".join([f"key,{codes}", *lines]) + "\n")
+        shown = y[:, [codes.split(",").index("I48")]]
+        for noise in (0.5, 2.0):
+            x = shown + noise * rng.normal(size=(120, 3))
+            np.savez(tmp_path / "e.npz", embeddings=x, keys=np.array(keys))
+            assert lamae("import-embeddings", "e.npz", name, f"{name}-{noise}.zarr")[0] == 0
+        assert lamae("labels", name, f"{name}.csv", f"{name}-l.zarr")[0] == 0
+    there = ("--test", "south-0.5.zarr", "south-l.zarr")
+    other = ("--against", "north-2.0.zarr", "--against-test", "south-2.0.zarr", "--json", "r.json")
+    code, out, _ = lamae("probe", "north-0.5.zarr", "north-l.zarr", *there, *other, "--fraction", "0.5,1", "--seeds", 1)
+    assert code == 0
+    assert "left out of the macro: G20 (not among the codes of the set fitted on)" in out
+    found = json.loads((tmp_path / "r.json").read_text())
+    assert set(found["probe"]["auroc"]) == {"I48", "E11"}
+    assert found["probe"]["auroc"]["I48"]["low"] > 0.6
+    assert found["difference"]["auroc"]["I48"]["low"] > 0
+    for arguments, message in (
+        (("--test", "north-2.0.zarr", "north-l.zarr"), "are labels of one shard set; leave --test away"),
+        (("--test", "north-2.0.zarr", "south-l.zarr"), "belong to different shard sets"),
+        ((*there, "--against", "north-2.0.zarr"), "--against-test goes with --test and --against"),
+        ((*there, "--test-split", "val"), "--test-split 'val' is none of test, all"),
+    ):
+        code, _, error = lamae("probe", "north-0.5.zarr", "north-l.zarr", *arguments)
+        assert (code, message in error) == (2, True), error

@@ -1,0 +1,63 @@
+"""Across hospitals: fitted on one set's patients, tested on another's, never on the same ones."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from lamae.evaluate.embed import PRETRAINED
+from lamae.evaluate.probe import difference, probe_arrays
+from lamae.evaluate.transfer import join_embeddings_of, join_labels_of, left_out_of_both
+from lamae.sharding.errors import UsageError
+from tests.evaluate.test_probe import simulate
+
+
+def hospitals():
+    """Two sets whose code SEEN lies in the same direction; each has a code of its own, and another order of codes."""
+    here, truth = simulate(seed=0)
+    there, other = simulate(300, seed=1)
+    there = dataclasses.replace(there, index_hash="j", name="there")
+    truth = dataclasses.replace(truth, codes=["SEEN", "FAINT", "HERE"], descriptions={"SEEN": "seen"})
+    other = dataclasses.replace(other, codes=["SEEN", "THERE", "FAINT"], index_hash="j")
+    other.label_NK[:] = other.label_NK[:, [0, 2, 1]]
+    return here, truth, there, other
+
+
+def test_what_is_learned_in_one_hospital_is_tested_in_the_other():
+    here, truth, there, other = hospitals()
+    features, joined = join_embeddings_of(here, there), join_labels_of(truth, other)
+    result = probe_arrays(features, joined)
+    assert result.codes == ["SEEN", "FAINT"]
+    assert result.by_code()["SEEN"].low > 0.8
+    assert (result.num_train, result.num_val) == (500, 150)
+    np.testing.assert_array_equal(result.test_rows, 1000 + other.rows("test"))
+    np.testing.assert_array_equal(result.y_NK[:, 0], other.label_NK[other.rows("test"), 0])
+    assert result.num_test_subjects == len(np.unique(there.subject_N[other.rows("test")]))
+    assert left_out_of_both(truth, other) == {
+        "HERE": "not among the codes of the set tested on",
+        "THERE": "not among the codes of the set fitted on",
+    }
+    everyone = probe_arrays(features, join_labels_of(truth, other, test_split="all"), transductive=True)
+    assert len(everyone.test_rows) == 600
+    assert difference(result, result).macro.value == 0
+    with pytest.raises(UsageError, match="not tested on the same records"):
+        difference(result, everyone)
+
+
+def test_patients_seen_in_pretraining_are_refused_there_too():
+    here, truth, there, other = hospitals()  # whose train records were pretrained on
+    seen = len(np.unique(there.subject_N[there.pretrained_N == PRETRAINED]))
+    features, everyone = join_embeddings_of(here, there), join_labels_of(truth, other, test_split="all")
+    with pytest.raises(UsageError, match=f"features on there: {seen} of 300 test subjects were in the model's pretr"):
+        probe_arrays(features, everyone)
+    assert probe_arrays(features, everyone, transductive=True).contamination.startswith(f"transductive: {seen} of 300")
+
+
+def test_sets_that_have_nothing_in_common_are_refused():
+    here, truth, there, other = hospitals()
+    with pytest.raises(UsageError, match=r"no code in common \(A, B, C and SEEN, THERE, FAINT\)"):
+        join_labels_of(dataclasses.replace(truth, codes=["A", "B", "C"]), other)
+    with pytest.raises(UsageError, match="features and there are of different models"):
+        join_embeddings_of(here, dataclasses.replace(there, weights_hash="another"))
+    with pytest.raises(UsageError, match="20 and 19 dimensions"):
+        join_embeddings_of(here, dataclasses.replace(there, x_ND=there.x_ND[:, 1:]))
