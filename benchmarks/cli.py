@@ -28,9 +28,7 @@ IN_ALL: dict[str, dict[str, Any]] = {
 
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the result here; it has a top-level 'ratios'.")]
 QuickOption = Annotated[bool, typer.Option("--quick", help="A short form that shows it works; its figures are rough.")]
-SizeOption = Annotated[
-    str | None, typer.Option(help="A run of configs/pretrain: tiny, small, base, large; default small, --quick tiny.")
-]
+SizeOption = Annotated[str | None, typer.Option(help="tiny, small, base or large; default small, with --quick tiny.")]
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +82,7 @@ def checkpoint(json: JsonOption = None, quick: QuickOption = False, size: SizeOp
 @app.command()
 def scaling(
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to the configuration.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to the configuration.")
     ] = None,
     json: JsonOption = None,
     quick: QuickOption = False,
@@ -167,9 +165,9 @@ def compare(
             "those of 'bench all' with each other"
         )
     if old["quick"] or new["quick"]:
-        console.console.print("short form: few repeats, whose spread says little", soft_wrap=True)
+        console.say("short form: few repeats, whose spread says little")
     for line in differing_conditions(old, new):
-        console.console.print(f"differs: {line}", soft_wrap=True, markup=False)
+        console.say(f"differs: {line}")
     rows = [
         [
             change.name,
@@ -182,7 +180,7 @@ def compare(
     ]
     console.print_table(f"{before} -> {after}", ["ratio", "A", "B", "B / A", ""], rows)
     moved = sum(change.verdict == MOVED for change in changes)
-    console.console.print(f"{moved} of {len(changes)} moved beyond both spreads")
+    console.say(f"{moved} of {len(changes)} moved beyond both spreads")
 
 
 @app.command()
@@ -228,7 +226,7 @@ def _print_ratios(result: dict[str, Any]) -> None:
     title = f"{result['benchmark']}: {NOTE}, {result['wall_s']:.0f} s{', short form: rough' * result['quick']}"
     console.print_table(title, ["ratio", "median", "spread"], rows)
     for note in result.get("notes", ()):
-        console.console.print(f"note: {note}", soft_wrap=True, markup=False)
+        console.say(f"note: {note}")
 
 
 def _with_spread(value: float | None, spread: tuple[float, float] | None) -> str:
@@ -246,6 +244,6 @@ def _write_report(results: list[dict[str, Any]], out: Path | None) -> None:
     from lamae.benchmarks.report import render_report, write_report
 
     if out is None:
-        console.console.print(render_report(results), soft_wrap=True, markup=False)
+        console.say(render_report(results))
     else:
         write_report(results, out)

@@ -33,7 +33,7 @@ def run_benchmark(name: str, *, quick: bool = False, progress: Progress = ignore
     """
     if name not in BENCHMARKS:
         raise UsageError(f"no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
-    module = importlib.import_module(f"benchmarks.{name}")
+    module = importlib.import_module(f"lamae.benchmarks.{name}")
     start = time.monotonic()
     measured = module.run(quick=quick, progress=progress, **options)
     return {

@@ -7,11 +7,15 @@ from typing import Annotated
 
 import typer
 
-from lamae import console
+from lamae import console, verbs
 from lamae.sharding.errors import LamaeError, UsageError
 
-ClusterOption = Annotated[str, typer.Option("--cluster", help="Cluster profile: configs/cluster/NAME.yaml.")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE over the profile; repeatable.")]
+ClusterOption = Annotated[
+    str, typer.Option("--cluster", metavar="PROFILE", help="A YAML file, or local, generic-gpu or cpu-partition.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change to the profile; repeatable.")
+]
 
 SUBMIT_CONTEXT = {"ignore_unknown_options": True}
 """For the command line's registration of ``submit``: options it does not know belong to the submitted verb."""
@@ -20,36 +24,40 @@ SUBMIT_CONTEXT = {"ignore_unknown_options": True}
 def submit(
     verb: Annotated[str, typer.Argument(help="The verb to run: train, shard, embed, probe, finetune, bench, …")],
     arguments: Annotated[list[str] | None, typer.Argument(metavar="ARGS", help="Its arguments and options.")] = None,
-    cluster: ClusterOption = "configs/cluster/local.yaml",
+    cluster: ClusterOption = "local",
     overrides: SetOption = None,
     folder: Annotated[
         Path | None, typer.Option(help="Where jobs other than training keep their files (default: lamae-jobs here).")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print batch script and plan; do nothing.")] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Follow the log until the job ends; its exit code.")] = False,
+    print_config: verbs.PrintConfig = False,
 ) -> None:
     """Run a verb on a SLURM cluster, or on this machine as a cluster would: restarted until it is done."""
-    from lamae.cluster import jobs as jobs_module
     from lamae.cluster import profile
+
+    if print_config:
+        console.say(profile.explain(cluster, overrides or []))
+        return
+    from lamae.cluster import jobs as jobs_module
     from lamae.cluster.submit import submit as submit_job
 
     chosen = profile.load(cluster, overrides or [])
     submitted = submit_job(verb, arguments or [], profile=chosen, folder=folder, dry_run=dry_run)
-    out = console.console
     for job in submitted:
         if job.job_id is None:
             if job.script is not None:
-                out.print(job.script, soft_wrap=True, markup=False)
-            out.print(f"plan: {job.plan}", soft_wrap=True, markup=False)
+                console.say(job.script)
+            console.say(f"plan: {job.plan}")
         else:
-            out.print(f"job {job.job_id}: {job.plan}", soft_wrap=True, markup=False)
-            out.print(f"log: {jobs_module.log_path(job.folder, job.job_id)}", soft_wrap=True, markup=False)
+            console.say(f"job {job.job_id}: {job.plan}")
+            console.say(f"log: {jobs_module.log_path(job.folder, job.job_id)}")
     last = submitted[-1]
     if last.job_id is None:
         return
     if not wait:
         run = last.folder.parent.parent if verb == "train" else last.folder
-        out.print(f"next: lamae jobs {shlex.quote(str(run))}   (--cancel ends it)", soft_wrap=True, markup=False)
+        console.hint(f"next: lamae jobs {shlex.quote(str(run))}   (--cancel ends it)")
         return
     status = jobs_module.follow(last.folder, write=_write_through)
     if status.state != jobs_module.DONE:
@@ -68,13 +76,13 @@ def jobs(
         raise UsageError("jobs --cancel: say whose, for example lamae jobs RUN --cancel")
     statuses = jobs_module.read_statuses(jobs_module.find_jobs(run))
     if not statuses:
-        console.console.print("no jobs submitted from here; see lamae submit --help")
+        console.say("no jobs submitted from here; see lamae submit --help")
         return
     if cancel:
         for status in statuses:
             if not status.ended:
                 jobs_module.cancel(status)
-                console.console.print(f"job {status.job_id}: cancelled")
+                console.say(f"job {status.job_id}: cancelled")
         return
     columns = ["job", "verb", "state", "nodes", "restarts", "step", "records/s", "loss", "left"]
     rows = [
@@ -95,7 +103,7 @@ def jobs(
     for status in statuses:
         for label, text in (("why", status.detail), ("log", status.last_line), ("in", str(status.folder))):
             if text:
-                console.console.print(f"{status.job_id} {label}: {text}", soft_wrap=True, markup=False)
+                console.say(f"{status.job_id} {label}: {text}")
 
 
 def doctor(

@@ -17,7 +17,6 @@ from lamae.sharding.errors import LamaeError
 
 PASS, WARN, FAIL = "pass", "warn", "fail"
 
-LOCAL_PROFILE = "configs/cluster/local.yaml"
 RESULTS_NAME = "results.json"
 DEEPSPEED_PROVEN = "0.19.8"
 PARITY_BOUND = 1e-3
@@ -45,7 +44,7 @@ def examine(cluster: str | None, overrides: Sequence[str], *, shards: Path | Non
     if cluster is None:
         num_gpus = _num_gpus()
         overrides = [f"gpus_per_node={num_gpus}", f"ranks_per_node={num_gpus or 2}", *overrides]
-    chosen = profile.load(cluster or LOCAL_PROFILE, overrides)
+    chosen = profile.load(cluster or profile.LOCAL, overrides)
     return [*judge_versions(), *judge_results(_run_job(chosen, shards=shards, out=out.absolute()))]
 
 

@@ -106,7 +106,7 @@ def send(folder: Path, profile: Profile, jobs: Sequence[NodeJob]) -> str:
     except (FailedJobError, FailedSubmissionError) as error:
         said = [re.sub(r"^sbatch: (error|fatal): ", "", line) for line in str(error).splitlines()]
         why = "; ".join(said) or "it did not say why"
-        hint = "; is this a host of the cluster? configs/cluster/local.yaml needs none" if "resolve_ctls" in why else ""
+        hint = "; is this a host of the cluster? --cluster local needs none" if "resolve_ctls" in why else ""
         raise LamaeError(f"sbatch refused the job: {why}{hint}") from None
     return str(sent[0].job_id).split("_")[0]
 

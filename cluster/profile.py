@@ -1,20 +1,18 @@
-"""What a job asks of a cluster: one YAML file per cluster, ``configs/cluster/NAME.yaml``."""
+"""What a job asks of a cluster: one YAML file per cluster, ``configs/cluster/NAME.yaml`` or a name."""
 
-import dataclasses
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from lamae.config import find
-from lamae.sharding.errors import UsageError
+from lamae import config
 
 KINDS = ("slurm", "local")
+LOCAL = "local"
+"""The profile of this machine."""
+
+PACKAGED = {"kind": "cluster", "unknown": "options of sbatch belong under slurm:"}
 
 
 @dataclass
@@ -141,36 +139,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Profile:
     ``path`` may be the name of a profile of the package: ``local`` (see ``lamae.config.find``).
     Raises UsageError naming the file or key and the fix.
     """
-    merged: Any = OmegaConf.structured(Profile)
-    try:
-        loaded = OmegaConf.create(find(path, "cluster").read_text())
-        dotted = OmegaConf.from_dotlist(list(overrides))
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from None
-    except Exception as error:  # YAML's own errors span several lines and several classes
-        raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    for source, layer in ((str(path), loaded), ("--set", dotted)):
-        if not isinstance(layer, DictConfig):
-            raise UsageError(f"{source}: a cluster profile is a mapping of keys to values")
-        _refuse_unknown(layer, source)
-        try:
-            merged = OmegaConf.merge(merged, layer)
-        except OmegaConfBaseException as error:
-            reason = str(getattr(error, "msg", None) or error).splitlines()[0]
-            raise UsageError(f"{source}: {getattr(error, 'full_key', '')}: {reason}") from None
-    profile = OmegaConf.to_object(merged)
-    assert isinstance(profile, Profile)
-    try:
-        profile.check()
-    except ValueError as error:
-        raise UsageError(f"{path}: {error}") from None
-    return profile
+    return config.load_as(Profile(), path, overrides, **PACKAGED)
 
 
-def _refuse_unknown(layer: DictConfig, source: str) -> None:
-    known = [entry.name for entry in dataclasses.fields(Profile)]
-    for key in layer:
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.75)
-            hint = f"did you mean {near[0]}?" if near else "options of sbatch belong under slurm:"
-            raise UsageError(f"{source}: unknown key {key!s}; {hint}")
+def explain(path: str | Path, overrides: Sequence[str] = ()) -> str:
+    """``load`` as a page: see ``lamae.config.explain``."""
+    return config.explain(Profile(), path, overrides, **PACKAGED)

@@ -70,7 +70,7 @@ def submit(
     if verb not in VERBS:
         raise UsageError(f"{verb}: cannot be submitted; the verbs that can are {', '.join(VERBS)}")
     if profile.kind == "slurm" and not dry_run and not slurm.available():
-        raise UsageError("sbatch not found: submit from a login node of the cluster, or use configs/cluster/local.yaml")
+        raise UsageError("sbatch not found: submit from a login node of the cluster, or use --cluster local")
     if verb == TRAIN:
         return [_submit_training(arguments, profile=profile, dry_run=dry_run)]
     if not any((verb, *arguments)[: len(words)] == words for words in PARALLEL):
@@ -187,7 +187,7 @@ def resolve_training(arguments: Sequence[str], *, profile: Profile) -> run_confi
     Paths are made absolute, and ``checkpoint.notice_s``, unless given, is the notice that the profile asks Slurm for.
     """
     if not arguments:
-        raise UsageError("submit train: which configuration? for example configs/pretrain/tiny.yaml run.dir=runs/a")
+        raise UsageError("submit train: which configuration? for example tiny run.dir=runs/a")
     config = run_config.load(arguments[0], arguments[1:])
     config.run.dir = str(Path(config.run.dir).absolute())
     paths = [str(Path(path).absolute()) for path in config.data.paths]

@@ -11,17 +11,18 @@ from typing import Annotated
 
 import typer
 
-from lamae import allocator, cli_evaluate, cli_study, console
+from lamae import allocator, cli_evaluate, cli_study, console, verbs
 from lamae.benchmarks import cli as bench_cli
 from lamae.benchmarks.plan import cli as plan_cli
 from lamae.cluster import cli as cluster_cli
 from lamae.sharding.errors import LamaeError, UsageError
+from lamae.train.place import is_said_here
 
 app = typer.Typer(
     name="lamae",
     help="Pretrain and evaluate the latent attention masked autoencoder for 12-lead ECG.",
+    cls=verbs.Root,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -31,7 +32,7 @@ EXIT_INTERRUPTED = 130
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        console.console.print(f"lamae {metadata.version('lamae')}")
+        console.say(f"lamae {metadata.version('lamae')}")
         raise typer.Exit
 
 
@@ -47,15 +48,17 @@ def _common(
 def main() -> None:
     """Console entry point: runs the verb, turns bad input into one line and an exit code."""
     console.set_up_logging()
+    console.say_when_terminated()
     allocator.share_one_arena()
     try:
         app()
     except LamaeError as error:
-        console.print_error(str(error))
+        if is_said_here(error, os.environ):
+            console.print_error(str(error))
         sys.exit(error.exit_code)
     except SystemExit as leaving:
         if leaving.code == EXIT_INTERRUPTED:  # what the command line makes of Ctrl-C, without a word
-            console.print_error("interrupted; what is complete stays, and what can go on does so with the same command")
+            console.print_error(f"interrupted; {console.GOES_ON}")
         raise
     except BrokenPipeError:  # the reader of our output (head, less) has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -82,7 +85,7 @@ def synth(
             defect_rate=defect_rate,
             progress=progress,
         )
-    console.console.print(f"next: lamae shard {out} {out.with_name(out.name + '-shards')}", soft_wrap=True)
+    console.hint(f"next: lamae shard {out} {out.with_name(out.name + '-shards')}")
 
 
 @app.command()
@@ -92,7 +95,7 @@ def shard(
     ],
     out: Annotated[Path, typer.Argument(help="Shard set to make: absent, empty, or begun by the same command.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Further options, such as quality.flat=reject.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Further options, such as quality.flat=reject.")
     ] = None,
     kind: Annotated[str, typer.Option("--source", help="mimic, ptbxl, wfdb, or auto to detect it.")] = "auto",
     workers: Annotated[int, typer.Option(help="Processes; any number gives the same bytes.")] = 1,
@@ -115,12 +118,13 @@ def shard(
         bool, typer.Option("--card/--no-card", help="Write OUT-card.html, a data card, beside OUT.")
     ] = True,
     examples: Annotated[bool, typer.Option("--examples/--no-examples", help="Show a few traces on the card.")] = True,
+    print_config: verbs.PrintConfig = False,
 ) -> None:
     """Pack WFDB records into WebDataset tar shards with an index, quality control and splits by subject.
 
     Killed and started again with the same command, it goes on where it was.
     """
-    from lamae.config import override
+    from lamae.config import explain, override
     from lamae.sharding.format import REJECTS_NAME
     from lamae.sharding.options import PackOptions
     from lamae.sharding.pack import pack, pack_part
@@ -135,6 +139,9 @@ def shard(
         splits_from=str(splits_from) if splits_from else None,
         audit=audit,
     )
+    if print_config:
+        console.say(explain(options, overrides=overrides or []))
+        return
     options = override(options, overrides or [])
     with console.show_progress() as progress:
         if plan_only:
@@ -152,21 +159,20 @@ def shard(
     rows += [[f"records flagged: {flag}", f"{count:,}"] for flag, count in manifest["record_flags"].items() if count]
     console.print_table(f"{out}: packed", ["", "number"], rows)
     if manifest["rejects"]:
-        console.console.print(f"rejected, one by one: {out / REJECTS_NAME}", soft_wrap=True)
+        console.say(f"rejected, one by one: {out / REJECTS_NAME}")
     if empty := [name for name, count in manifest["splits"].items() if not count["records"]]:
-        console.console.print(
+        console.say(
             f"warning: no record is in {' or '.join(empty)}; "
             f"with few subjects set split_fractions=[0.6,0.2,0.2] (and source_folds=false if the source has folds), "
             f"or give --splits-from",
-            soft_wrap=True,
         )
     if card:
         from lamae.reports.datacard import write_data_card
 
         path = out.with_name(f"{out.name}-card.html")
         write_data_card(out, path, examples=examples)
-        console.console.print(f"data card: {path}", soft_wrap=True)
-    console.console.print(f"next: lamae verify {out}", soft_wrap=True)
+        console.say(f"data card: {path}")
+    console.hint(f"next: lamae verify {out}")
 
 
 def every_nth(text: str, *, count: int) -> range:
@@ -191,9 +197,7 @@ def verify(shards: cli_evaluate.ShardsArgument) -> None:
         if report.only_shards:
             remedy = "remove the tars named there and run the same 'lamae shard' again: it packs just those"
         raise LamaeError(f"{shards}: {len(report.problems)} problems, named above; {remedy}")
-    console.console.print(
-        f"{shards}: whole, {report.num_records:,} records in {report.num_shards:,} shards", soft_wrap=True
-    )
+    console.say(f"{shards}: whole, {report.num_records:,} records in {report.num_shards:,} shards")
 
 
 @app.command()
@@ -211,18 +215,29 @@ def inspect(
     title, columns, rows = describe_record(shard_set, row)
     console.print_table(title, columns, rows)
     path = save_record_plot(shard_set, row, save or Path(f"{shard_set.keys[row]}.png"))
-    console.console.print(f"plot: {path}", soft_wrap=True)
+    console.say(f"plot: {path}")
 
 
 @app.command(context_settings={"allow_extra_args": False})
 def train(
-    config: Annotated[str, typer.Argument(help="Run configuration (YAML), for example configs/pretrain/tiny.yaml.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted overrides.")] = None,
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="Configuration: a YAML file, or tiny, small, base or large.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Changes to it, such as train.steps=1000; --print-config lists all."),
+    ] = None,
+    print_config: verbs.PrintConfig = False,
 ) -> None:
     """Pretrain. Started again with the same run.dir, it goes on from the newest whole checkpoint.
 
     One process as it stands; under torchrun, deepspeed or srun, one process per rank.
     """
+    from lamae.config import RunConfig, explain
+
+    if print_config:
+        console.say(explain(RunConfig(), config, overrides or [], kind="pretrain"))
+        return
     raise typer.Exit(run_training(config, overrides or []))
 
 
@@ -265,7 +280,7 @@ def checkpoints(
         raise UsageError(f"{run}: no checkpoints/ in it; is this a run directory?")
     if keep is not None:
         for removed in checkpoint.prune_checkpoints(root, keep=keep):
-            console.console.print(f"removed {removed}", soft_wrap=True)
+            console.say(f"removed {removed}")
     infos = checkpoint.list_checkpoints(root)
     rows, broken = [], 0
     for info in infos:
@@ -312,6 +327,9 @@ app.command()(cluster_cli.jobs)
 app.command()(cluster_cli.doctor)
 app.add_typer(bench_cli.app, name="bench")
 app.command()(plan_cli.plan)
+
+verbs.share_options(app)
+verbs.share_options(bench_cli.app)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lamae import console, files
+from lamae import console, files, verbs
 from lamae.sharding.errors import UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def labels(
 
     if source == "auto":
         source = detect_source(file, key_column=key_column)
-        console.console.print(f"{file}: read as --source {source}", soft_wrap=True)
+        console.hint(f"{file}: read as --source {source}")
     report = build_labels(
         shards,
         out,
@@ -68,7 +68,7 @@ def labels(
         allow_missing=allow_missing,
         key_column=key_column,
     )
-    console.console.print(("" if report.made else f"{out}: already complete; ") + str(report), soft_wrap=True)
+    console.say(("" if report.made else f"{out}: already complete; ") + str(report))
 
 
 def embed(
@@ -105,7 +105,7 @@ def embed(
         )
     if _speaks():
         done = "" if made else f"{out}: already complete; "
-        console.console.print(f"{done}next: lamae probe {out} LABELS.zarr", soft_wrap=True)
+        console.hint(f"{done}next: lamae probe {out} LABELS.zarr")
 
 
 def probe(
@@ -171,7 +171,7 @@ def probe(
         rows,
     )
     for code, reason in result.left_out.items():
-        console.console.print(f"left out of the macro: {code} ({reason})", soft_wrap=True)
+        console.say(f"left out of the macro: {code} ({reason})")
     if fractions:
         with console.show_progress() as progress:
             curves = [
@@ -259,7 +259,7 @@ def compare(
     write_comparison(comparison, out)
     rows = [[name, str(result.macro)] for name, result in comparison.probes["record"].items()]
     console.print_table("macro AUROC, frozen embeddings", ["", "AUROC (95 %)"], rows)
-    console.console.print(f"report: {out / 'compare.html'}", soft_wrap=True)
+    console.say(f"report: {out / 'compare.html'}")
 
 
 def finetune(
@@ -268,10 +268,11 @@ def finetune(
     labels: Annotated[Path, typer.Argument(metavar="LABELS", help="labels.zarr of 'lamae labels'.")],
     out: Annotated[Path, typer.Argument(help="Directory to make, for weights and result.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Options, such as steps=2000 lr=5e-4.")
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Options, such as steps=2000 lr=5e-4.")
     ] = None,
     leads: Annotated[str | None, typer.Option(help="Train and test on these only, for example I,II,V2.")] = None,
     transductive: Transductive = False,
+    print_config: verbs.PrintConfig = False,
 ) -> None:
     """Train the encoder and a linear head on labels; from_scratch=true for the supervised reference.
 
@@ -282,6 +283,9 @@ def finetune(
     from lamae.evaluate.finetune import finetune as finetune_model
     from lamae.sharding.leads import parse_leads
 
+    if print_config:
+        console.say(run_config.explain(FinetuneOptions(), overrides=overrides or []))
+        return
     options = run_config.override(FinetuneOptions(), overrides or [])
     try:
         chosen = tuple(parse_leads(leads)) if leads else None
@@ -294,7 +298,7 @@ def finetune(
     if _speaks():
         rows = [[code, str(value)] for code, value in result.by_code().items()]
         console.print_table(result.name, ["code", "AUROC (95 %)"], [*rows, ["macro", str(result.macro)]])
-        console.console.print(f"weights and result: {out}", soft_wrap=True)
+        console.say(f"weights and result: {out}")
 
 
 def export(
@@ -305,7 +309,7 @@ def export(
     from lamae.evaluate.export import export as export_model
 
     export_model(run, out)
-    console.console.print(f'{out}: load it with  lamae.load("{out}")', soft_wrap=True)
+    console.say(f'{out}: load it with  lamae.load("{out}")')
 
 
 def import_embeddings(
@@ -318,7 +322,7 @@ def import_embeddings(
     from lamae.evaluate.foreign import import_embeddings as import_them
 
     count = import_them(source, shards, out, allow_missing=allow_missing)
-    console.console.print(f"{count:,} records; next: lamae probe {out} LABELS.zarr", soft_wrap=True)
+    console.say(f"{count:,} records; next: lamae probe {out} LABELS.zarr")
 
 
 def _speaks() -> bool:

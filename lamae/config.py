@@ -9,16 +9,20 @@ checkpoint carry.
 import dataclasses
 import difflib
 import hashlib
+import inspect
 import json
 import re
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lamae import keys
 from lamae.data.config import DataConfig, SignalConfig
 from lamae.model.config import MaskConfig, ModelConfig
 from lamae.sharding.errors import UsageError
@@ -26,9 +30,14 @@ from lamae.train.config import CheckpointConfig, EngineConfig, MonitorConfig, Op
 
 ConfigT = TypeVar("ConfigT")
 RENAMED = {"signal.crop_seconds": "signal.seconds"}
+Layer = tuple[str, DictConfig]
+"""Where values are from, and the values."""
+
+COMMAND_LINE = "command line"
+PAGE_WIDTH = 100
 SHIPPED = Path(__file__).parent / "configs"
 
-KEY_IN_MESSAGE = re.compile(r"[a-z_]+(?:\.[a-z_0-9]+)+")
+KEY_IN_MESSAGE = re.compile(r"[a-z_][a-z_0-9]*(?:\.[a-z_0-9]+)+|[a-z_][a-z_0-9]*(?=[=:])")
 
 
 @dataclass
@@ -62,21 +71,64 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     ``path`` may be the name of a configuration of the package: ``tiny`` (see ``find``).
     Raises UsageError naming the file or key and the fix.
     """
-    return load_as(RunConfig(), find(path, "pretrain"), overrides)
+    return load_as(RunConfig(), path, overrides, kind="pretrain")
 
 
-def load_as(start: ConfigT, path: str | Path, overrides: Sequence[str] = ()) -> ConfigT:
-    """``load`` for any configuration dataclass: ``start`` gives the defaults and the known keys."""
+def load_as(
+    start: ConfigT, path: str | Path, overrides: Sequence[str] = (), *, kind: str, unknown: str | None = None
+) -> ConfigT:
+    """``load`` for any configuration dataclass: ``start`` gives the defaults and the known keys.
+
+    kind: folder of the package's configurations of this sort. unknown: what an unknown key may mean that is near none.
+    """
+    return _compose(start, _layers(path, overrides, kind), unknown=unknown)
+
+
+def explain(
+    start: Any,
+    path: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    kind: str = "",
+    unknown: str | None = None,
+) -> str:
+    """What ``load_as`` would give, as YAML that loads again: above each key what it does, behind it its origin.
+
+    Keys that must be given and are not stand as ``???``. Raises UsageError as loading does, but for those.
+    """
+    layers = _layers(path, overrides, kind)
+    merged = _merge(start, layers, unknown)
+    values = OmegaConf.to_container(merged)
+    for key in OmegaConf.missing_keys(merged):
+        OmegaConf.update(merged, key, "unused")
+    if path is not None or overrides:
+        _checked(merged, layers)
+    lines = [f"# {line}" for line in textwrap.wrap(inspect.getdoc(type(start)) or "", PAGE_WIDTH)]
+    return "\n".join([*lines, "", *_page(type(start), values, type(start)(), start, layers, prefix="")])
+
+
+def _layers(path: str | Path | None, overrides: Sequence[str], kind: str) -> list[Layer]:
+    """What a file, if there is one, and the command line set. Raises UsageError."""
+    return [*([] if path is None else [_read(path, kind)]), (COMMAND_LINE, _dotted(overrides))]
+
+
+def _read(path: str | Path, kind: str) -> Layer:
+    found = find(path, kind)
     try:
-        text = Path(path).read_text()
-        loaded = OmegaConf.create(text)
+        loaded = OmegaConf.create(found.read_text())
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}") from None
+        inside = found / "config.yaml"
+        names = sorted(file.stem for file in (SHIPPED / kind).glob("*.yaml"))
+        near = [str(inside)] if inside.is_file() else difflib.get_close_matches(found.stem, names, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(
+            f"{path}: {error.strerror or error}; {hint}names that need no file: {', '.join(names)}"
+        ) from None
     except Exception as error:  # YAML's own errors span several lines and several classes
         raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(loaded, DictConfig):
         raise UsageError(f"{path}: a configuration is a mapping of sections, this is a list or a single value")
-    return _compose(start, [(str(path), loaded), ("command line", _dotted(overrides))])
+    return str(path), loaded
 
 
 def from_dict(values: dict[str, Any], *, source: str = "config") -> RunConfig:
@@ -86,7 +138,7 @@ def from_dict(values: dict[str, Any], *, source: str = "config") -> RunConfig:
 
 def override(config: ConfigT, overrides: Sequence[str]) -> ConfigT:
     """Any configuration dataclass with ``key.sub=value`` overrides, checked. Raises UsageError naming the key."""
-    return _compose(config, [("command line", _dotted(overrides))])
+    return _compose(config, [(COMMAND_LINE, _dotted(overrides))])
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -114,8 +166,8 @@ def find(name: str | Path, kind: str) -> Path:
     path = Path(name)
     if path.parts[:1] == ("configs",):
         packaged = SHIPPED.joinpath(*path.parts[1:])
-    elif path.name == str(name) and not path.suffix:
-        packaged = SHIPPED / kind / f"{name}.yaml"
+    elif path.name == str(name) and path.suffix in ("", ".yaml"):
+        packaged = SHIPPED / kind / f"{path.stem}.yaml"
     else:
         return path
     return packaged if packaged.is_file() and not path.is_file() else path
@@ -141,23 +193,35 @@ def _rename(layer: DictConfig) -> DictConfig:
     return layer
 
 
-def _compose(start: ConfigT, layers: list[tuple[str, DictConfig]]) -> ConfigT:
-    """``start`` with ``layers`` of (where it is from, values) merged over it, and checked."""
+def _merge(start: Any, layers: Sequence[Layer], unknown: str | None) -> DictConfig:
+    """``start`` with ``layers`` merged over it; keys without a value are ``???``. Raises UsageError naming the key."""
     merged: Any = OmegaConf.structured(start)
     known = sorted(_dotted_keys(type(start)))
     for source, layer in layers:
-        _refuse_unknown(_rename(layer), known, source)
+        _refuse_unknown(_rename(layer), known, source, unknown)
         try:
             merged = OmegaConf.merge(merged, layer)
         except OmegaConfBaseException as error:
             key = getattr(error, "full_key", None)
             reason = str(getattr(error, "msg", None) or error).splitlines()[0]
             raise UsageError(f"{source}: {key}: {reason}") from None
+        for key in OmegaConf.missing_keys(layer):  # which merging passes over where the default is a value
+            OmegaConf.update(merged, str(key), MISSING)
+    return merged
+
+
+def _compose(start: ConfigT, layers: Sequence[Layer], *, unknown: str | None = None) -> ConfigT:
+    """``start`` with ``layers`` merged over it, whole and checked."""
+    merged = _merge(start, layers, unknown)
     missing = sorted(str(key) for key in OmegaConf.missing_keys(merged))
     if missing:
-        raise UsageError(f"{layers[0][0]}: {', '.join(missing)} must be given, for example {missing[0]}=VALUE")
+        about = "; ".join(f"{key} is: {keys.first_sentence(type(start), key)}" for key in missing)
+        raise UsageError(f"{layers[0][0]}: {', '.join(missing)} must be given, for example {missing[0]}=VALUE; {about}")
+    return _checked(merged, layers)
+
+
+def _checked(merged: DictConfig, layers: Sequence[Layer]) -> Any:
     config = OmegaConf.to_object(merged)
-    assert isinstance(config, type(start))
     for part in (config, *vars(config).values()):
         check = getattr(part, "check", None)
         if check is not None:
@@ -168,16 +232,25 @@ def _compose(start: ConfigT, layers: list[tuple[str, DictConfig]]) -> ConfigT:
     return config
 
 
-def _source_of(problem: str, layers: list[tuple[str, DictConfig]]) -> str:
+def _source_of(problem: str, layers: Sequence[Layer]) -> str:
     """Where the value that a check complains of was given: the last layer that sets a key its message names.
 
     What follows a semicolon is the remedy, which may name other keys.
     """
     named = KEY_IN_MESSAGE.findall(problem.partition(";")[0])
     for source, layer in reversed(layers):
-        if any(OmegaConf.select(layer, key) is not None for key in named):
+        if any(_sets(layer, key) for key in named):
             return source
     return layers[0][0]
+
+
+def _sets(layer: DictConfig, key: str) -> bool:
+    """Whether a layer gives ``key``, or anything in it, a value, null included."""
+    *sections, last = key.split(".")
+    node: Any = layer
+    for section in sections:
+        node = node._get_node(section) if isinstance(node, DictConfig) else None
+    return isinstance(node, DictConfig) and node._get_node(last) is not None
 
 
 def _dotted_keys(cls: type, prefix: str = "") -> Iterator[str]:
@@ -188,19 +261,53 @@ def _dotted_keys(cls: type, prefix: str = "") -> Iterator[str]:
             yield from _dotted_keys(entry.type, f"{name}.")  # type: ignore[arg-type]
 
 
-def _refuse_unknown(layer: DictConfig, known: list[str], source: str) -> None:
+def _refuse_unknown(layer: DictConfig, known: list[str], source: str, unknown: str | None) -> None:
     top = {key for key in known if "." not in key}
 
     def walk(node: Any, prefix: str) -> None:
         for key in node:
             dotted = f"{prefix}{key}"
             if dotted not in known:
-                near = difflib.get_close_matches(dotted, known, n=1, cutoff=0.5)
-                hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(sorted(top))}"
-                raise UsageError(f"{source}: unknown key {dotted}{hint}")
+                near = difflib.get_close_matches(dotted, known, n=1, cutoff=0.75 if unknown else 0.5)
+                hint = f"did you mean {near[0]}?" if near else unknown or f"known are {', '.join(sorted(top))}"
+                raise UsageError(f"{source}: unknown key {dotted}; {hint}")
             child = node._get_node(key)
             # A mapping-valued key (engine.deepspeed) is free inside: only keys of dataclasses are checked.
             if isinstance(child, DictConfig) and any(k.startswith(f"{dotted}.") for k in known):
                 walk(child, f"{dotted}.")
 
     walk(layer, "")
+
+
+def _page(cls: type, values: Any, default: Any, start: Any, layers: Any, *, prefix: str) -> Iterator[str]:
+    pad = "  " * prefix.count(".")
+    for name, text in keys.docstrings(cls).items():
+        key, section = f"{prefix}{name}", keys.section_of(cls, name)
+        if section is not None:
+            yield ""
+        yield from (f"{pad}# {line}" for line in textwrap.wrap(text, PAGE_WIDTH - len(pad)))
+        before, started = getattr(default, name, None), getattr(start, name, None)
+        if section is None or not values[name]:
+            given = [source for source, layer in layers if _sets(layer, key)]
+            origin = given[-1] if given else "default" if started == before else COMMAND_LINE
+            was = "" if values[name] == before or before == MISSING else f", default {_flow(before)}"
+            yield f"{pad}{name}: {_flow(values[name])}  # {origin}{was}"
+            continue
+        yield f"{pad}{name}:"
+        if isinstance(before, Mapping):  # named by the user
+            for entry, inner in values[name].items():
+                yield f"{pad}  {_flow(entry)}:"
+                yield from _page(section, inner, section(), section(), layers, prefix=f"{key}.{entry}.")
+        else:
+            yield from _page(section, values[name], before, started, layers, prefix=f"{key}.")
+
+
+def _flow(value: Any) -> str:
+    """A value as YAML on one line."""
+    if value == MISSING:
+        return str(value)
+    return (
+        yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=False)
+        .removesuffix("...\n")
+        .strip()
+    )

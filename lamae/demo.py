@@ -88,9 +88,9 @@ class Stages:
     def run(self, title: str, result: Path, action: Callable[[Progress], None]) -> None:
         """Run ``action`` unless ``result`` exists, which it makes, atomically, as its last deed."""
         self.number += 1
-        console.console.print(f"[bold]\\[{self.number}/{self.count}][/bold] {title}", soft_wrap=True)
+        console.hint(f"[{self.number}/{self.count}] {title}", style="bold")
         if result.exists():
-            console.console.print(f"      kept from before: {result}", soft_wrap=True)
+            console.hint(f"      kept from before: {result}")
             return
         start, before = time.monotonic(), self.seconds.get(title, 0.0)
         try:
@@ -99,7 +99,7 @@ class Stages:
         finally:
             self.seconds[title] = round(before + time.monotonic() - start, 1)
             files.write_json(self.log, self.seconds)
-        console.console.print(f"      {self.seconds[title]:.1f} s", soft_wrap=True)
+        console.hint(f"      {self.seconds[title]:.1f} s")
 
 
 def run_demo(out: Path, *, num_records: int, seed: int, num_processes: int, steps: int) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def _labels(paths: Paths, settings: Settings) -> None:
         min_count=max(2, round(MIN_PREVALENCE * settings.num_records)),
         distinct=True,
     )
-    console.console.print(f"      {report}", soft_wrap=True)
+    console.hint(f"      {report}")
 
 
 def _training_title(kind: str, settings: Settings) -> str:
@@ -364,16 +364,16 @@ def next_steps() -> tuple[str, ...]:
     import torch
 
     size = "small" if torch.cuda.is_available() else "tiny"
-    train = f"lamae train configs/pretrain/{size}.yaml run.dir=RUN data.path=SHARDS"
+    train = f"lamae train {size} run.dir=RUN data.path=SHARDS"
     return (f"your own recordings: lamae shard SOURCE SHARDS, then {train}", ROAD)
 
 
 def _print_summary(report: dict[str, Any], out: Path) -> None:
     rows = [[claim["verdict"], claim["statement"], claim["evidence"]] for claim in report["claims"]]
-    console.console.print()
+    console.say()
     for verdict, statement, evidence in rows:
-        console.console.print(f"[bold]{verdict}[/bold]: {statement}. {evidence}", soft_wrap=True)
-    console.console.print(f"\nlook at: {out / 'report.html'}", soft_wrap=True)
-    console.console.print(f"curves:  tensorboard --logdir {out / 'runs'}", soft_wrap=True)
+        console.say(f"{verdict}: {statement}. {evidence}")
+    console.say(f"\nlook at: {out / 'report.html'}")
+    console.hint(f"curves:  tensorboard --logdir {out / 'runs'}")
     for step in next_steps():
-        console.console.print(f"next:    {step}", soft_wrap=True)
+        console.hint(f"next:    {step}")

@@ -9,6 +9,8 @@ class LamaeError(Exception):
     """Something outside the program is wrong; the message says what, where and what to do."""
 
     exit_code = 1
+    all_ranks = False
+    """Whether every rank of the job raises the same: then rank 0 alone prints it."""
 
 
 class UsageError(LamaeError):

@@ -8,7 +8,7 @@ import pytest
 
 from lamae import cli, console
 
-DATA_HINT = "real recordings not found: put them at ../shared/data or set LAMAE_TEST_DATA"
+DATA_HINT = "real recordings not found: set LAMAE_TEST_DATA to their folder"
 
 
 @pytest.fixture(scope="session")

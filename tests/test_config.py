@@ -1,10 +1,15 @@
 """A configuration is composed in layers, and whatever is wrong in it is one line that names the key."""
 
+import dataclasses
+
 import pytest
 
-from lamae import config
+from lamae import config, keys
+from lamae.cluster import profile
+from lamae.evaluate.finetune import FinetuneOptions
 from lamae.sharding.errors import UsageError
 from lamae.sharding.options import PackOptions
+from lamae.study.plan import StudyPlan
 
 
 @pytest.fixture
@@ -49,6 +54,8 @@ def test_a_bad_value_is_laid_at_the_door_of_whoever_gave_it(yaml_file):
         config.load(path, ["train.seed=1"])
     with pytest.raises(UsageError, match=r"^command line: engine\.deepspeed\.fp16 is refused"):
         config.load(path, ["train.steps=3", "engine.deepspeed={fp16: {enabled: true}}"])
+    with pytest.raises(UsageError, match=r"^command line: nodes=2: kind=local has one node"):  # a key without a dot
+        profile.load("local", ["nodes=2"])
 
 
 @pytest.mark.parametrize(
@@ -73,9 +80,88 @@ def test_bad_configuration_is_one_line(yaml_file, text, overrides, message):
     assert caught.value.exit_code == 2
 
 
-def test_missing_file_is_named():
-    with pytest.raises(UsageError, match=r"nowhere\.yaml: No such file"):
+def test_missing_file_is_named_with_the_names_there_are(tmp_path):
+    with pytest.raises(UsageError, match=r"nowhere\.yaml: No such file .*: base, large, small, tiny$"):
         config.load("nowhere.yaml")
+    with pytest.raises(UsageError, match=r"^smal: No such file .*did you mean small\?"):
+        config.load("smal")
+    with pytest.raises(UsageError, match=r"^lokal: .*did you mean local\? .*cpu-partition, generic-gpu, local$"):
+        profile.load("lokal")
+    with pytest.raises(UsageError, match=r"Is a directory; names that"):
+        config.load(tmp_path)
+    (tmp_path / "config.yaml").write_text(COMPLETE)
+    with pytest.raises(UsageError, match=rf"Is a directory; did you mean {tmp_path}/config.yaml\?"):
+        config.load(tmp_path)
+
+
+def test_a_name_is_found_beside_a_directory_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny").mkdir()
+    for name in ("tiny", "tiny.yaml"):
+        assert config.load(name, ["run.dir=tiny", "data.path=shards"]).model.width == 128
+
+
+def test_what_must_be_given_is_said_with_what_it_is(yaml_file):
+    with pytest.raises(UsageError, match=r"data\.path must be given.*data\.path is: .*'lamae shard'"):
+        config.load("tiny", ["run.dir=out"])
+    path = yaml_file(COMPLETE + 'monitor: {probe_labels: "???"}\n')  # has a default, and the file takes it away
+    with pytest.raises(UsageError, match=r"monitor\.probe_labels must be given"):
+        config.load(path)
+    assert config.load(path, ["monitor.probe_labels=x.zarr"]).monitor.probe_labels == "x.zarr"
+
+
+def sections(cls):
+    yield cls
+    for field in dataclasses.fields(cls):
+        section = keys.section_of(cls, field.name)
+        if section is not None:
+            yield from sections(section)
+
+
+ALL = (config.RunConfig, PackOptions, FinetuneOptions, StudyPlan, profile.Profile)
+
+
+@pytest.mark.parametrize("cls", [section for cls in ALL for section in sections(cls)], ids=lambda cls: cls.__name__)
+def test_every_key_says_what_it_is(cls):
+    assert [name for name, text in keys.docstrings(cls).items() if not text.strip()] == []
+
+
+def test_the_list_of_keys_shows_meaning_and_origin_and_loads_again(yaml_file):
+    overrides = ["optim.lr=0.01", "engine.deepspeed={zero_optimization: {overlap_comm: false}}", "run.dir=out"]
+    page = config.explain(config.RunConfig(), "tiny", overrides, kind="pretrain")
+    lines = [line.strip() for line in page.splitlines()]
+    assert lines[lines.index("lr: 0.01  # command line, default 0.001") - 1] == (
+        "# Learning rate at the end of the warm-up."
+    )
+    assert "rate_hz: 100  # tiny, default 250" in lines
+    assert "eps: 1.0e-08  # default" in lines
+    assert "path: ???  # default" in lines
+    given = ["data.path=shards"]
+    assert config.load(yaml_file(page), given) == config.load("tiny", [*overrides, *given])
+    with pytest.raises(UsageError, match=r"command line: train\.steps=0"):
+        config.explain(config.RunConfig(), "tiny", ["train.steps=0"], kind="pretrain")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "lines"),
+    [
+        (["train", "tiny", "train.steps=7"], ["steps: 7  # command line, default 10000", "dir: ???  # default"]),
+        (["train"], ["steps: 10000  # default"]),
+        (
+            ["shard", "--rate", "100", "quality.flat=reject"],
+            ["rate_hz: 100.0  # command line, default null", "flat: reject  # command line, default mask"],
+        ),
+        (["finetune", "lr=1"], ["lr: 1.0  # command line, default 0.001"]),
+        (["study", "claim"], ["lamae: [model.kind=lamae]", "protocol: patients  # claim, default splits"]),
+        (["study"], ["methods: {}  # default"]),
+        (["submit", "--cluster", "generic-gpu", "--set", "nodes=3"], ["nodes: '3'  # command line, default '1'"]),
+    ],
+)
+def test_every_verb_with_keys_lists_them(lamae, tmp_path, arguments, lines):
+    code, output, errors = lamae(*arguments, "--print-config")
+    assert (code, errors) == (0, "")
+    assert all(line in output for line in lines), output
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["tiny", "small", "base", "large"])

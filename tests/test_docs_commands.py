@@ -14,6 +14,7 @@ from lamae.config import load, override
 from lamae.evaluate.finetune import FinetuneOptions
 from lamae.sharding.errors import UsageError
 from lamae.sharding.options import PackOptions
+from lamae.study.plan import load_plan
 from tests.documented import ROOT, Command, lamae_commands, make_targets
 
 COMMANDS = lamae_commands()
@@ -34,6 +35,9 @@ def check(words, *, inline):
         name, words = words[0], words[1:]
         if PLACEHOLDER.fullmatch(name):
             return
+        if name.startswith("--"):  # of the command itself
+            assert any(name in parameter.opts for parameter in known.params), name
+            return
         known = known.get_command(typer.Context(known), name)
         assert known is not None, f"no verb {name}"
     words = [NUMBERS.get(word, word) for word in words if word not in ("…", "key=value")]
@@ -52,14 +56,17 @@ def check(words, *, inline):
 
 def check_keys(verb, parsed):
     keys = parsed.get("overrides") or []
-    if str(parsed.get("config", "")).startswith("configs/"):
-        load(parsed["config"], ["run.dir=unused", "data.path=unused", *keys])
+    config = parsed.get("config") or parsed.get("plan")
+    if config and not PLACEHOLDER.fullmatch(config) and verb == "study":
+        load_plan(config, keys)
+    elif config and not PLACEHOLDER.fullmatch(config):
+        load(config, ["run.dir=unused", "data.path=unused", *keys])
     elif verb in OPTIONS:
         override(OPTIONS[verb], keys)
 
 
 def test_what_does_not_exist_would_be_noticed():
-    for line in ("trian x", "train configs/pretrain/tiny.yaml train.stepz=1", "submit train configs/none.yaml"):
+    for line in ("trian x", "train tiny train.stepz=1", "submit train none"):
         with pytest.raises((AssertionError, UsageError)):
             check(line.split(), inline=False)
     for line in ("verify --deep", "bench shard --jason FILE"):
@@ -79,9 +86,9 @@ def test_documented_targets_are_in_the_makefile():
 INSTEAD = {
     "DEST": "mimic",
     "8": "1",
-    "configs/pretrain/small.yaml": "configs/pretrain/tiny.yaml",
-    "configs/pretrain/base.yaml": "configs/pretrain/tiny.yaml",
-    "configs/cluster/generic-gpu.yaml": "configs/cluster/local.yaml",
+    "small": "tiny",
+    "base": "tiny",
+    "generic-gpu": "local",
 }
 TINY = {
     "train": ["train.steps=2", "train.global_batch_size=8", "train.micro_batch_size=8", "train.num_threads=1"],

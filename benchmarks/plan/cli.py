@@ -18,8 +18,10 @@ PLOT_FORMATS = (".png", ".svg", ".pdf")
 
 
 def plan(
-    config: Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, such as configs/pretrain/base.yaml.")],
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes to it.")] = None,
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="Configuration: a YAML file, or tiny, small, base or large.")
+    ],
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to it.")] = None,
     gpus: Annotated[str, typer.Option(help="World sizes, with commas between.")] = "8,64,512,1024",
     gpu: Annotated[str, typer.Option(help=f"{', '.join(GPUS)}.")] = "h100",
     interconnect: Annotated[str, typer.Option(help=f"Between nodes: {', '.join(INTERCONNECTS)}.")] = "ib-ndr",
@@ -91,21 +93,17 @@ def plan(
         )
         for size in sizes
     ]
-    console.console.print(
+    console.say(
         f"{config} on {machine.name}: {shape.num_parameters / 1e6:.1f} M parameters, "
         f"{shape.flops.training / 1e9:.1f} GFLOP per record; every number below is modelled",
-        soft_wrap=True,
-        markup=False,
     )
     if not records_per_gpu:
         configured = run.train.global_batch_size
         raised = [one for one in chosen if one.batch.per_rank * one.world_size != configured]
         if raised:
             counts = ", ".join(f"{one.world_size} GPUs with {one.batch.per_rank * one.world_size}" for one in raised)
-            console.console.print(
+            console.say(
                 f"train.global_batch_size={configured} cannot be shared equally: planned are {counts}",
-                soft_wrap=True,
-                markup=False,
             )
     _print_memory(per_stage)
     _print_times(chosen, zero_stage=run.engine.zero_stage)

@@ -20,21 +20,21 @@ from lamae.study import runs as run_lists
 from lamae.study.corpus import Part, build_corpus, check_labels
 from lamae.study.directory import StudyDirectory
 from lamae.study.judgement import Judgement, judging_hash
-from lamae.study.plan import StudyPlan, load_plan
+from lamae.study.plan import StudyPlan
 from lamae.study.pool import execute
 from lamae.study.results import AGE_AND_SEX, UNTRAINED, Contender, collect
 from lamae.study.runs import FULL, Choice, Run
 from lamae.study.search import search
 
 
-def run_study(plan_path: Path, out: Path, *, workers: int, report_only: bool = False) -> dict[str, Any]:
+def run_study(plan: StudyPlan, out: Path, *, workers: int, report_only: bool = False) -> dict[str, Any]:
     """Everything that is missing of the study below ``out``; what ``results.json`` holds.
 
     ``report_only`` pretrains nothing once the search is done: the report is of the seeds that are finished. Raises
     UsageError for a plan that cannot be run or that is not the one ``out`` was made with, and LamaeError where a run
     fails.
     """
-    plan, study = load_plan(plan_path), StudyDirectory(out)
+    study = StudyDirectory(out)
     check_runs(plan)
     study.claim(plan)
     judged = judging_hash(plan)

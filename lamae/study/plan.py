@@ -6,10 +6,14 @@ one factor at a time x seeds     ──sweep──▶ which defaults the real da
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lamae import config as run_config
+
+KIND = "study"
+"""Folder of the package's plans."""
 
 PROTOCOLS = ("splits", "patients")
 CORPUS_LABELS = ("synthetic", "ptbxl")
@@ -41,7 +45,8 @@ class CorpusConfig:
     """Shares of the synthetic subjects in train, val and test."""
 
     ptbxl: str | None = None
-    """A PTB-XL tree. Its patients are dealt into ``parts``: each run leaves one part out of pretraining."""
+    """A PTB-XL tree (https://physionet.org/content/ptb-xl/, open access). Its patients are dealt into
+    ``parts``: each run leaves one part out of pretraining."""
 
     parts: int = 2
     """Part ``seed % parts`` of the PTB-XL patients is kept out of the pretraining of a seed, and judged."""
@@ -194,9 +199,9 @@ class StudyPlan:
             )
 
 
-def load_plan(path: str | Path) -> StudyPlan:
-    """The plan of a YAML file, checked. Raises UsageError naming the file or key."""
-    return run_config.load_as(StudyPlan(), run_config.find(path, "study"))
+def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> StudyPlan:
+    """The plan of a YAML file, or of a name, with overrides, checked. Raises UsageError naming the file or key."""
+    return run_config.load_as(StudyPlan(), path, overrides, kind=KIND)
 
 
 def changed_keys(old: StudyPlan, new: StudyPlan) -> list[str]:

@@ -1,9 +1,11 @@
 """``python -m lamae.train CONFIG [key=value …]``: the trainer as torchrun, the DeepSpeed launcher and srun start it."""
 
+import os
 import sys
 
 from lamae import allocator, console
 from lamae.sharding.errors import LamaeError, UsageError
+from lamae.train.place import is_said_here
 
 USAGE = "usage: python -m lamae.train CONFIG [key=value ...]"
 
@@ -13,6 +15,7 @@ def main(arguments: list[str]) -> int:
     # The DeepSpeed launcher adds its own rank argument; the environment says the same.
     arguments = [argument for argument in arguments if not argument.startswith("--local_rank")]
     console.set_up_logging()
+    console.say_when_terminated()
     allocator.share_one_arena()
     from lamae.config import load  # numpy comes with it, and its threads
 
@@ -24,7 +27,8 @@ def main(arguments: list[str]) -> int:
 
         return train(config)
     except LamaeError as error:
-        console.print_error(str(error))
+        if is_said_here(error, os.environ):
+            console.print_error(str(error))
         return error.exit_code
 
 

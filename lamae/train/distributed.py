@@ -62,6 +62,7 @@ class Ranks:
         if raised is not None:
             raise raised
         if isinstance(outcome, LamaeError):
+            outcome.all_ranks = True
             raise outcome
         return outcome
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lamae.sharding.errors import UsageError
+from lamae.sharding.errors import LamaeError, UsageError
 
 
 @dataclass(frozen=True)
@@ -47,3 +47,16 @@ def find_place(environ: Mapping[str, str]) -> Place:
         environ.get("MASTER_ADDR", "127.0.0.1"),
         int(environ.get("MASTER_PORT", 0)),
     )
+
+
+def is_said_here(error: LamaeError, environ: Mapping[str, str]) -> bool:
+    """Whether this process prints ``error``: what all ranks raise alike is said once.
+
+    A refusal of the command is met by every rank, but by those of one machine alone where a path is missing there: it
+    is said once per machine. Anything else may be this rank's own.
+    """
+    rank = int(environ.get("RANK", environ.get("SLURM_PROCID", 0)))
+    local_rank = int(environ.get("LOCAL_RANK", environ.get("SLURM_LOCALID", rank)))
+    if error.all_ranks:
+        return rank == 0
+    return local_rank == 0 or not isinstance(error, UsageError)

@@ -116,11 +116,19 @@ def test_a_run_that_fails_is_named_with_its_log(lamae, write_plan, tmp_path, mon
     assert "run search/lamae-grid-0.001 ended with exit code 1" in error
 
 
-def test_the_plans_that_ship_can_be_listed(lamae):
+def test_the_plans_that_ship_can_be_listed(lamae, tmp_path):
     for name, least in (("claim", 30), ("mimic", 30)):
-        code, printed, error = lamae("study", f"configs/study/{name}.yaml", "--out", "x", "--dry-run")
+        code, printed, error = lamae("study", name, f"corpus.ptbxl={tmp_path}", "--out", "x", "--dry-run")
         assert code == 0, error
         assert int(printed.splitlines()[-1].split()[0]) >= least
+
+
+def test_a_plan_that_needs_ptbxl_says_where_it_is_from(lamae, tmp_path):
+    code, _, error = lamae("study", "claim", "--out", "x")
+    assert code == 2
+    assert "corpus.ptbxl must be given" in error
+    assert "https://physionet.org/content/ptb-xl/" in error
+    assert not (tmp_path / "x").exists()
 
 
 def _load(path):
