@@ -93,7 +93,8 @@ def test_quiet_keeps_warnings_of_the_log_and_what_is_below_them_for_a_file(monke
 
 def test_a_shell_completes_verbs():
     environment = {**os.environ, "_LAMAE_COMPLETE": "complete_bash", "COMP_WORDS": "lamae che", "COMP_CWORD": "1"}
-    done = subprocess.run(["lamae"], env=environment, capture_output=True, text=True)
+    program = "import sys; from lamae.cli import main; sys.argv = ['lamae']; main()"
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.stdout.split() == ["checkpoints"], done.stderr
 
 
