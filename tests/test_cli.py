@@ -40,7 +40,7 @@ def test_help_comes_without_loading_torch():
         (["train", "configs/pretrain/tiny.yaml", "run.dir=r", "data.path=nowhere"], "nowhere: no such directory"),
         (["embed", "nowhere", "shards", "out.zarr"], "no such directory"),
         (["embed", "nowhere", "shards", "out.zarr", "--leads", "I,V9"], "'V9' is no lead"),
-        (["probe", "nowhere.zarr", "labels.zarr"], "nowhere.zarr"),
+        (["probe", "nowhere.zarr", "labels.zarr"], "no such store"),
         (["embed", "nowhere", "shards", "out.zarr", "--device", "foo"], "--device foo: is none of cpu, cuda, auto"),
         (["bench", "nothing"], "no benchmark 'nothing'"),
         (["checkpoints", "nowhere"], "nowhere: no checkpoints/"),
