@@ -88,6 +88,21 @@ def interval(value: float, draws: np.ndarray, *, level: float = 0.95) -> Interva
     return Interval(float(value), float(low), float(high))
 
 
+def resample_seeds(draws_SB: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """[B]: in every draw of subjects, the mean over as many of the S seeds drawn with replacement.
+
+    Such means vary too little: by (S - 1) / S in variance. The seeds' deviations are therefore stretched by
+    sqrt(S / (S - 1)); a single seed says nothing of its variance, and the draws are then over subjects alone.
+    """
+    S, B = draws_SB.shape
+    mean_B = draws_SB.mean(0)
+    if S == 1:
+        return mean_B
+    chosen_SB = rng.integers(S, size=(S, B))
+    drawn_B = draws_SB[chosen_SB, np.arange(B)].mean(0)
+    return mean_B + np.sqrt(S / (S - 1)) * (drawn_B - mean_B)
+
+
 def macro(auroc_K: np.ndarray) -> np.ndarray:
     """Mean over the last axis of the codes whose AUROC is defined; NaN where none is."""
     defined = np.isfinite(auroc_K)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lamae.evaluate.auroc import Interval, interval, macro
+from lamae.evaluate.auroc import Interval, interval, macro, resample_seeds
 from lamae.evaluate.embed import Embeddings
 from lamae.evaluate.labels import Labels
 from lamae.evaluate.probe import probe_arrays
@@ -36,7 +36,7 @@ class FewLabelCurve:
         results = self.results[fraction]
         values = np.array([macro(result.auroc_K) for result in results])
         draws = np.stack([macro(result.draws_BK) for result in results])
-        return interval(float(values.mean()), resample_seeds(draws, seed=seed))
+        return interval(float(values.mean()), resample_seeds(draws, np.random.default_rng(seed)))
 
     def to_dict(self) -> dict[str, Any]:
         """Macro AUROC by fraction, as plain values."""
@@ -103,11 +103,4 @@ def curve_difference(first: FewLabelCurve, second: FewLabelCurve, fraction: floa
     pairs = list(zip(first.results[fraction], second.results[fraction], strict=True))
     values = np.array([difference(a, b).macro.value for a, b in pairs])
     draws = np.stack([macro(a.draws_BK - b.draws_BK) for a, b in pairs])
-    return interval(float(values.mean()), resample_seeds(draws, seed=seed))
-
-
-def resample_seeds(draws_SB: np.ndarray, *, seed: int) -> np.ndarray:
-    """[B]: in every draw of subjects, the mean over as many seeds drawn with replacement: a hierarchical bootstrap."""
-    S, B = draws_SB.shape
-    chosen_SB = np.random.default_rng(seed).integers(S, size=(S, B))
-    return draws_SB[chosen_SB, np.arange(B)].mean(0)
+    return interval(float(values.mean()), resample_seeds(draws, np.random.default_rng(seed)))

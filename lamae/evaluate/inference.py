@@ -48,12 +48,10 @@ def read_signals(
     """
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     with ThreadPoolExecutor(max_workers=1) as reader:
-        pending = reader.submit(read_batch, shard_set, batches[0]) if batches else None
-        for following in [*batches[1:], None]:
-            assert pending is not None
-            batch = pending.result()
-            if following is not None:
-                pending = reader.submit(read_batch, shard_set, following)
+        pending = [reader.submit(read_batch, shard_set, rows) for rows in batches[:1]]
+        for following in range(1, len(batches) + 1):
+            batch = pending.pop().result()
+            pending += [reader.submit(read_batch, shard_set, rows) for rows in batches[following : following + 1]]
             signal = transform(batch.to(device), seed=0, train=False)
             yield signal if leads is None else withhold_leads(signal, keep=leads)
 

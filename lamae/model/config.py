@@ -1,5 +1,6 @@
 """What a model is and what is hidden from it: the ``model:`` and ``mask:`` sections of a run. Imports no torch."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -99,8 +100,13 @@ class ModelConfig:
                 raise ValueError(
                     f"model.{prefix}width={width} must be even and a multiple of model.{prefix}heads={heads}"
                 )
-        if self.mlp_ratio <= 0:
-            raise ValueError(f"model.mlp_ratio={self.mlp_ratio} must be above 0")
+        narrower = min(self.width, self.decoder_width)
+        # Stage 3 of ZeRO cannot partition a matrix without elements; no other stage would learn from one either.
+        if not 1 <= narrower * self.mlp_ratio < math.inf:
+            raise ValueError(
+                f"model.mlp_ratio={self.mlp_ratio} must give an MLP beside width {narrower} at least 1 unit: "
+                f"{1 / narrower:.2g} or more"
+            )
         if self.align_weight < 0:
             raise ValueError(f"model.align_weight={self.align_weight} must not be negative")
         if self.huber_delta <= 0:

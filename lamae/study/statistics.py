@@ -5,10 +5,6 @@ pretrained on). In every draw the subjects of each population are drawn with rep
 and so are its seeds:
 
     value = mean over populations of the mean over its seeds of (macro AUROC of that run)
-
-Means over few seeds, drawn with replacement, vary too little: by (n - 1) / n in variance. The seeds' deviations are
-therefore stretched by sqrt(n / (n - 1)); a single seed says nothing of its variance, and intervals are then over
-subjects alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lamae.evaluate.auroc import Interval, interval, macro, rank_sums, subject_weights
+from lamae.evaluate.auroc import Interval, interval, macro, rank_sums, resample_seeds, subject_weights
 
 NUM_DRAWS = 1000
 
@@ -98,7 +94,7 @@ def estimate(values: Values, *, seed: int = 0) -> Interval:
     means, draws = [], []
     for runs in by_population.values():
         means.append(np.mean([value for value, _ in runs]))
-        draws.append(_resample_seeds(np.stack([draws_B for _, draws_B in runs]), rng))
+        draws.append(resample_seeds(np.stack([draws_B for _, draws_B in runs]), rng))
     return interval(float(np.mean(means)), np.mean(draws, axis=0))
 
 
@@ -124,14 +120,3 @@ def verdict(gap: Interval) -> str:
     if not gap.excludes_zero:
         return "tie"
     return "better" if gap.value > 0 else "worse"
-
-
-def _resample_seeds(draws_SB: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """[B]: mean over as many seeds drawn with replacement, their deviations stretched for their small number."""
-    S, B = draws_SB.shape
-    mean_B = draws_SB.mean(0)
-    if S == 1:
-        return mean_B
-    chosen_SB = rng.integers(S, size=(S, B))
-    drawn_B = draws_SB[chosen_SB, np.arange(B)].mean(0)
-    return mean_B + np.sqrt(S / (S - 1)) * (drawn_B - mean_B)

@@ -5,9 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+from lamae.data.config import SignalConfig
+from lamae.data.transforms import SignalTransform
 from lamae.evaluate import store
 from lamae.evaluate.embed import read_embeddings
 from lamae.evaluate.finetune import RESULT_NAME, FinetuneOptions
+from lamae.evaluate.inference import read_signals
 from lamae.sharding.format import ShardSet
 from tests.distributed.evaluating import run_embed, run_finetune
 from tests.evaluate.conftest import waves
@@ -66,3 +69,14 @@ def test_two_ranks_share_the_blocks_of_one_store(two_ranks, data, tmp_path):
     both, alone = (read_embeddings(tmp_path / name) for name in ("both.zarr", "alone.zarr"))
     assert both.embedded_N.all()
     np.testing.assert_allclose(both.x_ND, alone.x_ND, atol=1e-6)
+
+
+def test_ranks_beyond_the_records_of_a_split_have_nothing_to_score(data):
+    shard_set = ShardSet.open(data[0])
+    transform = SignalTransform(SignalConfig(rate_hz=100), source_rate_hz=100, num_samples=shard_set.num_samples)
+    rows = np.arange(5)
+    shares = [
+        [signal.row.tolist() for signal in read_signals(shard_set, rows[rank::7], transform=transform, batch_size=2)]
+        for rank in range(7)
+    ]
+    assert shares == [[[0]], [[1]], [[2]], [[3]], [[4]], [], []]

@@ -17,6 +17,8 @@ from lamae.model.config import MaskConfig, ModelConfig, check_together, without_
         (ModelConfig(decoder_width=99, decoder_heads=3), "model.decoder_width"),
         (ModelConfig(patch_size=0), "model.patch_size"),
         (ModelConfig(depth=-1), "model.depth"),
+        (ModelConfig(mlp_ratio=0.01), "model.mlp_ratio"),
+        (ModelConfig(mlp_ratio=float("inf")), "model.mlp_ratio"),
         (MaskConfig(kind="gird"), "mask.kind"),
         (MaskConfig(hidden_leads=6), "mask.hidden_leads"),
         (MaskConfig(limb_tied=False, hidden_leads=12), "mask.hidden_leads"),
