@@ -53,7 +53,7 @@ def run(*, quick: bool = False, progress: Progress = ignore, repeats: int | None
         scratch = Path(name)
         source, outputs = scratch / "source", scratch / "outputs"
         synthesize(source, num_records=num_records, num_subjects=num_records // 4, seed=0, progress=progress)
-        records = sorted(DirectoryFiles(source).records())
+        records = sorted(path.removesuffix(".hea") for path in DirectoryFiles(source).paths() if path.endswith(".hea"))
         candidates: dict[str, Callable[[], float]] = {
             "tar_copy": partial(_tar_copy, source, outputs / "copy", records),
             "hashed_copy": partial(_tar_copy, source, outputs / "copy", records, hashed=True),

@@ -34,8 +34,8 @@ class PackOptions:
     splits_from: str | None = None
     """CSV file with a key or study_id column and a strat_fold, fold or split column; the last fold is test, the one
     before it val."""
-    ptbxl_rate_hz: int = 500
-    """Which of PTB-XL's two copies of each record to take: 500 or 100."""
+    ptbxl_rate_hz: int | None = None
+    """Which of PTB-XL's two copies of each record to take: 500 or 100; None takes 500 where it is there."""
     audit: float = 0.01
     """Share of records, chosen by a hash of the key, that stock wfdb reads too and that are compared bit for bit."""
     quality: QualityConfig = field(default_factory=QualityConfig)
@@ -54,7 +54,7 @@ class PackOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} must be at least 1")
-        if self.ptbxl_rate_hz not in (100, 500):
+        if self.ptbxl_rate_hz not in (None, 100, 500):
             raise ValueError(f"ptbxl_rate_hz={self.ptbxl_rate_hz} is neither 100 nor 500")
         if not 0 <= self.audit <= 1:
             raise ValueError(f"audit={self.audit} is no share between 0 and 1")

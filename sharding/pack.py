@@ -14,7 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from lamae.sharding.errors import LamaeError, UsageError
+from lamae.sharding.errors import LamaeError
 from lamae.sharding.format import MANIFEST_NAME, SHARDS_NAME, ShardSet
 from lamae.sharding.merge import finish, merge, sync
 from lamae.sharding.options import PackOptions
@@ -37,8 +37,6 @@ def pack(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
     """
     source, out = Path(source), Path(out)
     progress = progress or ignore
-    if out.resolve() == source.resolve():
-        raise UsageError(f"{out}: source and output are the same directory; choose another output")
     planned = plan(source, out, options=options, progress=progress)
     if (out / MANIFEST_NAME).is_file():
         _restore_lost(source, planned, workers=options.workers, progress=progress)

@@ -12,8 +12,10 @@ import csv
 import hashlib
 import io
 import json
+import logging
 import math
 import os
+import secrets
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -31,6 +33,9 @@ from lamae.sharding.progress import Progress, ignore
 from lamae.sharding.recording import MAX_SAMPLES_READ
 from lamae.sharding.selection import capped, decide_splits
 from lamae.sharding.sources import Entry, Reconciliation, list_source
+from lamae.sharding.zipindex import ZipIndex
+
+logger = logging.getLogger(__name__)
 
 WORK_NAME = ".packing"
 _PLAN_NAME = "plan.json"
@@ -54,6 +59,8 @@ class Plan:
 
     out: Path
     content: dict[str, Any]
+    base: str
+    """Folder below the source that the records' paths are relative to; no part of what the set is."""
 
     @property
     def num_parts(self) -> int:
@@ -81,7 +88,8 @@ class Plan:
 
     def entries(self, part: int) -> list[Entry]:
         """The records of one shard, sorted by key."""
-        with (self.out / WORK_NAME / _LISTING_NAME / f"{part:06d}.csv").open(newline="") as file:
+        path = self.out / WORK_NAME / _LISTING_NAME / f"{part:06d}.csv"
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             return [
                 Entry(key, path, int(subject) if subject else None, int(split), tuple(extra))
                 for key, path, subject, split, *extra in csv.reader(file)
@@ -93,17 +101,18 @@ class Plan:
 
     def open_files(self, source: Path) -> Files:
         """The files of ``source``, with the index of a zip as the plan kept it."""
-        return open_files(source, zip_index=self.out / WORK_NAME / _ZIP_INDEX_NAME)
+        return open_files(source, base=self.base, zip_index=self.out / WORK_NAME / _ZIP_INDEX_NAME)
 
     @classmethod
     def open(cls, out: Path) -> "Plan":
         """The plan in ``out``. Raises UsageError where there is none."""
         path = out / WORK_NAME / _PLAN_NAME
         try:
-            return cls(out, json.loads(path.read_text()))
+            content = json.loads(path.read_text())
+            return cls(out, content, content.pop("base"))
         except OSError:
             raise UsageError(f"{out}: no packing under way here ({path.name} is missing); plan it first") from None
-        except ValueError as error:
+        except (ValueError, KeyError) as error:
             raise LamaeError(f"{path}: damaged ({error}); delete {out} and pack again") from None
 
 
@@ -117,10 +126,16 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
         options.check()
     except ValueError as error:
         raise UsageError(str(error)) from None
+    if out.resolve() == source.resolve():
+        raise UsageError(f"{out}: source and output are the same; choose another output")
     _refuse_foreign(out)
-    files = open_files(source)
-    listing = list_source(files, kind=options.source, ptbxl_rate_hz=options.ptbxl_rate_hz, progress=progress)
+    try:
+        files = open_files(source)
+        listing = list_source(files, kind=options.source, ptbxl_rate_hz=options.ptbxl_rate_hz, progress=progress)
+    except OSError as error:
+        raise LamaeError(f"{error.filename or source}: {error.strerror or error}") from None
     identity = options.identity()
+    identity["ptbxl_rate_hz"] = listing.ptbxl_rate_hz or 500
     entries = listing.entries
     identity["splits_from"] = decide_splits(entries, options)
     entries = capped(entries, options.max_per_subject)
@@ -140,7 +155,7 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
         )
     listing_sha256 = hashlib.sha256()
     for line in _listing_lines(entries):
-        listing_sha256.update(line.encode())
+        listing_sha256.update(os.fsencode(line))
     content: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "source": listing.kind,
@@ -156,17 +171,51 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
         # Headers hold checksums of the samples, so these few tell another copy or version of the source from this one.
         "headers_sha256": hashlib.sha256(b"".join(headers.values())).hexdigest(),
     }
-    planned = Plan(out, content)
+    planned = Plan(out, content, files.base)
+    try:
+        _take_up(planned, listing.reconciliation, entries, files)
+    except OSError as error:
+        raise LamaeError(
+            f"{error.filename or out}: cannot write the plan ({error.strerror or error}); make room or choose another "
+            f"output, and run the same command again"
+        ) from None
+    return planned
+
+
+def _take_up(planned: Plan, unmatched: Reconciliation, entries: list[Entry], files: Files) -> None:
+    """Write the plan, or go on with the one that is there. Raises UsageError where that is another."""
+    out, content = planned.out, planned.content
     if (out / MANIFEST_NAME).is_file():
         manifest = _manifest(out)
         _refuse_difference(manifest["plan"], content, out)
         if lost_shards(out, manifest) and not (out / WORK_NAME).is_dir():
-            _write(planned, listing.reconciliation, entries, files)
+            _write(planned, unmatched, entries, files)
     elif (out / WORK_NAME).is_dir():
-        _refuse_difference(Plan.open(out).content, content, out)
+        there = Plan.open(out)
+        _refuse_difference(there.content, content, out)
+        if isinstance(files, ZipFiles):
+            _renew_zip_index(out, files)
+        if there.base != planned.base:  # the source is given by another of the folders around its records
+            _write_content(planned, out / WORK_NAME)
     else:
-        _write(planned, listing.reconciliation, entries, files)
-    return planned
+        _write(planned, unmatched, entries, files)
+
+
+def _renew_zip_index(out: Path, files: ZipFiles) -> None:
+    """Take up the directory of a zip that was made anew since. Raises UsageError where it holds other files."""
+    path = out / WORK_NAME / _ZIP_INDEX_NAME
+    if not path.is_file():  # begun from the unpacked directory
+        files.index.save(path)
+        return
+    there = ZipIndex.load(path)
+    if there.directory_sha256 == files.index.directory_sha256:
+        return
+    if not there.has_content_of(files.index):
+        raise UsageError(
+            f"{files.root}: holds other files than when the packing in {out} began; choose another output for them"
+        )
+    logger.warning("%s: made anew since the packing in %s began, of the same files; going on with it", files.root, out)
+    files.index.save(path)
 
 
 def sampled_headers(files: Files, entries: list[Entry]) -> dict[str, bytes]:
@@ -217,9 +266,12 @@ def _shape(files: Files, record: str, text: bytes) -> tuple[float, int] | None:
 def _listing_lines(entries: Iterable[Entry]) -> Iterator[str]:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
+    quoting = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_ALL)
     for entry in entries:
         subject = "" if entry.subject is None else entry.subject
-        writer.writerow((entry.key, entry.path, subject, entry.split, *entry.extra))
+        row = (entry.key, entry.path, subject, entry.split, *entry.extra)
+        # Python 3.11 writes a carriage return without quotes and does not read it back.
+        (quoting if any("\r" in text for text in (entry.path, *entry.extra)) else writer).writerow(row)
         yield buffer.getvalue()
         buffer.seek(0)
         buffer.truncate()
@@ -235,23 +287,35 @@ def _write(planned: Plan, unmatched: Reconciliation, entries: list[Entry], files
     shard_size = planned.options["shard_size"]
     for part in range(planned.num_parts):
         chunk = entries[part * shard_size : (part + 1) * shard_size]
-        (building / _LISTING_NAME / f"{part:06d}.csv").write_text("".join(_listing_lines(chunk)))
+        (building / _LISTING_NAME / f"{part:06d}.csv").write_bytes(os.fsencode("".join(_listing_lines(chunk))))
     if isinstance(files, ZipFiles):
         files.index.save(building / _ZIP_INDEX_NAME)
-    with (building / UNMATCHED_NAME).open("w", newline="") as file:
+    # For people to read; a listing's own paths come back to the byte.
+    with (building / UNMATCHED_NAME).open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("path", "status"))
         for status in ("missing", "unlisted", "unused"):
             writer.writerows((path, status) for path in getattr(unmatched, status))
-    (building / _PLAN_NAME).write_text(json.dumps(planned.content, indent=1, sort_keys=True))
+    _write_content(planned, building)
     os.rename(building, planned.out / WORK_NAME)
+
+
+def _write_content(planned: Plan, folder: Path) -> None:
+    partial = folder / f"{_PLAN_NAME}.{secrets.token_hex(4)}.partial"
+    partial.write_text(json.dumps(planned.content | {"base": planned.base}, indent=1, sort_keys=True))
+    partial.replace(folder / _PLAN_NAME)
 
 
 def _refuse_foreign(out: Path) -> None:
     """Raise UsageError where ``out`` holds something that no packing put there."""
+    if out.is_symlink() and not out.exists():
+        raise UsageError(f"{out}: a link to {os.readlink(out)}, which does not exist; make that or remove the link")
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: exists and is no directory; choose another output")
-    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    try:
+        names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    except OSError as error:
+        raise UsageError(f"{out}: cannot be listed ({error.strerror}); choose another output") from None
     if names & {WORK_NAME, MANIFEST_NAME}:
         return
     # A packing that was killed before its plan was in place leaves these two.

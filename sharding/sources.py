@@ -1,28 +1,33 @@
 """What there is to pack: a source's records with their keys, subjects and folds, reconciled with its own list.
 
-mimic   MIMIC-IV-ECG: record_list.csv and files/pNNNN/pNNNNNNNN/sNNNNNNNN/NNNNNNNN.hea; key study_id
+mimic   MIMIC-IV-ECG or a branch of it: record_list.csv, files/pNNNN/pNNNNNNNN/sNNNNNNNN/NNNNNNNN.hea; key study_id
 ptbxl   PTB-XL: ptbxl_database.csv and records500/NNNNN/NNNNN_hr.hea (or records100); key the file's stem
-wfdb    any directory of WFDB records; key the stem, or the path where stems repeat; each its own subject
+wfdb    any directory of WFDB records; key the stem, or the path where stems repeat
+
+Paths are relative to the folder that all records, and the source's list, have in common: so a set is the same whether
+the source is its root, a folder around that, or a zip of either.
 """
 
-import csv
-import hashlib
-import io
+import posixpath
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 from lamae.sharding.errors import UsageError
-from lamae.sharding.files import Files
+from lamae.sharding.files import HEADER_SUFFIX, Files
+from lamae.sharding.header import subject_comment
+from lamae.sharding.keys import keys_of
 from lamae.sharding.progress import Progress, ignore
 from lamae.sharding.splits import split_of_fold
+from lamae.sharding.tables import Table, whole_number
 
 MIMIC_LIST = "record_list.csv"
 PTBXL_LIST = "ptbxl_database.csv"
-_MIMIC_PATH = re.compile(r"(?:.*/)?p\d+/p(?P<subject>\d+)/s(?P<study>\d+)/(?P=study)")
+_MIMIC_PATH = re.compile(r"(?:.*/)?p(?P<subject>\d{1,18})/s(?P<study>\d+)/(?P=study)")
+_PTBXL_COLUMNS = {500: "filename_hr", 100: "filename_lr"}
 _PTBXL_LAST_FOLD = 10
-_MAX_KEY = 90  # KEY.json must fit the 100 bytes of a tar name
+_NUM_LOOKED_AT = 16  # headers that recognition reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,98 +67,181 @@ class Listing:
     """Every record that will be looked at, sorted by key."""
 
     kind: str
+    why: str
+    """What the kind was recognised by."""
     entries: list[Entry]
     reconciliation: Reconciliation
+    ptbxl_rate_hz: int | None = None
+    """Which of PTB-XL's two copies was taken."""
 
 
 def list_source(
-    files: Files, *, kind: str = "auto", ptbxl_rate_hz: int = 500, progress: Progress | None = None
+    files: Files, *, kind: str = "auto", ptbxl_rate_hz: int | None = None, progress: Progress | None = None
 ) -> Listing:
-    """List the records of a source. Raises UsageError where there is nothing to pack."""
-    source = files.root
-    found = _walk(files, progress or ignore)
+    """List the records of a source, and make paths in ``files`` relative to their common folder.
+
+    Raises UsageError where there is nothing to pack, or where auto cannot know what is meant.
+    """
+    found, lists = _walk(files, progress or ignore)
     if not found:
-        raise UsageError(f"{source}: no WFDB header (*.hea) anywhere below; is this the right place?")
-    kind = detect(files, found) if kind == "auto" else kind
-    if kind == "mimic":
-        listing = _list_mimic(files, found)
-    elif kind == "ptbxl":
-        listing = _list_ptbxl(files, found, ptbxl_rate_hz)
+        raise UsageError(f"{files.root}: no WFDB header (*.hea) anywhere below; is this the right place?")
+    files.base = _common_folder([*found, *lists])
+    found = sorted(path[len(files.base) :] for path in found)
+    why = f"--source {kind}"
+    if kind == "auto":
+        kind, why = _recognise(files, found, lists)
+    if kind == "ptbxl":
+        listing = _list_ptbxl(files, found, why, ptbxl_rate_hz)
+    elif kind == "mimic":
+        listing = _list_mimic(files, found, why)
     else:
-        listing = _list_wfdb(found)
+        entries = [Entry(key, path, None, None) for key, path in zip(keys_of(found), found, strict=True)]
+        listing = Listing("wfdb", why, entries, _reconcile(None, found, []))
     if not listing.entries:
         raise UsageError(
-            f"{source}: {len(found)} WFDB headers, but none where {kind} keeps its records; "
-            f"choose another source kind, for example wfdb"
+            f"{files.root}: {len(found)} WFDB headers, but none where {kind} keeps its records; give the root of the "
+            f"data set, or another --source"
         )
+    listing.entries.sort(key=lambda entry: entry.key)
     return listing
 
 
-def detect(files: Files, found: list[str]) -> str:
-    """``mimic``, ``ptbxl`` or ``wfdb``, by the lists in the root and where the first record is."""
-    if files.exists(PTBXL_LIST):
-        return "ptbxl"
-    if files.exists(MIMIC_LIST) or _MIMIC_PATH.fullmatch(found[0]):
-        return "mimic"
-    return "wfdb"
+def _common_folder(paths: list[str]) -> str:
+    """The deepest folder that all paths are below, with a ``/`` at its end, or the empty string."""
+    start = posixpath.commonprefix([min(paths), max(paths)])
+    return start[: start.rfind("/") + 1]
 
 
-def _walk(files: Files, progress: Progress) -> list[str]:
-    found = []
-    for path in files.records():
-        found.append(path)
-        if len(found) % 1000 == 0:
-            progress("list", len(found), None)
+def _walk(files: Files, progress: Progress) -> tuple[list[str], list[str]]:
+    """Paths of all headers, without their suffix, and of all lists of PTB-XL and MIMIC-IV-ECG."""
+    found, lists, others = [], [], []
+    for path in files.paths():
+        if path.endswith(HEADER_SUFFIX):
+            found.append(path.removesuffix(HEADER_SUFFIX))
+            if len(found) % 1000 == 0:
+                progress("list", len(found), None)
+        elif posixpath.basename(path) in (MIMIC_LIST, PTBXL_LIST):
+            lists.append(path)
+        elif path[-len(HEADER_SUFFIX) :].casefold() == HEADER_SUFFIX:
+            others.append(path)
+    if others:
+        raise UsageError(
+            f"{files.root}: {len(others)} files such as {min(others)} end in {others[0][-4:]}, where no WFDB "
+            f"reader looks; rename them to end in {HEADER_SUFFIX}"
+        )
     progress("list", len(found), len(found))
-    return sorted(found)
+    return found, lists
 
 
-def _list_mimic(files: Files, found: list[str]) -> Listing:
+def _recognise(files: Files, found: list[str], lists: list[str]) -> tuple[str, str]:
+    """``mimic``, ``ptbxl`` or ``wfdb``, and what says so. Raises UsageError where a list covers only a part."""
+    if files.exists(PTBXL_LIST):
+        return "ptbxl", PTBXL_LIST
+    if files.exists(MIMIC_LIST):
+        return "mimic", MIMIC_LIST
+    if lists:
+        raise UsageError(
+            f"{files.root}: {min(lists)} is the list of a part of what is here, or not beside its records; give the "
+            f"folder of that list and pack the rest by itself, or --source wfdb to take everything without the list"
+        )
+    num_mimic = sum(_MIMIC_PATH.fullmatch(files.base + path) is not None for path in found)
+    if 2 * num_mimic > len(found):
+        return "mimic", f"{num_mimic} of {len(found)} paths are like MIMIC-IV-ECG's"
+    chosen = found[:: -(-len(found) // _NUM_LOOKED_AT)]
+    num_mimic = sum(_subject_in_header(files, path) is not None for path in chosen)
+    if 2 * num_mimic > len(chosen):
+        return "mimic", "headers name a <subject_id>, as MIMIC-IV-ECG's do"
+    if (above := _ptbxl_root_above(files, found[0])) is not None:
+        raise UsageError(
+            f"{files.root}: a part of PTB-XL, whose patients and folds are in {above / PTBXL_LIST}; give {above}, or "
+            f"--source wfdb to take these records without them"
+        )
+    return "wfdb", "neither a list nor paths nor headers like those of MIMIC-IV-ECG or PTB-XL"
+
+
+def _ptbxl_root_above(files: Files, path: str) -> Path | None:
+    """The folder above the source whose list of PTB-XL names the record at ``path``."""
+    record = files.root.resolve() / files.base / path
+    for folder in [] if files.root.is_file() else list(files.root.resolve().parents)[:2]:
+        try:
+            if record.relative_to(folder).as_posix() in (folder / PTBXL_LIST).read_text(errors="replace"):
+                return folder
+        except OSError:
+            continue
+    return None
+
+
+def _list_mimic(files: Files, found: list[str], why: str) -> Listing:
     listed = None
     if files.exists(MIMIC_LIST):
-        listed = (row["path"] for row in _csv_rows(files, MIMIC_LIST, ("path",)))
-    unused = [path for path in found if not _MIMIC_PATH.fullmatch(path)]
-    reconciliation = _reconcile(listed, found, unused)
-    left_out = set(unused)
-    paths = [path for path in found if path not in left_out] if unused else found
-    entries = [Entry(key, path, _mimic_subject(path), None) for key, path in zip(keys_of(paths), paths, strict=True)]
-    return _listing("mimic", entries, reconciliation)
+        table = Table(files.root / files.base / MIMIC_LIST, files.read(MIMIC_LIST))
+        table.require("path")
+        listed = (row["path"] for _, row in table)
+    subjects = [_mimic_subject(files, path) for path in found]
+    unused = [path for path, subject in zip(found, subjects, strict=True) if subject is None]
+    paths = [path for path, subject in zip(found, subjects, strict=True) if subject is not None]
+    known = (subject for subject in subjects if subject is not None)
+    entries = [Entry(key, path, subject, None) for key, path, subject in zip(keys_of(paths), paths, known, strict=True)]
+    return Listing("mimic", why, entries, _reconcile(listed, found, unused))
 
 
-def _mimic_subject(path: str) -> int:
-    match = _MIMIC_PATH.fullmatch(path)
-    assert match is not None
-    return int(match["subject"])
+def _mimic_subject(files: Files, path: str) -> int | None:
+    match = _MIMIC_PATH.fullmatch(files.base + path)
+    return int(match["subject"]) if match else _subject_in_header(files, path)
 
 
-def _list_ptbxl(files: Files, found: list[str], rate_hz: int) -> Listing:
-    folder, column = ("records500/", "filename_hr") if rate_hz == 500 else ("records100/", "filename_lr")
-    rows = {row[column]: row for row in _csv_rows(files, PTBXL_LIST, ("patient_id", "strat_fold", column))}
-    found = [path for path in found if path.startswith(folder)]
+def _subject_in_header(files: Files, path: str) -> int | None:
+    try:
+        return subject_comment(files.read(path + HEADER_SUFFIX).decode("latin-1"))
+    except OSError:  # packing the record will report it
+        return None
+
+
+def _list_ptbxl(files: Files, found: list[str], why: str, rate_hz: int | None) -> Listing:
+    try:
+        table = Table(files.root / files.base / PTBXL_LIST, files.read(PTBXL_LIST))
+    except OSError as error:
+        raise UsageError(f"{files.root / files.base / PTBXL_LIST}: {error.strerror or 'not there'}") from None
+    table.require("patient_id", "strat_fold", *([_PTBXL_COLUMNS[rate_hz]] if rate_hz else []))
+    listed: dict[int, dict[str, tuple[int, int]]] = {
+        rate: {} for rate, column in _PTBXL_COLUMNS.items() if table.first_of(column)
+    }
+    for line, row in table:
+        subject, fold = whole_number(row["patient_id"]), whole_number(row["strat_fold"])
+        for rate, rows in listed.items():
+            path = row[_PTBXL_COLUMNS[rate]]
+            if subject is None or not 0 <= subject < 2**63 or fold is None or not 1 <= fold <= _PTBXL_LAST_FOLD:
+                raise UsageError(
+                    f"{table.where(line)}: {path} has patient_id {row['patient_id']!r} and strat_fold "
+                    f"{row['strat_fold']!r}; they must be whole numbers, the fold one from 1 to {_PTBXL_LAST_FOLD}"
+                )
+            if path and rows.setdefault(path, (subject, fold)) != (subject, fold):
+                raise UsageError(
+                    f"{table.where(line)}: {path} a second time, with patient {subject} and fold {fold} instead of "
+                    f"{rows[path][0]} and {rows[path][1]}; keep one row"
+                )
+    here = set(found)
+    chosen = next((rate for rate in [rate_hz or 500, 100] if not here.isdisjoint(listed.get(rate, ()))), None)
+    if chosen is None or (rate_hz is not None and chosen != rate_hz):
+        other = next((rate for rate in listed if not here.isdisjoint(listed[rate])), None)
+        raise UsageError(
+            f"{table.path}: none of the recordings it lists at {rate_hz or 500} Hz is here; "
+            + (
+                f"some at {other} are: give ptbxl_rate_hz={other}"
+                if other
+                else "are records100 or records500 beside it?"
+            )
+        )
+    rows = listed[chosen]
     paths = [path for path in found if path in rows]
-    entries = []
-    for key, path in zip(keys_of(paths), paths, strict=True):
-        row = rows[path]
-        try:
-            subject, fold = int(float(row["patient_id"])), int(float(row["strat_fold"]))
-        except ValueError:
-            raise UsageError(
-                f"{files.root / PTBXL_LIST}: {path} has patient_id {row['patient_id']!r} and strat_fold "
-                f"{row['strat_fold']!r}; both must be numbers"
-            ) from None
-        entries.append(Entry(key, path, subject=subject, split=split_of_fold(fold, _PTBXL_LAST_FOLD)))
+    entries = [
+        Entry(key, path, subject=rows[path][0], split=split_of_fold(rows[path][1], _PTBXL_LAST_FOLD))
+        for key, path in zip(keys_of(paths), paths, strict=True)
+    ]
+    others = {path for rate, rows in listed.items() if rate != chosen for path in rows}
+    found = [path for path in found if path not in others]
     unused = [path for path in found if path not in rows]
-    return _listing("ptbxl", entries, _reconcile(rows, found, unused))
-
-
-def _list_wfdb(found: list[str]) -> Listing:
-    entries = [Entry(key, path, None, None) for key, path in zip(keys_of(found), found, strict=True)]
-    return _listing("wfdb", entries, _reconcile(None, found, []))
-
-
-def _listing(kind: str, entries: list[Entry], reconciliation: Reconciliation) -> Listing:
-    entries.sort(key=lambda entry: entry.key)
-    return Listing(kind, entries, reconciliation)
+    return Listing("ptbxl", why, entries, _reconcile(rows, found, unused), chosen)
 
 
 def _reconcile(listed: Iterable[str] | None, found: list[str], unused: list[str]) -> Reconciliation:
@@ -170,45 +258,3 @@ def _reconcile(listed: Iterable[str] | None, found: list[str], unused: list[str]
     unlisted = [path for path in found if not is_listed[path]]
     expected = len(found) - len(unlisted) + len(missing)
     return Reconciliation(expected, len(found), sorted(missing), unlisted, unused)
-
-
-def keys_of(paths: Iterable[str]) -> list[str]:
-    """A unique key for every path: the stem; where stems repeat, the path with ``/`` as ``__``.
-
-    A key is ASCII without ``.`` (webdataset cuts there); what that would make equal or too long gets 8 hex digits of
-    the path's sha256, so every path keeps a key of its own that does not depend on the order of the listing.
-    """
-    paths = list(paths)
-    stems = [_clean(path.rpartition("/")[2]) for path in paths]
-    if len(set(stems)) == len(stems) and len(max(stems, key=len, default="")) <= _MAX_KEY:
-        return stems
-    repeated = Counter(stems)
-    keys = [
-        stem if repeated[stem] == 1 else _clean(path.replace("/", "__"))
-        for stem, path in zip(stems, paths, strict=True)
-    ]
-    repeated = Counter(keys)
-    return [
-        key if repeated[key] == 1 and len(key) <= _MAX_KEY else f"{key[: _MAX_KEY - 9]}-{_short_hash(path)}"
-        for key, path in zip(keys, paths, strict=True)
-    ]
-
-
-def _clean(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_+=@-]", "_", name)
-
-
-def _short_hash(path: str) -> str:
-    return hashlib.sha256(path.encode()).hexdigest()[:8]
-
-
-def _csv_rows(files: Files, name: str, columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
-    path = files.root / name
-    try:
-        rows = csv.DictReader(io.TextIOWrapper(io.BytesIO(files.read(name)), encoding="utf-8-sig", newline=""))
-        absent = [column for column in columns if column not in (rows.fieldnames or [])]
-        if absent:
-            raise UsageError(f"{path}: no column {', '.join(absent)}; this is not the file of that name")
-        yield from rows
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path}: unreadable ({error})") from None

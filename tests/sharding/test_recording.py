@@ -141,7 +141,7 @@ def test_the_slow_path_checks_the_checksum_too(tree):
 @pytest.mark.parametrize("folder", REAL_SOURCES)
 def test_real_records_equal_wfdb_bit_for_bit(real_data, folder):
     files = DirectoryFiles(real_data / folder)
-    for record in sorted(files.records())[:12]:
+    for record in sorted(path[:-4] for path in files.paths() if path.endswith(".hea"))[:12]:
         recording = read_recording(files, record)
         reference = wfdb.rdrecord(str(real_data / folder / record), physical=False)
         names = [name.casefold() for name in reference.sig_name]

@@ -1,5 +1,6 @@
 """A zip is packed in place: the same bytes as from the tree, whatever its shape; damage is a reject or one line."""
 
+import os
 import struct
 import zipfile
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.files import ZipFiles, open_files
-from lamae.sharding.pack import PackOptions, pack
+from lamae.sharding.pack import PackOptions, pack, pack_part, plan
 from lamae.sharding.zipindex import ZipIndex
 from tests.sharding.kill_points import digests
 from tests.sharding.test_pack import rejects_of
@@ -53,7 +54,7 @@ def test_every_member_reads_as_zipfile_reads_it(tree, tmp_path):
             if not info.is_dir():
                 assert files.read(info.filename) == archive.read(info)
     files.index.save(tmp_path / "index.npy")
-    again = ZipFiles(path, ZipIndex.load(tmp_path / "index.npy"))
+    again = ZipFiles(path, ZipIndex.load(tmp_path / "index.npy", path))
     assert again.read("record_list.csv") == files.read("record_list.csv")
     assert not again.exists("record_list.txt")
 
@@ -65,7 +66,7 @@ def test_zip64_offsets_and_counts_are_followed(tree, tmp_path, monkeypatch):
     assert b"PK\6\6" in path.read_bytes()
     files = open_files(path)
     assert files.read("record_list.csv") == (tree / "record_list.csv").read_bytes()
-    assert len(list(files.records())) == 13
+    assert sum(path.endswith(".hea") for path in files.paths()) == 13
 
 
 def test_a_damaged_member_is_a_reject(tree, tmp_path):
@@ -95,3 +96,106 @@ def test_what_is_no_readable_zip_is_one_line(tree, tmp_path):
     path.write_bytes(whole[:start] + b"XX" + whole[start + 2 :])
     with pytest.raises(LamaeError, match="directory of the zip is damaged"):
         open_files(path)
+
+
+def remade(path: Path, tree: Path) -> None:
+    """The same files in other places of the zip."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for file in sorted(tree.rglob("*")):
+            archive.write(file, file.relative_to(tree).as_posix())
+
+
+def test_a_zip_made_anew_between_restarts_is_taken_up(tree, tmp_path, caplog):
+    options = PackOptions(shard_size=5)
+    pack(tree, tmp_path / "whole", options=options)
+    path = make_zip(tree, tmp_path / "source.zip")
+    plan(path, tmp_path / "out", options=options)
+    pack_part(path, tmp_path / "out", 0)
+    remade(path, tree)
+    with pytest.raises(LamaeError, match="another zip than the one that was planned, or made anew"):
+        pack_part(path, tmp_path / "out", 1)
+    pack(path, tmp_path / "out", options=options)
+    assert "made anew since" in caplog.text
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
+def test_a_zip_of_other_content_between_restarts_is_refused(tree, tmp_path):
+    path = make_zip(tree, tmp_path / "source.zip")
+    plan(path, tmp_path / "out", options=PackOptions())
+    data = next(tree.rglob("*.dat"))
+    data.write_bytes(data.read_bytes()[::-1])
+    make_zip(tree, path)
+    with pytest.raises(UsageError, match="holds other files than when the packing"):
+        pack(path, tmp_path / "out", options=PackOptions())
+
+
+def test_a_copy_of_the_zip_on_another_disk_is_the_same_zip(tree, tmp_path):
+    path = make_zip(tree, tmp_path / "source.zip")
+    plan(path, tmp_path / "out", options=PackOptions(shard_size=5))
+    copy = tmp_path / "copy.zip"
+    copy.write_bytes(path.read_bytes())
+    os.utime(copy, (1, 1))
+    pack_part(copy, tmp_path / "out", 1)
+
+
+def central(data: bytes) -> int:
+    """Where the first entry of the directory is."""
+    return struct.unpack_from("<I", data, len(data) - 6)[0]
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "complaint"),
+    [
+        (42, struct.pack("<I", 0x7FFFFFFF), "would end behind the end of the zip"),
+        (24, b"\xff\xff\xff\xff", "directory of the zip is damaged"),  # a size in a zip64 field that is not there
+        (28, b"\xff\xff", "directory of the zip is damaged"),  # a name longer than what is left
+        (8, b"\1", "is encrypted; unpack"),
+        (10, b"\x09", "is packed by method 9; unpack"),
+    ],
+)
+def test_an_odd_directory_is_one_line(tree, tmp_path, at, value, complaint):
+    path = make_zip(tree / "files", tmp_path / "source.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("last", b"x")
+    data = bytearray(path.read_bytes())
+    start = data.rfind(b"PK\1\2")
+    data[start + at : start + at + len(value)] = value
+    path.write_bytes(data)
+    with pytest.raises(LamaeError, match=complaint):
+        open_files(path)
+
+
+def test_a_zip64_end_record_beyond_the_end_is_one_line(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 3)
+    path = make_zip(tree, tmp_path / "source.zip")
+    data = bytearray(path.read_bytes())
+    locator = data.rfind(b"PK\6\7")
+    data[locator + 8 : locator + 16] = struct.pack("<Q", len(data) - 4)
+    data[len(data) - 4 :] = b"PK\6\6"
+    path.write_bytes(data)
+    with pytest.raises(LamaeError, match="damaged"):
+        open_files(path)
+
+
+def test_links_in_a_zip_are_named_since_what_is_behind_them_is_not_in_it(tree, tmp_path, caplog):
+    path = make_zip(tree, tmp_path / "source.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        link = zipfile.ZipInfo("files/elsewhere")
+        link.create_system, link.external_attr = 3, 0o120777 << 16
+        archive.writestr(link, "/other/disk")
+    open_files(path)
+    assert "1 links are left out, such as files/elsewhere" in caplog.text
+
+
+@pytest.mark.parametrize(("system", "raw", "name"), [(3, b"s\xfcd", b"s\xfcd"), (0, b"a\\s\x81d", "a/süd".encode())])
+def test_names_in_a_zip_are_those_that_unzip_gives(tmp_path, system, raw, name):
+    path = tmp_path / "source.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for stem in ("one", "q" * len(raw)):
+            info = zipfile.ZipInfo(f"{stem}.hea")
+            info.create_system = system
+            archive.writestr(info, stem)
+    path.write_bytes(path.read_bytes().replace(b"q" * len(raw) + b".hea", raw + b".hea"))
+    files = open_files(path)
+    assert sorted(files.paths()) == sorted(["one.hea", os.fsdecode(name) + ".hea"])
+    assert files.read(os.fsdecode(name) + ".hea") == b"q" * len(raw)
