@@ -9,8 +9,11 @@ class LamaeError(Exception):
     """Something outside the program is wrong; the message says what, where and what to do."""
 
     exit_code = 1
-    all_ranks = False
-    """Whether every rank of the job raises the same: then rank 0 alone prints it."""
+
+    def __init__(self, message: str = "", *, all_ranks: bool = False) -> None:
+        """``all_ranks``: every rank of the job raises the same, and rank 0 alone prints it."""
+        super().__init__(message)
+        self.all_ranks = all_ranks
 
 
 class UsageError(LamaeError):

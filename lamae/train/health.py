@@ -84,7 +84,8 @@ def stop_if_hopeless(skipped_in_a_row: int, *, limit: int, step: int, run_dir: P
         raise LamaeError(
             f"{skipped_in_a_row} steps in a row, up to step {step}, had a loss or gradient that is not finite; the "
             f"records are in {run_dir / QUARANTINE_NAME}. Resume from an earlier checkpoint with a lower optim.lr, "
-            "a lower optim.clip_norm or engine.precision=fp32"
+            "a lower optim.clip_norm or engine.precision=fp32",
+            all_ranks=True,
         )
 
 

@@ -27,6 +27,7 @@ from lamae.train.inputs import Inputs
 from lamae.train.profiler import Profiler
 from lamae.train.reporter import DrawFigures, Reporter
 from lamae.train.rundir import CHECKPOINTS_NAME, RunLock
+from lamae.train.runlog import RunLog
 from lamae.train.saver import Saver
 from lamae.train.schedule import BatchPlan, learning_rate, plan_batch, weight_decay
 from lamae.train.start import announce, build_engine, describe_checkpoints, find_resumable, open_run
@@ -54,12 +55,19 @@ def train(config: "RunConfig", *, draw_figures: DrawFigures | None = None, probe
     Raises LamaeError (UsageError where the configuration is to blame) for what its reader can put right.
     """
     ranks = distributed.start(timeout_s=config.engine.timeout_s, num_threads=config.train.num_threads)
-    with closing(RunLock(Path(config.run.dir))) as lock:
-        return _train(config, ranks, lock, draw_figures=draw_figures, probe=probe)
+    run_dir = Path(config.run.dir)
+    with closing(RunLock(run_dir)) as lock, RunLog(run_dir, is_main=ranks.is_main) as run_log:
+        return _train(config, ranks, lock, run_log, draw_figures=draw_figures, probe=probe)
 
 
 def _train(
-    config: "RunConfig", ranks: Ranks, lock: RunLock, *, draw_figures: DrawFigures | None, probe: Probe | None
+    config: "RunConfig",
+    ranks: Ranks,
+    lock: RunLock,
+    run_log: RunLog,
+    *,
+    draw_figures: DrawFigures | None,
+    probe: Probe | None,
 ) -> int:
     run_dir = Path(config.run.dir)
     inputs = Inputs(config)
@@ -76,6 +84,7 @@ def _train(
         return EXIT_DONE
 
     ranks.decide(lambda: open_run(config, run_dir, inputs, ranks, lock, resumed_from=checkpoint))
+    run_log.begin()
     # Reads ahead while the engine is built.
     loader = inputs.loader(ranks, samples_consumed=state.samples_consumed, num_batches=last_step - state.step)
     clock = StepClock(ranks.device)
@@ -103,7 +112,7 @@ def _train(
         stopped, requested, save_again_at = 0, 0, -1
         if config.train.validate_every:
             with watchdog.paused():
-                log.info("validation loss at step %d: %.4f", state.step, validation.loss(engine))
+                validation.losses(state.step, engine)
         first_step = state.step + 1
         profiler.follow(state.step)
         reporter.begin()
@@ -187,4 +196,6 @@ def _save_at_end(saver: Saver, engine: Engine, state: TrainState) -> None:
         saver.begin(engine, state)
         saver.finish()
     if saver.last_step != state.step:
-        raise LamaeError(f"no checkpoint of step {state.step} could be written; make room and start again")
+        raise LamaeError(
+            f"no checkpoint of step {state.step} could be written; make room and start again", all_ranks=True
+        )

@@ -19,7 +19,10 @@ from lamae.train.rowfile import TELL_FAILURES_EVERY_S, RowFile, Throttle
 METRICS_NAME = "metrics.jsonl"
 TENSORBOARD_NAME = "tensorboard"
 # Scalars that TensorBoard lists beside the settings of each run.
-RESULTS = ("train/loss", "train/validation_loss", "probe/macro_auroc")
+RESULTS = ("loss/train", "loss/validation", "probe/macro_auroc")
+# TensorBoard shows groups in alphabetical order and opens the first: the loss stands there, the many leads last.
+TAGS = {"loss": "loss/train", "validation_loss": "loss/validation"}
+GROUPS = {"parts": "loss_by_part", "validation": "loss_by_part_validation", "lead_weight": "weight_of_lead"}
 
 log = logging.getLogger(__name__)
 
@@ -129,7 +132,8 @@ class Monitor:
 
 def _add_scalars(board: Any, values: Mapping[str, float], step: int) -> None:
     for name, value in values.items():
-        board.add_scalar(name if "/" in name else f"train/{name}", value, step)
+        group, _, rest = TAGS.get(name, name).partition("/")
+        board.add_scalar(f"{GROUPS.get(group, group)}/{rest}" if rest else f"train/{name}", value, step)
 
 
 def _add_figures(board: Any, figures: Mapping[str, Any], step: int) -> None:

@@ -59,28 +59,46 @@ class Validation:
         self._rows = chosen[np.minimum(places, count - 1)]
 
     def measure(self, step: int, engine: Engine) -> dict[str, float]:
-        """What is due at a step, by name: ``validation_loss`` and ``probe/…``. Called by all ranks."""
-        values = {}
+        """What is due at a step, by name: ``validation_loss``, ``validation/…``, ``probe/…``. Called by all ranks."""
+        values: dict[str, float] = {}
         if self._every and step % self._every == 0:
-            values["validation_loss"] = self.loss(engine)
+            values |= self.losses(step, engine)
         if self._probe is not None and self._probe_every and step % self._probe_every == 0:
             # At stage 3 the weights are gathered layer by layer: all ranks run the model or none can.
             if self._ranks.is_main or engine.zero_stage == 3:
                 with engine.evaluating() as model:
-                    values |= {f"probe/{name}": value for name, value in self._probe(model).items()}
+                    probed = self._probe(model)
+                values |= {f"probe/{name}": value for name, value in probed.items()}
+                log.info("probe at step %d: %s", step, _listed(probed))
             values = self._ranks.share(values)
         return values
 
-    def loss(self, engine: Engine) -> float:
-        """Mean loss over the records of the subset; called by all ranks. Synchronises."""
+    def losses(self, step: int, engine: Engine) -> dict[str, float]:
+        """Mean loss over the records of the subset, and its parts as training has them; called by all ranks.
+
+        A part is the mean over the micro-batches that have it. Synchronises.
+        """
         total = torch.zeros(2, dtype=torch.float64)
+        parts: dict[str, torch.Tensor] = {}
         with engine.evaluating() as model:
             for start in range(0, len(self._rows), self._micro):
                 part = slice(start, start + self._micro)
                 batch = read_batch(self._inputs.records, self._rows[part])
                 signal, mask = self._inputs.prepare(batch, device=self._ranks.device, train=False)
-                loss_B = model(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, mask).loss_B.double().cpu()
-                counts_B = self._counts_B[part]
+                output = model(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, mask)
+                loss_B, counts_B = output.loss_B.double().cpu(), self._counts_B[part]
                 total += torch.stack([loss_B[counts_B].sum(), counts_B.sum().double()])
-        sum_and_count = self._ranks.mean(total)
-        return float(sum_and_count[0] / sum_and_count[1])
+                for name, value in output.parts.items():
+                    defined = float(torch.isfinite(value))
+                    summed = torch.tensor([float(value.nan_to_num()), 1.0], dtype=torch.float64) * defined
+                    parts[name] = parts.get(name, 0.0) + summed
+        sums = self._ranks.mean(torch.stack([total, *parts.values()]))
+        loss, *of_parts = [float(value / count) if count else float("nan") for value, count in sums]
+        named = {name: value for name, value in zip(parts, of_parts, strict=True) if value == value}
+        shown = {name: value for name, value in named.items() if not name.endswith(("_independent", "_derived"))}
+        log.info("validation at step %d: loss %.4f (%s)", step, loss, _listed(shown))
+        return {"validation_loss": loss, **{f"validation/{name}": value for name, value in named.items()}}
+
+
+def _listed(values: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in values.items())

@@ -32,13 +32,15 @@ def events(make_config: MakeConfig, tmp_path: Path) -> EventAccumulator:
 
 def test_tensorboard_holds_every_scalar_once_and_what_the_run_is(events: EventAccumulator) -> None:
     scalars = set(events.Tags()["scalars"])
-    expected = {"loss", "learning_rate", "weight_decay", "gradient_norm", "skipped_steps", "records_per_s"}
+    expected = {"learning_rate", "weight_decay", "gradient_norm", "skipped_steps", "records_per_s"}
     expected |= {"patches_per_s", "tflops_per_device", "data_wait_share", "communication_share", "memory_gb"}
     assert {f"train/{name}" for name in expected | {"checkpoint_s", "step_s"}} <= scalars
     assert {f"time/{phase}_s" for phase in (*PHASES, "other")} <= scalars
-    assert {"lead_weight/I", "lead_weight/V6", "parts/hidden_spans", "ranks/slowest_forward_s"} <= scalars
+    assert {"weight_of_lead/I", "loss_by_part/hidden_spans", "ranks/slowest_forward_s"} <= scalars
+    groups = sorted({tag.partition("/")[0] for tag in scalars})
+    assert (groups[0], groups[-1]) == ("loss", "weight_of_lead"), "TensorBoard opens the first"
     assert "train/mfu" not in scalars, "this processor's peak is not known"
-    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+    assert [event.step for event in events.Scalars("loss/train")] == [1, 2, 3, 4, 5, 6]
     texts = {tag: events.Tensors(tag)[-1].tensor_proto.string_val[0].decode() for tag in events.Tags()["tensors"]}
     assert "zero_stage: 1" in texts["config/text_summary"]
     assert '"deepspeed": "0.19.8"' in texts["environment/text_summary"]
@@ -95,7 +97,7 @@ def test_events_that_a_full_disk_swallows_cost_a_warning_and_the_next_are_writte
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3]
     accumulator = EventAccumulator(str(tmp_path / "tensorboard"))
     accumulator.Reload()
-    assert [event.step for event in accumulator.Scalars("train/loss")] == [1, 3]
+    assert [event.step for event in accumulator.Scalars("loss/train")] == [1, 3]
 
 
 def test_a_warning_held_back_is_counted() -> None:

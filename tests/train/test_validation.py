@@ -1,6 +1,7 @@
 """Validation loss: fixed records, fixed masks, no effect on training."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from lamae.config import RunConfig
 from lamae.sharding.errors import UsageError
 from lamae.train.loop import train
+from lamae.train.rowfile import read_rows
 from tests.runs import assert_same_state, losses, tiny_config
 from tests.shardsets import random_adc, write_shard_set
 
@@ -27,6 +29,22 @@ def test_validation_is_told_when_due_and_leaves_training_alone(make_config: Make
     assert list(validation_losses(tmp_path / "with")) == [3, 6]
     assert losses(tmp_path / "with") == losses(tmp_path / "without")
     assert_same_state(tmp_path / "with", tmp_path / "without")
+
+
+def test_what_is_validated_and_probed_is_said_with_the_loss_by_part(
+    make_config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="lamae")
+    config = make_config("run", "train.steps=2", "train.validate_every=2", "monitor.probe_every=2")
+    train(config, probe=lambda model: {"macro_auroc": 0.75})
+    log = caplog.text
+    (said,) = re.findall(r"validation at step 2: loss (\d\.\d{4}) \((.*)\)", log)
+    (row,) = [row for row in read_rows(tmp_path / "run" / "metrics.jsonl") if row["step"] == 2]
+    assert float(said[0]) == pytest.approx(row["validation_loss"], abs=1e-4)
+    assert f"hidden_spans {row['validation/hidden_spans']:.4f}" in said[1]
+    assert "_derived" not in said[1]
+    assert "probe at step 2: macro_auroc 0.7500" in log
+    assert "validation at step 0: loss" in log  # what the weights are worth at the start
 
 
 def test_a_probe_that_nobody_hands_down_is_warned_of(make_config: MakeConfig, caplog: pytest.LogCaptureFixture) -> None:
