@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lamae.model import PretrainModel
+from lamae.model.layers import LayerNorm
 
 READOUTS = ("record", "mean")
 
@@ -39,7 +40,7 @@ class Classifier(nn.Module):
             for unused in (model.pool_record, model.norm_summary):
                 if unused is not None:
                     unused.requires_grad_(False)
-        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.norm = LayerNorm(config.width)
         self.head = nn.Linear(config.width, num_codes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)

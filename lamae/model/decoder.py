@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lamae.model.config import ModelConfig
 from lamae.model.encoder import Latents, attend_within_lead
-from lamae.model.layers import Block, Positions, invert_rows, linear, move_rows
+from lamae.model.layers import Block, LayerNorm, Positions, invert_rows, linear, move_rows
 from lamae.model.masking import Mask
 from lamae.sharding.leads import NUM_LEADS
 
@@ -37,7 +37,7 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(
             Block(width, config.decoder_heads, config.mlp_ratio) for _ in range(config.decoder_depth)
         )
-        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.norm = LayerNorm(width)
         self.head = linear(width, config.patch_size)
 
     def forward(

@@ -15,6 +15,40 @@ Attend = Callable[[Tensor], Tensor]
 """Attention over some axis: packed ``[..., 3, H, D]`` (or values alone, ``[..., 1, H, D]``) to ``[..., H, D]``."""
 
 
+class LayerNorm(nn.LayerNorm):
+    """torch's, with gradients of weight and bias that are right in bfloat16 on a CPU too.
+
+    torch 2.13 sums these over the rows in the input's type, one running sum per thread: in bfloat16 a sum stops growing
+    when the next row is 1/256 of it.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_cpu and x.element_size() < 4:
+            return _NormInFloat32.apply(x, self.weight, self.bias, self.eps)
+        return super().forward(x)
+
+
+class _NormInFloat32(torch.autograd.Function):
+    """Sums in float32 and keeps nothing but its input and the rows' means and deviations for the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        y, mean, rstd = torch.native_layer_norm(x, weight.shape, weight.float(), bias.float(), eps)
+        ctx.save_for_backward(x, mean, rstd, weight, bias)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, mean, rstd, weight, bias = ctx.saved_tensors
+        found = torch.ops.aten.native_layer_norm_backward(
+            grads[0].float(), x.float(), weight.shape, mean, rstd, weight.float(), bias.float(), [True, True, True]
+        )
+        return found[0].to(x.dtype), found[1].to(weight.dtype), found[2].to(bias.dtype), None
+
+
 class Block(nn.Module):
     """Pre-norm transformer block. It works token by token; ``attend`` alone decides which tokens see each other.
 
@@ -26,10 +60,10 @@ class Block(nn.Module):
         super().__init__()
         self.heads = heads
         self.packed = 1 if values_only else 3
-        self.norm_attention = nn.LayerNorm(width, eps=1e-6)
+        self.norm_attention = LayerNorm(width)
         self.qkv = linear(width, self.packed * width, bias=False)
         self.out = linear(width, width, bias=False)
-        self.norm_mlp = nn.LayerNorm(width, eps=1e-6)
+        self.norm_mlp = LayerNorm(width)
         self.mlp_in = linear(width, round(width * mlp_ratio), bias=False)
         self.mlp_out = linear(round(width * mlp_ratio), width, bias=False)
 

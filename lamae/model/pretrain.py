@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lamae.model.config import MaskConfig, ModelConfig, check_together
 from lamae.model.decoder import Decoder
 from lamae.model.encoder import Encoder, Exchange, Latents, on_shared_grid
-from lamae.model.layers import AttentionPool, MeanPool, equal_weights
+from lamae.model.layers import AttentionPool, LayerNorm, MeanPool, equal_weights
 from lamae.model.loss import alignment_weight, error_parts, lead_disagreement, record_means, sample_errors
 from lamae.model.masking import Mask, show_all
 from lamae.sharding.errors import UsageError
@@ -99,7 +99,7 @@ class PretrainModel(nn.Module):
             if self.exchanges
             else None
         )
-        self.norm_summary = nn.LayerNorm(config.width, eps=1e-6)
+        self.norm_summary = LayerNorm(config.width)
         self.pool_record = pool(config.width) if self.exchanges else None
         self.pool_instant = pool(config.width) if pools_instants else None
         self.decoder = Decoder(config, reads_instants=pools_instants)

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from lamae.model.config import MaskConfig, ModelConfig
+from lamae.model.layers import LayerNorm
 from lamae.model.masking import draw_mask
 from lamae.model.pretrain import build_model
 from lamae.train import distributed
@@ -69,7 +70,7 @@ class SharedBlock(nn.Module):
         super().__init__()
         self.read = nn.Linear(12, 24)
         self.block = nn.Linear(24, 24)
-        self.norm = nn.LayerNorm(24)
+        self.norm = LayerNorm(24)
         self.token = nn.Parameter(torch.zeros(24))
         self.write = nn.Linear(24, 12)
 

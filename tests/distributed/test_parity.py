@@ -24,13 +24,14 @@ CASES = [*FP32, *BF16, *RECOMPUTED, *SHARED, *UNUSUAL]
 FOUR_RANKS = [Case("bf16", 1, 1), Case("fp32", 3, 2, deepspeed="partitioned")]
 
 # Relative differences. fp32 differs from plain torch by the order of sums: eight times what was measured at most.
-# bf16 has no such bound of its own: it is held to what plain torch in bf16 costs, both measured against float32.
+# bf16 is held to what plain torch in bf16 costs, both measured against float32; at stage 1 DeepSpeed accumulates in
+# bf16 besides, which the factors leave room for.
 LOSS_TOLERANCE = {"fp32": 1e-6, "bf16": 1e-3}
 NORM_TOLERANCE = {"fp32": 4e-6, "bf16": 1.5e-2}
 # L2, of the whole clipped gradient and of each parameter's.
 GRADIENT_TOLERANCE, PARAMETER_TOLERANCE = 2e-6, 2e-5
-# Times the error of plain bf16; of a single tensor where it is large enough for rounding to average out.
-BF16_GRADIENT_FACTOR, BF16_TENSOR_FACTOR, LARGE = 1.25, 2.0, 100
+# Times the error of plain bf16: of the whole and of every tensor. Plain bf16 itself, of any tensor.
+BF16_GRADIENT_FACTOR, BF16_TENSOR_FACTOR, PLAIN_BF16_TOLERANCE = 1.6, 2.0, 0.025
 # L2, of the way that the weights went.
 TRAVEL_TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2}
 
@@ -78,9 +79,9 @@ def assert_parity(trace: Trace, reference: Trace, precision: str, exact_gradient
         whole, plain, true = flatten(trace.gradient), flatten(reference.gradient), flatten(exact_gradient)
         assert relative_error(whole, true) < BF16_GRADIENT_FACTOR * relative_error(plain, true)
         for name, gradient in exact_gradient.items():
-            if gradient.numel() >= LARGE:
-                allowed = BF16_TENSOR_FACTOR * relative_error(reference.gradient[name], gradient)
-                assert relative_error(trace.gradient[name], gradient) < allowed, name
+            plain_error = relative_error(reference.gradient[name], gradient)
+            assert plain_error < PLAIN_BF16_TOLERANCE, name
+            assert relative_error(trace.gradient[name], gradient) < BF16_TENSOR_FACTOR * plain_error, name
     start = flatten(reference.start)
     way, expected_way = flatten(trace.weights) - start, flatten(reference.weights) - start
     assert relative_error(way, expected_way) < TRAVEL_TOLERANCE[precision]
