@@ -16,7 +16,8 @@ from lamae.sharding.leads import NUM_LEADS
 from lamae.sharding.measures import Measures
 from lamae.sharding.plan import Plan
 from lamae.sharding.quality import QualityConfig, assess
-from lamae.sharding.recording import Recording, RejectError, audit, read_recording
+from lamae.sharding.reading import RejectError
+from lamae.sharding.recording import Recording, audit, read_recording
 from lamae.sharding.resample import resample
 from lamae.sharding.sources import Entry
 
@@ -90,7 +91,7 @@ class BlockReader:
                 continue
             accepted.append(n)
             block.accepted.append((record.entry, record.stored))
-            block.readers["fast" if record.recorded.fast else "wfdb"] += 1
+            block.readers.update(["fast" if record.recorded.fast else "wfdb", *record.recorded.notes])
         columns: dict[str, np.ndarray] = {
             "key": np.array([record.entry.key for record in taken], dtype="S"),
             "subject": np.array([-1 if record.entry.subject is None else record.entry.subject for record in taken]),

@@ -1,23 +1,23 @@
 """Where a source's files are: a directory tree or a zip, read by paths relative to its root."""
 
 import os
-import tempfile
+import posixpath
+import stat
+import struct
 import zlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from lamae.sharding.errors import UsageError
 from lamae.sharding.walk import paths_below
-from lamae.sharding.zipindex import Member, ZipIndex, read_member
+from lamae.sharding.zipindex import ZipIndex, read_member
 
 HEADER_SUFFIX = ".hea"
-_SIGNAL_SUFFIXES = (".dat", ".mat")
 
 
 class DamagedFileError(OSError):
-    """A file is there, and its bytes are not what they should be."""
+    """Something is there, and it is not a file of a record: its bytes, its kind or its size. The text says which."""
 
 
 class Files(Protocol):
@@ -27,17 +27,17 @@ class Files(Protocol):
     base: str
     """Folder below ``root``, with a ``/`` at its end, that paths are relative to; the empty string is ``root``."""
 
-    def read(self, path: str) -> bytes:
-        """All bytes of ``path``. Raises FileNotFoundError and other OSErrors."""
+    def read(self, path: str, *, at_most: int | None = None) -> bytes:
+        """All bytes of ``path``. Raises OSErrors: FileNotFoundError, DamagedFileError if over ``at_most``, others."""
+
+    def size(self, path: str) -> int:
+        """Bytes that ``path`` has. Raises OSErrors."""
 
     def exists(self, path: str) -> bool:
         """Whether there is a file at ``path``."""
 
     def paths(self) -> Iterator[str]:
         """Path relative to ``root`` of every file that is not hidden, in no particular order. Raises LamaeError."""
-
-    def on_disk(self, record: str) -> AbstractContextManager[Path]:
-        """Path without suffix at which stock wfdb can read ``record``."""
 
 
 def open_files(source: Path, *, base: str = "", zip_index: Path | None = None) -> Files:
@@ -64,11 +64,16 @@ class DirectoryFiles:
         self.root = root
         self.base = base
 
-    def read(self, path: str) -> bytes:
-        # Two to three times cheaper per file than open().read(), and there are 1.6 million files.
-        descriptor = os.open(f"{self.root}/{self.base}{path}", os.O_RDONLY)
+    def read(self, path: str, *, at_most: int | None = None) -> bytes:
+        # Two to three times cheaper per file than open().read(), and there are 1.6 million files. Without O_NONBLOCK,
+        # opening a named pipe would wait for somebody to write into it.
+        descriptor = os.open(f"{self.root}/{self.base}{path}", os.O_RDONLY | os.O_NONBLOCK)
         try:
-            size = os.fstat(descriptor).st_size
+            status = os.fstat(descriptor)
+            size = status.st_size
+            if not stat.S_ISREG(status.st_mode):
+                raise DamagedFileError(f"{path} is no regular file")
+            _refuse_large(path, size, at_most)
             content = os.read(descriptor, size)
             while len(content) < size and (more := os.read(descriptor, size - len(content))):
                 content += more
@@ -76,15 +81,14 @@ class DirectoryFiles:
         finally:
             os.close(descriptor)
 
+    def size(self, path: str) -> int:
+        return os.stat(f"{self.root}/{self.base}{path}").st_size
+
     def exists(self, path: str) -> bool:
         return os.path.isfile(f"{self.root}/{self.base}{path}")
 
     def paths(self) -> Iterator[str]:
         return paths_below(self.root)
-
-    @contextmanager
-    def on_disk(self, record: str) -> Iterator[Path]:
-        yield self.root / self.base / record
 
 
 class ZipFiles:
@@ -96,18 +100,21 @@ class ZipFiles:
         self.index = index
         self._file = root.open("rb")
 
-    def read(self, path: str) -> bytes:
-        return self._content(self.index.find(self.base + path), path)
-
-    def _content(self, member: Member, path: str) -> bytes:
+    def read(self, path: str, *, at_most: int | None = None) -> bytes:
+        name = self._name(path)
+        member = self.index.find(name)
+        _refuse_large(path, max(member.size, member.packed), at_most)
         try:
-            return read_member(self._file.fileno(), member, self.base + path)
-        except (ValueError, zlib.error) as error:
+            return read_member(self._file.fileno(), member, name)
+        except (ValueError, zlib.error, struct.error) as error:
             raise DamagedFileError(f"{path} is damaged in the zip ({error})") from None
+
+    def size(self, path: str) -> int:
+        return self.index.find(self._name(path)).size
 
     def exists(self, path: str) -> bool:
         try:
-            self.index.find(self.base + path)
+            self.index.find(self._name(path))
         except FileNotFoundError:
             return False
         return True
@@ -115,12 +122,11 @@ class ZipFiles:
     def paths(self) -> Iterator[str]:
         return self.index.paths()
 
-    @contextmanager
-    def on_disk(self, record: str) -> Iterator[Path]:
-        """Unpacks the header and the signal file of the same name; wfdb reports any other file as missing."""
-        name = record.rpartition("/")[2]
-        with tempfile.TemporaryDirectory(prefix="lamae-") as folder:
-            for suffix in (HEADER_SUFFIX, *_SIGNAL_SUFFIXES):
-                if self.exists(record + suffix):
-                    (Path(folder) / (name + suffix)).write_bytes(self.read(record + suffix))
-            yield Path(folder) / name
+    def _name(self, path: str) -> str:
+        name = self.base + path
+        return posixpath.normpath(name) if "../" in path else name
+
+
+def _refuse_large(path: str, size: int, at_most: int | None) -> None:
+    if at_most is not None and size > at_most:
+        raise DamagedFileError(f"{path} has {size} bytes; at most {at_most} are read")

@@ -97,7 +97,8 @@ def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
         "reconciliation": planned.content["reconciliation"],
         "rejects": dict(sorted(reasons.items())),
         "readers": {
-            name: sum(report["readers"].get(name, 0) for report in reports) for name in ("fast", "wfdb", "audited")
+            name: sum(report["readers"].get(name, 0) for report in reports)
+            for name in ("fast", "wfdb", "audited", "unchecked", "no_rate")
         },
         "lead_flags": _count_bits(columns["lead_flags"], LEAD_FLAGS),
         "record_flags": _count_bits(columns["record_flags"], RECORD_FLAGS),

@@ -27,6 +27,11 @@ __all__ = ["PackOptions", "merge", "pack", "pack_part", "pending_parts", "plan"]
 
 logger = logging.getLogger(__name__)
 
+_NOTES = {  # what is taken, and said
+    "unchecked": "no checksums in their headers, or 0 in every line: damage to their samples would not be seen",
+    "no_rate": "no sampling frequency in their headers, which means 250 Hz in WFDB",
+}
+
 
 def pack(source: Path, out: Path, *, options: PackOptions, progress: Progress | None = None) -> dict[str, Any]:
     """Pack the records of ``source`` into a shard set at ``out``; returns its manifest.
@@ -44,7 +49,10 @@ def pack(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
         for part in set(range(planned.num_parts)) - set(pending_parts(planned)):
             forget_damaged(planned, part)
         _pack_parts(source, planned, pending_parts(planned), workers=options.workers, progress=progress)
-        merge(out, progress=progress)
+        readers = merge(out, progress=progress)["readers"]
+        for name, what in _NOTES.items():
+            if readers[name]:
+                logger.warning("%s: %d records have %s", source, readers[name], what)
     finish(out)
     return ShardSet.open(out).manifest
 

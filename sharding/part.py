@@ -92,7 +92,10 @@ def _pack_part(planned: Plan, files: Files, part: int, progress: Progress) -> No
             rejects += block.rejects
             readers += block.readers
         if _source_is_gone(files, entries, rejects):
-            raise LamaeError(f"{files.root}: none of the {len(entries)} records of shard {part} is there any more")
+            raise LamaeError(
+                f"{files.root}: none of the {len(entries)} records of shard {part} is there any more; once they are, "
+                f"run the same command again to go on"
+            )
         sha256 = tar.close()
     progress("pack", len(entries), len(entries))
     columns["shard"] = [np.full(len(places), part)]
@@ -111,8 +114,9 @@ def _pack_part(planned: Plan, files: Files, part: int, progress: Progress) -> No
 
 
 def _source_is_gone(files: Files, entries: list[Entry], rejects: list[tuple[str, str, str]]) -> bool:
-    """Whether every header that the plan found has vanished: a disk that was unmounted is no shard of bad records."""
-    return len(rejects) == len(entries) and not any(files.exists(entry.path + HEADER_SUFFIX) for entry in entries)
+    """Whether every header that the plan found has vanished by now: a disk that was unmounted is no bad record."""
+    is_missing = any(reason == "missing_file" for _, reason, _ in rejects)
+    return is_missing and not any(files.exists(entry.path + HEADER_SUFFIX) for entry in entries)
 
 
 def _store(tar: TarWriter, recording: Recording, entry: Entry, *, lead_mask: int) -> tuple[int, ...]:

@@ -20,17 +20,17 @@ import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from lamae.sharding.columns import with_columns
 from lamae.sharding.errors import LamaeError, UsageError
-from lamae.sharding.files import HEADER_SUFFIX, Files, ZipFiles, open_files
+from lamae.sharding.files import Files, ZipFiles, open_files
 from lamae.sharding.format import FORMAT_VERSION, MANIFEST_NAME, SHARDS_NAME, UNMATCHED_NAME
-from lamae.sharding.header import parse_strict
 from lamae.sharding.options import PackOptions
 from lamae.sharding.progress import Progress, ignore
-from lamae.sharding.recording import MAX_SAMPLES_READ
+from lamae.sharding.reading import MAX_SAMPLES_READ, RejectError, read_header
+from lamae.sharding.recording import shape_of
 from lamae.sharding.selection import capped, decide_splits
 from lamae.sharding.sources import Entry, Reconciliation, list_source
 from lamae.sharding.zipindex import ZipIndex
@@ -242,25 +242,16 @@ def common_shape(files: Files, headers: dict[str, bytes]) -> tuple[float, int]:
 
 def _header(files: Files, record: str) -> bytes:
     try:
-        return files.read(record + HEADER_SUFFIX)
-    except OSError:
+        return read_header(files, record)
+    except RejectError:
         return b""
 
 
 def _shape(files: Files, record: str, text: bytes) -> tuple[float, int] | None:
-    if not text:
-        return None
-    header = parse_strict(text, record=PurePosixPath(record).name)
-    if header is not None:
-        return header.rate_hz, header.num_samples
-    import wfdb  # slow to import and needed by few sources
-
     try:
-        with files.on_disk(record) as path:
-            read: Any = wfdb.rdheader(str(path))
-    except Exception:  # whatever wfdb trips over, packing the record will report it
+        return shape_of(files, record, text)
+    except RejectError:  # packing the record will report it
         return None
-    return (float(read.fs), int(read.sig_len)) if read.fs and read.sig_len and read.n_sig else None
 
 
 def _listing_lines(entries: Iterable[Entry]) -> Iterator[str]:

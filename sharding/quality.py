@@ -18,7 +18,7 @@ import numpy as np
 
 from lamae.sharding.leads import LEADS
 from lamae.sharding.measures import Measures
-from lamae.sharding.recording import RejectError
+from lamae.sharding.reading import RejectError
 
 ACTIONS = ("ignore", "flag", "mask", "reject")
 # Bit numbers are part of the shard format: append, never reorder.
@@ -138,10 +138,14 @@ def assess(measures: Measures, config: QualityConfig) -> Assessment:
         if action == "reject":
             for n in np.flatnonzero(broken.any(axis=1)).tolist():
                 leads = " ".join(LEADS[lead] for lead in np.flatnonzero(broken[n]))
-                rejects.setdefault(n, RejectError(f"quality_{name}", leads))
+                rejects.setdefault(n, _reject(name, leads))
     for n in np.flatnonzero(~usable.any(axis=1)).tolist():
         rejects.setdefault(n, RejectError("no_usable_lead", "every lead is missing, empty or masked"))
     return Assessment(usable, lead_flags, _limb_flags(measures, config, rejects), rejects)
+
+
+def _reject(rule: str, detail: str) -> RejectError:
+    return RejectError(f"quality_{rule}", f"{detail}; quality.{rule}=flag takes such records")
 
 
 def _limb_flags(measures: Measures, config: QualityConfig, rejects: dict[int, RejectError]) -> np.ndarray:
@@ -162,5 +166,5 @@ def _limb_flags(measures: Measures, config: QualityConfig, rejects: dict[int, Re
             flags[records] |= _RECORD_BIT[name]
         if action == "reject":
             for n in np.flatnonzero(records).tolist():
-                rejects.setdefault(n, RejectError(f"quality_{name}", "the limb leads contradict each other"))
+                rejects.setdefault(n, _reject(name, "the limb leads contradict each other"))
     return flags

@@ -13,7 +13,8 @@ from functools import lru_cache
 import numpy as np
 
 from lamae.sharding.format import NO_SAMPLE
-from lamae.sharding.recording import Recording, RejectError
+from lamae.sharding.reading import RejectError
+from lamae.sharding.recording import Recording
 
 PASSBAND = 0.8  # of the lower Nyquist frequency
 STOPBAND_DB = 60.0
@@ -25,7 +26,9 @@ def resample(recording: Recording, rate_hz: float) -> Recording:
     ratio = Fraction(rate_hz / recording.rate_hz).limit_denominator(_MAX_TERM)
     up, down = ratio.numerator, ratio.denominator
     if not 0 < up <= _MAX_TERM or abs(up / down * recording.rate_hz - rate_hz) > 1e-6 * rate_hz:
-        raise RejectError("wrong_rate", f"{recording.rate_hz:g} Hz cannot be resampled to {rate_hz:g}")
+        raise RejectError(
+            "wrong_rate", f"{recording.rate_hz:g} Hz cannot be resampled to {rate_hz:g}; choose another --rate"
+        )
     missing = recording.samples == NO_SAMPLE
     values = recording.samples.astype(np.float64)
     for lead in np.flatnonzero(missing.any(axis=1) & ~missing.all(axis=1)):

@@ -19,6 +19,7 @@ from lamae.sharding.files import HEADER_SUFFIX, Files
 from lamae.sharding.header import subject_comment
 from lamae.sharding.keys import keys_of
 from lamae.sharding.progress import Progress, ignore
+from lamae.sharding.reading import RejectError, read_header
 from lamae.sharding.splits import split_of_fold
 from lamae.sharding.tables import Table, whole_number
 
@@ -192,16 +193,16 @@ def _mimic_subject(files: Files, path: str) -> int | None:
 
 def _subject_in_header(files: Files, path: str) -> int | None:
     try:
-        return subject_comment(files.read(path + HEADER_SUFFIX).decode("latin-1"))
-    except OSError:  # packing the record will report it
+        return subject_comment(read_header(files, path).decode("latin-1"))
+    except RejectError:  # packing the record will report it
         return None
 
 
 def _list_ptbxl(files: Files, found: list[str], why: str, rate_hz: int | None) -> Listing:
     try:
         table = Table(files.root / files.base / PTBXL_LIST, files.read(PTBXL_LIST))
-    except OSError as error:
-        raise UsageError(f"{files.root / files.base / PTBXL_LIST}: {error.strerror or 'not there'}") from None
+    except FileNotFoundError:
+        raise UsageError(f"{files.root / files.base / PTBXL_LIST}: not there") from None
     table.require("patient_id", "strat_fold", *([_PTBXL_COLUMNS[rate_hz]] if rate_hz else []))
     listed: dict[int, dict[str, tuple[int, int]]] = {
         rate: {} for rate, column in _PTBXL_COLUMNS.items() if table.first_of(column)

@@ -5,7 +5,7 @@ import wfdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lamae.sharding.header import parse_strict
+from lamae.sharding.header import parse, parse_strict
 
 HEADER = """40689238 2 500 5000 08:44:00 23/07/2180
 40689238.dat 16 200.0(0)/mV 16 0 -31 9616 0 I
@@ -86,6 +86,12 @@ def test_what_the_strict_parser_takes_wfdb_reads_the_same(tmp_path_factory, data
     header = parse_strict(text.encode(), record="40689238")
     if header is None:
         return
+    full = parse(text.encode())
+    assert [(s.name, s.gain, s.baseline, s.checksum, s.file, s.units) for s in full.signals] == [
+        (*signal, header.data_file, "mV")
+        for signal in zip(header.names, header.gains, header.baselines, header.checksums, strict=True)
+    ]
+    assert (full.rate_hz, full.num_samples, full.subject) == (header.rate_hz, header.num_samples, header.subject)
     path = tmp_path_factory.mktemp("fuzz") / "40689238"
     path.with_suffix(".hea").write_text(text)
     reference = wfdb.rdheader(str(path))

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import multiprocessing
+import re
 import shutil
 from pathlib import Path
 
@@ -380,6 +381,19 @@ def test_rejects_say_what_to_look_at_without_python_names(mimic, tmp_path):
     assert "bad_header,no WFDB header; it begins with 'not a header at all'" in text
     assert "250 Hz, the shard set has 500; rate_hz=500 (--rate) resamples to it" in text
     assert "Error" not in text
+
+
+def test_records_without_checksums_or_rate_are_packed_counted_and_said(tmp_path, caplog):
+    for seed, name in enumerate(("a", "b", "c")):
+        path = write_record(tmp_path / "in" / name, plausible_signal(MIMIC_LEADS, seed=seed), rate_hz=250)
+        header = path.with_name(f"{name}.hea")
+        text = header.read_text().replace("a 12 250 500", "a 12") if name == "a" else header.read_text()
+        header.write_text(re.sub(r" -?\d+ 0 (\S+)\n", r" 0 0 \1\n", text) if name == "b" else text)
+    manifest = pack(tmp_path / "in", tmp_path / "out", options=small())
+    assert manifest["num_records"] == 3
+    assert (manifest["readers"]["unchecked"], manifest["readers"]["no_rate"]) == (1, 1)
+    assert "1 records have no checksums in their headers" in caplog.text
+    assert "1 records have no sampling frequency in their headers, which means 250 Hz" in caplog.text
 
 
 def test_limit_takes_the_first_of_the_sorted_listing(mimic, tmp_path):

@@ -45,6 +45,22 @@ def test_same_bytes_as_from_the_tree(tree, tmp_path, prefix, compression):
     assert digests(tmp_path / "from_zip") == digests(tmp_path / "from_tree")
 
 
+def test_signal_files_of_any_name_and_place_are_found_in_a_zip_too(tmp_path):
+    folder = tmp_path / "in"
+    for seed, (name, dat) in enumerate({"a": "a.DAT", "b": "../signals/b.dat", "c": "c.dat", "d": "c.dat"}.items()):
+        record = write_record(folder / "headers" / name, plausible_signal(MIMIC_LEADS, seed=min(seed, 2)))
+        (folder / "signals").mkdir(exist_ok=True)
+        record.with_name(f"{name}.dat").rename(record.parent / dat)
+        header = record.with_name(f"{name}.hea")
+        lines = header.read_text().replace(f"{name}.dat", dat).replace(f"{name} 12 ", f"{name} 13 ")
+        header.write_text(f"{lines}{name}.xyz 16 2000 16 0 0 500 0 vx\n")
+        record.with_name(f"{name}.xyz").write_bytes(b"\1\0" * 500)
+    manifest = pack(folder, tmp_path / "from_tree", options=PackOptions())
+    assert (manifest["num_records"], manifest["record_flags"]["duplicate"]) == (4, 2)
+    pack(make_zip(folder, tmp_path / "source.zip"), tmp_path / "from_zip", options=PackOptions())
+    assert digests(tmp_path / "from_zip") == digests(tmp_path / "from_tree")
+
+
 def test_every_member_reads_as_zipfile_reads_it(tree, tmp_path):
     path = make_zip(tree, tmp_path / "source.zip")
     files = open_files(path)
