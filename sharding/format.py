@@ -29,6 +29,7 @@ from lamae.sharding.leads import NUM_LEADS
 FORMAT_VERSION = 1
 NO_SAMPLE = -32768
 MANIFEST_NAME = "dataset.json"
+WORK_NAME = ".packing"  # of a shard set that is being made
 INDEX_NAME = "index.zarr"
 SHARDS_NAME = "shards"
 REJECTS_NAME = "rejects.csv"
@@ -106,6 +107,19 @@ def index_digest(index_dir: Path) -> str:
     return digest.hexdigest()
 
 
+def _why_no_shard_set(root: Path) -> str:
+    """What ``root`` is instead of a finished shard set, and how to get one."""
+    if not root.exists():
+        return f"no such directory; make a shard set with 'lamae shard SOURCE {root}'"
+    name = root.resolve().name.removesuffix(".zip")
+    of_it = f"if these are recordings, make a shard set of them: 'lamae shard {root} {name}-shards'"
+    if not root.is_dir():
+        return f"a file, and no shard set; {of_it}"
+    if (root / WORK_NAME).exists() or not any(root.iterdir()):
+        return f"no {MANIFEST_NAME}, so this is no finished shard set; make it with 'lamae shard SOURCE {root}'"
+    return f"no {MANIFEST_NAME}, so this is no shard set; {of_it}"
+
+
 @dataclass(frozen=True)
 class ShardSet:
     """A complete shard set, opened for reading. Columns load on first use and stay in memory."""
@@ -122,13 +136,8 @@ class ShardSet:
         """
         root = Path(path)
         manifest_path = root / MANIFEST_NAME
-        if not root.is_dir():
-            raise UsageError(f"{root}: no such directory; make a shard set with 'lamae shard SOURCE {root}'")
         if not manifest_path.is_file():
-            raise UsageError(
-                f"{root}: no {MANIFEST_NAME}, so this is no finished shard set; "
-                f"make or finish one with 'lamae shard SOURCE {root}'"
-            )
+            raise UsageError(f"{root}: {_why_no_shard_set(root)}")
         try:
             manifest = json.loads(manifest_path.read_text())
             version = int(manifest["format_version"])

@@ -26,13 +26,14 @@ from lamae.sharding.format import (
     SHARDS_NAME,
     SPLITS,
     UNMATCHED_NAME,
+    WORK_NAME,
     index_digest,
     manifest_text,
     shard_name,
 )
 from lamae.sharding.leads import LEADS
 from lamae.sharding.part import is_done, read_report
-from lamae.sharding.plan import WORK_NAME, Plan
+from lamae.sharding.plan import Plan
 from lamae.sharding.progress import Progress, ignore
 from lamae.sharding.quality import LEAD_FLAGS, RECORD_FLAGS
 from lamae.sharding.tar import PARTIAL_SUFFIX

@@ -26,7 +26,7 @@ from typing import Any
 from lamae.sharding.columns import with_columns
 from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.files import Files, ZipFiles, open_files
-from lamae.sharding.format import FORMAT_VERSION, MANIFEST_NAME, SHARDS_NAME, UNMATCHED_NAME
+from lamae.sharding.format import FORMAT_VERSION, MANIFEST_NAME, SHARDS_NAME, UNMATCHED_NAME, WORK_NAME
 from lamae.sharding.options import PackOptions
 from lamae.sharding.progress import Progress, ignore
 from lamae.sharding.reading import MAX_SAMPLES_READ, RejectError, read_header
@@ -37,7 +37,6 @@ from lamae.sharding.zipindex import ZipIndex
 
 logger = logging.getLogger(__name__)
 
-WORK_NAME = ".packing"
 _PLAN_NAME = "plan.json"
 _LISTING_NAME = "listing"
 _PARTS_NAME = "parts"

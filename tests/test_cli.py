@@ -63,6 +63,26 @@ def test_module_and_exit_code_reach_the_shell(tmp_path):
     assert done.stderr.startswith("lamae: nowhere: no such directory")
 
 
+@pytest.mark.parametrize("name", ["ptb-xl-1.0.3", "mimic.zip"])
+def test_recordings_in_place_of_a_shard_set_are_packed_beside_them(lamae, tmp_path, name):
+    if name.endswith(".zip"):
+        (tmp_path / name).write_text("")
+    else:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "ptbxl_database.csv").write_text("ecg_id\n")
+    code, _, errors = lamae("train", "tiny", "run.dir=r", f"data.path={name}")
+    assert code == 2
+    assert f"'lamae shard {name} {name.removesuffix('.zip')}-shards'" in errors
+
+
+def test_a_rate_that_does_not_divide_is_answered_with_how_to_pack(lamae, tmp_path):
+    write_shard_set(tmp_path / "shards", random_adc(3, 2570), rate_hz=257.0)
+    code, _, errors = lamae("train", "tiny", "run.dir=r", "data.path=shards")
+    assert code == 2
+    assert "257 Hz" in errors
+    assert "--rate 100" in errors
+
+
 def test_inspect_prints_a_record_and_saves_its_plot(lamae, tmp_path):
     write_shard_set(tmp_path / "shards", random_adc(3, 5000))
     code, output, _ = lamae("inspect", "shards", "--save", "plot.png")

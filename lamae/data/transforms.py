@@ -59,7 +59,8 @@ class SignalTransform:
         factor = source_rate_hz / config.rate_hz
         if factor < 1 or factor != int(factor):
             raise UsageError(
-                f"signal.rate_hz={config.rate_hz} must divide the shard set's {source_rate_hz:g} Hz without remainder"
+                f"signal.rate_hz={config.rate_hz} must divide the shard set's {source_rate_hz:g} Hz without remainder; "
+                f"take another signal.rate_hz, or pack with 'lamae shard SOURCE OUT --rate {config.rate_hz}'"
             )
         self.config = config
         self._decimate = Decimator(int(factor))

@@ -20,9 +20,14 @@ METRICS_NAME = "metrics.jsonl"
 TENSORBOARD_NAME = "tensorboard"
 # Scalars that TensorBoard lists beside the settings of each run.
 RESULTS = ("loss/train", "loss/validation", "probe/macro_auroc")
-# TensorBoard shows groups in alphabetical order and opens the first: the loss stands there, the many leads last.
-TAGS = {"loss": "loss/train", "validation_loss": "loss/validation"}
-GROUPS = {"parts": "loss_by_part", "validation": "loss_by_part_validation", "lead_weight": "weight_of_lead"}
+# TensorBoard lists groups (what stands before the slash) in alphabetical order and opens the first: the loss comes
+# first, what each of many leads weighs last. No group's name begins another's: two of its tabs sort such differently.
+TAGS = {
+    "loss": "loss/train",
+    "validation_loss": "loss/validation",
+    "lead_weights": "weight_of_lead/share",
+    "lead_attention": "weight_of_lead/attention",
+}
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +102,7 @@ class Monitor:
 
     def lead_weights(self, step: int, weights: list[float]) -> None:
         """Mean pooling weight of each lead, as scalars of one group."""
-        named = {f"lead_weight/{name}": weight for name, weight in zip(LEADS, weights, strict=True)}
+        named = {f"weight_of_lead/{name}": weight for name, weight in zip(LEADS, weights, strict=True)}
         self._write(lambda board: _add_scalars(board, named, step))
 
     def figures(self, step: int, figures: Mapping[str, Any]) -> None:
@@ -132,13 +137,13 @@ class Monitor:
 
 def _add_scalars(board: Any, values: Mapping[str, float], step: int) -> None:
     for name, value in values.items():
-        group, _, rest = TAGS.get(name, name).partition("/")
-        board.add_scalar(f"{GROUPS.get(group, group)}/{rest}" if rest else f"train/{name}", value, step)
+        tag = TAGS.get(name, name)
+        board.add_scalar(tag if "/" in tag else f"train/{tag}", value, step)
 
 
 def _add_figures(board: Any, figures: Mapping[str, Any], step: int) -> None:
     for name, figure in figures.items():
         if isinstance(figure, np.ndarray):
-            board.add_image(name, figure, step, dataformats="HWC")
+            board.add_image(TAGS.get(name, name), figure, step, dataformats="HWC")
         else:
-            board.add_figure(name, figure, step)
+            board.add_figure(TAGS.get(name, name), figure, step)

@@ -95,7 +95,9 @@ class Validation:
         sums = self._ranks.mean(torch.stack([total, *parts.values()]))
         loss, *of_parts = [float(value / count) if count else float("nan") for value, count in sums]
         named = {name: value for name, value in zip(parts, of_parts, strict=True) if value == value}
-        shown = {name: value for name, value in named.items() if not name.endswith(("_independent", "_derived"))}
+        shown = {
+            name: value for name, value in named.items() if not name.endswith(("_independent", "_derived", "_entropy"))
+        }
         log.info("validation at step %d: loss %.4f (%s)", step, loss, _listed(shown))
         return {"validation_loss": loss, **{f"validation/{name}": value for name, value in named.items()}}
 

@@ -36,7 +36,7 @@ def test_tensorboard_holds_every_scalar_once_and_what_the_run_is(events: EventAc
     expected |= {"patches_per_s", "tflops_per_device", "data_wait_share", "communication_share", "memory_gb"}
     assert {f"train/{name}" for name in expected | {"checkpoint_s", "step_s"}} <= scalars
     assert {f"time/{phase}_s" for phase in (*PHASES, "other")} <= scalars
-    assert {"weight_of_lead/I", "loss_by_part/hidden_spans", "ranks/slowest_forward_s"} <= scalars
+    assert {"weight_of_lead/I", "parts/hidden_spans", "ranks/slowest_forward_s"} <= scalars
     groups = sorted({tag.partition("/")[0] for tag in scalars})
     assert (groups[0], groups[-1]) == ("loss", "weight_of_lead"), "TensorBoard opens the first"
     assert "train/mfu" not in scalars, "this processor's peak is not known"
