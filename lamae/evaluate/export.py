@@ -10,6 +10,7 @@ The subjects it was pretrained on are told by their number only: hashes of ids f
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -27,16 +28,14 @@ from lamae.data.config import SignalConfig
 from lamae.data.transforms import SignalTransform
 from lamae.evaluate import store
 from lamae.evaluate.card import model_card
+from lamae.evaluate.millivolt import UNITS_PER_MV, refuse_empty, to_adc, to_rate
 from lamae.model import PretrainModel, build_model
 from lamae.sharding.errors import LamaeError, UsageError
-from lamae.sharding.format import NO_SAMPLE
-from lamae.sharding.leads import LEADS, NUM_LEADS, lead_index
+from lamae.sharding.leads import LEADS, NUM_LEADS
 from lamae.train.checkpoint import file_digest, load_model
 
 EXPORT_VERSION = 1
 WEIGHTS_NAME, CONFIG_NAME, CARD_NAME = "model.safetensors", "config.json", "README.md"
-# Signals given in millivolt become int16 with this many units per millivolt: 1 microvolt steps, ±32 mV.
-UNITS_PER_MV = 1000
 
 
 def export(run: Path, out: Path) -> None:
@@ -93,44 +92,44 @@ class ExportedModel:
     device: str
 
     @torch.inference_mode()
-    def embed(self, signal_mv: np.ndarray, rate_hz: float, leads: Sequence[str] = LEADS) -> SignalEmbedding:
+    def embed(self, signal_mv: Any, rate_hz: float, leads: Sequence[str] = LEADS) -> SignalEmbedding:
         """Embed one record [L, T] or a batch [B, L, T].
 
         Args:
-            signal_mv: millivolt; NaN where there is no sample.
+            signal_mv: millivolt, any array of real numbers (numpy, torch, pandas, lists); NaN, or masked, where there
+                is no sample.
             rate_hz: sampling rate, a whole multiple of the model's.
             leads: name of each of the L rows, any subset of the twelve in any order.
 
+        Leads that are zero, flat or mostly missing count as not recorded, by the rules of packing (``QualityConfig``).
         Records longer than those of pretraining are cut to their middle; shorter ones are taken as they are, down to
-        whole patches. Raises UsageError for leads, rates or shapes that cannot be used, and for a record without any
-        sample.
+        whole patches. Warns (``UserWarning``) where the amplitude makes millivolt unlikely. Raises UsageError where it
+        rules it out, for leads, rates, values or shapes that cannot be used, and for a record without any usable lead.
         """
-        if not rate_hz > 0 or round(rate_hz / self.signal.rate_hz) * self.signal.rate_hz != rate_hz:
+        rate = to_rate(rate_hz)
+        if not 0 < rate < math.inf or round(rate / self.signal.rate_hz) * self.signal.rate_hz != rate:
             raise UsageError(
-                f"rate_hz={rate_hz:g} is no whole multiple of the model's {self.signal.rate_hz} Hz; resample the signal"
+                f"rate_hz={rate_hz} is no whole multiple of the model's {self.signal.rate_hz} Hz; resample the signal"
             )
-        adc_BLT, present_L = _to_adc(np.asarray(signal_mv), leads)
+        adc_BLT, usable_BL = to_adc(signal_mv, leads)
         config = dataclasses.replace(self.signal, seconds=0.0)
-        transform = SignalTransform(config, source_rate_hz=rate_hz, num_samples=adc_BLT.shape[2])
+        transform = SignalTransform(config, source_rate_hz=rate, num_samples=adc_BLT.shape[2])
+        kept = _middle(transform.num_samples, self.num_samples, self.model.config.patch_size)
         B = len(adc_BLT)
-        adc = torch.from_numpy(adc_BLT)
-        lead_mask_BL = torch.from_numpy(present_L) & (adc != NO_SAMPLE).any(2)
-        if not bool(lead_mask_BL.any(1).all()):
-            empty = torch.nonzero(~lead_mask_BL.any(1)).flatten().tolist()
-            raise UsageError(f"record {empty[0]} of {B} ({len(empty)} in all) has no sample in any lead; leave it out")
         batch = Batch(
-            adc=adc,
+            adc=torch.from_numpy(adc_BLT),
             gain=torch.full((B, NUM_LEADS), float(UNITS_PER_MV)),
             baseline=torch.zeros(B, NUM_LEADS),
-            lead_mask=lead_mask_BL,
+            lead_mask=torch.from_numpy(usable_BL),
             row=torch.arange(B),
             epoch=torch.zeros(B, dtype=torch.int64),
             samples_consumed=0,
             may_miss_samples=torch.ones(B, dtype=torch.bool),
         )
         signal = transform(batch.to(self.device), seed=0, train=False)
-        kept = _middle(transform.num_samples, self.num_samples, self.model.config.patch_size)
-        found = self.model.embed(signal.x_BLT[..., kept], signal.valid_BLT[..., kept], signal.lead_mask_BL)
+        valid_BLT = signal.valid_BLT[..., kept]
+        refuse_empty(valid_BLT.any(2).cpu().numpy())
+        found = self.model.embed(signal.x_BLT[..., kept], valid_BLT, signal.lead_mask_BL)
         return SignalEmbedding(
             record=found.record_BD.cpu().numpy(),
             mean=found.mean_BD.cpu().numpy(),
@@ -180,24 +179,6 @@ def _check_weights(path: Path, sha256: str) -> None:
         raise LamaeError(f"{path}: {error.strerror or error}; export again") from None
     if found != sha256:
         raise LamaeError(f"{path}: damaged, its sha256 is not the one in {CONFIG_NAME}; copy it or export it again")
-
-
-def _to_adc(signal_mv: np.ndarray, leads: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """int16 [B, 12, T] in canonical order, and which leads were given."""
-    if signal_mv.ndim == 2:
-        signal_mv = signal_mv[None]
-    if signal_mv.ndim != 3 or signal_mv.shape[1] != len(leads):
-        raise UsageError(f"a signal of shape {list(signal_mv.shape)} does not fit {len(leads)} leads; give [B, L, T]")
-    places = [place for place in map(lead_index, leads) if place is not None]
-    if len(set(places)) != len(leads):
-        raise UsageError(f"leads {', '.join(leads)}: each must be one of {', '.join(LEADS)}, and only once")
-    units = np.nan_to_num(signal_mv * UNITS_PER_MV, nan=NO_SAMPLE, posinf=32767, neginf=-32767)
-    clipped = np.where(np.isnan(signal_mv), NO_SAMPLE, np.clip(np.rint(units), -32767, 32767))
-    adc_BLT = np.full((len(signal_mv), NUM_LEADS, signal_mv.shape[2]), NO_SAMPLE, dtype=np.int16)
-    adc_BLT[:, places] = clipped.astype(np.int16)
-    present_L = np.zeros(NUM_LEADS, dtype=bool)
-    present_L[places] = True
-    return adc_BLT, present_L
 
 
 def _middle(num_given: int, num_wanted: int, patch_size: int) -> slice:

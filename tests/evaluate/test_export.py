@@ -91,7 +91,7 @@ def test_nothing_with_ids_is_exported(exported, loaded, shard_set):
         ((np.zeros((12, 500)), 128), "rate_hz=128 is no whole multiple of the model's 100 Hz; resample the signal"),
         ((np.zeros((12, 500)), 0), "rate_hz=0 is no whole multiple"),
         ((np.full((12, 500), np.nan), 100), r"record 0 of 1 \(1 in all\) has no sample in any lead"),
-        ((np.zeros((12, 20)), 100), "less than one patch"),
+        ((np.eye(12, 20), 100), "less than one patch"),
     ],
 )
 def test_unusable_signals_are_named(exported, arguments, message):
