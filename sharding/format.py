@@ -23,6 +23,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
+from lamae.sharding.checked import CheckedGroup, file_sums, sums_digest
 from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.leads import NUM_LEADS
 
@@ -36,6 +37,8 @@ REJECTS_NAME = "rejects.csv"
 UNMATCHED_NAME = "unmatched.csv"
 EXTRA_PREFIX = "extra/"
 SPLITS: tuple[str, ...] = ("train", "val", "test")
+_REQUIRED = ("num_records", "num_samples", "rate_hz", "index_sha256", "shards")
+_REMEDY = "copy the shard set again from where it is whole, or pack it again"
 
 
 @dataclass(frozen=True)
@@ -94,17 +97,16 @@ def lead_mask_to_bool(lead_mask: np.ndarray) -> np.ndarray:
 def manifest_text(manifest: dict[str, Any]) -> str:
     """The text of dataset.json for ``manifest``, which it ends with its own sha256."""
     content = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return json.dumps(content | {"manifest_sha256": digest}, indent=1) + "\n"
+    return json.dumps(content | {"manifest_sha256": _manifest_digest(content)}, indent=1) + "\n"
+
+
+def _manifest_digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def index_digest(index_dir: Path) -> str:
     """sha256 over the names and contents of every file of an index, in sorted order: the index hash."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in index_dir.rglob("*") if p.is_file()):
-        digest.update(path.relative_to(index_dir).as_posix().encode() + b"\0")
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
+    return sums_digest(file_sums(index_dir))
 
 
 def _why_no_shard_set(root: Path) -> str:
@@ -132,7 +134,8 @@ class ShardSet:
     def open(cls, path: str | os.PathLike[str]) -> "ShardSet":
         """Open ``path``.
 
-        Raises UsageError when it is no complete shard set and LamaeError when it was written by a newer version.
+        Raises UsageError when it is no complete shard set and LamaeError when its manifest was changed since it was
+        written, or was written by a newer version.
         """
         root = Path(path)
         manifest_path = root / MANIFEST_NAME
@@ -141,14 +144,20 @@ class ShardSet:
         try:
             manifest = json.loads(manifest_path.read_text())
             version = int(manifest["format_version"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise LamaeError(f"{manifest_path}: not readable as a shard set manifest ({error}); pack again") from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise LamaeError(f"{manifest_path}: not readable as a shard set manifest ({error}); {_REMEDY}") from None
         if version > FORMAT_VERSION:
             raise LamaeError(
                 f"{root}: format version {version} is newer than {FORMAT_VERSION}, the newest this lamae reads; "
                 f"upgrade lamae"
             )
-        return cls(root, manifest)
+        digest = manifest.pop("manifest_sha256", None)
+        if digest != _manifest_digest(manifest):
+            raise LamaeError(f"{manifest_path}: changed since it was written (sha256); {_REMEDY}")
+        missing = [name for name in _REQUIRED if name not in manifest]
+        if missing:
+            raise LamaeError(f"{manifest_path}: has no {', '.join(missing)}; {_REMEDY}")
+        return cls(root, {**manifest, "manifest_sha256": digest})
 
     @property
     def num_records(self) -> int:
@@ -168,18 +177,26 @@ class ShardSet:
         """What labels.zarr and embeddings.zarr carry to prove that their rows are this set's rows."""
         return str(self.manifest["index_sha256"])
 
-    def column(self, name: str) -> np.ndarray:
-        """Column ``name`` of the index as an array ``[N, ...]``; see COLUMNS, or ``extra/NAME``. Read-only."""
-        if name not in self._columns:
-            import zarr  # slow to import, and packing's workers never read an index
+    @property
+    def index_sums(self) -> dict[str, str]:
+        """sha256 of every file of the index; sets that were packed before the manifest held them have but the hash."""
+        return self.manifest.get("index_files") or file_sums(self.root / INDEX_NAME)
 
-            try:
-                group = zarr.open_group(self.root / INDEX_NAME, mode="r")
-                values = np.asarray(group[name])
-            except Exception as error:  # damaged bytes trip a codec or anything in zarr's own parsing
-                raise LamaeError(
-                    f"{self.root / INDEX_NAME}: column {name} unreadable ({error}); run 'lamae verify'"
-                ) from None
+    @cached_property
+    def _index(self) -> CheckedGroup:
+        root, sums = self.root / INDEX_NAME, self.index_sums
+        index = CheckedGroup(root, sums, remedy=_REMEDY)
+        if sums_digest(sums) != self.index_hash:
+            raise LamaeError(f"{root}: changed since it was written (sha256); {_REMEDY}")
+        return index
+
+    def column(self, name: str) -> np.ndarray:
+        """Column ``name`` of the index as an array ``[N, ...]``; see COLUMNS, or ``extra/NAME``. Read-only.
+
+        Raises LamaeError where one of its files was lost or changed.
+        """
+        if name not in self._columns:
+            values = self._index[name]
             if len(values) != self.num_records:
                 raise LamaeError(
                     f"{self.root / INDEX_NAME}: column {name} has {len(values)} rows, "

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from lamae.sharding.checked import file_sums, sums_digest
 from lamae.sharding.columns import typed_column
 from lamae.sharding.errors import LamaeError
 from lamae.sharding.format import (
@@ -27,7 +28,6 @@ from lamae.sharding.format import (
     SPLITS,
     UNMATCHED_NAME,
     WORK_NAME,
-    index_digest,
     manifest_text,
     shard_name,
 )
@@ -82,7 +82,7 @@ def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
     extra = [values for report in reports for values in report["extra"]]
     for part in range(planned.num_parts):
         sync(out / SHARDS_NAME / shard_name(part))
-    columns, index_sha256 = _write_index(planned, num_records, extra, progress)
+    columns, index_files = _write_index(planned, num_records, extra, progress)
     has_list = planned.content["reconciliation"]["expected"] is not None
     if has_list:
         shutil.copyfile(out / WORK_NAME / UNMATCHED_NAME, out / UNMATCHED_NAME)
@@ -92,24 +92,20 @@ def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
         "leads": list(LEADS),
         "rate_hz": planned.rate_hz,
         "num_samples": planned.num_samples,
-        "num_records": num_records,
-        "num_subjects": len(np.unique(columns["subject"])),
-        "splits": _splits(columns),
+        **describe(columns),
         "reconciliation": planned.content["reconciliation"],
         "rejects": dict(sorted(reasons.items())),
         "readers": {
             name: sum(report["readers"].get(name, 0) for report in reports)
             for name in ("fast", "wfdb", "audited", "unchecked", "no_rate")
         },
-        "lead_flags": _count_bits(columns["lead_flags"], LEAD_FLAGS),
-        "record_flags": _count_bits(columns["record_flags"], RECORD_FLAGS),
-        "masked_leads": int(_masked_leads(columns)),
         "plan": planned.content,
         "shards": [
             {"name": shard_name(part), "bytes": report["bytes"], "sha256": report["sha256"]}
             for part, report in enumerate(reports)
         ],
-        "index_sha256": index_sha256,
+        "index_sha256": sums_digest(index_files),
+        "index_files": index_files,
         "files_sha256": {
             name: hashlib.sha256((out / name).read_bytes()).hexdigest()
             for name in (REJECTS_NAME, UNMATCHED_NAME)
@@ -129,8 +125,8 @@ def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
 
 def _write_index(
     planned: Plan, num_records: int, extra: list[list[str]], progress: Progress
-) -> tuple[dict[str, np.ndarray], str]:
-    """Write the index; returns its columns of one number per record and per-lead flags, and the index hash."""
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Write the index; returns its columns of one number per record and per-lead flags, and its files' sha256."""
     import zarr  # packing itself does without
 
     # A name of its own: a merge that runs twice at once must not put half of the other's index in place.
@@ -152,10 +148,10 @@ def _write_index(
     for path in building.rglob("*"):
         if path.is_file():
             sync(path)
-    index_sha256 = index_digest(building)
+    index_files = file_sums(building)
     shutil.rmtree(planned.out / INDEX_NAME, ignore_errors=True)
     building.replace(planned.out / INDEX_NAME)
-    return counted, index_sha256
+    return counted, index_files
 
 
 def _write_column(group: Any, name: str, values: np.ndarray) -> None:
@@ -185,13 +181,17 @@ def _column(planned: Plan, name: str) -> np.ndarray:
     return np.ascontiguousarray(keys).view(np.uint8).reshape(len(keys), keys.dtype.itemsize)
 
 
-def _splits(columns: dict[str, np.ndarray]) -> dict[str, dict[str, int]]:
+def describe(columns: dict[str, np.ndarray]) -> dict[str, Any]:
+    """What the manifest says of the index: records, subjects, splits and flags, counted."""
+    subject, split = columns["subject"], columns["split"]
+    of_split = {name: subject[split == number] for number, name in enumerate(SPLITS)}
     return {
-        name: {
-            "records": int(np.count_nonzero(columns["split"] == split)),
-            "subjects": len(np.unique(columns["subject"][columns["split"] == split])),
-        }
-        for split, name in enumerate(SPLITS)
+        "num_records": len(subject),
+        "num_subjects": len(np.unique(subject)),
+        "splits": {name: {"records": len(of), "subjects": len(np.unique(of))} for name, of in of_split.items()},
+        "lead_flags": _count_bits(columns["lead_flags"], LEAD_FLAGS),
+        "record_flags": _count_bits(columns["record_flags"], RECORD_FLAGS),
+        "masked_leads": int(_masked_leads(columns)),
     }
 
 

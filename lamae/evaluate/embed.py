@@ -13,6 +13,7 @@ pretrained    uint8 [N]         1 where the subject was in pretraining, 0 where 
 import dataclasses
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +32,11 @@ from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.format import ShardSet, lead_mask_to_bool
 from lamae.sharding.leads import LEADS, NUM_LEADS
 from lamae.sharding.progress import Progress, ignore
+from lamae.sharding.writing import Lock
 from lamae.train import distributed
 from lamae.train.checkpoint import LoadedModel
 from lamae.train.distributed import Ranks
+from lamae.train.durable import fsync
 from lamae.train.place import find_place
 from lamae.train.subjects import are_comparable, row_subjects
 
@@ -121,21 +124,24 @@ def embed(
         )
 
     shapes = {name: values.shape[1:] for name, values in columns_of(rows[:1], before=0).items()}
-    ranks.decide(lambda: _begin(out, shard_set, attributes, None if random_weights else loaded, shapes))
-    writer = _Writer(out)
-    problem: LamaeError | None = None
-    try:
-        for block in np.unique(rows // block_rows)[ranks.rank :: ranks.world_size]:
-            first, end = np.searchsorted(rows, [block * block_rows, (block + 1) * block_rows])
-            if not writer.has(rows[first:end]):
-                writer.add(rows[first:end], columns_of(rows[first:end], before=int(first)))
-    except LamaeError as error:
-        problem = error
-    # A rank that fails is waited for like any other: what the others have embedded is kept for the next start.
-    for found in ranks.gather(problem):
-        if found is not None:
-            raise found
-    ranks.decide(lambda: store.publish(out))
+    begin = (shard_set, attributes, None if random_weights else loaded, shapes)
+    with store.lock(out) as lock:
+        if not ranks.decide(lambda: _begin(out, lock, *begin)):
+            return False
+        writer = _Writer(out)
+        problem: LamaeError | None = None
+        try:
+            for block in np.unique(rows // block_rows)[ranks.rank :: ranks.world_size]:
+                first, end = np.searchsorted(rows, [block * block_rows, (block + 1) * block_rows])
+                if not writer.has(rows[first:end]):
+                    writer.add(rows[first:end], columns_of(rows[first:end], before=int(first)))
+        except LamaeError as error:
+            problem = error
+        # A rank that fails is waited for like any other: what the others have embedded is kept for the next start.
+        for found in ranks.gather(problem):
+            if found is not None:
+                raise found
+        ranks.decide(lambda: store.publish(out, kind=KIND, attributes=attributes))
     return True
 
 
@@ -174,7 +180,8 @@ class _Writer:
     """Fills a store under construction block by block. A block counts once its ``embedded`` flags are written."""
 
     def __init__(self, out: Path) -> None:
-        self._group = zarr.open_group(store.partial_path(out), mode="r+")
+        self._folder = store.partial_path(out)
+        self._group = zarr.open_group(self._folder, mode="r+")
         self._embedded = np.asarray(self._group["embedded"])
 
     def has(self, rows: np.ndarray) -> bool:
@@ -186,23 +193,34 @@ class _Writer:
         for name, values in columns.items():
             dense = np.zeros((stop - start, *values.shape[1:]), dtype=values.dtype)
             dense[rows - start] = values
-            _array(self._group, name)[start:stop] = dense
+            array = _array(self._group, name)
+            array[start:stop] = dense
+            # The flags must not outlive the columns in a power cut.
+            for path in (self._folder / name / "c" / str(start // array.chunks[0])).rglob("*"):
+                fsync(path)
         self._embedded[rows] = True
         _array(self._group, "embedded")[start:stop] = self._embedded[start:stop]
 
 
 def _begin(
     out: Path,
+    lock: Lock,
     shard_set: ShardSet,
     attributes: dict[str, Any],
     loaded: LoadedModel | None,
     shapes: dict[str, tuple[int, ...]],
-) -> None:
-    """Take up what an earlier, interrupted call left if it was asked for the same; else make an empty store."""
-    if _is_same(out, attributes):
-        return
+) -> bool:
+    """Take up what an earlier, interrupted call left if it was asked for the same; else make an empty store.
+
+    False where another process has finished it since we looked.
+    """
+    folder = store.take_lock(lock, out)
+    if store.is_finished(out, kind=KIND, attributes=attributes):
+        return False
+    if _is_same(folder, attributes):
+        return True
     N = shard_set.num_records
-    group = store.create(out, kind=KIND, attributes=attributes)
+    group = store.create(folder, kind=KIND, attributes=attributes)
     fixed = {
         "subject": subject_numbers(shard_set),
         "split": shard_set.column("split"),
@@ -214,14 +232,20 @@ def _begin(
         dtype = "float16" if name == "lead" else "float32"
         store.add_column(group, name, shape=(N, *shape), dtype=dtype, rows_per_chunk=attributes["rows_per_block"])
     store.add_column(group, "embedded", shape=(N,), dtype="bool", rows_per_chunk=attributes["rows_per_block"])
+    return True
 
 
-def _is_same(out: Path, attributes: dict[str, Any]) -> bool:
+def _is_same(folder: Path, attributes: dict[str, Any]) -> bool:
+    """Whether an unfinished store was begun with these attributes; anything else there is removed."""
     try:
-        group = zarr.open_group(store.partial_path(out), mode="r")
+        group = zarr.open_group(folder, mode="r")
+        wanted = {"store_version": store.STORE_VERSION, **attributes}
+        if "embedded" in group and all(group.attrs.get(name) == value for name, value in wanted.items()):
+            return True
     except (OSError, ValueError):
-        return False
-    return "embedded" in group and all(group.attrs.get(name) == value for name, value in attributes.items())
+        pass
+    shutil.rmtree(folder, ignore_errors=True)
+    return False
 
 
 def write_records(
@@ -306,4 +330,4 @@ def read_embeddings(path: Path, *, readout: str = "record") -> Embeddings:
 
 def read_lead_weights(path: Path, *, rows: np.ndarray) -> np.ndarray:
     """float32 ``[len(rows), 12]``: what each lead weighs in the pooled embedding of these rows."""
-    return np.asarray(store.open_store(path, kind=KIND)["lead_weights"])[rows]
+    return store.open_store(path, kind=KIND)["lead_weights"][rows]

@@ -12,7 +12,6 @@ import hashlib
 import json
 import math
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from lamae.evaluate.millivolt import UNITS_PER_MV, refuse_empty, to_adc, to_rate
 from lamae.model import PretrainModel, build_model
 from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.leads import LEADS, NUM_LEADS
+from lamae.sharding.writing import new_directory
 from lamae.train.checkpoint import file_digest, load_model
 
 EXPORT_VERSION = 1
@@ -57,15 +57,12 @@ def export(run: Path, out: Path) -> None:
         "config_hash": run_config.config_hash(loaded.config),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
-    partial = store.partial_path(out)
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        (partial / WEIGHTS_NAME).write_bytes(weights)
-        (partial / CONFIG_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        num_parameters = sum(p.numel() for p in loaded.model.parameters())
-        (partial / CARD_NAME).write_text(model_card(content, num_parameters=num_parameters), encoding="utf-8")
-        os.rename(partial, out)
+        with new_directory(out) as folder:
+            (folder / WEIGHTS_NAME).write_bytes(weights)
+            (folder / CONFIG_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            num_parameters = sum(p.numel() for p in loaded.model.parameters())
+            (folder / CARD_NAME).write_text(model_card(content, num_parameters=num_parameters), encoding="utf-8")
     except OSError as error:
         raise LamaeError(f"{out}: cannot be written ({error.strerror or error})") from None
 

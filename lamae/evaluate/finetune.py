@@ -36,6 +36,7 @@ from lamae.evaluate.tuning import CHECKPOINTS_NAME, Tuned, Tuner
 from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.format import ShardSet
 from lamae.sharding.progress import Progress, ignore
+from lamae.sharding.writing import Lock, put_in_place
 from lamae.train import distributed
 from lamae.train.config import ZERO_STAGES, EngineConfig
 from lamae.train.durable import fsync
@@ -135,35 +136,37 @@ def finetune(
     }
     if ranks.decide(lambda: _is_finished(out, request)):
         return read_finetuned(out, truth, subject)
-    folder = store.partial_path(out)
-    ranks.decide(lambda: _begin(out, folder, request))
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
-        classifier = Classifier(model, num_codes=len(kept), readout=options.readout, layer_decay=options.layer_decay)
-    tuner = Tuner(
-        classifier,
-        options,
-        shard_set=shard_set,
-        transform=transform,
-        label_NK=truth.label_NK[:, kept],
-        rows=rows,
-        ranks=ranks,
-        leads=leads,
-        folder=folder,
-    )
-    tuned = tuner.run(progress)
-    content = {
-        "request": request,
-        "name": name,
-        "codes": [truth.codes[k] for k in kept],
-        "left_out": left_out,
-        "contamination": contamination,
-        "step": tuned.best_step,
-        "val_macro_by_step": tuned.val_macro,
-    }
-    result = _result(content, tuned.odds, truth, subject)
-    ranks.decide(lambda: _finish(out, folder, tuned, content | {"result": result.to_dict()}))
+    with store.lock(out) as lock:
+        if not ranks.decide(lambda: _begin(out, lock, request)):
+            return read_finetuned(out, truth, subject)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(options.seed)
+            classifier = Classifier(
+                model, num_codes=len(kept), readout=options.readout, layer_decay=options.layer_decay
+            )
+        tuner = Tuner(
+            classifier,
+            options,
+            shard_set=shard_set,
+            transform=transform,
+            label_NK=truth.label_NK[:, kept],
+            rows=rows,
+            ranks=ranks,
+            leads=leads,
+            folder=store.partial_path(out),
+        )
+        tuned = tuner.run(progress)
+        content = {
+            "request": request,
+            "name": name,
+            "codes": [truth.codes[k] for k in kept],
+            "left_out": left_out,
+            "contamination": contamination,
+            "step": tuned.best_step,
+            "val_macro_by_step": tuned.val_macro,
+        }
+        result = _result(content, tuned.odds, truth, subject)
+        ranks.decide(lambda: _finish(out, tuned, content | {"result": result.to_dict()}))
     return result
 
 
@@ -214,18 +217,22 @@ def _is_finished(out: Path, request: dict[str, Any]) -> bool:
     return True
 
 
-def _begin(out: Path, folder: Path, request: dict[str, Any]) -> None:
-    """Make ``folder`` for this request, or take up what it holds of it."""
+def _begin(out: Path, lock: Lock, request: dict[str, Any]) -> bool:
+    """Make a folder for this request, or take up what it holds of it; False where another process has finished it."""
+    folder = store.take_lock(lock, out)
+    if _is_finished(out, request):
+        return False
     begun = _read_json(folder / REQUEST_NAME)
     if begun is not None:
         _require_same(begun, request, f"{folder}: holds another, unfinished fine-tuning for {out.name}")
-        return
+        return True
     shutil.rmtree(folder, ignore_errors=True)
     try:
         folder.mkdir(parents=True)
         (folder / REQUEST_NAME).write_text(json.dumps(request, indent=2) + "\n", encoding="utf-8")
     except OSError as error:
         raise UsageError(f"{out}: cannot be written ({error.strerror or error})") from None
+    return True
 
 
 def _require_same(found: dict[str, Any], wanted: dict[str, Any], complaint: str) -> None:
@@ -236,15 +243,16 @@ def _require_same(found: dict[str, Any], wanted: dict[str, Any], complaint: str)
         raise UsageError(f"{complaint} (it differs in {', '.join(differing)}); remove it or choose another name")
 
 
-def _finish(out: Path, folder: Path, tuned: Tuned, content: dict[str, Any]) -> None:
+def _finish(out: Path, tuned: Tuned, content: dict[str, Any]) -> None:
     """Turn the folder of an unfinished fine-tuning into ``out``."""
+    folder = store.partial_path(out)
     try:
         (folder / SCORES_NAME).write_bytes(save(tuned.odds))
         shutil.copyfile(tuned.best_path, folder / WEIGHTS_NAME)
         (folder / RESULT_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         for name in (SCORES_NAME, WEIGHTS_NAME, RESULT_NAME):
             fsync(folder / name)
-        folder.rename(out)
+        put_in_place(folder, out)
         # The result is whole; what only a restart needed goes.
         shutil.rmtree(out / CHECKPOINTS_NAME, ignore_errors=True)
         for path in (out / tuned.best_path.name, out / REQUEST_NAME):

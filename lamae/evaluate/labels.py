@@ -150,14 +150,14 @@ def join_labels(
 def read_labels(path: Path) -> Labels:
     """Load a labels store. Raises UsageError or LamaeError as ``store.open_store``."""
     group = store.open_store(path, kind=KIND)
-    attributes = dict(group.attrs)
+    attributes = group.attrs
     try:
         return Labels(
-            label_NK=np.asarray(group["label"]),
-            labelled_N=np.asarray(group["labelled"]),
-            split_N=np.asarray(group["split"]),
-            codes=[str(code) for code in attributes["codes"]],  # type: ignore[union-attr]
-            descriptions=dict(attributes["descriptions"]),  # type: ignore[arg-type]
+            label_NK=group["label"],
+            labelled_N=group["labelled"],
+            split_N=group["split"],
+            codes=[str(code) for code in attributes["codes"]],
+            descriptions=dict(attributes["descriptions"]),
             protocol=str(attributes["protocol"]),
             index_hash=str(attributes["index_sha256"]),
         )

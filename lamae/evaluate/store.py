@@ -3,11 +3,12 @@
 A store is a zarr v3 group whose row i is record i of one shard set. Its attributes hold the index hash of that shard
 set, so two stores (or a store and a shard set) can prove that their rows mean the same records. Stores carry no record
 or subject ids. They are written beside their final place and renamed, so a path that exists is complete; asked for
-again, the same store is left as it is, and another one in its place is refused.
+again, the same store is left as it is, and another one in its place is refused. ``files_sha256`` among the attributes
+holds the sha256 of every other file and of the attributes: what is read is what was written.
 """
 
+import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,15 +17,36 @@ from typing import Any
 import numpy as np
 import zarr
 
+from lamae.sharding.checked import ATTRIBUTES, CheckedGroup, file_sums
 from lamae.sharding.errors import LamaeError, UsageError
+from lamae.sharding.writing import Lock, new_directory, put_in_place
 
-STORE_VERSION = 1
+STORE_VERSION = 2
+SUMS_NAME = "files_sha256"
 ROWS_PER_CHUNK = 16384
 
 
 def partial_path(out: Path) -> Path:
-    """Where a store is written until it is complete."""
+    """Where something that can be gone on with is written until it is complete, under ``lock``."""
     return out.with_name(f".{out.name}.partial")
+
+
+def lock(out: Path) -> Lock:
+    """What keeps a second process from ``partial_path`` once ``take_lock`` has taken it."""
+    return Lock(out.with_name(f".{out.name}.lock"), what=out)
+
+
+def take_lock(lock: Lock, out: Path) -> Path:
+    """Wait for the lock; returns ``partial_path``.
+
+    Raises LamaeError where another process stays there, UsageError where nothing can be written beside ``out``.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        lock.take()
+    except OSError as error:
+        raise _cannot_be_written(out, error) from None
+    return partial_path(out)
 
 
 def refuse_existing(out: Path) -> None:
@@ -40,7 +62,7 @@ def is_finished(out: Path, *, kind: str, attributes: Mapping[str, Any]) -> bool:
     """
     if not out.exists():
         return False
-    found = dict(open_store(out, kind=kind).attrs)
+    found = open_store(out, kind=kind).attrs
     wanted = json.loads(json.dumps(dict(attributes)))
     differing = [name for name in wanted if found.get(name) != wanted[name]]
     if differing:
@@ -50,19 +72,10 @@ def is_finished(out: Path, *, kind: str, attributes: Mapping[str, Any]) -> bool:
     return True
 
 
-def create(out: Path, *, kind: str, attributes: Mapping[str, Any]) -> zarr.Group:
-    """An empty store to be filled and then put in place by ``publish``."""
-    refuse_existing(out)
-    partial = partial_path(out)
-    if partial.exists():
-        shutil.rmtree(partial)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        return zarr.create_group(
-            store=partial, attributes={"kind": kind, "store_version": STORE_VERSION, **attributes}, zarr_format=3
-        )
-    except OSError as error:
-        raise UsageError(f"{out}: cannot be written ({error.strerror or error})") from None
+def create(folder: Path, *, kind: str, attributes: Mapping[str, Any]) -> zarr.Group:
+    """An empty store to be filled and sealed."""
+    content = {"kind": kind, "store_version": STORE_VERSION, **attributes}
+    return zarr.create_group(store=folder, attributes=content, zarr_format=3)
 
 
 def add_column(
@@ -73,53 +86,101 @@ def add_column(
     return group.create_array(name=name, shape=shape, dtype=dtype, chunks=chunks)
 
 
-def publish(out: Path) -> None:
-    """Give the finished store its name."""
-    os.rename(partial_path(out), out)
+def seal(folder: Path) -> None:
+    """Note the sha256 of every file of a store that is complete among its attributes."""
+    for leftover in folder.rglob("*.partial"):  # of a chunk whose writing was killed
+        leftover.unlink()
+    content = json.loads((folder / ATTRIBUTES).read_text())
+    content["attributes"][SUMS_NAME] = sums = file_sums(folder)
+    sums[ATTRIBUTES] = _digest(content["attributes"])
+    (folder / ATTRIBUTES).write_text(json.dumps(content, indent=1))
+
+
+def publish(out: Path, *, kind: str, attributes: Mapping[str, Any]) -> None:
+    """Seal what is at ``partial_path`` and give it its name, unless the same store has it by now.
+
+    Raises UsageError where another one has.
+    """
+    folder = partial_path(out)
+    seal(folder)
+    try:
+        put_in_place(folder, out)
+    except FileExistsError:
+        is_finished(out, kind=kind, attributes=attributes)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write(out: Path, *, kind: str, columns: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> bool:
-    """Write a whole store at once; False where the very same one was there already.
+    """Write a whole store at once; False where the very same one was there already, or is by now.
 
-    Raises UsageError when ``out`` exists and is not the same.
+    Raises UsageError when ``out`` exists and is not the same, or cannot be written.
     """
     if is_finished(out, kind=kind, attributes=attributes):
-        group = open_store(out, kind=kind)
-        differing = [
-            n for n, values in columns.items() if n not in group or not np.array_equal(np.asarray(group[n]), values)
-        ]
+        found = open_store(out, kind=kind)
+        differing = [n for n, values in columns.items() if n not in found or not np.array_equal(found[n], values)]
         if differing:
             raise UsageError(
                 f"{out}: exists with other contents ({', '.join(differing)}); remove it or choose another name"
             )
         return False
-    group = create(out, kind=kind, attributes=attributes)
-    for name, values in columns.items():
-        add_column(group, name, shape=values.shape, dtype=str(values.dtype))[:] = values
-    publish(out)
+    try:
+        with new_directory(out) as folder:
+            group = create(folder, kind=kind, attributes=attributes)
+            for name, values in columns.items():
+                add_column(group, name, shape=values.shape, dtype=str(values.dtype))[:] = values
+            seal(folder)
+    except FileExistsError:
+        return write(out, kind=kind, columns=columns, attributes=attributes)
+    except OSError as error:
+        raise _cannot_be_written(out, error) from None
     return True
 
 
-def open_store(path: Path, *, kind: str) -> zarr.Group:
+class Store(CheckedGroup):
+    """A finished store, open for reading."""
+
+    def __init__(self, path: Path, sums: Mapping[str, str], attributes: dict[str, Any], *, remedy: str) -> None:
+        super().__init__(path, sums, remedy=remedy)
+        self.attrs = attributes
+
+
+def open_store(path: Path, *, kind: str) -> Store:
     """Open a finished store of ``kind`` for reading.
 
-    Raises UsageError when there is none and LamaeError when it is unreadable or from a newer version.
+    Raises UsageError when there is none and LamaeError when a file of it was lost or changed, or when it is from a
+    newer version or from one without checksums.
     """
+    remedy = f"make it again with 'lamae {_VERB.get(kind, kind)}'"
     if not path.exists():
         raise UsageError(f"{path}: no such store; make it with 'lamae {_VERB.get(kind, kind)}'")
     for name, what in _OTHERS.items():
         if (path / name).exists():
             raise UsageError(f"{path}: is {what}, not {kind}; make {kind} from it with 'lamae {_VERB.get(kind, kind)}'")
     try:
-        group = zarr.open_group(path, mode="r")
-        found, version = group.attrs["kind"], int(str(group.attrs["store_version"]))
-    except (KeyError, ValueError, OSError) as error:
-        raise LamaeError(f"{path}: not readable as a store of {kind} ({error})") from None
-    if found != kind:
-        raise UsageError(f"{path}: holds {found}, not {kind}")
+        attributes = dict(json.loads((path / ATTRIBUTES).read_text())["attributes"])
+        version = int(attributes["store_version"])
+    except (KeyError, ValueError, TypeError, OSError) as error:
+        raise LamaeError(f"{path / ATTRIBUTES}: not readable as a store of {kind} ({error}); {remedy}") from None
     if version > STORE_VERSION:
         raise LamaeError(f"{path}: store version {version} is newer than {STORE_VERSION}; upgrade lamae")
-    return group
+    sums = attributes.get(SUMS_NAME)
+    if version < STORE_VERSION or not isinstance(sums, dict):
+        raise LamaeError(f"{path}: has no checksums: it is from an older lamae, or was changed; {remedy}")
+    if sums.get(ATTRIBUTES) != _digest(attributes):
+        raise LamaeError(f"{path / ATTRIBUTES}: changed since it was written (sha256); {remedy}")
+    if attributes["kind"] != kind:
+        raise UsageError(f"{path}: holds {attributes['kind']}, not {kind}")
+    return Store(path, sums, attributes, remedy=remedy)
+
+
+def _digest(attributes: dict[str, Any]) -> str:
+    """sha256 over attributes, the files' own among them."""
+    sums = {name: sha256 for name, sha256 in attributes[SUMS_NAME].items() if name != ATTRIBUTES}
+    return hashlib.sha256(json.dumps(attributes | {SUMS_NAME: sums}, sort_keys=True).encode()).hexdigest()
+
+
+def _cannot_be_written(out: Path, error: OSError) -> UsageError:
+    return UsageError(f"{out}: cannot be written ({error.strerror or error})")
 
 
 _VERB = {"labels": "labels", "embeddings": "embed"}

@@ -4,8 +4,6 @@ The index has 800,035 rows on disk as a real one has; all of them point at one r
 by its gain. All ranks' slices come from the order; some ranks, spread over the job, are real loaders that read.
 """
 
-import json
-
 import numpy as np
 import pytest
 import zarr
@@ -16,7 +14,7 @@ from lamae.cluster.submit import submit
 from lamae.data.config import DataConfig
 from lamae.data.loader import RingLoader
 from lamae.data.order import GlobalOrder
-from lamae.sharding.format import COLUMNS, INDEX_NAME, MANIFEST_NAME, ShardSet
+from lamae.sharding.format import COLUMNS, INDEX_NAME, MANIFEST_NAME, ShardSet, index_digest, manifest_text
 from lamae.sharding.leads import NUM_LEADS
 from lamae.sharding.options import PackOptions
 from tests.shardsets import random_adc, write_shard_set
@@ -40,8 +38,8 @@ def shard_set(tmp_path_factory):
     group = zarr.open_group(path / INDEX_NAME, mode="w", zarr_format=3)
     for name, values in columns.items():
         group.create_array(name, data=values.astype(COLUMNS[name].dtype), chunks=(1 << 18, *values.shape[1:]))
-    manifest = json.loads((path / MANIFEST_NAME).read_text()) | {"num_records": NUM_RECORDS}
-    (path / MANIFEST_NAME).write_text(json.dumps(manifest))
+    manifest = one.manifest | {"num_records": NUM_RECORDS, "index_sha256": index_digest(path / INDEX_NAME)}
+    (path / MANIFEST_NAME).write_text(manifest_text(manifest))
     return ShardSet.open(path)
 
 

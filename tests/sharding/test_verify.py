@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lamae.sharding.errors import LamaeError, UsageError
-from lamae.sharding.format import ShardSet
+from lamae.sharding.format import MANIFEST_NAME, ShardSet, manifest_text
 from lamae.sharding.pack import PackOptions, pack
 from lamae.sharding.verify import verify
 from tests.sharding.wfdbtree import write_mimic_tree
@@ -76,6 +76,40 @@ def test_a_truncated_or_missing_tar_is_named(shard_set):
         assert verify(shard_set.root).problems == [f"{path}: No such file or directory"]
     finally:
         path.write_bytes(content)
+
+
+def test_a_set_without_its_tars_is_damaged(shard_set):
+    folder = shard_set.root / "shards"
+    folder.rename(shard_set.root / "away")
+    try:
+        report = verify(shard_set.root)
+    finally:
+        (shard_set.root / "away").rename(folder)
+    assert report.problems == [f"{folder / name}: No such file or directory" for name in ("000000.tar", "000001.tar")]
+    assert report.only_shards
+
+
+def test_a_shard_of_which_every_record_was_rejected_is_sound(tmp_path):
+    write_mimic_tree(tmp_path / "source", num_subjects=4, num_samples=200)
+    for signals in sorted((tmp_path / "source").rglob("*.dat"))[:4]:
+        signals.write_bytes(b"")
+    manifest = pack(tmp_path / "source", tmp_path / "out", options=PackOptions(shard_size=4))
+    assert (manifest["num_records"], len(manifest["shards"])) == (4, 2)
+    assert verify(tmp_path / "out").problems == []
+
+
+@pytest.mark.parametrize("name", ["num_subjects", "splits", "lead_flags", "masked_leads"])
+def test_counts_and_splits_are_those_of_the_index(shard_set, name):
+    path = shard_set.root / MANIFEST_NAME
+    text = path.read_text()
+    said = {"splits": {"train": {"records": 8, "subjects": 4}}}.get(name, -1)
+    path.write_text(manifest_text(shard_set.manifest | {name: said}))
+    try:
+        problems = verify(shard_set.root).problems
+    finally:
+        path.write_text(text)
+    assert len(problems) == 1
+    assert f"{path}: {name} is {said}, of the index it is {shard_set.manifest[name]}" in problems[0]
 
 
 def test_what_is_no_shard_set_is_refused(tmp_path):
