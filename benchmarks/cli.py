@@ -3,6 +3,7 @@
 import logging
 import multiprocessing
 import os
+import shlex
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lamae import console
+from lamae import console, files
 from lamae.benchmarks.ranks import end_with
 from lamae.benchmarks.result import BENCHMARKS, combine, read_result, run_benchmark, write_result
 from lamae.sharding.errors import LamaeError, UsageError
@@ -127,6 +128,8 @@ def run_all(
 ) -> None:
     """Every benchmark, each in a process of its own; one that fails does not stop the others."""
     _refuse_several("all")
+    files.check_writable("--json", json)
+    files.check_writable("--report", report)
     results: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
     for name in BENCHMARKS:
@@ -138,6 +141,7 @@ def run_all(
                 failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 console.print_error(f"{name}: {failed[name]}")
                 continue
+        results[name]["command"] = f"lamae bench all{' --quick' * quick}"
         _print_ratios(results[name])
     combined = combine(results, failed=failed, quick=quick)
     if json is not None:
@@ -189,6 +193,7 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Write it here; else to the terminal, without charts.")] = None,
 ) -> None:
     """Results as one Markdown page with charts in a folder beside it."""
+    files.check_writable("--out", out)
     _write_report([read_result(path) for path in results], out)
 
 
@@ -204,11 +209,23 @@ def _run(name: str, json: Path | None, *, quick: bool, **options: Any) -> None:
     if find_place(os.environ).rank:
         run_benchmark(name, quick=quick, **options)  # rank 0 speaks for all
         return
+    files.check_writable("--json", json)
     with console.show_progress() as progress:
         result = run_benchmark(name, quick=quick, progress=progress, **options)
+    result["command"] = _command(name, quick, options)
     _print_ratios(result)
     if json is not None:
         write_result(result, json)
+
+
+def _command(name: str, quick: bool, options: dict[str, Any]) -> str:
+    """What was typed, defaults included."""
+    words = ["lamae", "bench", name, *(["--quick"] if quick else []), *options.pop("overrides", [])]
+    for option, value in options.items():
+        if value is not None:
+            listed = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            words += [f"--{option.removesuffix('s') if option == 'modes' else option}", listed]
+    return shlex.join(words)
 
 
 def _refuse_several(name: str) -> None:

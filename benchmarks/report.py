@@ -68,7 +68,8 @@ def _section(result: dict[str, Any], charts: Iterable[str]) -> str:
         ]
         parts.append(_table(["measured", "per second", "least", "most", "repeats"], rows))
     parts += [f"![{name}]({chart})" for chart in charts]
-    parts.append(f"`lamae bench {name}{' --quick' if result['quick'] else ''}`")
+    command = result.get("command") or f"lamae bench {name}{' --quick' if result['quick'] else ''}"
+    parts.append(f"`{command}`")
     return "\n\n".join(parts)
 
 

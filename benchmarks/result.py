@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lamae import files
 from lamae.sharding.errors import UsageError
 from lamae.sharding.progress import Progress, ignore
 from lamae.train.revision import installed_versions
@@ -74,8 +75,7 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def write_result(result: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n")
+    files.write_json(path, result, sort_keys=True)
 
 
 def describe_result(name: str, *, quick: bool) -> dict[str, Any]:

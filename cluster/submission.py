@@ -147,8 +147,20 @@ def list_attempts(folder: Path) -> list[Path]:
 
 
 def make_folder(root: Path, *, suffix: str = "") -> Path:
-    """A new numbered folder in ``root``; two submissions at once never share one."""
-    root.mkdir(parents=True, exist_ok=True)
+    """A new numbered folder in ``root``; two submissions at once never share one.
+
+    Raises UsageError where none can be made.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        return _make_folder(root, suffix)
+    except OSError as error:
+        raise UsageError(
+            f"{root}: {error.strerror or error}; jobs keep their files there: choose another place"
+        ) from None
+
+
+def _make_folder(root: Path, suffix: str) -> Path:
     taken = [int(match[0]) for path in root.iterdir() if (match := re.match(r"\d+", path.name))]
     number = max(taken, default=0) + 1
     while True:

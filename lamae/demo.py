@@ -149,7 +149,6 @@ def _claim(out: Path, settings: Settings) -> None:
         return
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out}: not empty and no demo; take another --out")
-    out.mkdir(parents=True, exist_ok=True)
     files.write_json(path, dataclasses.asdict(settings))
 
 

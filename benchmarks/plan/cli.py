@@ -43,6 +43,8 @@ def plan(
     ] = False,
 ) -> None:
     """What a run will need on other machines: memory, step time, hours, traffic, first bottleneck. All modelled."""
+    files.check_writable("--json", json)
+    files.check_writable("--plot", plot)
     if validate:
         if plot is not None:
             raise UsageError("--plot draws a plan; --validate makes none: leave one of them out")

@@ -49,6 +49,17 @@ def test_only_what_leaves_both_spreads_has_moved():
     assert slower["faster"] == MOVED
 
 
+def test_a_report_names_the_command_with_its_options(lamae, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli.bench_cli, "run_benchmark", lambda name, **options: make_result(name, a=(1.0,)))
+    path = tmp_path / "r.json"
+    options = ["--mode", "weak,strong", "--zero", "1,2", "--size", "base", "--precision", "bf16"]
+    assert lamae("scaling", "optim.lr=0.1", *options, "--json", path)[0] == 0
+    command = "lamae bench scaling optim.lr=0.1 --mode weak,strong --zero 1,2 --precision bf16 --size base --records 4"
+    assert f"`{command}`" in lamae("report", path)[1]
+    assert lamae("kernels", "--quick", "--json", path)[0] == 0
+    assert "`lamae bench kernels --quick`" in lamae("report", path)[1]
+
+
 def test_conditions_that_differ_are_named():
     before, after = make_result(a=(1.0,)), make_result(a=(1.0,))
     assert differing_conditions(before, after) == []
