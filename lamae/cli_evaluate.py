@@ -14,6 +14,7 @@ from lamae.sharding.errors import UsageError
 if TYPE_CHECKING:
     from lamae.evaluate.result import ProbeResult
 
+CODES_LISTED = 20
 Transductive = Annotated[
     bool, typer.Option("--transductive", help="Allow test subjects that were in pretraining; said in the result.")
 ]
@@ -33,42 +34,82 @@ def labels(
     source: Annotated[
         str, typer.Option(help="mimic-icd10, ptbxl, snomed or csv; by default told from the columns.")
     ] = "auto",
-    protocol: Annotated[str, typer.Option(help="shards keeps their splits; or ed2all, all2all, folds.")] = "shards",
+    protocol: Annotated[
+        str | None, typer.Option(help="shards keeps their splits (default); or ed2all, all2all, folds.")
+    ] = None,
     min_count: Annotated[
         int | None, typer.Option(help="Keep codes with so many records (default: 2000 for mimic-icd10, else 1).")
     ] = None,
-    top: Annotated[int | None, typer.Option(help="Keep only so many most frequent codes.")] = None,
-    key_column: Annotated[str, typer.Option(help="csv: the column with record keys.")] = "key",
+    top: Annotated[int | None, typer.Option(min=1, help="Keep only so many most frequent codes.")] = None,
+    key_column: Annotated[
+        str | None, typer.Option(help="csv: the column with record keys (default: key, study_id, ecg_id, …).")
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option(help="csv: the 0/1 columns to take, for example AF,LBBB (default: all that can be).")
+    ] = None,
+    leave_out: Annotated[str | None, typer.Option("--except", help="csv: 0/1 columns to leave.")] = None,
+    label_column: Annotated[
+        str | None, typer.Option(help="csv: the column with words for labels; snomed: the header comment with them.")
+    ] = None,
+    separator: Annotated[
+        str | None, typer.Option(help="With --label-column: characters between several labels in a cell (default: ;|).")
+    ] = None,
+    merge: Annotated[
+        bool | None, typer.Option("--merge/--no-merge", help="snomed: codes that the Challenge scores as one are one.")
+    ] = None,
     column: Annotated[
-        str, typer.Option(help="mimic-icd10: the column with diagnoses, such as ed_diag_ed or all_diag_hosp.")
-    ] = "all_diag_all",
+        str | None, typer.Option(help="mimic-icd10: the column with diagnoses, such as ed_diag_ed (all_diag_all).")
+    ] = None,
     task: Annotated[
-        str, typer.Option(help="ptbxl: superclass, subclass, diagnostic, form, rhythm, all.")
-    ] = "superclass",
-    min_likelihood: Annotated[float, typer.Option(help="ptbxl: a statement counts from so many percent on.")] = 0.0,
+        str | None, typer.Option(help="ptbxl: superclass (default), subclass, diagnostic, form, rhythm, all.")
+    ] = None,
+    min_likelihood: Annotated[
+        float | None, typer.Option(help="ptbxl: a statement counts from so many percent on.")
+    ] = None,
     allow_missing: Annotated[bool, typer.Option(help="Go on although some records have no line in FILE.")] = False,
+    all_codes: Annotated[
+        bool, typer.Option("--all-codes", help="List every code, not the most frequent alone.")
+    ] = False,
 ) -> None:
-    """Join diagnoses to the rows of a shard set."""
+    """Join diagnoses to the rows of a shard set, and list how many records of each split have them."""
     from lamae.evaluate.sources import build_labels, detect_source
+    from lamae.sharding.format import SPLITS
 
     if source == "auto":
-        source = detect_source(file, key_column=key_column)
-        console.hint(f"{file}: read as --source {source}")
+        by_column = columns or leave_out or (label_column and file.is_file() and file.suffix != ".zip")
+        source = "csv" if by_column else detect_source(file, key_column=key_column)
+        console.console.print(f"{file}: read as --source {source}", soft_wrap=True)
     report = build_labels(
         shards,
         out,
         source=source,
         file=file,
+        allow_missing=allow_missing,
         protocol=protocol,
-        min_count=(2000 if source == "mimic-icd10" else 1) if min_count is None else min_count,
+        min_count=min_count,
         top=top,
+        key_column=key_column,
+        columns=_names(columns),
+        leave_out=_names(leave_out),
+        label_column=label_column,
+        separator=separator,
+        merge=merge,
         column=column,
         task=task,
         min_likelihood=min_likelihood,
-        allow_missing=allow_missing,
-        key_column=key_column,
     )
-    console.say(("" if report.made else f"{out}: already complete; ") + str(report))
+    for note in report.notes:
+        console.console.print(note, soft_wrap=True)
+    rows = report.rows()
+    listed = rows if all_codes else rows[:CODES_LISTED]
+    console.print_table(f"{out}: labelled records with each code", ["code", "name", "records", *SPLITS], listed)
+    if len(listed) < len(rows):
+        console.console.print(f"… and {len(rows) - len(listed)} more, which --all-codes lists", soft_wrap=True)
+    console.console.print(("" if report.made else f"{out}: already complete; ") + str(report), soft_wrap=True)
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 def embed(

@@ -90,6 +90,31 @@ def test_any_csv_can_be_labels(lamae, tmp_path):
     assert (code, "shards: is a shard set, not embeddings" in error) == (2, True)
 
 
+def test_codes_are_listed_with_their_records_and_options_of_another_source_are_refused(lamae, tmp_path):
+    splits = ["train", "val", "test"]
+    shards = ShardSet.open(write_shard_set(tmp_path / "shards", random_adc(3, 500), splits=splits))
+    codes = [f"D{k:02d}" for k in range(25)]
+    rows = [f"{key},{n},{n % 2}," + ",".join("1" * 25) for n, key in enumerate(shards.keys)]
+    (tmp_path / "mine.csv").write_text("\n".join([f"key,age,sex,{','.join(codes)}", *rows]) + "\n")
+    code, out, _ = lamae("labels", "shards", "mine.csv", "l.zarr", "--except", "D03")
+    assert code == 0
+    assert "columns left: age ('2' in line 4 is not 0 or 1), sex (its name" in out
+    assert ("D20" in out.split("labelled records")[1], "D21" in out.split("labelled records")[1]) == (True, False)
+    assert "and 4 more, which --all-codes lists" in out
+    code, out, _ = lamae("labels", "shards", "mine.csv", "l.zarr", "--except", "D03", "--all-codes")
+    assert code == 0
+    assert "D24" in out
+    assert "l.zarr: already complete" in out
+    (tmp_path / "words.csv").write_text(
+        "key,study_id,all_diag_all,d\n" + "".join(f"{key},5,[],AF\n" for key in shards.keys)
+    )
+    code, out, _ = lamae("labels", "shards", "words.csv", "w.zarr", "--label-column", "d", "--key-column", "key")
+    assert code == 0, "the column that is asked for says that this is any CSV"
+    assert read_labels(tmp_path / "w.zarr").codes == ["AF"]
+    code, _, error = lamae("labels", "shards", "mine.csv", "x.zarr", "--column", "D03")
+    assert (code, "--column is for mimic-icd10; mine.csv is read as --source csv" in error) == (2, True)
+
+
 def test_probing_few_labels_against_another(lamae, tmp_path):
     rng = np.random.default_rng(0)
     splits = ["train"] * 60 + ["val"] * 30 + ["test"] * 30

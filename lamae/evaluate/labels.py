@@ -10,16 +10,17 @@ for all of them, and says how many records matched.
 
 import dataclasses
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from lamae.evaluate import store
+from lamae.evaluate.codes import CodeLists
 from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.format import SPLITS, ShardSet
+from lamae.sharding.tables import record_key
 
 NO_SPLIT = 255
 KIND = "labels"
@@ -29,19 +30,20 @@ KIND = "labels"
 class LabelTable:
     """A label source as read, before it knows any shard set. All sequences run over the source's records."""
 
-    key_choices: tuple[Sequence[str], ...]
-    """Names under which the shard set may know the records; the choice that matches most is taken."""
-    codes: Sequence[frozenset[str] | None]
-    """Codes of each record; None where it is unlabelled."""
+    key_choices: Sequence[Sequence[str]]
+    """Names under which the shard set may know the records; of each record the first that it knows is taken."""
+    places: Sequence[int | str]
+    """Where each record was read: the number of a line, or a file."""
+    codes: CodeLists
     vocabulary: Sequence[str]
     """The codes to keep, in column order."""
-    split: np.ndarray
-    """uint8: index into SPLITS, NO_SPLIT where the protocol leaves the record out; ignored if ``uses_own_split``."""
-    uses_own_split: bool
-    """Whether ``split`` replaces the shard set's own."""
-    descriptions: dict[str, str]
     protocol: str
     """What was done to the codes and splits, in words."""
+    split: np.ndarray | None = None
+    """uint8: index into SPLITS, NO_SPLIT where the protocol leaves the record out; None for the shard set's own."""
+    descriptions: dict[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    """What the user should know of how the file was read."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,11 @@ class LabelReport:
     num_per_split: dict[str, int]
     """Labelled records that a probe would use."""
     num_positive: dict[str, int]
-    """Code to labelled records that carry it."""
+    """Code to labelled records that have it."""
+    num_positive_per_split: dict[str, list[int]]
+    """The same in each split."""
+    descriptions: dict[str, str]
+    notes: Sequence[str]
     made: bool = True
     """False where the very same labels were there already."""
 
@@ -65,6 +71,13 @@ class LabelReport:
             f"{self.num_matched} of {self.num_records} records matched the source's {self.num_source_records}, "
             f"{self.num_labelled} are labelled ({splits}), {len(self.num_positive)} codes"
         )
+
+    def rows(self) -> list[list[str]]:
+        """Code, name, labelled records with it and those of each split, the most frequent code first."""
+        return [
+            [code, self.descriptions[code], f"{count:,}", *(f"{n:,}" for n in self.num_positive_per_split[code])]
+            for code, count in sorted(self.num_positive.items(), key=lambda item: (-item[1], item[0]))
+        ]
 
 
 @dataclass(frozen=True)
@@ -97,37 +110,26 @@ def join_labels(
             f"{file}: no code is left; either none has as many records as --min-count asks for, or the file gives its "
             f"records no codes"
         )
-    row_by_key = {key: row for row, key in enumerate(shard_set.keys)}
-    keys = max(table.key_choices, key=lambda choice: sum(key in row_by_key for key in choice))
-    _refuse_repeats(keys, file)
-    source_rows, rows = [], []
-    for source_row, key in enumerate(keys):
-        row = row_by_key.get(key)
-        if row is not None:
-            source_rows.append(source_row)
-            rows.append(row)
-    _refuse_loss(shard_set, keys, rows, file=file, allow_missing=allow_missing)
-
-    column = {code: k for k, code in enumerate(table.vocabulary)}
-    label_NK = np.zeros((shard_set.num_records, len(column)), dtype=np.uint8)
-    labelled_N = np.zeros(shard_set.num_records, dtype=bool)
+    row_M = _rows(shard_set, table, file)
+    rows = row_M[row_M >= 0]
+    _refuse_loss(shard_set, table, rows, file=file, allow_missing=allow_missing)
+    label_NK, labelled_N = table.codes.columns(table.vocabulary, row_M, shard_set.num_records)
     split_N = np.full(shard_set.num_records, NO_SPLIT, dtype=np.uint8)
-    for source_row, row in zip(source_rows, rows, strict=True):
-        codes = table.codes[source_row]
-        if codes is None:
-            continue
-        labelled_N[row] = True
-        label_NK[row, [column[code] for code in codes if code in column]] = 1
-    split_N[rows] = table.split[source_rows] if table.uses_own_split else shard_set.column("split")[rows]
+    split_N[rows] = shard_set.column("split")[rows] if table.split is None else table.split[row_M >= 0]
 
-    positives = label_NK[labelled_N].sum(0, dtype=np.int64)
+    positives = _positives(label_NK, labelled_N, split_N)
+    per_split = [[int(count) for count in counts] for counts in positives[:, : len(SPLITS)]]
+    descriptions = {code: table.descriptions.get(code, "") for code in table.vocabulary}
     report = LabelReport(
         num_records=shard_set.num_records,
         num_matched=len(rows),
         num_labelled=int(labelled_N.sum()),
-        num_source_records=len(keys),
+        num_source_records=len(table.codes),
         num_per_split={name: int((labelled_N & (split_N == i)).sum()) for i, name in enumerate(SPLITS)},
-        num_positive={code: int(count) for code, count in zip(table.vocabulary, positives, strict=True)},
+        num_positive=dict(zip(table.vocabulary, positives.sum(1).tolist(), strict=True)),
+        num_positive_per_split=dict(zip(table.vocabulary, per_split, strict=True)),
+        descriptions=descriptions,
+        notes=table.notes,
     )
     made = store.write(
         out,
@@ -136,9 +138,10 @@ def join_labels(
         attributes={
             "index_sha256": shard_set.index_hash,
             "codes": list(table.vocabulary),
-            "descriptions": {code: table.descriptions.get(code, "") for code in table.vocabulary},
+            "descriptions": descriptions,
             "protocol": table.protocol,
-            "source_sha256": hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else None,
+            "notes": list(table.notes),
+            "source_sha256": _sha256(file) if file.is_file() else None,
             "num_matched": report.num_matched,
             "num_source_records": report.num_source_records,
             "num_positive": list(report.num_positive.values()),
@@ -173,47 +176,58 @@ def labels_hash(labels: Labels) -> str:
     return digest.hexdigest()
 
 
-def count_codes(codes: Sequence[frozenset[str] | None]) -> list[tuple[str, int]]:
-    """Codes with their number of records, the most frequent first, ties by name."""
-    counts = Counter(code for record in codes if record for code in record)
-    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+def _rows(shard_set: ShardSet, table: LabelTable, file: Path) -> np.ndarray:
+    """int64 [M]: the row of each of the source's records in the shard set, -1 where that has none.
 
-
-def choose_vocabulary(
-    counts: list[tuple[str, int]], *, min_count: int, top: int | None = None, distinct: bool = False
-) -> list[str]:
-    """Codes with at least ``min_count`` records, at most the ``top`` most frequent, in order of the alphabet.
-
-    ``distinct`` leaves out a code that only ever occurs together with one and the same code below it (I210 where
-    every I210 is I2109): its column would count one diagnosis twice.
+    Raises UsageError where two of the source's records are one of the shard set's.
     """
-    kept = [code for code, count in counts if count >= min_count]
-    if distinct:
-        number = dict(counts)
-        # A code's records include those of every code below it, so equal numbers mean equal records.
-        kept = [a for a in kept if not any(b != a and b.startswith(a) and number[b] == number[a] for b in kept)]
-    return sorted(kept[:top])
-
-
-def _refuse_repeats(keys: Sequence[str], file: Path) -> None:
-    repeated = [key for key, count in Counter(keys).items() if count > 1]
-    if repeated:
-        raise UsageError(f"{file}: {len(repeated)} keys occur more than once, for example {repeated[0]}; keep one row")
-
-
-def _refuse_loss(shard_set: ShardSet, keys: Sequence[str], rows: list[int], *, file: Path, allow_missing: bool) -> None:
-    if not rows:
+    row_by_key = {key: row for row, key in enumerate(shard_set.keys)}
+    row_M = np.full(len(table.codes), -1)
+    for record, names in enumerate(zip(*table.key_choices, strict=True)):
+        for name in names:
+            row = row_by_key.get(record_key(name, row_by_key))
+            if row is not None:
+                row_M[record] = row
+                break
+    found, counts = np.unique(row_M[row_M >= 0], return_counts=True)
+    repeated = found[counts > 1]
+    if len(repeated):
+        places = [table.places[record] for record in np.flatnonzero(row_M == repeated[0])[:2]]
+        first, second = (f"line {place}" if isinstance(place, int) else place for place in places)
         raise UsageError(
-            f"{file}: none of its {len(keys)} keys is in {shard_set.root} (there: {shard_set.keys[0]!r}, here: "
-            f"{keys[0]!r}); are these the labels of that data?"
-            if len(keys)
+            f"{file}: {len(repeated)} keys occur more than once, for example {shard_set.keys[repeated[0]]} in "
+            f"{first} and {second}; keep one of them"
+        )
+    return row_M
+
+
+def _refuse_loss(shard_set: ShardSet, table: LabelTable, rows: np.ndarray, *, file: Path, allow_missing: bool) -> None:
+    if not len(rows):
+        raise UsageError(
+            f"{file}: none of its {len(table.codes)} keys is in {shard_set.root} (there: {shard_set.keys[0]!r}, here: "
+            f"{table.key_choices[0][0]!r}); are these the labels of that data?"
+            if len(table.codes)
             else f"{file}: holds no records"
         )
-    missing = shard_set.num_records - len(rows)
-    if missing and not allow_missing:
-        matched = set(rows)
-        first = next(key for row, key in enumerate(shard_set.keys) if row not in matched)
+    missing = np.setdiff1d(np.arange(shard_set.num_records), rows)
+    if len(missing) and not allow_missing:
         raise UsageError(
-            f"{file}: {missing} of {shard_set.num_records} records of {shard_set.root} have no row there (first: "
-            f"{first}); give --allow-missing to leave them unlabelled"
+            f"{file}: {len(missing)} of {shard_set.num_records} records of {shard_set.root} have no row there (first: "
+            f"{shard_set.keys[missing[0]]}); give --allow-missing to leave them unlabelled"
         )
+
+
+def _positives(label_NK: np.ndarray, labelled_N: np.ndarray, split_N: np.ndarray) -> np.ndarray:
+    """int64 [K, splits + 1]: labelled records with each code in each split, and in none."""
+    place_N = np.where(labelled_N, np.minimum(split_N, len(SPLITS)), -1)
+    counts = np.zeros((label_NK.shape[1], len(SPLITS) + 1), dtype=np.int64)
+    for start in range(0, len(label_NK), store.ROWS_PER_CHUNK):  # in blocks: with many codes a copy is gigabytes
+        block = slice(start, start + store.ROWS_PER_CHUNK)
+        for split in range(len(SPLITS) + 1):
+            counts[:, split] += label_NK[block][place_N[block] == split].sum(0, dtype=np.int64)
+    return counts
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

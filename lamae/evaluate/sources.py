@@ -4,94 +4,90 @@ Each reader keeps the conventions under which results on that source are publish
 arguments.
 """
 
+import inspect
 import sys
+from array import array
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from lamae.evaluate.csvrows import code_list, integer, integer_key, literal, read_heading, read_rows
-from lamae.evaluate.labels import (
-    NO_SPLIT,
-    LabelReport,
-    LabelTable,
-    choose_vocabulary,
-    count_codes,
-    join_labels,
+from lamae.evaluate.codes import CodeLists, choose_vocabulary, few
+from lamae.evaluate.csvrows import (
+    BINARY,
+    NO_VALUE,
+    integer,
+    integer_key,
+    items,
+    likelihoods,
+    read_heading,
+    read_rows,
+    shortened,
+    yes,
 )
+from lamae.evaluate.groups import is_icd10
+from lamae.evaluate.headers import read_headers
+from lamae.evaluate.labelcsv import read_label_csv
+from lamae.evaluate.labels import NO_SPLIT, LabelReport, LabelTable, join_labels
 from lamae.sharding.errors import UsageError
 from lamae.sharding.format import SPLITS, ShardSet
+from lamae.sharding.splits import KEY_COLUMNS
 
 TRAIN, VAL, TEST = range(len(SPLITS))
-SOURCES = ("mimic-icd10", "ptbxl", "snomed", "csv")
 MIMIC_PROTOCOLS = ("shards", "ed2all", "all2all")
 PTBXL_PROTOCOLS = ("shards", "folds")
 PTBXL_TASKS = ("superclass", "subclass", "diagnostic", "form", "rhythm", "all")
 MIMIC_COLUMNS = ("ed_diag_ed", "ed_diag_hosp", "hosp_diag_hosp", "all_diag_hosp", "all_diag_all")
 ICD_DIGITS = 5
 ICD_ROOT_DIGITS = 3
+# Where a code of ICD-9 has none in ICD-10-CM, the official mappings between them say so.
+NO_ICD = NO_VALUE | {"nodx"}
 
 
-def detect_source(file: Path, *, key_column: str = "key") -> str:
-    """Which of SOURCES ``file`` is, told from its columns, whatever it is called; a directory is "snomed".
+def detect_source(file: Path, *, key_column: str | None = None) -> str:
+    """Which of READERS is for ``file``, told from its columns, whatever it is called; a directory is "snomed".
 
     Raises UsageError naming the possibilities when none fits.
     """
-    if file.is_dir():
+    if file.is_dir() or file.suffix.casefold() == ".zip":
         return "snomed"
     heading = read_heading(file)
     if "study_id" in heading and any(column in heading for column in MIMIC_COLUMNS):
         return "mimic-icd10"
     if "scp_codes" in heading and "filename_hr" in heading:
         return "ptbxl"
-    if key_column in heading:
+    wanted = (key_column,) if key_column else KEY_COLUMNS
+    if {name.casefold() for name in wanted} & {name.casefold() for name in heading}:
         return "csv"
     raise UsageError(
         f"{file}: its columns ({', '.join(heading[:6])}{', …' if len(heading) > 6 else ''}) fit no label source. "
         "mimic-icd10 has study_id and all_diag_all, ptbxl has scp_codes and filename_hr; snomed is a directory of WFDB "
-        f"headers; any CSV with 0/1 columns needs a column of record keys (no {key_column!r} here: name it with "
-        "--key-column)"
+        f"headers; any CSV needs a column of record keys (no {' or '.join(wanted)} here: name it with --key-column)"
     )
 
 
 def build_labels(
-    shards: Path | ShardSet,
-    out: Path,
-    *,
-    source: str,
-    file: Path,
-    protocol: str = "shards",
-    allow_missing: bool = False,
-    column: str = "all_diag_all",
-    min_count: int = 2000,
-    top: int | None = None,
-    distinct: bool = False,
-    task: str = "superclass",
-    min_likelihood: float = 0.0,
-    key_column: str = "key",
+    shards: Path | ShardSet, out: Path, *, source: str, file: Path, allow_missing: bool = False, **options: object
 ) -> LabelReport:
-    """Read ``file`` as ``source`` (one of SOURCES), join it to ``shards`` and write ``out``; how the join went.
+    """Read ``file`` as ``source`` (one of READERS), join it to ``shards`` and write ``out``; how the join went.
 
-    ``file`` is records_w_diag_icd10.csv, ptbxl_database.csv, a directory of WFDB headers, or any CSV with 0/1 columns.
-
-    ``protocol`` "shards" keeps the shard set's split; the others are the source's own, see the readers, as are the
-    options below ``allow_missing``. Raises UsageError when the file does not fit the source or the shard set.
+    ``file`` is records_w_diag_icd10.csv, ptbxl_database.csv, a directory of WFDB headers, or any CSV. ``options`` are
+    those of the source's reader; None stands for its default. Raises UsageError when the file does not fit the source
+    or the shard set, and for options that the source does not have.
     """
     shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
-    if source == "mimic-icd10":
-        table = read_mimic_icd10(
-            file, column=column, min_count=min_count, top=top, distinct=distinct, protocol=protocol
-        )
-    elif source == "ptbxl":
-        table = read_ptbxl(file, task=task, min_likelihood=min_likelihood, protocol=protocol)
-    elif source == "snomed":
-        _require_choice("protocol", protocol, ("shards",))
-        table = read_snomed_headers(file, min_count=min_count, top=top)
-    elif source == "csv":
-        _require_choice("protocol", protocol, ("shards",))
-        table = read_label_csv(file, key_column=key_column, min_count=min_count, top=top)
-    else:
-        raise UsageError(f"label source {source!r} is none of {', '.join(SOURCES)}")
-    return join_labels(shard_set, table, out, file=file, allow_missing=allow_missing)
+    if source not in READERS:
+        raise UsageError(f"label source {source!r} is none of {', '.join(READERS)}")
+    reader = READERS[source]
+    given = {name: value for name, value in options.items() if value is not None}
+    if given.get("protocol") == "shards":
+        del given["protocol"]
+    for name in given.keys() - inspect.signature(reader).parameters.keys():
+        has = [other for other, its in READERS.items() if name in inspect.signature(its).parameters]
+        option = OPTIONS.get(name, f"--{name.replace('_', '-')}")
+        raise UsageError(f"{option} is for {' and '.join(has) or 'no source'}; {file} is read as --source {source}")
+    return join_labels(shard_set, reader(file, **given), out, file=file, allow_missing=allow_missing)
 
 
 def read_mimic_icd10(
@@ -118,38 +114,48 @@ def read_mimic_icd10(
     _require_choice("protocol", protocol, MIMIC_PROTOCOLS)
     _require_choice("column", column, MIMIC_COLUMNS)
     keys: list[str] = []
-    codes: list[frozenset[str] | None] = []
-    split: list[int] = []
+    lines, split = array("L"), bytearray()
+    codes, left_out = CodeLists(), Counter[str]()
     normal: dict[str, frozenset[str]] = {}
     flag = {"ed2all": "ecg_taken_in_ed", "all2all": "ecg_taken_in_ed_or_hosp"}.get(protocol)
     wanted = ["study_id", column] + (["strat_fold", "ecg_no_within_stay", flag] if flag else [])
     for line, row in read_rows(file, wanted):
-        where = f"{file}, line {line}"
+        where, cell = f"{file}, line {line}", row[column]
         keys.append(integer_key(row["study_id"], "study_id", where))
+        lines.append(line)
         found: set[str] = set()
-        for code in code_list(row[column], column, where):
+        for code in items(cell, column, where) if cell.casefold() not in NO_ICD else ():
             if code not in normal:
-                normal[sys.intern(code)] = icd10_ancestors(code)
+                normal[code] = _checked_ancestors(code, cell, column, where)
+            if not normal[code]:
+                left_out[code] += 1
             found |= normal[code]
-        codes.append(frozenset(found) or None)
+        codes.append(found or None)
         if flag:
             fold = integer(row["strat_fold"], "strat_fold", where)
             first = integer(row["ecg_no_within_stay"], "ecg_no_within_stay", where) == 0
-            taken = row[flag].strip().lower() in ("true", "1", "1.0")
-            split.append(_strodthoff_split(fold, first) if taken else NO_SPLIT)
-    vocabulary = choose_vocabulary(count_codes(codes), min_count=min_count, top=top, distinct=distinct)
+            split.append(_strodthoff_split(fold, first) if yes(row[flag], flag, where) else NO_SPLIT)
     return LabelTable(
         key_choices=(keys,),
+        places=lines,
         codes=codes,
-        vocabulary=vocabulary,
-        split=np.array(split, dtype=np.uint8),
-        uses_own_split=flag is not None,
-        descriptions={},
+        vocabulary=choose_vocabulary(codes.counts(), min_count=min_count, top=top, distinct=distinct),
+        split=np.array(split, dtype=np.uint8) if flag else None,
         protocol=f"MIMIC-IV-ECG-Ext-ICD {column}, 5 characters with ancestors, at least {min_count} records"
         + (f", {top} most frequent" if top else "")
         + (", distinct" if distinct else "")
         + f"; protocol {protocol}",
+        notes=[f"{number:,} times {word!r} in a list of codes says no code" for word, number in left_out.items()],
     )
+
+
+def _checked_ancestors(code: str, cell: str, column: str, where: str) -> frozenset[str]:
+    """``icd10_ancestors``, empty where a word stands for no code. Raises UsageError for a word that is neither."""
+    if code.casefold() in NO_ICD:
+        return frozenset()
+    if not is_icd10(code.strip().replace(".", "").upper()):
+        raise UsageError(f"{where}: {column} is {shortened(cell)}, and {code!r} is no ICD-10 code")
+    return icd10_ancestors(code)
 
 
 def icd10_ancestors(code: str) -> frozenset[str]:
@@ -159,7 +165,13 @@ def icd10_ancestors(code: str) -> frozenset[str]:
 
 
 def read_ptbxl(
-    file: Path, *, task: str = "superclass", min_likelihood: float = 0.0, protocol: str = "shards"
+    file: Path,
+    *,
+    task: str = "superclass",
+    min_likelihood: float = 0.0,
+    protocol: str = "shards",
+    min_count: int = 1,
+    top: int | None = None,
 ) -> LabelTable:
     """``ptbxl_database.csv`` of PTB-XL, with ``scp_statements.csv`` beside it (Wagner et al., doi:10.13026/kfzx-aw45).
 
@@ -170,92 +182,37 @@ def read_ptbxl(
     """
     _require_choice("protocol", protocol, PTBXL_PROTOCOLS)
     _require_choice("task", task, PTBXL_TASKS)
+    if not 0 <= min_likelihood <= 100:
+        raise UsageError(f"--min-likelihood {min_likelihood:g}: is a percentage, from 0 to 100")
     translate, descriptions = _scp_translation(file.with_name("scp_statements.csv"), task)
-    high_names, low_names = [], []
-    codes: list[frozenset[str] | None] = []
-    split: list[int] = []
+    high_names, low_names, lines, split = [], [], array("L"), bytearray()
+    codes, unknown = CodeLists(), Counter[str]()
     for line, row in read_rows(file, ["scp_codes", "strat_fold", "filename_hr", "filename_lr"]):
         where = f"{file}, line {line}"
         high_names.append(Path(row["filename_hr"]).name)
         low_names.append(Path(row["filename_lr"]).name)
-        statements = literal(row["scp_codes"], dict, "scp_codes", where)
-        likely = (code for code, likelihood in statements.items() if float(likelihood) >= min_likelihood)
-        codes.append(frozenset(translate[code] for code in likely if code in translate) or None)
+        lines.append(line)
+        statements = likelihoods(row["scp_codes"], "scp_codes", where)
+        likely = {code for code, percent in statements.items() if percent >= min_likelihood}
+        unknown.update(likely - descriptions.keys())
+        codes.append({translate[code] for code in likely & translate.keys()} or None)
         fold = integer(row["strat_fold"], "strat_fold", where)
         split.append(TEST if fold == 10 else VAL if fold == 9 else TRAIN)
     return LabelTable(
         key_choices=(high_names, low_names),
+        places=lines,
         codes=codes,
-        vocabulary=choose_vocabulary(count_codes(codes), min_count=1),
-        split=np.array(split, dtype=np.uint8),
-        uses_own_split=protocol == "folds",
-        descriptions=descriptions,
+        vocabulary=choose_vocabulary(codes.counts(), min_count=min_count, top=top),
+        split=np.array(split, dtype=np.uint8) if protocol == "folds" else None,
+        descriptions=descriptions | SUPERCLASSES,
         protocol=f"PTB-XL {task}, likelihood at least {min_likelihood:g} %; protocol {protocol}",
+        notes=[
+            "statements that scp_statements.csv does not have count for nothing: "
+            + few([f"{code} ({number:,} records)" for code, number in unknown.most_common()])
+        ]
+        if unknown
+        else (),
     )
-
-
-def read_snomed_headers(folder: Path, *, min_count: int = 1, top: int | None = None) -> LabelTable:
-    """SNOMED CT codes of the ``#Dx:`` comments of all WFDB headers below ``folder`` (PhysioNet/CinC Challenge 2020/21).
-
-    A record without such a comment is unlabelled. Names are the header's stem, or its path where a stem repeats.
-    """
-    headers = sorted(folder.rglob("*.hea")) if folder.is_dir() else []
-    if not headers:
-        raise UsageError(f"{folder}: no directory with WFDB headers (*.hea)")
-    codes: list[frozenset[str] | None] = []
-    for header in headers:
-        found: set[str] = set()
-        for line in header.read_text(encoding="utf-8", errors="replace").splitlines():
-            name, _, value = line.lstrip("# ").partition(":")
-            if line.startswith("#") and name.strip().lower() == "dx":
-                found.update(code.strip() for code in value.split(",") if code.strip())
-        codes.append(frozenset(found) or None)
-    return LabelTable(
-        key_choices=([_header_key(header.stem) for header in headers], [_path_key(h, folder) for h in headers]),
-        codes=codes,
-        vocabulary=choose_vocabulary(count_codes(codes), min_count=min_count, top=top),
-        split=np.zeros(len(headers), dtype=np.uint8),
-        uses_own_split=False,
-        descriptions={},
-        protocol=f"SNOMED CT codes of #Dx headers, at least {min_count} records; protocol shards",
-    )
-
-
-def read_label_csv(file: Path, *, key_column: str = "key", min_count: int = 1, top: int | None = None) -> LabelTable:
-    """Any CSV with a column of record keys; every other column whose cells are all 0, 1 or empty is a label.
-
-    A record whose label cells are all empty is unlabelled; a single empty cell in a labelled record counts as 0.
-    """
-    rows = list(read_rows(file, [key_column]))
-    names = [name for name in (rows[0][1] if rows else {}) if name and name != key_column]
-    values = {name: [_BINARY.get(row[name].strip().lower()) for _, row in rows] for name in names}
-    labels = [name for name in names if all(value is not None for value in values[name])]
-    if not labels:
-        raise UsageError(f"{file}: no column besides {key_column} holds only 0, 1 or empty cells")
-    codes: list[frozenset[str] | None] = []
-    for number, (_, row) in enumerate(rows):
-        known = any(row[name].strip() for name in labels)
-        codes.append(frozenset(name for name in labels if values[name][number] == 1) if known else None)
-    return LabelTable(
-        key_choices=([row[key_column].strip() for _, row in rows],),
-        codes=codes,
-        vocabulary=choose_vocabulary(count_codes(codes), min_count=min_count, top=top),
-        split=np.zeros(len(rows), dtype=np.uint8),
-        uses_own_split=False,
-        descriptions={},
-        protocol=f"columns of a CSV, at least {min_count} records; protocol shards",
-    )
-
-
-_BINARY = {"": 0, "0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
-
-
-def _header_key(stem: str) -> str:
-    return stem.replace(".", "_")
-
-
-def _path_key(header: Path, folder: Path) -> str:
-    return header.relative_to(folder).with_suffix("").as_posix().replace("/", "__").replace(".", "_")
 
 
 SUPERCLASSES = {
@@ -268,19 +225,16 @@ SUPERCLASSES = {
 
 
 def _scp_translation(file: Path, task: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Statement to label of the task, and label to description."""
-    translate, descriptions = {}, dict(SUPERCLASSES)
+    """Statement to label of the task, and every statement to its description."""
+    translate, descriptions = {}, {}
     wanted = ["description", "diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass"]
     for _, row in read_rows(file, wanted):
         code = next(iter(row.values()))
+        descriptions[code] = row["description"]
         group = {"superclass": "diagnostic_class", "subclass": "diagnostic_subclass"}.get(task)
-        if group:
-            if row["diagnostic"].strip() and row[group].strip():
-                translate[code] = row[group]
-        elif task == "all" or row[task].strip():
-            translate[code] = code
-            descriptions[code] = row["description"]
-    return translate, descriptions
+        if task == "all" or BINARY.get(row["diagnostic" if group else task].casefold()) == 1:
+            translate[code] = row[group] if group else code
+    return {code: label for code, label in translate.items() if label}, descriptions
 
 
 def _strodthoff_split(fold: int, first_of_stay: bool) -> int:
@@ -294,3 +248,13 @@ def _strodthoff_split(fold: int, first_of_stay: bool) -> int:
 def _require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise UsageError(f"{name} {value!r} is none of {', '.join(choices)}")
+
+
+READERS: dict[str, Callable[..., LabelTable]] = {
+    "mimic-icd10": read_mimic_icd10,
+    "ptbxl": read_ptbxl,
+    "snomed": read_headers,
+    "csv": read_label_csv,
+}
+OPTIONS = {"leave_out": "--except", "merge": "--merge"}
+"""What the command line calls an option, where that is not its name."""

@@ -5,7 +5,8 @@ import csv
 import numpy as np
 import pytest
 
-from lamae.evaluate.labels import NO_SPLIT, choose_vocabulary, read_labels
+from lamae.evaluate.codes import choose_vocabulary
+from lamae.evaluate.labels import NO_SPLIT, read_labels
 from lamae.evaluate.sources import build_labels, detect_source, icd10_ancestors
 from lamae.sharding.errors import UsageError
 from lamae.sharding.format import SPLITS, ShardSet
@@ -108,6 +109,9 @@ def test_protocols_take_folds_and_only_first_ecgs_for_testing(shards, tmp_path):
         out = tmp_path / f"{protocol}.zarr"
         build_labels(shards, out, source="mimic-icd10", file=file, min_count=1, protocol=protocol)
         assert read_labels(out).split_N.tolist() == split
+    file.write_text(file.read_text().replace("False", "perhaps"))
+    with pytest.raises(UsageError, match="line 5: ecg_taken_in_ed is 'perhaps', neither true nor false"):
+        build_labels(shards, tmp_path / "l", source="mimic-icd10", file=file, protocol="ed2all")
 
 
 def test_unmatched_records_are_refused_unless_told(shards, tmp_path):
@@ -120,6 +124,38 @@ def test_unmatched_records_are_refused_unless_told(shards, tmp_path):
     )
     assert report.num_matched == 3
     assert not read_labels(tmp_path / "out.zarr").labelled_N[3]
+
+
+@pytest.mark.parametrize(
+    ("cell", "expected"),
+    [
+        ("['I2510' 'E785']", {"I25", "I251", "I2510", "E78", "E785"}),
+        ("i25.10; E78.5", {"I25", "I251", "I2510", "E78", "E785"}),
+        ("['I10', None, 'nan', '']", {"I10"}),
+        ("['I10', 'NoDx']", {"I10"}),
+        ("nan", None),
+        ("None", None),
+        ("['NoDx']", None),
+        ("[b'I10']", "line 2: all_diag_all is .*not a list"),
+        ("['I10', ..., 'E785']", "line 2: all_diag_all is .*one that was cut"),
+        ("['I10', 4280]", "line 2: all_diag_all is .*'4280' is no ICD-10 code"),
+        ("['I10, E785']", "line 2: all_diag_all is .*'I10, E785' is no ICD-10 code"),
+        ("I20-I25", "line 2: all_diag_all is .*'I20-I25' is no ICD-10 code"),
+        ("[1.0]", "line 2: all_diag_all is .*'1.0' is no ICD-10 code"),
+    ],
+)
+def test_no_cell_gives_codes_that_it_does_not_hold(shards, tmp_path, cell, expected):
+    rows = [{"study_id": study, "all_diag_all": "['Z00']"} for study in STUDIES]
+    file = mimic_csv(tmp_path / "labels.csv", [rows[0] | {"all_diag_all": cell}, *rows[1:]])
+    options = {"source": "mimic-icd10", "file": file, "min_count": 1}
+    if isinstance(expected, str):
+        with pytest.raises(UsageError, match=expected):
+            build_labels(shards, tmp_path / "l.zarr", **options)
+        return
+    report = build_labels(shards, tmp_path / "l.zarr", **options)
+    assert {code for code, count in report.num_positive.items() if code != "Z00"} == (expected or set())
+    assert report.num_labelled == (3 if expected is None else 4)
+    assert any("NoDx" in note for note in report.notes) == ("NoDx" in cell)
 
 
 @pytest.mark.parametrize(
@@ -207,6 +243,36 @@ def test_ptbxl_folds_and_likelihoods(tmp_path):
     assert read_labels(tmp_path / "b.zarr").labelled_N.tolist() == [True, False, False, False]
 
 
+def test_ptbxl_statements_have_names_and_unknown_ones_are_said(tmp_path):
+    keys = [f"0000{n}_hr" for n in range(1, 4)]
+    shards = write_shard_set(tmp_path / "shards", random_adc(3, 50), keys=keys)
+    file = tmp_path / "ptbxl_database.csv"
+    (tmp_path / "scp_statements.csv").write_text(
+        ",description,diagnostic,form,rhythm,diagnostic_class,diagnostic_subclass\n"
+        "NORM,normal ECG,1.0,0.0,0.0,NORM,NORM\nIMI,inferior infarction,1,0,0,MI,IMI\nSR,sinus rhythm,0,0,1,,\n"
+    )
+
+    def labels(first, out, **options):
+        statements = [first, '{"IMI": 80, "SR": 0}', "{'NORM': 15.0}"]
+        cells = [
+            '"' + s.replace('"', '""') + f'",1,b/{key},b/{key[:-2]}lr' for s, key in zip(statements, keys, strict=True)
+        ]
+        file.write_text("\n".join(["scp_codes,strat_fold,filename_hr,filename_lr", *cells]) + "\n")
+        return build_labels(shards, tmp_path / out, source="ptbxl", file=file, **options)
+
+    report = labels("{'NORM': 80.0, 'XYZ': 100.0}", "a", task="all")
+    assert report.num_positive == {"IMI": 1, "NORM": 2, "SR": 1}
+    assert report.descriptions == {"IMI": "inferior infarction", "NORM": "normal ECG", "SR": "sinus rhythm"}
+    assert report.notes == ["statements that scp_statements.csv does not have count for nothing: XYZ (1 records)"]
+    assert labels("{'NORM': 80.0}", "b", task="rhythm").num_positive == {"SR": 1}, "0 is no, as an empty cell is"
+    assert labels("{'NORM': 80.0}", "c", task="all", min_count=2).num_positive == {"NORM": 2}
+    for bad in ("{'NORM': None}", "{'NORM': nan}", "{'NORM': -1.0}"):
+        with pytest.raises(UsageError, match=r"ptbxl_database.csv, line 2: scp_codes is .*NORM"):
+            labels(bad, "d")
+    with pytest.raises(UsageError, match="--min-likelihood -1: is a percentage"):
+        labels("{'NORM': 80.0}", "d", min_likelihood=-1.0)
+
+
 def test_a_source_is_told_from_its_columns(tmp_path):
     (tmp_path / "a.csv").write_text("study_id,all_diag_all,strat_fold\n")
     (tmp_path / "b.csv").write_text("key,paced\n")
@@ -254,7 +320,9 @@ def test_any_csv_with_zeros_and_ones(shards, tmp_path):
 
 def test_csv_without_labels_or_keys_and_folders_without_headers_are_named(shards, tmp_path):
     (tmp_path / "a.csv").write_text(f"key,age\n{STUDIES[0]},61\n")
-    with pytest.raises(UsageError, match="no column besides key holds only 0, 1"):
+    with pytest.raises(
+        UsageError, match=r"no column is left to take labels from: age \('61' in line 2 is not 0 or 1\)"
+    ):
         build_labels(shards, tmp_path / "l.zarr", source="csv", file=tmp_path / "a.csv", min_count=1)
     with pytest.raises(UsageError, match="no column record"):
         build_labels(shards, tmp_path / "l.zarr", source="csv", file=tmp_path / "a.csv", key_column="record")
