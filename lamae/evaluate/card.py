@@ -21,9 +21,8 @@ embedding = model.embed(signal_mv, rate_hz={example_rate}, leads=["I", "II", "II
 print(embedding.record.shape, embedding.lead_weights.round(2))
 ```
 
-Any subset of the leads, in any order. NaN marks missing samples; leads that are zero or flat count as not recorded. The
-sampling rate must be a whole multiple of
-{rate_hz} Hz. Input in millivolt, scaling "{scaling}"{scale}.
+Any subset of the leads, in any order. NaN marks missing samples; leads that are zero or flat count as not recorded.
+The sampling rate must be a whole multiple of {rate_hz} Hz. Input in millivolt, scaling "{scaling}"{scale}.
 
 ## Pretraining
 

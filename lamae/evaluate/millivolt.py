@@ -73,7 +73,7 @@ def to_rate(rate_hz: Any) -> float:
 
 def refuse_empty(usable_BL: np.ndarray) -> None:
     """Raises UsageError naming a record without any usable lead."""
-    empty_B = ~usable_BL.any(1)
+    empty_B = np.asarray(~usable_BL.any(1))
     if empty_B.any():
         raise UsageError(
             f"{_which(empty_B)} has no sample in any lead, or only flat ones (within {_FLAT_UV:g} µV); leave it out, "
