@@ -47,6 +47,11 @@ class RunSection:
     dir: str = MISSING
     """Run directory: config, manifest, metrics, checkpoints and TensorBoard events go here."""
 
+    def check(self) -> None:
+        """Raises ValueError naming the key."""
+        if not self.dir.strip() or not self.dir.isprintable():
+            raise ValueError(f"run.dir={self.dir!r} must name a directory")
+
 
 @dataclass
 class RunConfig:
@@ -125,7 +130,8 @@ def _read(path: str | Path, kind: str) -> Layer:
             f"{path}: {error.strerror or error}; {hint}names that need no file: {', '.join(names)}"
         ) from None
     except Exception as error:  # YAML's own errors span several lines and several classes
-        raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        reason = " ".join(str(error).split()) or "no mapping of keys"
+        raise UsageError(f"{path}: not valid YAML: {reason}") from None
     if not isinstance(loaded, DictConfig):
         raise UsageError(f"{path}: a configuration is a mapping of sections, this is a list or a single value")
     return str(path), loaded
@@ -133,7 +139,13 @@ def _read(path: str | Path, kind: str) -> Layer:
 
 def from_dict(values: dict[str, Any], *, source: str = "config") -> RunConfig:
     """The configuration stored as a plain mapping (a run directory, a checkpoint). Raises UsageError."""
-    return _compose(RunConfig(), [(source, OmegaConf.create(values))])
+    try:
+        layer = OmegaConf.create(values)
+    except OmegaConfBaseException as error:
+        raise UsageError(f"{source}: {' '.join(str(error).split())}") from None
+    if not isinstance(layer, DictConfig):
+        raise UsageError(f"{source}: expected a mapping of sections, not {values!r:.80}")
+    return _compose(RunConfig(), [(source, layer)])
 
 
 def override(config: ConfigT, overrides: Sequence[str]) -> ConfigT:
@@ -198,7 +210,10 @@ def _merge(start: Any, layers: Sequence[Layer], unknown: str | None) -> DictConf
     merged: Any = OmegaConf.structured(start)
     known = sorted(_dotted_keys(type(start)))
     for source, layer in layers:
+        _refuse_interpolation(layer, source)
         _refuse_unknown(_rename(layer), known, source, unknown)
+        for misfit in keys.misfits(type(start), OmegaConf.to_container(layer)):
+            raise UsageError(f"{source}: {misfit}")
         try:
             merged = OmegaConf.merge(merged, layer)
         except OmegaConfBaseException as error:
@@ -261,12 +276,27 @@ def _dotted_keys(cls: type, prefix: str = "") -> Iterator[str]:
             yield from _dotted_keys(entry.type, f"{name}.")  # type: ignore[arg-type]
 
 
+def _refuse_interpolation(layer: DictConfig, source: str) -> None:
+    """OmegaConf fills in ``${...}``, from the environment too: a configuration from elsewhere would read ours."""
+
+    def walk(value: Any, key: str) -> None:
+        inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        for name, entry in inner:
+            walk(entry, f"{key}.{name}".strip("."))
+        if isinstance(value, str) and "${" in value:
+            raise UsageError(f"{source}: {key}: '${{' is not filled in; write the value itself (for a shell, $NAME)")
+
+    walk(OmegaConf.to_container(layer), "")
+
+
 def _refuse_unknown(layer: DictConfig, known: list[str], source: str, unknown: str | None) -> None:
     top = {key for key in known if "." not in key}
 
     def walk(node: Any, prefix: str) -> None:
         for key in node:
             dotted = f"{prefix}{key}"
+            if dotted in known and "." in str(key):
+                raise UsageError(f"{source}: {dotted}: write it as a mapping, {dotted.replace('.', ': {')}: …}}")
             if dotted not in known:
                 near = difflib.get_close_matches(dotted, known, n=1, cutoff=0.75 if unknown else 0.5)
                 hint = f"did you mean {near[0]}?" if near else unknown or f"known are {', '.join(sorted(top))}"

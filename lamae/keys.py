@@ -1,12 +1,16 @@
-"""What the keys of a configuration mean: the string literal below each field of its dataclass, read from the source."""
+"""What the keys of a configuration mean and hold: the string literal below each field of its dataclass, read from the
+source, and the field's type."""
 
 import ast
 import dataclasses
 import inspect
 import textwrap
 import typing
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
+
+_SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
 
 def docstrings(cls: type) -> dict[str, str]:
@@ -39,3 +43,43 @@ def section_of(cls: type, name: str) -> Any:
         if dataclasses.is_dataclass(candidate):
             return candidate
     return None
+
+
+def misfits(kind: Any, value: Any, key: str = "") -> Iterator[str]:
+    """``KEY: expected WHAT, not VALUE`` wherever plain values are of another shape than a type: a list for a mapping,
+    one value for a list, nothing for a number. Whether text reads as a number is not looked at, nor unknown keys."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+        for name, inner in typing.get_type_hints(kind).items():
+            if name in value:
+                yield from misfits(inner, value[name], f"{key}.{name}".strip("."))
+    elif origin is dict and isinstance(value, Mapping):
+        for name, entry in value.items():
+            yield from misfits(arguments[1], entry, f"{key}.{name}")
+    elif origin is list and isinstance(value, list):
+        for place, entry in enumerate(value):
+            yield from misfits(arguments[0], entry, f"{key}[{place}]")
+    elif not _may_be(kind, value):
+        yield f"{key}: expected {_in_words(kind)}, not {value!r}"
+
+
+def _may_be(kind: Any, value: Any) -> bool:
+    if value == "???" or kind is Any:
+        return True
+    if typing.get_args(kind) and typing.get_origin(kind) not in (dict, list):
+        return any(_may_be(choice, value) for choice in typing.get_args(kind))
+    if kind not in _SCALARS:
+        return False
+    return value is None if kind is type(None) else value is not None and not isinstance(value, list | Mapping)
+
+
+def _in_words(kind: Any) -> str:
+    """A type, as one would write it in YAML."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is dict:
+        return f"a mapping of names to {_in_words(arguments[1])}"
+    if origin is list:
+        return f"a list, each {_in_words(arguments[0])}"
+    if arguments:
+        return " or ".join(map(_in_words, arguments))
+    return _SCALARS.get(kind, "a mapping of keys" if dataclasses.is_dataclass(kind) else "any value")

@@ -9,7 +9,7 @@ from lamae.cluster import profile
 from lamae.evaluate.finetune import FinetuneOptions
 from lamae.sharding.errors import UsageError
 from lamae.sharding.options import PackOptions
-from lamae.study.plan import StudyPlan
+from lamae.study.plan import StudyPlan, load_plan
 
 
 @pytest.fixture
@@ -71,6 +71,17 @@ def test_a_bad_value_is_laid_at_the_door_of_whoever_gave_it(yaml_file):
         ("train: {steps: 7}\n", [], r"data\.path, run\.dir must be given"),
         ("- a\n- list\n", [], r"run\.yaml: a configuration is a mapping"),
         ("train: {steps: [\n", [], r"run\.yaml: not valid YAML"),
+        ("5", [], r"run\.yaml: not valid YAML: no mapping of keys"),
+        (COMPLETE + "model: [1, 2]\n", [], r"run\.yaml: model: expected a mapping of keys, not \[1, 2\]"),
+        (COMPLETE + "model:\n", [], r"run\.yaml: model: expected a mapping of keys, not None"),
+        (COMPLETE, ["model=5"], r"command line: model: expected a mapping of keys, not 5"),
+        (COMPLETE + "model: {width: [1]}\n", [], r"model\.width: expected a whole number, not \[1\]"),
+        (COMPLETE + "model.width: 64\n", [], r"model\.width: write it as a mapping, model: \{width: …\}"),
+        (COMPLETE + "mask: {weights: [1]}\n", [], r"mask\.weights: expected a mapping of names to a number, not \[1\]"),
+        (COMPLETE + "engine: {deepspeed: [1]}\n", [], r"engine\.deepspeed: expected a mapping of names to any value"),
+        (COMPLETE, ["run.dir=[a]"], r"run\.dir: expected text, not \['a'\]"),
+        (COMPLETE, ["run.dir="], r"run\.dir: expected text, not None"),
+        (COMPLETE, ["run.dir=' '"], r"run\.dir=' ' must name a directory"),
     ],
 )
 def test_bad_configuration_is_one_line(yaml_file, text, overrides, message):
@@ -78,6 +89,27 @@ def test_bad_configuration_is_one_line(yaml_file, text, overrides, message):
         config.load(yaml_file(text), overrides)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "value", ["${oc.env:SECRET}", "/data/${oc.env:SECRET}", "${data.path}", "${nowhere}", "${x:y}"]
+)
+def test_nothing_is_filled_in_from_the_environment_or_elsewhere(yaml_file, monkeypatch, value):
+    """A configuration, checkpoint or plan from somewhere else must not read what is ours."""
+    monkeypatch.setenv("SECRET", "hunter2")
+    message = r"is not filled in; write the value itself"
+    for load in (
+        lambda: config.load(yaml_file(COMPLETE.replace("out", f"'{value}'"))),
+        lambda: config.load(yaml_file(COMPLETE + f"engine: {{deepspeed: {{a: ['{value}']}}}}")),
+        lambda: config.load(yaml_file(COMPLETE + f"model: '{value}'")),
+        lambda: config.load(yaml_file(COMPLETE), [f"run.dir={value}"]),
+        lambda: config.from_dict({"run": {"dir": value}, "data": {"path": "shards"}}),
+        lambda: profile.load(yaml_file(f"environment: {{A: '{value}'}}")),
+        lambda: load_plan(yaml_file(f"set: ['run.dir={value}']")),
+    ):
+        with pytest.raises(UsageError, match=message) as caught:
+            load()
+        assert "hunter2" not in str(caught.value)
 
 
 def test_missing_file_is_named_with_the_names_there_are(tmp_path):

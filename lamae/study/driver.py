@@ -74,13 +74,19 @@ def run_study(plan: StudyPlan, out: Path, *, workers: int, report_only: bool = F
 
 def check_runs(plan: StudyPlan) -> None:
     """Raises UsageError where some run of the plan could not be configured: before anything is made."""
-    for method in plan.methods:
-        for mask in plan.masks:
-            run_lists.record_flops(plan, [*plan.methods[method], *plan.masks[mask]])
-    for change in plan.sweep.values():
-        run_lists.record_flops(plan, [*plan.methods[plan.first_method], *plan.masks[plan.first_mask], *change])
-    for overrides in plan.reconstruct.values():
-        run_lists.record_flops(plan, overrides)
+    first = [*plan.methods[plan.first_method], *plan.masks[plan.first_mask]]
+    overrides = {
+        **{
+            f"methods.{m} under masks.{k}": [*plan.methods[m], *plan.masks[k]] for m in plan.methods for k in plan.masks
+        },
+        **{f"sweep.{name}": [*first, *change] for name, change in plan.sweep.items()},
+        **{f"reconstruct.{name}": change for name, change in plan.reconstruct.items()},
+    }
+    for name, changes in overrides.items():
+        try:
+            run_lists.record_flops(plan, changes)
+        except UsageError as error:
+            raise UsageError(f"{name}: {error}") from None
 
 
 def list_runs(plan: StudyPlan) -> list[tuple[str, str, int, float]]:

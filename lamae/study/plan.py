@@ -6,6 +6,7 @@ one factor at a time x seeds     ──sweep──▶ which defaults the real da
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,15 @@ class CorpusConfig:
 
     rate_hz: int = 100
     """Rate to which all recordings are brought when packed."""
+
+    def check(self) -> None:
+        """Raises ValueError naming the key."""
+        for name in ("synthetic_records", "synthetic_subjects", "parts", "rate_hz", "seconds"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"corpus.{name}={getattr(self, name)} must be above 0")
+        shares = self.split_fractions
+        if len(shares) != 3 or not all(share >= 0 for share in shares) or not math.isclose(sum(shares), 1):
+            raise ValueError(f"corpus.split_fractions={shares} must be three shares that add up to 1")
 
 
 @dataclass
@@ -183,6 +193,16 @@ class StudyPlan:
             raise ValueError("methods, masks and judges must each name at least one")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds={self.seeds} must be different numbers, at least one")
+        for section in ("methods", "masks"):
+            slugs = {slug(name): name for name in getattr(self, section)}
+            for name in getattr(self, section):
+                if slugs[slug(name)] != name:
+                    raise ValueError(f"{section}: {name!r} and {slugs[slug(name)]!r} would share the same directories")
+        for key, steps in (("steps", self.steps), ("search.steps", self.search.steps)):
+            if steps < 1:
+                raise ValueError(f"{key}={steps} must be at least 1")
+        if not 0 <= self.flops_tolerance < math.inf:
+            raise ValueError(f"flops_tolerance={self.flops_tolerance} must be 0 or more")
         if self.search.judge not in self.judges:
             raise ValueError(f"search.judge={self.search.judge} is none of the judges {', '.join(self.judges)}")
         for name, judge in self.judges.items():
@@ -197,6 +217,11 @@ class StudyPlan:
                 f"search.rates_per_mask={self.search.rates_per_mask} must lie in 1..{len(self.search.learning_rates)}, "
                 "the number of search.learning_rates"
             )
+
+
+def slug(name: str) -> str:
+    """A name as part of a path."""
+    return "".join(c if c.isalnum() else "-" for c in name)
 
 
 def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> StudyPlan:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from lamae import config as run_config
 from lamae.config import RunConfig
 from lamae.model.flops import count_flops
-from lamae.study.plan import StudyPlan
+from lamae.study.plan import StudyPlan, slug
 
 FULL, VAL = "full", "val"
 BASE = "base"
@@ -125,7 +125,7 @@ def untrained_runs(plan: StudyPlan, claim: Group) -> dict[int, Run]:
     """The first method's model with random weights, by seed: what every pretrained one has to beat."""
     method = plan.first_method
     return {
-        seed: dataclasses.replace(run, name=f"untrained/{_slug(method)}-seed{seed}", weights_of=run.name)
+        seed: dataclasses.replace(run, name=f"untrained/{slug(method)}-seed{seed}", weights_of=run.name)
         for (of, seed), run in claim.items()
         if of == method
     }
@@ -176,7 +176,7 @@ def _rate(lr: float) -> list[str]:
 def _search_run(plan: StudyPlan, setting: Setting) -> Run:
     overrides = [*plan.methods[setting.method], *plan.masks[setting.mask], *_rate(setting.lr)]
     overrides += [f"train.steps={plan.search.steps}", f"train.seed={plan.search.seed}"]
-    name = f"search/{_slug(setting.method)}-{_slug(setting.mask)}-{setting.lr:g}"
+    name = f"search/{slug(setting.method)}-{slug(setting.mask)}-{setting.lr:g}"
     return Run(name, tuple(overrides), part=0, judged=VAL)
 
 
@@ -187,8 +187,3 @@ def _final_run(plan: StudyPlan, overrides: Sequence[str], seed: int, steps: int)
     parts = plan.corpus.parts if plan.corpus.ptbxl and not plan.corpus.shards else 1
     name = f"final/{config.model.kind}-{config.model.scope}-{config.mask.kind}-{digest}-seed{seed}"
     return Run(name, (*overrides, f"train.steps={steps}", f"train.seed={seed}"), part=seed % parts, judged=FULL)
-
-
-def _slug(name: str) -> str:
-    """A name as part of a path."""
-    return "".join(c if c.isalnum() else "-" for c in name)

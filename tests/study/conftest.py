@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from omegaconf import OmegaConf
 
 from lamae.evaluate.sources import build_labels
@@ -39,7 +40,7 @@ def write_plan(corpus: dict[str, Path], tmp_path: Path):
     def write(*changes: str, name: str = "plan.yaml") -> Path:
         run = tmp_path / "run.yaml"
         run.write_text(OmegaConf.to_yaml(OmegaConf.create(TINY)))
-        plan = {
+        values = {
             "run": str(run),
             "seeds": [0, 1],
             "steps": 2,
@@ -54,8 +55,12 @@ def write_plan(corpus: dict[str, Path], tmp_path: Path):
             "sweep": {"scope summary": ["model.scope=summary"]},
             "reconstruct": {"whole leads": ["mask.kind=lead"]},
         }
+        plan = OmegaConf.create(values)
+        for change in changes:
+            key, _, value = change.partition("=")
+            OmegaConf.update(plan, key, yaml.safe_load(value), merge=False)
         path = tmp_path / name
-        path.write_text(OmegaConf.to_yaml(OmegaConf.merge(plan, OmegaConf.from_dotlist(list(changes)))))
+        path.write_text(OmegaConf.to_yaml(plan))
         return path
 
     return write

@@ -100,6 +100,16 @@ def test_dry_run_lists_runs_and_makes_nothing(lamae, write_plan, tmp_path):
         ("sweep.wide=[mask.ratio=2]", "mask.ratio=2"),
         ("judges.splits.codes=[SLOW]", "judges.splits.codes: SLOW not in"),
         ("corpus.shards=nowhere", "nowhere"),
+        ("methods=[a, b]", "methods: expected a mapping of names to a list, each text, not ['a', 'b']"),
+        ("methods.joint={model.kind: joint}", "methods.joint: expected a list, each text, not {'model.kind': 'joint'}"),
+        ("methods.joint=[nonsense]", "methods.joint under masks.grid: override 'nonsense' has no '='"),
+        ("judges=[a]", "judges: expected a mapping of names to a mapping of keys, not ['a']"),
+        ("judges.splits.codes=FAST", "judges.splits.codes: expected a list, each text, not 'FAST'"),
+        ("seeds=3", "seeds: expected a list, each a whole number, not 3"),
+        ("steps=0", "steps=0 must be at least 1"),
+        ("flops_tolerance=nan", "flops_tolerance=nan must be 0 or more"),
+        ("corpus.split_fractions=[1,2]", "corpus.split_fractions=[1.0, 2.0] must be three shares that add up to 1"),
+        ("masks={a-b: [], a+b: [mask.ratio=0.2]}", "masks: 'a-b' and 'a+b' would share the same directories"),
     ],
 )
 def test_bad_plans_get_one_line(lamae, write_plan, tmp_path, change, message):
