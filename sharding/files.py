@@ -74,6 +74,7 @@ class DirectoryFiles:
             if not stat.S_ISREG(status.st_mode):
                 raise DamagedFileError(f"{path} is no regular file")
             _refuse_large(path, size, at_most)
+            os.set_blocking(descriptor, True)
             content = os.read(descriptor, size)
             while len(content) < size and (more := os.read(descriptor, size - len(content))):
                 content += more

@@ -77,9 +77,11 @@ def _parsed(text: bytes) -> tuple[FullHeader, list[Signal]]:
         raise RejectError("no_leads", "the header describes no signals")
     if any(signal.samples_per_frame != 1 for signal in signals):
         raise RejectError("unsupported", "several samples per frame")
-    for signal in signals:
+    for number, signal in enumerate(signals, start=1):
         if signal.format not in FORMATS:
             raise RejectError("unsupported", f"format {signal.format}")
+        if not signal.name:  # hea(5) lets it be, but so ends a header that was cut, and a lead would be lost
+            raise RejectError("no_leads", f"signal {number} has no name")
     return header, signals
 
 

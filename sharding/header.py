@@ -42,7 +42,7 @@ class HeaderError(ValueError):
 
 
 class Signal(NamedTuple):
-    """One signal line. What it leaves out has the default of hea(5)."""
+    """One signal line. What it leaves out has the default of hea(5), the name is empty."""
 
     file: str
     format: int
@@ -104,7 +104,7 @@ def parse(text: bytes) -> FullHeader:
     num_signals, num_lines = int(declared), len(lines) - 1
     if num_lines < num_signals:
         raise HeaderError(f"{num_signals} signals declared, {num_lines} signal lines")
-    signals = tuple(_signal(number, line) for number, line in enumerate(lines[1 : 1 + num_signals]))
+    signals = tuple(_signal(number, line) for number, line in enumerate(lines[1 : 1 + num_signals], start=1))
     subject = subject_comment("\n".join(comments))
     return FullHeader(None, _rate(rate), _length(length), signals, num_lines, subject)
 
@@ -129,7 +129,7 @@ def _length(text: str | None) -> int | None:
 def _signal(number: int, line: str) -> Signal:
     match = _ANY_SIGNAL_LINE.fullmatch(line)
     if match is None:
-        raise HeaderError(f"signal line {number + 1} cannot be read: {line[:120]!r}")
+        raise HeaderError(f"signal line {number} cannot be read: {line[:120]!r}")
     found = match.groupdict()
     zero = _whole(found["zero"] or "0")
     return Signal(
@@ -143,7 +143,7 @@ def _signal(number: int, line: str) -> Signal:
         units=found["units"] or "mV",
         initial=_whole(found["initial"]) if found["initial"] else zero,
         checksum=_whole(found["checksum"]) & 0xFFFF if found["checksum"] else None,
-        name=found["name"] or f"signal {number}",
+        name=found["name"] or "",
     )
 
 
