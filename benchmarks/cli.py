@@ -189,7 +189,7 @@ def compare(
 
 @app.command()
 def report(
-    results: Annotated[list[Path], typer.Argument(metavar="RESULT.json...", help="Results, single or of 'bench all'.")],
+    results: Annotated[list[Path], typer.Argument(metavar="RESULT.json", help="Results, single or of 'bench all'.")],
     out: Annotated[Path | None, typer.Option(help="Write it here; else to the terminal, without charts.")] = None,
 ) -> None:
     """Results as one Markdown page with charts in a folder beside it."""

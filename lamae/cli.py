@@ -267,7 +267,7 @@ def run_training(config_path: str, overrides: list[str]) -> int:
 @app.command()
 def checkpoints(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
-    verify: Annotated[bool, typer.Option(help="Read every file and compare it with its hash.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Read every file and compare it with its hash.")] = False,
     keep: Annotated[
         int | None, typer.Option(min=1, help="Remove all but the newest so many (pinned ones stay).")
     ] = None,

@@ -66,7 +66,9 @@ def labels(
     min_likelihood: Annotated[
         float | None, typer.Option(help="ptbxl: a statement counts from so many percent on.")
     ] = None,
-    allow_missing: Annotated[bool, typer.Option(help="Go on although some records have no line in FILE.")] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Go on although some records have no line in FILE.")
+    ] = False,
     all_codes: Annotated[
         bool, typer.Option("--all-codes", help="List every code, not the most frequent alone.")
     ] = False,
@@ -119,8 +121,10 @@ def embed(
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
     leads: Annotated[str | None, typer.Option(help="Show the model only these, for example I,II,V2.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Records at once.")] = 64,
-    per_lead: Annotated[bool, typer.Option(help="Also keep one latent per lead.")] = False,
-    random_weights: Annotated[bool, typer.Option(help="The same architecture untrained: the reference row.")] = False,
+    per_lead: Annotated[bool, typer.Option("--per-lead", help="Also keep one latent per lead.")] = False,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="The same architecture untrained: the reference row.")
+    ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
 ) -> None:
     """Embed every record with a frozen model."""
@@ -252,7 +256,7 @@ def _probe_rows(result: "ProbeResult", groups: dict[str, list[str]]) -> list[lis
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories; the first is on trial.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run directories; the first is on trial.")],
     shards: ShardsOption,
     labels: LabelsOption,
     out: Annotated[Path, typer.Option(help="Directory for the report and the embeddings it needs.")] = Path("compare"),
@@ -357,7 +361,9 @@ def import_embeddings(
     source: Annotated[Path, typer.Argument(help="NAME.npy with NAME.keys.txt beside it, NAME.npz or NAME.zarr.")],
     shards: Annotated[Path, typer.Argument(metavar="SHARDS", help="A shard set made by 'lamae shard'.")],
     out: Annotated[Path, typer.Argument(help="embeddings.zarr to make.")],
-    allow_missing: Annotated[bool, typer.Option(help="Go on although some records have no embedding.")] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Go on although some records have no embedding.")
+    ] = False,
 ) -> None:
     """Another model's embeddings, by record key, so that probe and compare treat them like ours."""
     from lamae.evaluate.foreign import import_embeddings as import_them

@@ -44,6 +44,12 @@ class Root(TyperGroup):
 class Verb(TyperCommand):
     """One verb. Where only its keys are to be printed it needs no arguments."""
 
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        for parameter in self.params:
+            if parameter.param_type_name == "argument" and parameter.metavar is None:
+                parameter.metavar = str(parameter.name).upper()
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if PRINT_CONFIG not in args:
             return super().parse_args(ctx, args)
@@ -74,5 +80,5 @@ def _with_verbosity(function: Callable[..., Any]) -> Callable[..., Any]:
         for name, kind in SHARED.items()
     ]
     parameters = [*signature.parameters.values(), *added]
-    verb.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    verb.__signature__ = signature.replace(parameters=parameters)
     return verb

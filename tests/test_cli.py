@@ -1,5 +1,6 @@
 """The command as a user meets it: help for every verb, one line and an exit code for whatever is wrong."""
 
+import re
 import subprocess
 import sys
 
@@ -14,9 +15,13 @@ VERBS = sorted(command.callback.__name__ for command in cli.app.registered_comma
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help(verb):
-    result = CliRunner().invoke(cli.app, [verb.replace("_", "-"), "--help"])
+    result = CliRunner(env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"}).invoke(
+        cli.app, [verb.replace("_", "-"), "--help"]
+    )
     assert result.exit_code == 0, result.output
     assert "Usage" in result.output
+    assert not re.search(r"\w…", result.output), "cut off in 80 columns"
+    assert "[default: no-" not in result.output, "an option that turns off what is off"
 
 
 def test_help_comes_without_loading_torch():
