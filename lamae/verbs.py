@@ -80,5 +80,5 @@ def _with_verbosity(function: Callable[..., Any]) -> Callable[..., Any]:
         for name, kind in SHARED.items()
     ]
     parameters = [*signature.parameters.values(), *added]
-    verb.__signature__ = signature.replace(parameters=parameters)
+    verb.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return verb
