@@ -80,7 +80,7 @@ def labels(
     if source == "auto":
         by_column = columns or leave_out or (label_column and file.is_file() and file.suffix != ".zip")
         source = "csv" if by_column else detect_source(file, key_column=key_column)
-        console.console.print(f"{file}: read as --source {source}", soft_wrap=True)
+        console.hint(f"{file}: read as --source {source}")
     report = build_labels(
         shards,
         out,
@@ -101,13 +101,13 @@ def labels(
         min_likelihood=min_likelihood,
     )
     for note in report.notes:
-        console.console.print(note, soft_wrap=True)
+        console.say(note)
     rows = report.rows()
     listed = rows if all_codes else rows[:CODES_LISTED]
     console.print_table(f"{out}: labelled records with each code", ["code", "name", "records", *SPLITS], listed)
     if len(listed) < len(rows):
-        console.console.print(f"… and {len(rows) - len(listed)} more, which --all-codes lists", soft_wrap=True)
-    console.console.print(("" if report.made else f"{out}: already complete; ") + str(report), soft_wrap=True)
+        console.say(f"… and {len(rows) - len(listed)} more, which --all-codes lists")
+    console.say(("" if report.made else f"{out}: already complete; ") + str(report))
 
 
 def _names(text: str | None) -> list[str] | None:
