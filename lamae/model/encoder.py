@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lamae.kernels import cross_lead_attention, sequence_attention
 from lamae.model.config import ModelConfig
-from lamae.model.layers import Block, Positions, average_values, invert_rows, linear, move_rows
+from lamae.model.layers import Block, Positions, average_values, invert_rows, linear, look_up, move_rows
 from lamae.model.masking import Mask
 from lamae.sharding.leads import NUM_LEADS
 
@@ -68,10 +68,10 @@ class Encoder(nn.Module):
         recorded_BVS = recorded_BR.gather(1, row_BVS.flatten(1)).view(B, V, S) & mask.slot_BV[:, :, None]
         tokens_BVSD = self.embed(x_BRP.gather(1, picked)).view(B, V, S, -1)
         tokens_BVSD = tokens_BVSD.masked_fill(~recorded_BVS[..., None], 0.0)
-        tokens_BVSD = tokens_BVSD + self.positions(mask.num_patches, weight)[mask.patch_BVS]
+        tokens_BVSD = tokens_BVSD + look_up(self.positions(mask.num_patches, weight), mask.patch_BVS)
         z = torch.cat([self.summary.to(weight.dtype).expand(B, V, 1, -1), tokens_BVSD], dim=2)
         if self.lead is not None:
-            z = z + self.lead[mask.lead_BV][:, :, None]
+            z = z + look_up(self.lead, mask.lead_BV)[:, :, None]
         for block in self.blocks:
             z = block(z, attend_within_lead)
         slot_BV = recorded_BVS.any(2)

@@ -15,18 +15,23 @@ Attend = Callable[[Tensor], Tensor]
 """Attention over some axis: packed ``[..., 3, H, D]`` (or values alone, ``[..., 1, H, D]``) to ``[..., H, D]``."""
 
 
+def sums_narrowly(x: Tensor) -> bool:
+    """Whether some of torch 2.13's gradients add up in ``x``'s own type: in bfloat16 on a CPU."""
+    return x.is_cpu and x.element_size() < 4
+
+
 class LayerNorm(nn.LayerNorm):
     """torch's, with gradients of weight and bias that are right in bfloat16 on a CPU too.
 
-    torch 2.13 sums these over the rows in the input's type, one running sum per thread: in bfloat16 a sum stops growing
-    when the next row is 1/256 of it.
+    torch 2.13 sums these over the rows with one running sum per thread in the input's type: in bfloat16 a sum stops
+    growing when the next row is 1/256 of it.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__(width, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.is_cpu and x.element_size() < 4:
+        if sums_narrowly(x):
             return _NormInFloat32.apply(x, self.weight, self.bias, self.eps)
         return super().forward(x)
 
@@ -149,6 +154,13 @@ class Positions(nn.Module):
         if self.learned is not None:
             return self.learned[:count].to(like.dtype)
         return sincos_positions(count, self.width).to(like)
+
+
+def look_up(table_RD: Tensor, index: Tensor) -> Tensor:
+    """``table[index]``; by a product with zeros and ones where indexing would add up the rows' gradients narrowly."""
+    if not (table_RD.requires_grad and sums_narrowly(table_RD)):
+        return table_RD[index]
+    return (index[..., None] == torch.arange(len(table_RD))).to(table_RD.dtype) @ table_RD
 
 
 class _MoveRows(torch.autograd.Function):

@@ -2,14 +2,15 @@
 
 import copy
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from lamae.config import load
-from lamae.model import build_model
-from lamae.model.layers import LayerNorm
+from lamae.model import PretrainModel, build_model
+from lamae.model.layers import LayerNorm, look_up
 from lamae.model.masking import draw_mask
 
 SIZES = ("tiny", "small", "base", "large")
@@ -29,7 +30,14 @@ def relative_error(values: torch.Tensor, exact: torch.Tensor) -> float:
     return float((values.double() - exact.double()).norm() / exact.double().norm())
 
 
-def test_every_gradient_of_a_whole_batch_is_right_in_bfloat16(threads: int) -> None:
+def gradients(model: PretrainModel, inputs: tuple[Any, ...]) -> dict[str, torch.Tensor]:
+    model(*inputs).loss.backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.fixture(scope="module")
+def whole_batch() -> tuple[PretrainModel, tuple[Any, ...], dict[str, torch.Tensor]]:
+    """`tiny` with weights that bfloat16 can hold, its global batch, and the float32 gradient."""
     run = load("tiny", ["run.dir=unused", "data.path=unused"])
     B, T = run.train.global_batch_size, 10 * run.signal.rate_hz
     torch.manual_seed(0)
@@ -39,11 +47,13 @@ def test_every_gradient_of_a_whole_batch_is_right_in_bfloat16(threads: int) -> N
     leads_BL, row_B = torch.ones(B, 12, dtype=torch.bool), torch.arange(B)
     num_patches = T // run.model.patch_size
     mask = draw_mask(run.mask, seed=0, epoch_B=0 * row_B, row_B=row_B, lead_mask_BL=leads_BL, num_patches=num_patches)
-    gradients = []
-    for copied in (model, copy.deepcopy(model).bfloat16()):
-        copied(x_BLT, torch.ones_like(x_BLT, dtype=torch.bool), leads_BL, mask).loss.backward()
-        gradients.append({name: p.grad for name, p in copied.named_parameters() if p.grad is not None})
-    exact, rounded = gradients
+    inputs = x_BLT, torch.ones_like(x_BLT, dtype=torch.bool), leads_BL, mask
+    return model, inputs, gradients(copy.deepcopy(model), inputs)
+
+
+def test_every_gradient_of_a_whole_batch_is_right_in_bfloat16(whole_batch: Any, threads: int) -> None:
+    model, inputs, exact = whole_batch
+    rounded = gradients(copy.deepcopy(model).bfloat16(), inputs)
     errors = {name: relative_error(rounded[name], gradient) for name, gradient in exact.items()}
     assert {name: error for name, error in errors.items() if error > TENSOR_TOLERANCE} == {}
 
@@ -63,6 +73,18 @@ def test_a_norm_sums_its_gradients_over_all_tokens_of_a_configured_batch(size: s
     y = F.layer_norm(wide[0], (width,), wide[1], wide[2], norm.eps)
     for rounded, exact in zip(ours, torch.autograd.grad(y, wide, gradient.double()), strict=True):
         assert relative_error(rounded, exact) < 2**-8
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_is_learned_for_a_lead_gets_the_gradients_of_all_records(size: str, threads: int) -> None:
+    B = load(size, ["run.dir=unused", "data.path=unused"]).train.micro_batch_size
+    torch.manual_seed(0)
+    lead_BL = torch.stack([torch.randperm(12) for _ in range(B)])
+    table, gradient = torch.randn(12, 32).bfloat16().requires_grad_(), (torch.randn(B, 12, 32) + 0.3).bfloat16()
+    found = look_up(table, lead_BL)
+    assert torch.equal(found, table[lead_BL])
+    exact = torch.zeros(12, 32).double().index_add_(0, lead_BL.flatten(), gradient.double().flatten(0, 1))
+    assert relative_error(torch.autograd.grad(found, table, gradient)[0], exact) < 2**-8
 
 
 def test_a_norm_computes_what_torchs_own_computes_and_names_its_weights_alike() -> None:
