@@ -122,16 +122,24 @@ def _without_outer_job() -> Iterator[None]:
 
 @contextmanager
 def _local_job_environment(folder: Path, profile: Profile) -> Iterator[None]:
-    """What a local job inherits from this process: the environment, and deafness to the terminal's hang-up."""
+    """What a local job inherits from this process: the environment, deafness to the terminal's hang-up, and no pipe:
+    whoever reads what ``submit`` prints would wait for the job's end."""
     if profile.kind != "local":
         yield
         return
     before = dict(os.environ)
     handler = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     os.environ.update(job_environment(folder, profile))
+    kept = [os.dup(stream) for stream in (0, 1, 2)]
+    with open(os.devnull, "r+") as nowhere:
+        for stream in (0, 1, 2):
+            os.dup2(nowhere.fileno(), stream)
     try:
         yield
     finally:
+        for stream, before_it in enumerate(kept):
+            os.dup2(before_it, stream)
+            os.close(before_it)
         signal.signal(signal.SIGHUP, handler)
         os.environ.clear()
         os.environ.update(before)

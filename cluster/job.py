@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from lamae import signals as stopping
+from lamae.awake import AwakeClock, patiently
 from lamae.cluster import policy
 from lamae.cluster.conclusion import conclude
 from lamae.cluster.place import NodePlace, find_node, meet, rank_environment
 from lamae.cluster.submission import (
     CANCELLED_NAME,
     CODE_NAME,
-    STOP_SIGNALS,
     NodeReport,
     RankEnd,
     Submission,
@@ -128,12 +129,11 @@ class _Signals:
         self.pending: list[int] = []
 
     def __enter__(self) -> "_Signals":
-        for number in STOP_SIGNALS:
-            signal.signal(number, self._keep)
+        stopping.handle(stopping.STOP_SIGNALS, self._keep)
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number in STOP_SIGNALS:
+        for number in stopping.STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # nothing is left to stop; what remains is to report
 
     def _keep(self, number: int, _frame: FrameType | None) -> None:
@@ -146,13 +146,18 @@ class _Stall:
 
     run_dir: Path
     patience_s: int
-    last_sign: float = field(default_factory=time.time)
+    last_signs: list[int] = field(default_factory=list)
+    last_sign_s: float = 0.0
 
-    def noticed(self) -> bool:
+    def noticed(self, now_s: float) -> bool:
+        """``now_s``: by the watcher's clock, which never reads the file server's."""
+        signs = []
         for path in (self.run_dir / "metrics.jsonl", self.run_dir / "checkpoints"):
             with contextlib.suppress(OSError):
-                self.last_sign = max(self.last_sign, path.stat().st_mtime)
-        return time.time() - self.last_sign > self.patience_s
+                signs.append(path.stat().st_mtime_ns)
+        if signs != self.last_signs:
+            self.last_signs, self.last_sign_s = signs, now_s
+        return now_s - self.last_sign_s > self.patience_s
 
 
 @dataclass
@@ -164,6 +169,8 @@ class _Watch:
     signals: _Signals
     attempt: Path
     stall: _Stall | None
+    clock: AwakeClock = field(default_factory=lambda: AwakeClock(POLL_S), init=False)
+    now_s: float = field(default=0.0, init=False)
     deadline: float = field(default=float("inf"), init=False)
     peer_failed: bool = field(default=False, init=False)
     peer_left: bool = field(default=False, init=False)
@@ -172,11 +179,12 @@ class _Watch:
     def run(self) -> None:
         """Until every rank has ended, of itself or put down after a failure elsewhere."""
         while not self._collect():
+            self.now_s = self.clock.look()
             self._look_at_peers()
             self._pass_signals_on()
             self._set_deadline()
             self._end_a_stall()
-            if time.monotonic() > self.deadline:
+            if self.now_s > self.deadline:
                 self._put_down()
             time.sleep(POLL_S)
 
@@ -192,9 +200,9 @@ class _Watch:
         return all(end.code is not None for end in self.report.ranks)
 
     def _look_at_peers(self) -> None:
-        if time.monotonic() < self.next_look:
+        if self.now_s < self.next_look:
             return
-        self.next_look = time.monotonic() + PEERS_EVERY_S
+        self.next_look = self.now_s + PEERS_EVERY_S
         peers = [report for report in read_reports(self.attempt) if report.node != self.report.node]
         self.peer_failed = any(peer.failed for peer in peers)
         self.peer_left = any(end.code is not None for peer in peers for end in peer.ranks)
@@ -209,15 +217,15 @@ class _Watch:
 
     def _set_deadline(self) -> None:
         if self.peer_failed or self.report.failed:
-            self.deadline = min(self.deadline, time.monotonic() + FAILED_GRACE_S)
+            self.deadline = min(self.deadline, self.now_s + FAILED_GRACE_S)
         elif self.peer_left or any(end.code is not None for end in self.report.ranks):
-            self.deadline = min(self.deadline, time.monotonic() + LEAVE_GRACE_S)
+            self.deadline = min(self.deadline, self.now_s + LEAVE_GRACE_S)
 
     def _end_a_stall(self) -> None:
-        if self.stall is not None and self.deadline == float("inf") and self.stall.noticed():
+        if self.stall is not None and self.deadline == float("inf") and self.stall.noticed(self.now_s):
             log.error("no progress for %d s: ending the ranks of this attempt", self.stall.patience_s)
             self._signal_all(signal.SIGABRT)
-            self.deadline = time.monotonic() + FAILED_GRACE_S
+            self.deadline = self.now_s + FAILED_GRACE_S
 
     def _put_down(self) -> None:
         waited_for_a_failure = self.peer_failed or self.report.failed
@@ -226,9 +234,9 @@ class _Watch:
                 log.warning("rank %d did not leave after another rank had ended: killing it", end.rank)
                 end.put_down = waited_for_a_failure
         self._signal_all(signal.SIGABRT)
-        until = time.monotonic() + ABORT_GRACE_S
-        while time.monotonic() < until and any(rank.poll() is None for rank in self.ranks):
-            time.sleep(POLL_S)
+        for _ in patiently(ABORT_GRACE_S, poll_s=POLL_S):
+            if all(rank.poll() is not None for rank in self.ranks):
+                break
         self._signal_all(signal.SIGKILL)
 
     def _signal_all(self, number: int) -> None:

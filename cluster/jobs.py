@@ -109,7 +109,7 @@ def cancel(status: JobStatus) -> None:
     (status.folder / CANCELLED_NAME).touch()
     if Submission.read(status.folder).profile.kind == "slurm":
         slurm.cancel(status.job_id)
-    elif _local_alive(status.job_id):
+    elif local_alive(status.job_id):
         os.kill(int(status.job_id), 15)
 
 
@@ -158,7 +158,7 @@ def _status(
         queued=own,
         decision=_final_decision(folder, submission) or (None if submission.array else _last_decision(attempts)),
         ended=ended.get(job_id),
-        alive=submission.profile.kind == "local" and _local_alive(job_id),
+        alive=submission.profile.kind == "local" and local_alive(job_id),
         cancelled=(folder / CANCELLED_NAME).exists(),
     )
     step, steps, loss, rate, eta = _progress(submission)
@@ -261,7 +261,7 @@ def _tail(path: Path, num_bytes: int) -> list[str]:
         return []
 
 
-def _local_alive(job_id: str) -> bool:
+def local_alive(job_id: str) -> bool:
     """Whether a local job's controller runs; its number may by now belong to somebody else's process."""
     try:
         return b"submitit" in Path(f"/proc/{int(job_id)}/cmdline").read_bytes()

@@ -4,11 +4,11 @@ import fcntl
 import os
 import socket
 import struct
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lamae.awake import patiently
 from lamae.cluster.submission import RENDEZVOUS_NAME, newest_step, read_json, write_json
 from lamae.launch import free_port
 from lamae.sharding.errors import LamaeError
@@ -64,12 +64,10 @@ def meet(attempt: Path, place: NodePlace, *, run_dir: str | None) -> Rendezvous:
         rendezvous = Rendezvous(address, free_port(""), newest_step(run_dir))
         write_json(path, rendezvous.__dict__)
         return rendezvous
-    deadline = time.monotonic() + RENDEZVOUS_TIMEOUT_S
-    while time.monotonic() < deadline:
+    for _ in patiently(RENDEZVOUS_TIMEOUT_S, poll_s=0.2):
         values = read_json(path)
         if values:
             return Rendezvous(**values)
-        time.sleep(0.2)
     raise LamaeError(f"{path}: not there after {RENDEZVOUS_TIMEOUT_S:.0f} s; is this folder shared between the nodes?")
 
 

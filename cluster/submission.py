@@ -18,7 +18,6 @@ FOLDER is ``RUN/jobs/NNN`` for training and ``lamae-jobs/NNN-VERB`` for anything
 import dataclasses
 import json
 import re
-import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -113,9 +112,6 @@ class NodeReport:
 
 EXIT_STOPPED = 75
 """A trainer's exit code after it was asked to stop and has saved."""
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""Requests to save and leave. A rank that is not yet able to listen dies of them."""
 
 EXIT_HUNG = 76
 """A rank's exit code after its watchdog has seen no step for too long."""

@@ -1,16 +1,15 @@
 """Start the trainer with several processes on this machine: what torchrun does, without a rendezvous to wait for."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 
+from lamae import signals
+from lamae.awake import patiently
 from lamae.sharding.errors import LamaeError
 
 POLL_S = 0.2
@@ -29,8 +28,8 @@ def train_locally(
     """Run ``lamae train`` as ``num_processes`` ranks of one group over loopback; the first non-zero exit code, or 0.
 
     Output goes to ``log_path`` (appended) or is inherited. ``on_poll`` is called a few times a second while ranks
-    run. When a rank fails, or this process gets SIGTERM or Ctrl-C, the ranks are asked to stop, which they do after
-    saving, and killed if they do not; SIGTERM then ends this process as SystemExit.
+    run. When a rank fails, or this process gets SIGTERM, SIGHUP or Ctrl-C, the ranks are asked to stop, which they do
+    after saving, and killed if they do not; SIGTERM and SIGHUP then end this process as SystemExit.
     """
     environment = {
         **os.environ,
@@ -42,39 +41,29 @@ def train_locally(
     command = [sys.executable, "-m", "lamae", "train", config_path, *overrides]
     log = log_path.open("ab") if log_path is not None else None
     ranks: list[subprocess.Popen[bytes]] = []
-    is_main_thread = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, _leave) if is_main_thread else None
     try:
-        for rank in range(num_processes):
-            ranks.append(
-                subprocess.Popen(
-                    command,
-                    env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                    stdout=log,
-                    stderr=subprocess.STDOUT if log else None,
-                )
-            )
-        while True:
-            codes = [rank.poll() for rank in ranks]
-            failed = [code for code in codes if code not in (None, 0)]
-            if failed or all(code == 0 for code in codes):
-                return failed[0] if failed else 0
-            if on_poll is not None:
-                on_poll()
-            time.sleep(POLL_S)
-    finally:
         # Leaving before the ranks have saved would let the next start meet them still at it.
-        if is_main_thread:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        _stop(ranks)
-        if is_main_thread:
-            signal.signal(signal.SIGTERM, before)
+        with signals.leaving_on_request(lambda: _stop(ranks)):
+            for rank in range(num_processes):
+                ranks.append(
+                    subprocess.Popen(
+                        command,
+                        env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                        stdout=log,
+                        stderr=subprocess.STDOUT if log else None,
+                    )
+                )
+            while True:
+                codes = [rank.poll() for rank in ranks]
+                failed = [code for code in codes if code not in (None, 0)]
+                if failed or all(code == 0 for code in codes):
+                    return failed[0] if failed else 0
+                if on_poll is not None:
+                    on_poll()
+                time.sleep(POLL_S)
+    finally:
         if log is not None:
             log.close()
-
-
-def _leave(number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 def free_port(address: str = "127.0.0.1") -> int:
@@ -107,10 +96,9 @@ def _stop(ranks: list[subprocess.Popen[bytes]]) -> None:
     for rank in ranks:
         if rank.poll() is None:
             rank.terminate()
-    deadline = time.monotonic() + STOP_GRACE_S
+    for _ in patiently(STOP_GRACE_S, poll_s=POLL_S):
+        if all(rank.poll() is not None for rank in ranks):
+            return
     for rank in ranks:
-        try:
-            rank.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            rank.kill()
-            rank.wait()
+        rank.kill()
+        rank.wait()

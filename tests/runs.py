@@ -1,5 +1,9 @@
 """Tiny training runs for tests: their data, their configuration, and what they left behind."""
 
+import os
+import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -80,3 +84,29 @@ def assert_same_state(a: Path, b: Path) -> None:
     assert left.keys() == right.keys()
     different = [name for name in left if not torch.equal(left[name], right[name])]
     assert not different
+
+
+def wait_for_step(process: subprocess.Popen, run_dir: Path, step: int = 5, *, limit_s: float = 200) -> None:
+    """Until the run that ``process`` started has told of a step beyond ``step``."""
+    until = time.monotonic() + limit_s
+    while max(losses(run_dir), default=0) <= step:
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def descendants(pid: int) -> list[int]:
+    """A process and all below it."""
+    below = [pid]
+    for parent in below:
+        for task in Path(f"/proc/{parent}/task").glob("*/children"):
+            below += map(int, task.read_text().split())
+    return below
+
+
+def suspend(pids: list[int], seconds: float) -> None:
+    """Stop processes as Ctrl-Z, ``scontrol suspend`` or a paused machine does, and let them go on."""
+    for number, pause_s in ((signal.SIGSTOP, seconds), (signal.SIGCONT, 0)):
+        for pid in pids:
+            os.kill(pid, number)
+        time.sleep(pause_s)

@@ -159,12 +159,12 @@ class EngineConfig:
     """``bf16`` (weights and activations bfloat16, master weights and moments float32) or ``fp32``."""
 
     timeout_s: float = 1800.0
-    """How long a collective may wait for a rank, before the first step and between steps (saving, probing), before
-    the process group gives up."""
+    """How long a collective may wait for a rank before the first step is done, and how long ranks may then spend
+    between steps (saving, probing)."""
 
     step_timeout_s: float = 600.0
-    """The same within steps, once the first is done. The watchdog (``monitor.hang_factor``) acts sooner; this is for
-    runs without it."""
+    """How long a collective may wait within steps, suspended time included, in runs without the watchdog
+    (``monitor.hang_factor=0``)."""
 
     deepspeed: dict[str, Any] = field(default_factory=dict)
     """Raw DeepSpeed options, merged last over the generated configuration. Those that other keys decide, and those not

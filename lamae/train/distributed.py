@@ -21,6 +21,8 @@ from lamae.train.place import Place, find_place
 
 Decision = TypeVar("Decision")
 
+NEVER_S = 365 * 86400.0
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -135,10 +137,12 @@ def _join(place: Place, *, backend: str, timeout: timedelta) -> None:
     dist.init_process_group(backend, timeout=timeout)
 
 
-def set_timeout(timeout_s: float) -> None:
-    """From now on a collective on the device may wait so long for a rank.
+def set_timeout(timeout_s: float, *, keep: Any = None) -> None:
+    """From now on a collective of any group but ``keep`` may wait so long for a rank, suspended time included.
 
-    What ranks do once (reading, building, compiling) may take far longer than any step. The CPU group keeps its limit:
-    there ranks wait for each other's saving, probing and drawing.
+    Groups made without a timeout have torch's default, not that of ``init_process_group``; DeepSpeed 0.19.8 makes its
+    own, a clone of the world group, without one.
     """
-    dist.distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_s))
+    for group in dist.distributed_c10d._world.pg_map:
+        if group is not keep:
+            dist.distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_s), group)

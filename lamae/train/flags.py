@@ -4,20 +4,15 @@ Every rank reads the same maximum at the same step, so whatever follows from it 
 checkpoint) happens on all of them at once, and no step waits for a device or for a slow rank's news.
 """
 
-import logging
 import signal
-from collections.abc import Iterable
 from types import FrameType, TracebackType
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from lamae import signals
 from lamae.train.distributed import Ranks
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
-
-log = logging.getLogger(__name__)
 
 
 class StopSignals:
@@ -26,26 +21,28 @@ class StopSignals:
     A second Ctrl-C ends the process at once: whoever presses it again does not want to wait for a checkpoint.
     """
 
-    def __init__(self, numbers: Iterable[signal.Signals] = STOP_SIGNALS) -> None:
+    NUMBERS = (signal.SIGINT, *signals.STOP_SIGNALS)
+
+    def __init__(self) -> None:
         self.received = 0
         """Number of the first signal received, 0 while there is none."""
-        self._numbers = tuple(numbers)
-        self._before: dict[signal.Signals, Any] = {}
+        self._was_interrupted = False
+        self._before: signals.Handlers = {}
 
     def __enter__(self) -> "StopSignals":
-        for number in self._numbers:
-            self._before[number] = signal.signal(number, self._remember)
+        self._before = signals.handle(self.NUMBERS, self._remember)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        signals.restore(self._before)
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
-        if self.received and number == signal.SIGINT:
-            raise KeyboardInterrupt
+        if number == signal.SIGINT:
+            if self._was_interrupted:
+                raise KeyboardInterrupt
+            self._was_interrupted = True
         self.received = self.received or number
 
 

@@ -102,7 +102,8 @@ def _train(
     )
     profiler = Profiler(config.profile, run_dir=run_dir, ranks=ranks, clock=clock, look_every=config.monitor.log_every)
     flags = FlagExchange(ranks, num_flags=2 + Saver.NUM_FLAGS)
-    watchdog = Watchdog(run_dir, rank=ranks.rank, config=config.monitor)
+    between_s = config.engine.timeout_s if ranks.world_size > 1 else float("inf")
+    watchdog = Watchdog(run_dir, rank=ranks.rank, config=config.monitor, between_s=between_s)
     announce(config, plan, engine, state, inputs)
 
     def is_looked_at() -> bool:
@@ -134,7 +135,10 @@ def _train(
             clock.end_step()
             watchdog.beat()
             if state.step == first_step:
-                distributed.set_timeout(config.engine.step_timeout_s)
+                if watchdog.is_watching:  # collectives cannot tell a suspended rank from a lost one
+                    distributed.set_timeout(distributed.NEVER_S)
+                else:
+                    distributed.set_timeout(config.engine.step_timeout_s, keep=ranks.cpu_group)
             with watchdog.paused():
                 measured = validation.measure(state.step, engine)
                 if stopped or measured or state.step == last_step or reporter.is_due(state.step):

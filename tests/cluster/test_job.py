@@ -13,6 +13,7 @@ import pytest
 from lamae.cluster.policy import DONE, REQUEUE, STOP
 from lamae.cluster.profile import Profile
 from lamae.cluster.submission import Submission, list_attempts, read_json
+from tests.runs import descendants, suspend
 
 # A rank that behaves as its file PLAN/RANK says, one line per start: an exit code, a signal to die of, or "wait".
 RANK = """
@@ -111,6 +112,18 @@ def test_a_stalled_run_is_ended_with_its_stacks_and_restarted(job):
     process, folder = job("wait+ 0", "wait 0", stall_s=1)
     assert process.wait(30) == 0
     assert [entry["action"] for entry in decisions(folder)] == [REQUEUE, DONE]
+
+
+def test_a_job_that_was_suspended_for_longer_than_a_stall_goes_on(job):
+    process, folder = job("wait+ 0", "wait 0", stall_s=2)
+    started = [folder / "plan" / f"started-{rank}" for rank in (0, 1)]
+    while not all(path.exists() for path in started):
+        assert process.poll() is None
+    suspend(descendants(process.pid), 4)
+    time.sleep(0.5)  # for the watcher to have looked
+    process.send_signal(signal.SIGUSR2)
+    assert process.wait(30) == 0
+    assert [(entry["action"], entry["is_failure"]) for entry in decisions(folder)] == [(REQUEUE, False), (DONE, False)]
 
 
 def test_a_hang_that_the_watchdog_ends_before_any_checkpoint_is_restarted(job):

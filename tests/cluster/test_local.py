@@ -1,11 +1,15 @@
 """``lamae submit`` on this machine, from the command line to the result."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from lamae.cluster.jobs import local_alive
+from tests.runs import descendants, losses, suspend, tiny_config, wait_for_step, write_config, write_tiny_shards
 
 
 @pytest.fixture
@@ -44,3 +48,26 @@ def test_cancel_wants_to_know_whose(lamae):
     done = lamae("jobs", "--cancel")
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
+
+
+def test_a_suspended_training_goes_on_when_it_wakes_and_spends_no_restart(lamae, tmp_path):
+    run = tmp_path / "run"
+    config = tiny_config(write_tiny_shards(tmp_path / "set"), run, "train.steps=100000", "monitor.hang_floor_s=4")
+    config.monitor.hang_factor = 1
+    path = write_config(config, tmp_path / "run.yaml")
+    lamae("submit", "train", str(path), "--set", "ranks_per_node=2", "--set", "stall_s=60")
+    [job] = (run / "jobs").iterdir()
+    controller = (job / "job_id").read_text().strip()
+
+    class Controller:
+        poll = staticmethod(lambda: None if local_alive(controller) else 1)
+
+    wait_for_step(Controller, run)
+    suspend(descendants(int(controller)), 7)
+    wait_for_step(Controller, run, max(losses(run)) + 20)
+    assert lamae("jobs", str(run), "--cancel").returncode == 0
+    while Controller.poll() is None:
+        pass
+    [decision] = job.glob("attempts/*/decision.json")
+    decided = json.loads(decision.read_text())
+    assert (decided["reason"], decided["is_failure"], decided["step"]) == ("cancelled", False, max(losses(run)))

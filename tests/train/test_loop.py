@@ -12,6 +12,7 @@ import torch
 
 from lamae.config import RunConfig
 from lamae.sharding.errors import LamaeError, UsageError
+from lamae.train import distributed
 from lamae.train.checkpoint import list_checkpoints, load_model, manifest_digest, read_manifest
 from lamae.train.loop import EXIT_DONE, EXIT_STOPPED, train
 from lamae.train.rowfile import read_rows
@@ -99,6 +100,23 @@ def test_a_signal_saves_and_leaves_with_75_and_the_next_start_goes_on(make_confi
     assert train(make_config("run")) == EXIT_DONE
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
     assert_same_state(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("hang_factor", "expected_s"), [(50, {distributed.NEVER_S}), (0, {7, 1800})])
+def test_where_the_watchdog_watches_no_collective_gives_up_by_the_wall_clock(
+    make_config: MakeConfig, hang_factor: int, expected_s: set[float]
+) -> None:
+    """Suspended ranks would find their collectives timed out when they wake."""
+    found = set()
+
+    def look(*_: object) -> dict[str, object]:
+        for group in torch.distributed.distributed_c10d._world.pg_map:
+            found.add(group._get_backend(torch.device("cpu")).options._timeout.total_seconds())
+        return {}
+
+    overrides = ("train.steps=2", "monitor.figures_every=2", f"monitor.hang_factor={hang_factor}")
+    train(make_config("run", *overrides, "engine.step_timeout_s=7"), draw_figures=look)
+    assert found == expected_s
 
 
 def test_a_signal_at_the_last_step_does_not_ask_to_be_started_again(make_config: MakeConfig) -> None:

@@ -1,5 +1,6 @@
 """A hang ends the process with the stacks in the run directory."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -30,6 +31,42 @@ with Watchdog(Path(sys.argv[1]), rank=3, config=MonitorConfig(hang_factor=5, han
 def exit_code_of_a_hang(run_dir: Path, *, after_steps: int) -> int:
     command = [sys.executable, "-c", HANGING, str(run_dir), str(after_steps)]
     return subprocess.run(command, capture_output=True, timeout=50, check=False).returncode
+
+
+STEPPING = """
+import sys, time
+from pathlib import Path
+from lamae.train.config import MonitorConfig
+from lamae.train.watchdog import Watchdog
+
+with Watchdog(Path(sys.argv[1]), rank=0, config=MonitorConfig(hang_factor=1, hang_floor_s=1.5)) as watchdog:
+    for _ in range(10):
+        for _ in range(10):
+            time.sleep(0.03)
+        watchdog.beat()
+        print("step", flush=True)
+"""
+
+
+def test_a_process_that_is_stopped_and_goes_on_does_not_hang(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", STEPPING, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        for _ in range(4):
+            process.stdout.readline()
+        time.sleep(0.1)  # within a step
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(3)
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(50) == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_work_between_steps_has_a_limit_of_its_own_where_ranks_wait_in_it(tmp_path: Path) -> None:
+    between = HANGING.replace("hang_floor_s=0.3)", "hang_floor_s=0.3), between_s=0.5")
+    between = between.replace("    wait_for", "    with watchdog.paused(): wait_for")
+    command = [sys.executable, "-c", between, str(tmp_path), "5"]
+    assert subprocess.run(command, capture_output=True, timeout=50, check=False).returncode == EXIT_HUNG
 
 
 @pytest.mark.parametrize("steps", [0, 5])
