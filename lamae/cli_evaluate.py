@@ -77,6 +77,8 @@ def labels(
     from lamae.evaluate.sources import build_labels, detect_source
     from lamae.sharding.format import SPLITS
 
+    if not out.exists():
+        files.check_writable("labels", out)
     if source == "auto":
         by_column = columns or leave_out or (label_column and file.is_file() and file.suffix != ".zip")
         source = "csv" if by_column else detect_source(file, key_column=key_column)
@@ -186,6 +188,7 @@ def probe(
     from lamae.evaluate.fewlabels import curve_difference, few_label_curve, parse_fractions
     from lamae.evaluate.groups import code_groups
 
+    files.check_writable("--json", json)
     fractions = parse_fractions(fraction) if fraction is not None else []
     if (against_test is not None) != (test is not None and against is not None):
         raise UsageError("--against-test goes with --test and --against: the same two sets for both models")
@@ -209,6 +212,9 @@ def probe(
         gaps = {**difference.by_code, "macro": difference.macro, **difference.groups}
         gaps |= {f"macro {name.upper()}": gap for name, gap in difference.metrics.items()}
         rows = [[*row, str(gaps[row[0]])] for row in rows]
+    if any(truth.descriptions.get(code) for code in result.codes):
+        columns.insert(1, "name")
+        rows = [[row[0], truth.descriptions.get(row[0], ""), *row[1:]] for row in rows]
     console.print_table(
         f"{result.name}: {method} probe on {len(result.test_rows):,} test records of {result.num_test_subjects:,} "
         f"subjects, subjects seen in pretraining: {result.contamination}",

@@ -25,6 +25,8 @@ class Table:
     def __init__(self, path: Path, content: bytes | None = None) -> None:
         self.path = path
         csv.field_size_limit(1 << 24)
+        if content is None and path.exists() and not path.is_file():  # a pipe would be waited for
+            raise UsageError(f"{path}: not a regular file; give a table as CSV")
         try:
             stream = io.BytesIO(content) if content is not None else path.open("rb")
         except OSError as error:

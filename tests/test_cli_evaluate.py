@@ -1,6 +1,7 @@
 """The verbs that judge models: bad input is one line and exit code 2; good input reaches their functions."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -90,6 +91,20 @@ def test_any_csv_can_be_labels(lamae, tmp_path):
     assert (code, "shards: is a shard set, not embeddings" in error) == (2, True)
 
 
+def test_a_probe_of_snomed_codes_says_their_names(lamae, tmp_path):
+    splits = ["train", "val", "test"] * 4
+    shards = ShardSet.open(write_shard_set(tmp_path / "shards", random_adc(12, 50), splits=splits))
+    (tmp_path / "headers").mkdir()
+    for n, key in enumerate(shards.keys):
+        (tmp_path / f"headers/{key}.hea").write_text(f"{key} 0 500 50\n#Dx: {(164889003, 426783006)[n // 3 % 2]}\n")
+    np.savez(tmp_path / "x.npz", embeddings=np.eye(12), keys=np.array(shards.keys))
+    assert lamae("import-embeddings", "x.npz", "shards", "e.zarr")[0] == 0
+    assert lamae("labels", "shards", "headers", "l.zarr")[0] == 0
+    code, out, _ = lamae("probe", "e.zarr", "l.zarr")
+    assert code == 0
+    assert re.search(r"164889003 .*atrial fibrillation \(AF\).* 0\.500 ", out)
+
+
 def test_codes_are_listed_with_their_records_and_options_of_another_source_are_refused(lamae, tmp_path):
     splits = ["train", "val", "test"]
     shards = ShardSet.open(write_shard_set(tmp_path / "shards", random_adc(3, 500), splits=splits))
@@ -127,6 +142,8 @@ def test_probing_few_labels_against_another(lamae, tmp_path):
         np.savez(tmp_path / f"{name}.npz", embeddings=x, keys=np.array(shards.keys))
         assert lamae("import-embeddings", f"{name}.npz", "shards", f"{name}.zarr")[0] == 0
     assert lamae("labels", "shards", "y.csv", "l.zarr")[0] == 0
+    code, _, error = lamae("probe", "absent.zarr", "l.zarr", "--json", "y.csv/r.json")
+    assert (code, "--json y.csv/r.json: nothing can be written there" in error) == (2, True), "said before the work"
     options = ("--against", "poor.zarr", "--fraction", "0.2,1", "--seeds", 2, "--json", "r.json")
     code, out, _ = lamae("probe", "good.zarr", "l.zarr", *options)
     assert code == 0

@@ -1,7 +1,7 @@
 """Codes of many records: kept compactly, counted, chosen, laid out as columns."""
 
 from array import array
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -27,11 +27,10 @@ class CodeLists:
     def __len__(self) -> int:
         return len(self._known)
 
-    def __getitem__(self, record: int) -> frozenset[str] | None:
-        if not self._known[record]:
-            return None
+    def __iter__(self) -> Iterator[frozenset[str] | None]:
         names = list(self._number)
-        return frozenset(names[code] for code in self._codes[self._ends[record] : self._ends[record + 1]])
+        for known, start, end in zip(self._known, self._ends, self._ends[1:], strict=False):
+            yield frozenset(names[code] for code in self._codes[start:end]) if known else None
 
     def counts(self) -> list[tuple[str, int]]:
         """Codes with their number of records, the most frequent first, ties by name."""

@@ -14,9 +14,10 @@ from lamae.evaluate.csvrows import NO_VALUE, items, shortened
 from lamae.evaluate.labels import LabelTable
 from lamae.evaluate.snomed import EQUIVALENT, NAMES
 from lamae.evaluate.textlabels import SEPARATORS, read_texts
-from lamae.sharding.errors import LamaeError, UsageError
+from lamae.sharding.errors import UsageError
 from lamae.sharding.files import HEADER_SUFFIX, open_files
 from lamae.sharding.keys import keys_of
+from lamae.sharding.reading import RejectError, read_header
 from lamae.sharding.sources import list_source
 
 DIAGNOSES = "Dx"
@@ -38,7 +39,8 @@ def read_headers(
 
     Without ``label_column`` SNOMED CT codes of ``#Dx:``, and ``merge`` takes codes that the Challenge scores as one for
     one. With it, what the comment of that name says, read as ``read_texts`` does. A record without the comment is
-    unlabelled. Raises UsageError where there is no such comment, or a code is none.
+    unlabelled. Raises UsageError where there is no such comment, or a code is none,
+    LamaeError where reading fails in a way that may pass.
     """
     if not folder.exists():
         raise UsageError(f"{folder}: no directory with WFDB headers (*.hea), nor a zip of one, is there")
@@ -46,12 +48,14 @@ def read_headers(
     entries = list_source(files, kind="wfdb").entries
     wanted, seen = (label_column or DIAGNOSES), Counter[str]()
     found: list[list[tuple[str, str]]] = []
+    unreadable: list[str] = []
     for entry in entries:
         path = files.base + entry.path + HEADER_SUFFIX
         try:
-            text = files.read(entry.path + HEADER_SUFFIX).decode("utf-8", errors="replace")
-        except OSError as error:
-            raise LamaeError(f"{folder / path}: cannot be read ({error.strerror or error})") from None
+            text = read_header(files, entry.path).decode("utf-8", errors="replace")
+        except RejectError as error:  # packing has left this record out, too
+            unreadable.append(f"{path} ({error.detail})")
+            text = ""
         comments = _comments(text)
         seen.update({name for _, name, _ in comments})
         found.append([(f"{folder / path}, line {n}", text) for n, name, text in comments if _same(name, wanted)])
@@ -60,7 +64,7 @@ def read_headers(
             f"{folder}: no header has a comment {wanted}; name another with --label-column (there: "
             f"{few([name for name, _ in seen.most_common()]) or 'none'})"
         )
-    notes: list[str] = []
+    notes = [f"unreadable headers, taken as unlabelled: {few(unreadable)}"] if unreadable else []
     if label_column is None:
         codes = _snomed_codes(found, merge, notes)
         protocol = "SNOMED CT codes of #Dx headers" + (", equivalent codes merged" if merge else "")

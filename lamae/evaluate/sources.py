@@ -32,6 +32,7 @@ from lamae.evaluate.labelcsv import read_label_csv
 from lamae.evaluate.labels import NO_SPLIT, LabelReport, LabelTable, join_labels
 from lamae.sharding.errors import UsageError
 from lamae.sharding.format import SPLITS, ShardSet
+from lamae.sharding.sources import PTBXL_LIST
 from lamae.sharding.splits import KEY_COLUMNS
 
 TRAIN, VAL, TEST = range(len(SPLITS))
@@ -50,6 +51,8 @@ def detect_source(file: Path, *, key_column: str | None = None) -> str:
 
     Raises UsageError naming the possibilities when none fits.
     """
+    if (file / PTBXL_LIST).is_file():
+        raise UsageError(f"{file}: is PTB-XL's folder; its labels are in {file / PTBXL_LIST}")
     if file.is_dir() or file.suffix.casefold() == ".zip":
         return "snomed"
     heading = read_heading(file)

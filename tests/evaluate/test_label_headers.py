@@ -1,5 +1,6 @@
 """Labels from header comments: SNOMED codes and their names, words, and records that share a name."""
 
+import os
 import re
 import zipfile
 
@@ -106,6 +107,15 @@ def test_two_headers_for_one_record_are_refused_by_name(make):
     comments = {"a/JS1": ["#Dx: 426783006"], "b/JS1": ["#Dx: 164889003"]}
     with pytest.raises(UsageError, match=r"JS1 in a/JS1.hea and b/JS1.hea; keep one"):
         make(comments, keys=["JS1"])
+
+
+def test_a_header_that_cannot_be_read_is_said_and_does_not_end_the_command(make, tmp_path):
+    (tmp_path / "tree").mkdir()
+    os.mkfifo(tmp_path / "tree/pipe.hea")
+    codes, report = make({"a": ["#Dx: 426783006"]})
+    assert codes == {"426783006": 1}
+    (note,) = report.notes
+    assert note.startswith("unreadable headers, taken as unlabelled: pipe.hea (pipe.hea is no regular file")
 
 
 def test_a_zip_of_headers_gives_what_the_tree_gives(make, tmp_path):

@@ -281,6 +281,10 @@ def test_a_source_is_told_from_its_columns(tmp_path):
     assert detect_source(tmp_path / "b.csv") == "csv"
     assert detect_source(tmp_path / "c.csv", key_column="id") == "csv"
     assert detect_source(tmp_path) == "snomed"
+    (tmp_path / "ptbxl").mkdir()
+    (tmp_path / "ptbxl" / "ptbxl_database.csv").touch()
+    with pytest.raises(UsageError, match=r"is PTB-XL's folder; its labels are in .*ptbxl_database.csv"):
+        detect_source(tmp_path / "ptbxl")
     with pytest.raises(UsageError, match=r"c.csv: its columns \(id, age, bmi\) fit no label source.*--key-column"):
         detect_source(tmp_path / "c.csv")
 

@@ -1,5 +1,7 @@
 """Tables as editors, spreadsheets and pandas leave them are taken for what they say, or refused by file and line."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -105,3 +107,9 @@ def test_a_quoted_cell_may_hold_commas_and_line_breaks(tmp_path):
         (3, {"key": "r0", "text": 'a, "b"\r\nc'}),
         (4, {"key": "r1", "text": "x"}),
     ]
+
+
+def test_what_is_no_regular_file_is_refused_before_it_is_waited_for(tmp_path):
+    for path in (Path("/dev/null"), tmp_path):
+        with pytest.raises(UsageError, match="not a regular file"):
+            Table(path)
