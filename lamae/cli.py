@@ -104,6 +104,16 @@ def shard(
     rate: Annotated[
         float | None, typer.Option(metavar="HZ", help="Resample to this rate; without it, stored as recorded.")
     ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(help="Length of every row: windows of longer records; shorter ones end in missing samples."),
+    ] = None,
+    windows: Annotated[str, typer.Option(help="With --seconds: first, centre, or all windows of a record.")] = "first",
+    overlap: Annotated[float, typer.Option(help="With --windows all: share that neighbours have in common.")] = 0.0,
+    min_seconds: Annotated[float, typer.Option(help="With --seconds: reject records shorter than this.")] = 0.0,
+    gain: Annotated[
+        float | None, typer.Option(help="Stored units per millivolt, where the headers' gains are wrong.")
+    ] = None,
     splits_from: Annotated[Path | None, typer.Option(help="CSV with study_id or key, and strat_fold or fold.")] = None,
     audit: Annotated[
         float, typer.Option(help="Share of records that stock wfdb reads too, compared bit for bit.")
@@ -136,6 +146,11 @@ def shard(
         shard_size=shard_size,
         limit=limit,
         rate_hz=rate,
+        seconds=seconds,
+        windows=windows,
+        overlap=overlap,
+        min_seconds=min_seconds,
+        gain=gain,
         splits_from=str(splits_from) if splits_from else None,
         audit=audit,
     )
@@ -160,6 +175,12 @@ def shard(
     console.print_table(f"{out}: packed", ["", "number"], rows)
     if manifest["rejects"]:
         console.say(f"rejected, one by one: {out / REJECTS_NAME}")
+    for flag in ("gain_normalised", "gain_implausible"):
+        if manifest["record_flags"].get(flag):
+            console.say(
+                f"warning: the gains in the headers of {manifest['record_flags'][flag]:,} records give no millivolts "
+                f"({flag}); where you know the stored units per millivolt, pack with --gain, such as --gain 1000"
+            )
     if empty := [name for name, count in manifest["splits"].items() if not count["records"]]:
         console.say(
             f"warning: no record is in {' or '.join(empty)}; "

@@ -6,7 +6,7 @@ Records are taken one by one and judged together: numpy's cost per call is share
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 import numpy as np
@@ -20,6 +20,7 @@ from lamae.sharding.reading import RejectError
 from lamae.sharding.recording import Recording, audit, read_recording
 from lamae.sharding.resample import resample
 from lamae.sharding.sources import Entry
+from lamae.sharding.windows import cut, mark_padding, window_key, window_starts
 
 BLOCK_SIZE = 32
 _LEAD_BITS = (1 << np.arange(NUM_LEADS)).astype(np.uint16)
@@ -70,7 +71,7 @@ class BlockReader:
         taken: list[_Taken] = []
         for entry, room in zip(entries, self._samples, strict=False):
             try:
-                taken.append(_take(self._files, entry, self._planned, block.readers, room))
+                taken += _take(self._files, entry, self._planned, block.readers, room)
             except RejectError as reject:
                 block.rejects.append((entry.key, reject.reason, reject.detail))
         for _, run in groupby(taken, key=lambda record: record.shape):  # of several rates where they are resampled
@@ -118,20 +119,60 @@ def is_audited(key: str, share: float) -> bool:
     return draw < share
 
 
-def _take(files: Files, entry: Entry, planned: Plan, readers: Counter[str], room: np.ndarray) -> _Taken:
-    """Read a record and bring it to the shard set's rate. Raises RejectError."""
-    recorded = stored = read_recording(files, entry.path, room=room)
-    if recorded.fast and is_audited(entry.key, planned.options["audit"]):
+def _take(files: Files, entry: Entry, planned: Plan, readers: Counter[str], room: np.ndarray) -> list[_Taken]:
+    """Read a record and bring it, or windows of it, to the shard set's rate and length. Raises RejectError."""
+    options = planned.options
+    recorded = read_recording(files, entry.path, room=room)
+    if recorded.fast and is_audited(entry.key, options["audit"]):
         audit(files, entry.path, recorded)
         readers["audited"] += 1
     if recorded.subject is not None and entry.subject is not None and recorded.subject != entry.subject:
         raise RejectError("subject_mismatch", f"header says {recorded.subject}, the listing {entry.subject}")
-    if recorded.rate_hz != planned.rate_hz:
-        if planned.options["rate_hz"] is None:
-            rates = f"{recorded.rate_hz:g} Hz, the shard set has {planned.rate_hz:g}"
-            raise RejectError("wrong_rate", f"{rates}; rate_hz={planned.rate_hz:g} (--rate) resamples to it")
-        stored = resample(recorded, planned.rate_hz)
-    num_samples = stored.samples.shape[1]
-    if num_samples != planned.num_samples:
-        raise RejectError("wrong_length", f"{num_samples} samples, the shard set has {planned.num_samples}")
-    return _Taken(entry, recorded, stored)
+    if options["gain"] is not None:
+        recorded = replace(recorded, gain=np.where(recorded.present, options["gain"], 1.0))
+    rate_hz, length = recorded.rate_hz, recorded.samples.shape[1]
+    if rate_hz != planned.rate_hz and options["rate_hz"] is None:
+        rates = f"{rate_hz:g} Hz, the shard set has {planned.rate_hz:g}"
+        raise RejectError("wrong_rate", f"{rates}; rate_hz={planned.rate_hz:g} (--rate) resamples to it")
+    begin, end = mark_padding(recorded, min_samples=round(options["padding_s"] * rate_hz))
+    if end - begin < length:
+        recorded = replace(recorded, notes=(*recorded.notes, "padded"))
+    stored = recorded if rate_hz == planned.rate_hz else resample(recorded, planned.rate_hz)
+    if options["seconds"] is None:
+        num_samples = stored.samples.shape[1]
+        if num_samples != planned.num_samples:
+            wrong = f"{num_samples} samples, the shard set has {planned.num_samples}"
+            raise RejectError(
+                "wrong_length", f"{wrong}; --seconds {planned.num_samples / planned.rate_hz:g} takes any length"
+            )
+        return [_Taken(entry, _between(recorded, begin, end), stored)]
+    if length < options["min_seconds"] * rate_hz:
+        raise RejectError("too_short", f"{length / rate_hz:g} s, min_seconds={options['min_seconds']:g}")
+    window = round(options["seconds"] * rate_hz)
+    taken = []
+    starts = window_starts(length, window, kind=options["windows"], overlap=options["overlap"])
+    for number, start in enumerate(starts):
+        low, high = max(start, begin), min(start + window, end)
+        if low >= high:
+            continue  # nothing but padding
+        key = window_key(entry.key, number) if options["windows"] == "all" else entry.key
+        row = replace(entry, key=key, extra=(*entry.extra, repr(start / rate_hz)))
+        first = round(start / rate_hz * planned.rate_hz)
+        whole = stored.samples.shape[1] == planned.num_samples
+        taken.append(
+            _Taken(
+                row,
+                _between(recorded, low, high),
+                stored if whole else cut(stored, first, num_samples=planned.num_samples),
+            )
+        )
+    if not taken:
+        raise RejectError("no_usable_lead", f"the {options['windows']} window holds nothing but padding")
+    return taken
+
+
+def _between(recorded: Recording, begin: int, end: int) -> Recording:
+    """What the rules judge: samples that were recorded, without what fills an archive's or a window's length."""
+    if (begin, end) == (0, recorded.samples.shape[1]):
+        return recorded
+    return replace(recorded, samples=recorded.samples[:, begin:end])

@@ -28,6 +28,9 @@ from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.leads import NUM_LEADS
 
 FORMAT_VERSION = 1
+WINDOW_MARK = "#"
+"""Between a record's key and its window's number. It sorts below all that keys are made of, so windows of one
+record stay together and in the order of the records."""
 NO_SAMPLE = -32768
 MANIFEST_NAME = "dataset.json"
 WORK_NAME = ".packing"  # of a shard set that is being made
@@ -215,6 +218,12 @@ class ShardSet:
     def keys(self) -> list[str]:
         raw = np.ascontiguousarray(self.column("key"))
         return [key.decode("ascii") for key in raw.view(f"S{raw.shape[1]}").ravel()] if len(raw) else []
+
+    @cached_property
+    def record_keys(self) -> list[str]:
+        """Key of the record that each row is from: its own key, less a window's number (see sharding.windows)."""
+        is_numbered = self.manifest.get("plan", {}).get("options", {}).get("windows") == "all"
+        return [key.rpartition(WINDOW_MARK)[0] for key in self.keys] if is_numbered else self.keys
 
     @cached_property
     def _row_by_key(self) -> dict[str, int]:

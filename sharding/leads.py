@@ -4,6 +4,7 @@ Files order the leads differently (MIMIC-IV-ECG stores aVF before aVL) and spell
 AVR), so leads are always selected by name, ignoring case.
 """
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,11 +21,23 @@ DERIVED_LEADS = (2, 3, 4, 5)
 LIMB_FROM_I_II = np.array([[1, 0], [0, 1], [-1, 1], [-0.5, -0.5], [1, -0.5], [-0.5, 1]], dtype=np.float64)
 
 _INDEX_BY_FOLDED_NAME = {name.casefold(): index for index, name in enumerate(LEADS)}
+# What devices and archives call them: Portuguese and French derivations (CODE-15 %), modified limb leads of monitors,
+# chest leads as C.
+_ALIASES = {
+    **{f"{prefix}{numeral}": index for prefix in ("d", "ml") for index, numeral in enumerate(("i", "ii", "iii"))},
+    **{f"{prefix}{number + 1}": number for prefix in ("d", "") for number in range(3)},
+    **{f"c{number}": 5 + number for number in range(1, 7)},
+}
+_DECORATION = re.compile(r"(?:lead|ecg|ekg)[\s_:-]*|[\s,:;.]+$")
 
 
 def lead_index(name: str) -> int | None:
-    """Canonical index 0..11 of a lead name, ignoring case and surrounding blanks; None if it is none of the twelve."""
-    return _INDEX_BY_FOLDED_NAME.get(name.strip().casefold())
+    """Canonical index 0..11 of a lead name, ignoring case, punctuation behind it, and "lead" or "ECG" before it.
+
+    Other common names are taken too: DI, D1, MLII, C1. None if it is none of the twelve; -aVR is another lead than aVR.
+    """
+    plain = _DECORATION.sub("", name.strip().casefold())
+    return _INDEX_BY_FOLDED_NAME.get(plain, _ALIASES.get(plain))
 
 
 def canonical_columns(names: Sequence[str]) -> list[int | None]:
@@ -33,13 +46,17 @@ def canonical_columns(names: Sequence[str]) -> list[int | None]:
     Raises ValueError when a lead is named twice: which of the two is meant cannot be known.
     """
     columns: list[int | None] = [None] * NUM_LEADS
-    for column, name in enumerate(names):
-        index = lead_index(name)
+    is_exact = [name.strip().casefold() in _INDEX_BY_FOLDED_NAME for name in names]
+    # A lead's own name counts before what it is called elsewhere: II beside MLII is II.
+    for column in sorted(range(len(names)), key=lambda column: not is_exact[column]):
+        index = lead_index(names[column])
         if index is None:
             continue
-        if columns[index] is not None:
+        taken = columns[index]
+        if taken is None:
+            columns[index] = column
+        elif is_exact[column] == is_exact[taken]:
             raise ValueError(f"lead {LEADS[index]} is named twice")
-        columns[index] = column
     return columns
 
 

@@ -21,6 +21,9 @@ _EXCHANGED = [*range(_AVL), _AVF, _AVL]
 _LIMB_RESIDUES = np.hstack([-LIMB_FROM_I_II[2:], np.eye(4)])  # zero on limb leads that agree
 _STEP = 8  # an instant is every so many samples; a lead stands still over a step where all its samples are equal
 _MAINS_HZ = (50.0, 60.0)
+_ROUNDING_UNITS = 2.0  # of halves and sums of whole numbers
+# A header whose gain makes a microvolt of more than a hundred units is wrong: no recorder resolves 10 nV.
+_MAX_GAIN, _MOVING_UNITS = 1e5, 100
 
 
 class Measures:
@@ -159,18 +162,32 @@ class Measures:
             return np.zeros(self.gain.shape, bool)
         return (2 * np.count_nonzero(loud, axis=3) > self._num_seconds).any(axis=1)
 
-    def limb_agree(self, tolerance_uv: float, max_share: float, *, exchange_avl_avf: bool = False) -> np.ndarray:
+    @property
+    def moves_only_in_units(self) -> np.ndarray:
+        """bool [N]: the stored integers move, but by the header's gain a unit is less than any recorder resolves."""
+        units = np.where(self.has_samples, self.max_adc.astype(np.int64) - self.min_adc, 0)
+        return (units.max(axis=1) >= _MOVING_UNITS) & np.where(self.has_samples, self.gain > _MAX_GAIN, True).all(
+            axis=1
+        )
+
+    def limb_agree(
+        self, tolerance_uv: float, max_share: float, *, exchange_avl_avf: bool = False, as_stored: bool = False
+    ) -> np.ndarray:
         """bool [N], whether III, aVR, aVL, aVF are what I and II make of them, but for a share of instants.
 
-        True where I or II is missing; a missing one of the four is not looked at.
+        True where I or II is missing; a missing one of the four is not looked at. ``as_stored`` looks at the stored
+        integers, to rounding, whatever gains and baselines the header gives.
         """
         order = _EXCHANGED if exchange_avl_avf else slice(6)
+        gain, offset = self.gain[:, order], self._offset[:, order]
+        limit = (tolerance_uv * self.gain[:, :1] / 1000).astype(np.float32)
+        if as_stored:
+            gain, offset, limit = np.ones_like(gain), np.zeros_like(offset), np.full_like(limit, _ROUNDING_UNITS)
         # III - (II - I) and so on in one product, in lead I's ADC units: exact where all leads have one gain.
-        weights = _LIMB_RESIDUES * (self.gain[:, :1] / self.gain[:, order])[:, None]  # [N, 4, 6]
+        weights = _LIMB_RESIDUES * (gain[:, :1] / gain)[:, None]  # [N, 4, 6]
         limb = self._instants[:, order]
         residues = weights.astype(np.float32) @ limb.astype(np.float32)
-        residues -= (weights @ self._offset[:, order, None]).astype(np.float32)
-        limit = (tolerance_uv * self.gain[:, :1] / 1000).astype(np.float32)
+        residues -= (weights @ offset[:, :, None]).astype(np.float32)
         wrong = np.abs(residues, out=residues) > limit[:, None]  # [N, 4, instants]
         agree = ~wrong.any(axis=(1, 2)) | ~self.has_samples[:, :2].all(axis=1)
         for n in np.flatnonzero(~agree):

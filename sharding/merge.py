@@ -74,12 +74,12 @@ def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
     reports = [read_report(planned.part_path(part)) for part in range(planned.num_parts)]
     rejects = [reject for report in reports for reject in report["rejects"]]
     _write_csv(out / REJECTS_NAME, ("key", "reason", "detail"), rejects)
-    num_records = planned.num_listed - len(rejects)
+    extra = [values for report in reports for values in report["extra"]]
+    num_records = len(extra)
     reasons = Counter(reason for _, reason, _ in rejects)
     if num_records == 0:
         told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         raise LamaeError(f"{out}: no record was accepted ({told}); see {out / REJECTS_NAME}")
-    extra = [values for report in reports for values in report["extra"]]
     for part in range(planned.num_parts):
         sync(out / SHARDS_NAME / shard_name(part))
     columns, index_files = _write_index(planned, num_records, extra, progress)
@@ -97,7 +97,7 @@ def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
         "rejects": dict(sorted(reasons.items())),
         "readers": {
             name: sum(report["readers"].get(name, 0) for report in reports)
-            for name in ("fast", "wfdb", "audited", "unchecked", "no_rate")
+            for name in ("fast", "wfdb", "audited", "unchecked", "no_rate", "padded")
         },
         "plan": planned.content,
         "shards": [

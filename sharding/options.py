@@ -1,11 +1,13 @@
 """What a user may ask of packing. Everything but ``workers`` is part of what a shard set is."""
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from lamae.sharding.quality import QualityConfig
 
+WINDOWS = ("first", "centre", "all")
 SOURCE_KINDS = ("auto", "mimic", "ptbxl", "wfdb")
 
 
@@ -23,6 +25,19 @@ class PackOptions:
     """Pack only the first so many records of the sorted listing."""
     rate_hz: float | None = None
     """Resample every record to this rate (see sharding.resample); None keeps what was recorded, losslessly."""
+    seconds: float | None = None
+    """Length of every row: longer records are cut into windows, shorter ones end in "no sample"; None takes the length
+    that most records have and rejects the others."""
+    windows: str = "first"
+    """Which windows of a longer record: first, centre, or all, each then a row with the key KEY#0000, KEY#0001, …"""
+    overlap: float = 0.0
+    """Share of a window that it has in common with the next one, under windows=all."""
+    min_seconds: float = 0.0
+    """With seconds: records shorter than this are rejected."""
+    padding_s: float = 0.1
+    """All leads at 0 mV together for at least this long at an end are padding and become "no sample"; 0 keeps them."""
+    gain: float | None = None
+    """Stored units per millivolt in every lead, whatever the headers say; None takes the headers' gains."""
     max_per_subject: int | None = None
     """At most so many records of one subject, chosen by a hash of the key; subjects with many visits weigh less."""
     columns_from: str | None = None
@@ -50,6 +65,25 @@ class PackOptions:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.rate_hz is not None and not self.rate_hz > 0:
             raise ValueError(f"rate_hz={self.rate_hz} must be positive")
+        if self.seconds is not None and not 0 < self.seconds < math.inf:
+            raise ValueError(f"seconds={self.seconds} must be positive")
+        if self.gain is not None and not 0 < self.gain < math.inf:
+            raise ValueError(f"gain={self.gain} must be positive: stored units per millivolt")
+        if self.windows not in WINDOWS:
+            raise ValueError(f"windows={self.windows!r} is none of {', '.join(WINDOWS)}")
+        if not 0 <= self.overlap < 1:
+            raise ValueError(f"overlap={self.overlap} is no share of a window, from 0 to below 1")
+        if not (0 <= self.min_seconds < math.inf and 0 <= self.padding_s < math.inf):
+            raise ValueError(f"min_seconds={self.min_seconds} and padding_s={self.padding_s} cannot be negative")
+        defaults = PackOptions()
+        if self.seconds is None and (self.windows, self.overlap, self.min_seconds) != (
+            defaults.windows,
+            defaults.overlap,
+            defaults.min_seconds,
+        ):
+            raise ValueError("windows, overlap and min_seconds go with seconds (--seconds 10)")
+        if self.overlap and self.windows != "all":
+            raise ValueError(f"overlap={self.overlap} goes with windows=all, not {self.windows}")
         for name in ("limit", "max_per_subject"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -33,6 +33,7 @@ from lamae.sharding.reading import MAX_SAMPLES_READ, RejectError, read_header
 from lamae.sharding.recording import shape_of
 from lamae.sharding.selection import capped, decide_splits
 from lamae.sharding.sources import Entry, Reconciliation, list_source
+from lamae.sharding.windows import WINDOW_START
 from lamae.sharding.zipindex import ZipIndex
 
 logger = logging.getLogger(__name__)
@@ -144,6 +145,15 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
     headers = sampled_headers(files, entries)
     rate_hz, num_recorded = common_shape(files, headers)
     num_samples = num_recorded
+    if options.seconds is not None:
+        longest_s = max(length / rate for rate, length in _shapes(files, headers))
+        if options.seconds > longest_s:
+            raise UsageError(
+                f"{source}: seconds={options.seconds:g}, but the longest of the {len(headers)} records looked at has "
+                f"{longest_s:g} s; give at most that"
+            )
+        num_recorded = num_samples = max(1, round(options.seconds * rate_hz))
+        extra_names = [*extra_names, WINDOW_START]
     if options.rate_hz is not None:
         num_samples = math.ceil(num_samples * options.rate_hz / rate_hz)
         rate_hz = options.rate_hz
@@ -232,7 +242,7 @@ def sampled_headers(files: Files, entries: list[Entry]) -> dict[str, bytes]:
 
 def common_shape(files: Files, headers: dict[str, bytes]) -> tuple[float, int]:
     """Sampling rate and samples per lead that most of ``headers`` give. Raises UsageError where none does."""
-    shapes = Counter(shape for path, text in headers.items() if (shape := _shape(files, path, text)) is not None)
+    shapes = Counter(_shapes(files, headers))
     if not shapes:
         raise UsageError(f"{files.root}: none of {len(headers)} headers gives a sampling rate and a length")
     # The most frequent; among equals the smallest, so that the answer does not depend on the order.
@@ -244,6 +254,13 @@ def _header(files: Files, record: str) -> bytes:
         return read_header(files, record)
     except RejectError:
         return b""
+
+
+def _shapes(files: Files, headers: dict[str, bytes]) -> Iterator[tuple[float, int]]:
+    """Sampling rate and samples per lead of the headers that give them."""
+    for path, text in headers.items():
+        if (shape := _shape(files, path, text)) is not None:
+            yield shape
 
 
 def _shape(files: Files, record: str, text: bytes) -> tuple[float, int] | None:

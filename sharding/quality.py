@@ -33,7 +33,13 @@ LEAD_FLAGS: tuple[str, ...] = (
     "wander",
     "hum",
 )
-RECORD_FLAGS: tuple[str, ...] = ("limb_inconsistent", "avl_avf_exchanged", "duplicate")
+RECORD_FLAGS: tuple[str, ...] = (
+    "limb_inconsistent",
+    "avl_avf_exchanged",
+    "duplicate",
+    "gain_normalised",
+    "gain_implausible",
+)
 _LEAD_BIT = {name: np.uint16(1 << bit) for bit, name in enumerate(LEAD_FLAGS)}
 _RECORD_BIT = {name: np.uint16(1 << bit) for bit, name in enumerate(RECORD_FLAGS)}
 
@@ -78,6 +84,12 @@ class QualityConfig:
     """The six limb leads contradict Einthoven's and Goldberger's relations."""
     avl_avf_exchanged: str = "flag"
     """The limb leads agree once aVL and aVF change names: the header has them the wrong way round."""
+    gain_normalised: str = "flag"
+    """The limb leads contradict each other in millivolt and agree in stored integers: the header's gains bring every
+    lead to one height (LUDB), so its millivolts are none; ``gain`` gives the right one."""
+    gain_implausible: str = "flag"
+    """By the header's gain a unit is below 10 nV, which no recorder resolves (Challenge 2020's PTB has 2000000/mV where
+    2000 is meant); leads then do not count as flat, and ``gain`` gives the right one."""
     limb_tolerance_uv: float = 30.0
     """Largest contradiction taken for rounding, microvolt; real archives show 15."""
     limb_max_share: float = 0.05
@@ -100,7 +112,7 @@ class QualityConfig:
 _LEAD_RULES: dict[str, Callable[[Measures, QualityConfig], np.ndarray]] = {
     "gaps": lambda m, c: (m.num_missing > c.gaps_max_share * m.num_samples) | ~m.has_samples,
     "zero": lambda m, c: m.has_samples & (m.reach_mv == 0),
-    "flat": lambda m, c: m.has_samples & (m.range_mv <= c.flat_max_range_uv / 1000),
+    "flat": lambda m, c: m.has_samples & (m.range_mv <= c.flat_max_range_uv / 1000) & ~m.moves_only_in_units[:, None],
     "flat_run": lambda m, c: m.still_longer_than(c.flat_run_max_s),
     "saturated": lambda m, c: m.at_end_more_than(c.saturated_max_share),
     "amplitude": lambda m, c: m.beyond_longer_than(c.amplitude_max_mv, c.amplitude_max_s),
@@ -141,30 +153,35 @@ def assess(measures: Measures, config: QualityConfig) -> Assessment:
                 rejects.setdefault(n, _reject(name, leads))
     for n in np.flatnonzero(~usable.any(axis=1)).tolist():
         rejects.setdefault(n, RejectError("no_usable_lead", "every lead is missing, empty or masked"))
-    return Assessment(usable, lead_flags, _limb_flags(measures, config, rejects), rejects)
+    return Assessment(usable, lead_flags, _record_flags(measures, config, rejects), rejects)
 
 
 def _reject(rule: str, detail: str) -> RejectError:
     return RejectError(f"quality_{rule}", f"{detail}; quality.{rule}=flag takes such records")
 
 
-def _limb_flags(measures: Measures, config: QualityConfig, rejects: dict[int, RejectError]) -> np.ndarray:
-    """uint16 [N], bits of RECORD_FLAGS that the limb leads ask for; adds to ``rejects`` where a rule says so."""
+def _record_flags(measures: Measures, config: QualityConfig, rejects: dict[int, RejectError]) -> np.ndarray:
+    """uint16 [N], bits of RECORD_FLAGS; adds to ``rejects`` where a rule says so."""
     flags = np.zeros(len(measures.present), np.uint16)
-    if (config.limb_inconsistent, config.avl_avf_exchanged) == ("ignore", "ignore"):
-        return flags
+    found = {"gain_implausible": (measures.moves_only_in_units, "the gain makes nothing of what was recorded")}
     limits = (config.limb_tolerance_uv, config.limb_max_share)
     contradict = ~measures.limb_agree(*limits)
-    if not contradict.any():
-        return flags
-    exchanged = np.zeros_like(contradict)
-    if config.avl_avf_exchanged != "ignore":
-        exchanged = contradict & measures.limb_agree(*limits, exchange_avl_avf=True)
-    for name, records in (("limb_inconsistent", contradict & ~exchanged), ("avl_avf_exchanged", exchanged)):
+    # What explains a contradiction, first come first served; what nothing explains is the last one's.
+    for name, explanation in (
+        ("gain_normalised", {"as_stored": True}),
+        ("avl_avf_exchanged", {"exchange_avl_avf": True}),
+        ("limb_inconsistent", {}),
+    ):
+        if getattr(config, name) == "ignore" or not contradict.any():
+            continue
+        explained = contradict & measures.limb_agree(*limits, **explanation) if explanation else contradict
+        found[name] = (explained, "the limb leads contradict each other")
+        contradict = contradict & ~explained
+    for name, (records, why) in found.items():
         action = getattr(config, name)
         if action != "ignore":
             flags[records] |= _RECORD_BIT[name]
         if action == "reject":
             for n in np.flatnonzero(records).tolist():
-                rejects.setdefault(n, _reject(name, "the limb leads contradict each other"))
+                rejects.setdefault(n, _reject(name, why))
     return flags

@@ -23,7 +23,7 @@ REMEDIES: dict[str, str] = {
     "units": "a voltage is nV, uV, mV or V; correct the header where the lead is one",
     "gain": "correct the gain in the header",
     "not_16_bit": "convert the record to 16 bits",
-    "wrong_length": "pack records of another length by themselves",
+    "too_short": "lower --min-seconds to end it in missing samples",
     "subject_mismatch": "correct whichever of the two is wrong",
     "no_usable_lead": "leave the record out, or change the quality rules",
 }
