@@ -53,6 +53,7 @@ def write_shard_set(
     rate_hz: float = 500.0,
     shard_size: int = 16,
     source: str = "arrays",
+    lead_flags: np.ndarray | None = None,
 ) -> Path:
     """Write ``adc`` (int16 ``[N, 12, T]``, canonical leads) as a complete shard set at ``path`` and return ``path``.
 
@@ -114,7 +115,7 @@ def write_shard_set(
         "min_adc": np.where(present, adc, np.int16(32767)).min(-1),
         "max_adc": np.where(present, adc, np.int16(-32767)).max(-1),
         "num_missing": (~present).sum(-1),
-        "lead_flags": np.zeros((num_records, NUM_LEADS)),
+        "lead_flags": np.zeros((num_records, NUM_LEADS)) if lead_flags is None else lead_flags,
         "record_flags": np.zeros(num_records),
     }
     group = zarr.open_group(path / INDEX_NAME, mode="w", zarr_format=3)

@@ -4,10 +4,9 @@ import re
 
 import numpy as np
 import pytest
-import zarr
 
 from lamae.reports.datacard import write_data_card
-from lamae.sharding.format import INDEX_NAME, ShardSet
+from lamae.sharding.format import ShardSet
 from lamae.sharding.options import PackOptions
 from lamae.sharding.pack import pack
 from lamae.sharding.quality import LEAD_FLAGS
@@ -20,6 +19,9 @@ IMAGES = re.compile(r'<img src="data:image/(png|svg\+xml);')
 def shards(tmp_path):
     lead_mask = np.ones((20, 12), dtype=bool)
     lead_mask[4, 6] = False
+    lead_flags = np.zeros((20, 12))
+    lead_flags[4, 6] = 1 << LEAD_FLAGS.index("flat")
+    lead_flags[9, 2:4] = 1 << LEAD_FLAGS.index("hum")
     path = write_shard_set(
         tmp_path / "shards",
         random_adc(20, 1000),
@@ -27,11 +29,8 @@ def shards(tmp_path):
         subjects=[row // 2 for row in range(20)],
         splits=["train"] * 14 + ["val"] * 2 + ["test"] * 4,
         lead_mask=lead_mask,
+        lead_flags=lead_flags,
     )
-    flags = zarr.open_group(path / INDEX_NAME, mode="r+")["lead_flags"]
-    flags[4, 6] = 1 << LEAD_FLAGS.index("flat")
-    flags[9, 2] = 1 << LEAD_FLAGS.index("hum")
-    flags[9, 3] = 1 << LEAD_FLAGS.index("hum")
     return ShardSet.open(path)
 
 
