@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lamae.launch import train_locally
 from lamae.train.checkpoint import list_checkpoints
 from tests.runs import descendants, losses, suspend, tiny_config, wait_for_step, write_config, write_tiny_shards
 
@@ -87,3 +88,10 @@ def test_a_closed_terminal_saves_what_was_trained_in_it(tmp_path: Path) -> None:
     os.close(terminal)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 75
     assert [info.step for info in list_checkpoints(run / "checkpoints")] == [max(losses(run))]
+
+
+def test_what_all_ranks_refuse_is_said_once(tmp_path: Path) -> None:
+    config = str(write_config(tiny_config(tmp_path / "nowhere", tmp_path / "run"), tmp_path / "run.yaml"))
+    log = tmp_path / "log"
+    assert train_locally(config, [], num_processes=2, log_path=log) == 2
+    assert log.read_text().count("nowhere: no such directory") == 1

@@ -1,5 +1,6 @@
 """Who a process is, from what launchers say."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import torch
 from lamae.sharding.errors import LamaeError, UsageError
 from lamae.train import distributed
 from lamae.train.flags import FlagExchange, StopSignals
-from lamae.train.place import Place, find_place
+from lamae.train.place import Place, find_place, is_said_here
 
 MASTER = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29400"}
 SRUN = {
@@ -66,6 +67,15 @@ def test_what_rank_0_refuses_is_refused() -> None:
     with pytest.raises(LamaeError, match="no"):
         ranks.decide(refuse)
     assert ranks.decide(lambda: 3) == 3
+
+
+def test_what_rank_0_refuses_is_its_to_print(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = distributed.start(timeout_s=30, num_threads=1)
+    other = dataclasses.replace(alone, rank=1, world_size=2)
+    monkeypatch.setattr(distributed.Ranks, "share", lambda self, value: LamaeError("no"))
+    with pytest.raises(LamaeError, match="no") as caught:
+        other.decide(lambda: 3)
+    assert not is_said_here(caught.value, {"RANK": "1", "LOCAL_RANK": "0"})
 
 
 def test_flags_are_read_one_exchange_later() -> None:
