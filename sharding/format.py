@@ -226,11 +226,24 @@ class ShardSet:
         return [key.rpartition(WINDOW_MARK)[0] for key in self.keys] if is_numbered else self.keys
 
     @cached_property
+    def row_by_record(self) -> dict[str, int]:
+        """First row of every record, by the record's key."""
+        found: dict[str, int] = {}
+        for row, key in enumerate(self.record_keys):
+            found.setdefault(key, row)
+        return found
+
+    @cached_property
+    def first_row(self) -> np.ndarray:
+        """int64 [N]: of every row, the first row of its record; its own where a record is one row."""
+        return np.array([self.row_by_record[key] for key in self.record_keys], dtype=np.int64)
+
+    @cached_property
     def _row_by_key(self) -> dict[str, int]:
         return {key: row for row, key in enumerate(self.keys)}
 
     def row_of(self, key: str) -> int:
-        """Row of a record key. Raises UsageError when there is none."""
+        """Row of a record's or window's key. Raises UsageError when there is none."""
         try:
             return self._row_by_key[key]
         except KeyError:

@@ -25,7 +25,7 @@ def embed_demographics(file: Path, shards: Path | ShardSet, out: Path) -> int:
     shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
     is_ptbxl = "filename_hr" in read_heading(file)
     wanted = ["filename_hr", "filename_lr", "age", "sex"] if is_ptbxl else ["study_id", "age", "gender"]
-    row_by_key = {key: row for row, key in enumerate(shard_set.keys)}
+    row_by_key = shard_set.row_by_record
     record = np.zeros((shard_set.num_records, 5), dtype=np.float32)
     record[:, 2] = 1
     num_found = 0
@@ -44,7 +44,7 @@ def embed_demographics(file: Path, shards: Path | ShardSet, out: Path) -> int:
     write_records(
         out,
         shard_set,
-        record,
+        record[shard_set.first_row],
         embedded_N=np.ones(shard_set.num_records, dtype=bool),
         pretrained_N=pretrained_flags(shard_set, None),
         attributes={"model": "age and sex"},

@@ -116,6 +116,8 @@ def join_labels(
     label_NK, labelled_N = table.codes.columns(table.vocabulary, row_M, shard_set.num_records)
     split_N = np.full(shard_set.num_records, NO_SPLIT, dtype=np.uint8)
     split_N[rows] = shard_set.column("split")[rows] if table.split is None else table.split[row_M >= 0]
+    if len(shard_set.row_by_record) < shard_set.num_records:  # every window has its record's labels
+        label_NK, labelled_N, split_N = (values[shard_set.first_row] for values in (label_NK, labelled_N, split_N))
 
     positives = _positives(label_NK, labelled_N, split_N)
     per_split = [[int(count) for count in counts] for counts in positives[:, : len(SPLITS)]]
@@ -177,11 +179,11 @@ def labels_hash(labels: Labels) -> str:
 
 
 def _rows(shard_set: ShardSet, table: LabelTable, file: Path) -> np.ndarray:
-    """int64 [M]: the row of each of the source's records in the shard set, -1 where that has none.
+    """int64 [M]: the first row of each of the source's records in the shard set, -1 where that has none.
 
     Raises UsageError where two of the source's records are one of the shard set's.
     """
-    row_by_key = {key: row for row, key in enumerate(shard_set.keys)}
+    row_by_key = shard_set.row_by_record
     row_M = np.full(len(table.codes), -1)
     for record, names in enumerate(zip(*table.key_choices, strict=True)):
         for name in names:
@@ -209,11 +211,11 @@ def _refuse_loss(shard_set: ShardSet, table: LabelTable, rows: np.ndarray, *, fi
             if len(table.codes)
             else f"{file}: holds no records"
         )
-    missing = np.setdiff1d(np.arange(shard_set.num_records), rows)
+    missing = np.setdiff1d(list(shard_set.row_by_record.values()), rows)
     if len(missing) and not allow_missing:
         raise UsageError(
-            f"{file}: {len(missing)} of {shard_set.num_records} records of {shard_set.root} have no row there (first: "
-            f"{shard_set.keys[missing[0]]}); give --allow-missing to leave them unlabelled"
+            f"{file}: {len(missing)} of {len(shard_set.row_by_record)} records of {shard_set.root} have no row there "
+            f"(first: {shard_set.record_keys[missing[0]]}); give --allow-missing to leave them unlabelled"
         )
 
 

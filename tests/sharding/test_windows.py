@@ -6,6 +6,8 @@ import wfdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lamae.evaluate.labels import read_labels
+from lamae.evaluate.sources import build_labels
 from lamae.sharding.errors import UsageError
 from lamae.sharding.format import NO_SAMPLE, ShardSet
 from lamae.sharding.options import PackOptions
@@ -199,3 +201,15 @@ def test_parts_packed_one_by_one_give_the_same(archive, tmp_path):
     packing.pack_part(archive, tmp_path / "parts", 1)
     again = packed(archive, tmp_path / "parts", seconds=2.0, windows="all")
     assert again.index_hash == whole.index_hash
+
+
+def test_every_window_has_its_record_s_labels(archive, tmp_path):
+    shard_set = packed(archive, tmp_path / "set", seconds=2.0, windows="all")
+    table = tmp_path / "labels.csv"
+    table.write_text("key,AF,PVC\n" + "".join(f"r{n},{n % 2},{int(n == 2)}\n" for n in range(4)))
+    report = build_labels(shard_set, tmp_path / "l.zarr", source="csv", file=table, min_count=1)
+    assert (report.num_source_records, report.num_labelled) == (4, shard_set.num_records)
+    labels = read_labels(tmp_path / "l.zarr")
+    for row, record in enumerate(shard_set.record_keys):
+        number = int(record[1])
+        assert labels.label_NK[row].tolist() == [number % 2, number == 2]
