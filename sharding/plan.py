@@ -25,7 +25,7 @@ from typing import Any
 
 from lamae.sharding.columns import with_columns
 from lamae.sharding.errors import LamaeError, UsageError
-from lamae.sharding.files import Files, ZipFiles, open_files
+from lamae.sharding.files import HEADER_SUFFIX, Files, ZipFiles, open_files
 from lamae.sharding.format import FORMAT_VERSION, MANIFEST_NAME, SHARDS_NAME, UNMATCHED_NAME, WORK_NAME
 from lamae.sharding.options import PackOptions
 from lamae.sharding.progress import Progress, ignore
@@ -133,7 +133,9 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
         files = open_files(source)
         listing = list_source(files, kind=options.source, ptbxl_rate_hz=options.ptbxl_rate_hz, progress=progress)
     except OSError as error:
-        raise LamaeError(f"{error.filename or source}: {error.strerror or error}") from None
+        raise LamaeError(
+            f"{error.filename or source}: {error.strerror or error}; run the same command once it is readable"
+        ) from None
     identity = options.identity()
     identity["ptbxl_rate_hz"] = listing.ptbxl_rate_hz or 500
     entries = listing.entries
@@ -235,7 +237,7 @@ def sampled_headers(files: Files, entries: list[Entry]) -> dict[str, bytes]:
     step = max(1, len(entries) // _NUM_HEADERS_SAMPLED)
     for chosen in (entries[::step], entries):
         headers = {entry.path: _header(files, entry.path) for entry in chosen}
-        if any(_shape(files, path, text) for path, text in headers.items()):
+        if next(_shapes(files, headers), None):
             break
     return headers
 
@@ -244,7 +246,11 @@ def common_shape(files: Files, headers: dict[str, bytes]) -> tuple[float, int]:
     """Sampling rate and samples per lead that most of ``headers`` give. Raises UsageError where none does."""
     shapes = Counter(_shapes(files, headers))
     if not shapes:
-        raise UsageError(f"{files.root}: none of {len(headers)} headers gives a sampling rate and a length")
+        path, text = next(iter(headers.items()))
+        raise UsageError(
+            f"{files.root}: none of {len(headers)} headers gives a sampling rate and a length; "
+            f"the first, {path}{HEADER_SUFFIX}: {_shape(files, path, text)}"
+        )
     # The most frequent; among equals the smallest, so that the answer does not depend on the order.
     return min(shapes, key=lambda shape: (-shapes[shape], shape))
 
@@ -259,15 +265,15 @@ def _header(files: Files, record: str) -> bytes:
 def _shapes(files: Files, headers: dict[str, bytes]) -> Iterator[tuple[float, int]]:
     """Sampling rate and samples per lead of the headers that give them."""
     for path, text in headers.items():
-        if (shape := _shape(files, path, text)) is not None:
+        if not isinstance(shape := _shape(files, path, text), RejectError):
             yield shape
 
 
-def _shape(files: Files, record: str, text: bytes) -> tuple[float, int] | None:
+def _shape(files: Files, record: str, text: bytes) -> tuple[float, int] | RejectError:
     try:
         return shape_of(files, record, text)
-    except RejectError:  # packing the record will report it
-        return None
+    except RejectError as reject:  # packing the record will report it
+        return reject
 
 
 def _listing_lines(entries: Iterable[Entry]) -> Iterator[str]:

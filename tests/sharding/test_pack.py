@@ -396,6 +396,24 @@ def test_records_without_checksums_or_rate_are_packed_counted_and_said(tmp_path,
     assert "1 records have no sampling frequency in their headers, which means 250 Hz" in caplog.text
 
 
+def test_a_source_of_which_no_header_gives_a_shape_is_refused_with_the_reason_of_the_first(tmp_path):
+    write_record(tmp_path / "in" / "a", plausible_signal(MIMIC_LEADS))
+    (tmp_path / "in" / "a.hea").write_text("a/2 12 500 1000\ns1 500\ns2 500\n")
+    with pytest.raises(
+        UsageError, match=r"none of 1 headers .* the first, a\.hea: unsupported: several segments \(2\)"
+    ):
+        pack(tmp_path / "in", tmp_path / "out", options=small())
+
+
+def test_headers_that_the_sample_misses_give_the_shape_where_those_in_it_do_not(tmp_path):
+    for number in range(128):  # of which every other header is looked at first
+        path = write_record(tmp_path / "in" / f"{number:03d}", plausible_signal(MIMIC_LEADS, num_samples=50))
+        if number % 2 == 0:
+            path.with_name(f"{path.name}.hea").write_text("nothing\n")
+    manifest = pack(tmp_path / "in", tmp_path / "out", options=small(shard_size=128))
+    assert (manifest["rate_hz"], manifest["rejects"]) == (500, {"bad_header": 64})
+
+
 def test_limit_takes_the_first_of_the_sorted_listing(mimic, tmp_path):
     pack(mimic, tmp_path / "out", options=small(limit=7))
     assert ShardSet.open(tmp_path / "out").keys == sorted(path.stem for path in mimic.rglob("*.hea"))[:7]
