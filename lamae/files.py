@@ -1,12 +1,12 @@
 """Files that nobody ever sees half-written. Imports nothing heavy."""
 
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from lamae.sharding.errors import LamaeError, UsageError
+from lamae.sharding.writing import new_file
 
 
 def check_writable(option: str, path: Path | None) -> None:
@@ -28,15 +28,16 @@ def check_writable(option: str, path: Path | None) -> None:
         ) from None
 
 
-def write_json(path: Path, values: dict[str, Any], *, sort_keys: bool = False) -> None:
-    """Replace ``path`` in one rename: a reader, on another node too, sees the old text or the new.
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` in one rename: a reader, on another node too, sees the old text or the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with new_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
-    Raises LamaeError where it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+
+def write_json(path: Path, values: dict[str, Any], *, sort_keys: bool = False) -> None:
+    """As ``write_text``. Raises LamaeError where ``path`` cannot be written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(values, indent=1, sort_keys=sort_keys) + "\n")
-        temporary.replace(path)
+        write_text(path, json.dumps(values, indent=1, sort_keys=sort_keys) + "\n")
     except OSError as error:
         raise LamaeError(f"{path}: cannot be written ({error.strerror or error})") from None

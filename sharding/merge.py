@@ -6,9 +6,9 @@ Everything is written beside its place and renamed; dataset.json comes last. Kil
 import csv
 import hashlib
 import os
-import secrets
 import shutil
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from lamae.sharding.checked import file_sums, sums_digest
 from lamae.sharding.columns import typed_column
-from lamae.sharding.errors import LamaeError
+from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.format import (
     COLUMNS,
     EXTRA_PREFIX,
@@ -28,15 +28,17 @@ from lamae.sharding.format import (
     SPLITS,
     UNMATCHED_NAME,
     WORK_NAME,
+    ShardSet,
     manifest_text,
     shard_name,
 )
 from lamae.sharding.leads import LEADS
 from lamae.sharding.part import is_done, read_report
-from lamae.sharding.plan import Plan
+from lamae.sharding.plan import Plan, lock_of
 from lamae.sharding.progress import Progress, ignore
 from lamae.sharding.quality import LEAD_FLAGS, RECORD_FLAGS
 from lamae.sharding.tar import PARTIAL_SUFFIX
+from lamae.sharding.writing import new_file, own_name, put_in_place
 
 _ROWS_PER_CHUNK = 1 << 16
 
@@ -46,31 +48,42 @@ def merge(out: Path, *, progress: Progress | None = None) -> dict[str, Any]:
 
     Raises LamaeError where a part is not packed yet, where no record at all was accepted, or where the disk is full.
     """
-    progress = progress or ignore
-    planned = Plan.open(out)
+    try:
+        planned = Plan.open(out)
+        with lock_of(out) as lock:
+            lock.take()
+            if not (out / MANIFEST_NAME).is_file():
+                return _merge(planned, progress or ignore)
+    except UsageError:
+        if not (out / MANIFEST_NAME).is_file():
+            raise
+    except OSError as error:
+        if not (out / MANIFEST_NAME).is_file():
+            raise LamaeError(
+                f"{out}: cannot write the index ({error.strerror or error}); run the same command again to go on"
+            ) from None
+    return ShardSet.open(out).manifest  # another process has merged it
+
+
+def finish(out: Path) -> None:
+    """Remove what packing left beside a complete shard set."""
+    with lock_of(out) as lock, suppress(OSError):  # nothing is left, or another process removes it
+        lock.take()
+        (out / WORK_NAME).rename(own_name(out / WORK_NAME))
+    for leftover in (*(out / SHARDS_NAME).glob(f"*{PARTIAL_SUFFIX}"), *out.glob(f".*{PARTIAL_SUFFIX}")):
+        shutil.rmtree(leftover, ignore_errors=True)
+        with suppress(OSError):
+            leftover.unlink()
+
+
+def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
+    out = planned.out
     open_parts = [part for part in range(planned.num_parts) if not is_done(planned, part)]
     if open_parts:
         raise LamaeError(
             f"{out}: {len(open_parts)} of {planned.num_parts} parts are not packed yet, "
             f"the first is {open_parts[0]}; pack them before merging"
         )
-    try:
-        return _merge(planned, progress)
-    except OSError as error:
-        raise LamaeError(
-            f"{out}: cannot write the index ({error.strerror or error}); run the same command again to go on"
-        ) from None
-
-
-def finish(out: Path) -> None:
-    """Remove what packing left beside a complete shard set."""
-    for leftover in (out / SHARDS_NAME).glob(f"*{PARTIAL_SUFFIX}"):
-        leftover.unlink(missing_ok=True)
-    shutil.rmtree(out / WORK_NAME, ignore_errors=True)
-
-
-def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
-    out = planned.out
     reports = [read_report(planned.part_path(part)) for part in range(planned.num_parts)]
     rejects = [reject for report in reports for reject in report["rejects"]]
     _write_csv(out / REJECTS_NAME, ("key", "reason", "detail"), rejects)
@@ -85,7 +98,8 @@ def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
     columns, index_files = _write_index(planned, num_records, extra, progress)
     has_list = planned.content["reconciliation"]["expected"] is not None
     if has_list:
-        shutil.copyfile(out / WORK_NAME / UNMATCHED_NAME, out / UNMATCHED_NAME)
+        with new_file(out / UNMATCHED_NAME) as partial:
+            shutil.copyfile(out / WORK_NAME / UNMATCHED_NAME, partial)
     manifest: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "source": planned.content["source"],
@@ -112,13 +126,9 @@ def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
             if (out / name).is_file()
         },
     }
-    text = manifest_text(manifest)
-    partial = out / WORK_NAME / MANIFEST_NAME
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(out / MANIFEST_NAME)
+    with new_file(out / MANIFEST_NAME) as partial:
+        partial.write_text(manifest_text(manifest))
+        sync(partial)
     sync(out)
     return manifest
 
@@ -129,8 +139,7 @@ def _write_index(
     """Write the index; returns its columns of one number per record and per-lead flags, and its files' sha256."""
     import zarr  # packing itself does without
 
-    # A name of its own: a merge that runs twice at once must not put half of the other's index in place.
-    building = planned.out / WORK_NAME / f"{INDEX_NAME}.{secrets.token_hex(4)}"
+    building, index = own_name(planned.out / WORK_NAME / INDEX_NAME), planned.out / INDEX_NAME
     group = zarr.open_group(building, mode="w", zarr_format=3)
     counted: dict[str, np.ndarray] = {}
     for done, (name, column) in enumerate(COLUMNS.items()):
@@ -149,8 +158,10 @@ def _write_index(
         if path.is_file():
             sync(path)
     index_files = file_sums(building)
-    shutil.rmtree(planned.out / INDEX_NAME, ignore_errors=True)
-    building.replace(planned.out / INDEX_NAME)
+    if file_sums(index) != index_files:  # of a merge that was killed, or of another where the file system has no locks
+        shutil.rmtree(index, ignore_errors=True)
+    with suppress(FileExistsError):
+        put_in_place(building, index)
     return counted, index_files
 
 
@@ -207,12 +218,10 @@ def _masked_leads(columns: dict[str, np.ndarray]) -> np.integer[Any]:
 
 
 def _write_csv(path: Path, header: tuple[str, ...], rows: list[Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", newline="") as file:
+    with new_file(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
-    partial.replace(path)
 
 
 def sync(path: Path) -> None:

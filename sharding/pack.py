@@ -20,7 +20,7 @@ from lamae.sharding.merge import finish, merge, sync
 from lamae.sharding.options import PackOptions
 from lamae.sharding.orphan import exit_with
 from lamae.sharding.part import forget_damaged, is_done, pack_part, read_report
-from lamae.sharding.plan import Plan, lost_shards, plan
+from lamae.sharding.plan import Plan, is_complete, lost_shards, plan
 from lamae.sharding.progress import Progress, ignore
 
 __all__ = ["PackOptions", "merge", "pack", "pack_part", "pending_parts", "plan"]
@@ -43,16 +43,21 @@ def pack(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
     source, out = Path(source), Path(out)
     progress = progress or ignore
     planned = plan(source, out, options=options, progress=progress)
-    if (out / MANIFEST_NAME).is_file():
-        _restore_lost(source, planned, workers=options.workers, progress=progress)
-    else:
-        for part in set(range(planned.num_parts)) - set(pending_parts(planned)):
-            forget_damaged(planned, part)
-        _pack_parts(source, planned, pending_parts(planned), workers=options.workers, progress=progress)
-        readers = merge(out, progress=progress)["readers"]
-        for name, what in _NOTES.items():
-            if readers[name]:
-                logger.warning("%s: %d records have %s", source, readers[name], what)
+    try:
+        if (out / MANIFEST_NAME).is_file():
+            _restore_lost(source, planned, workers=options.workers, progress=progress)
+        else:
+            for part in set(range(planned.num_parts)) - set(pending_parts(planned)):
+                forget_damaged(planned, part)
+            _pack_parts(source, planned, pending_parts(planned), workers=options.workers, progress=progress)
+            readers = merge(out, progress=progress)["readers"]
+            for name, what in _NOTES.items():
+                if readers.get(name):
+                    logger.warning("%s: %d records have %s", source, readers[name], what)
+    except (LamaeError, OSError) as error:
+        if not is_complete(out):
+            raise
+        logger.info("%s: another process has finished it meanwhile; here: %s", out, error)
     finish(out)
     return ShardSet.open(out).manifest
 

@@ -5,7 +5,6 @@ Parts share nothing, so any process on any machine may pack any part, in any ord
 
 import hashlib
 import json
-import secrets
 import zipfile
 from collections import Counter
 from functools import lru_cache
@@ -19,17 +18,18 @@ from lamae.sharding.block import BLOCK_SIZE, BlockReader
 from lamae.sharding.errors import LamaeError
 from lamae.sharding.files import HEADER_SUFFIX, Files
 from lamae.sharding.format import COLUMNS, NO_SAMPLE, SHARDS_NAME, SPLITS, npy_header, shard_name
-from lamae.sharding.plan import Plan
+from lamae.sharding.plan import Plan, is_complete, lock_of
 from lamae.sharding.progress import Progress, ignore
 from lamae.sharding.recording import Recording
 from lamae.sharding.sources import Entry
 from lamae.sharding.tar import TarWriter, member
+from lamae.sharding.writing import new_file
 
 _PLACE_COLUMNS = ("payload_offset", "payload_length", "crc32c", "extent_crc32c")
 
 
 def pack_part(source: Path, out: Path, part: int, *, progress: Progress | None = None) -> None:
-    """Pack shard ``part`` of the plan in ``out``; does nothing where that is done.
+    """Pack shard ``part`` of the plan in ``out``; does nothing where that is done, or the whole set by now.
 
     Raises LamaeError where the disk is full or the fast reader and stock wfdb disagree.
     """
@@ -37,8 +37,12 @@ def pack_part(source: Path, out: Path, part: int, *, progress: Progress | None =
     if is_done(planned, part):
         return
     try:
-        _pack_part(planned, planned.open_files(source), part, progress or ignore)
+        with lock_of(out) as lock:
+            lock.take(shared=True)
+            _pack_part(planned, planned.open_files(source), part, progress or ignore)
     except OSError as error:
+        if is_complete(out):
+            return
         raise LamaeError(
             f"{out}: cannot write shard {part} ({error.strerror or error}); run the same command again to go on"
         ) from None
@@ -59,7 +63,7 @@ def forget_damaged(planned: Plan, part: int) -> None:
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 != read_report(planned.part_path(part))["sha256"]:
-        planned.part_path(part).unlink()
+        planned.part_path(part).unlink(missing_ok=True)
 
 
 def read_report(path: Path) -> dict[str, Any]:
@@ -160,7 +164,5 @@ def _write_result(path: Path, columns: dict[str, list[np.ndarray]], report: dict
     }
     arrays["key"] = np.concatenate([np.array([], dtype="S"), *columns["key"]])
     arrays["report"] = np.frombuffer(json.dumps(report).encode(), np.uint8)
-    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
-    with partial.open("wb") as file:
+    with new_file(path) as partial, partial.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
-    partial.replace(path)

@@ -15,8 +15,6 @@ import json
 import logging
 import math
 import os
-import secrets
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -34,6 +32,7 @@ from lamae.sharding.recording import shape_of
 from lamae.sharding.selection import capped, decide_splits
 from lamae.sharding.sources import Entry, Reconciliation, list_source
 from lamae.sharding.windows import WINDOW_START
+from lamae.sharding.writing import Lock, new_directory, new_file
 from lamae.sharding.zipindex import ZipIndex
 
 logger = logging.getLogger(__name__)
@@ -42,6 +41,7 @@ _PLAN_NAME = "plan.json"
 _LISTING_NAME = "listing"
 _PARTS_NAME = "parts"
 _ZIP_INDEX_NAME = "zip_index.npy"
+_LOCK_NAME = "lock"
 _NUM_HEADERS_SAMPLED = 64
 # What to say of a difference whose two values tell a reader nothing.
 _DIGESTS = {
@@ -114,6 +114,11 @@ class Plan:
             raise UsageError(f"{out}: no packing under way here ({path.name} is missing); plan it first") from None
         except (ValueError, KeyError) as error:
             raise LamaeError(f"{path}: damaged ({error}); delete {out} and pack again") from None
+
+
+def lock_of(out: Path) -> Lock:
+    """What those who pack parts in ``out`` share, and who merges them or removes the plan has alone."""
+    return Lock(out / WORK_NAME / _LOCK_NAME, what=out)
 
 
 def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | None = None) -> Plan:
@@ -199,24 +204,33 @@ def _take_up(planned: Plan, unmatched: Reconciliation, entries: list[Entry], fil
     if (out / MANIFEST_NAME).is_file():
         manifest = _manifest(out)
         _refuse_difference(manifest["plan"], content, out)
-        if lost_shards(out, manifest) and not (out / WORK_NAME).is_dir():
+        if not lost_shards(out, manifest) or (out / WORK_NAME).is_dir():
+            return
+    try:
+        if not (out / WORK_NAME).is_dir():
             _write(planned, unmatched, entries, files)
-    elif (out / WORK_NAME).is_dir():
+    except FileExistsError:
+        pass  # another process has planned it meanwhile
+    try:
         there = Plan.open(out)
-        _refuse_difference(there.content, content, out)
-        if isinstance(files, ZipFiles):
-            _renew_zip_index(out, files)
-        if there.base != planned.base:  # the source is given by another of the folders around its records
-            _write_content(planned, out / WORK_NAME)
-    else:
-        _write(planned, unmatched, entries, files)
+    except UsageError:
+        if not (out / MANIFEST_NAME).is_file():
+            raise
+        _take_up(planned, unmatched, entries, files)  # another process has finished it meanwhile
+        return
+    _refuse_difference(there.content, content, out)
+    if isinstance(files, ZipFiles):
+        _renew_zip_index(out, files)
+    if there.base != planned.base:  # the source is given by another of the folders around its records
+        _write_content(planned, out / WORK_NAME)
 
 
 def _renew_zip_index(out: Path, files: ZipFiles) -> None:
     """Take up the directory of a zip that was made anew since. Raises UsageError where it holds other files."""
     path = out / WORK_NAME / _ZIP_INDEX_NAME
     if not path.is_file():  # begun from the unpacked directory
-        files.index.save(path)
+        with new_file(path) as partial:
+            files.index.save(partial)
         return
     there = ZipIndex.load(path)
     if there.directory_sha256 == files.index.directory_sha256:
@@ -226,7 +240,8 @@ def _renew_zip_index(out: Path, files: ZipFiles) -> None:
             f"{files.root}: holds other files than when the packing in {out} began; choose another output for them"
         )
     logger.warning("%s: made anew since the packing in %s began, of the same files; going on with it", files.root, out)
-    files.index.save(path)
+    with new_file(path) as partial:
+        files.index.save(partial)
 
 
 def sampled_headers(files: Files, entries: list[Entry]) -> dict[str, bytes]:
@@ -292,31 +307,28 @@ def _listing_lines(entries: Iterable[Entry]) -> Iterator[str]:
 
 def _write(planned: Plan, unmatched: Reconciliation, entries: list[Entry], files: Files) -> None:
     """Put the plan in place in one rename: it is there whole or not at all."""
-    building = planned.out / f"{WORK_NAME}.new"
-    shutil.rmtree(building, ignore_errors=True)
-    (building / _LISTING_NAME).mkdir(parents=True)
-    (building / _PARTS_NAME).mkdir()
-    (planned.out / SHARDS_NAME).mkdir(exist_ok=True)
-    shard_size = planned.options["shard_size"]
-    for part in range(planned.num_parts):
-        chunk = entries[part * shard_size : (part + 1) * shard_size]
-        (building / _LISTING_NAME / f"{part:06d}.csv").write_bytes(os.fsencode("".join(_listing_lines(chunk))))
-    if isinstance(files, ZipFiles):
-        files.index.save(building / _ZIP_INDEX_NAME)
-    # For people to read; a listing's own paths come back to the byte.
-    with (building / UNMATCHED_NAME).open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("path", "status"))
-        for status in ("missing", "unlisted", "unused"):
-            writer.writerows((path, status) for path in getattr(unmatched, status))
-    _write_content(planned, building)
-    os.rename(building, planned.out / WORK_NAME)
+    with new_directory(planned.out / WORK_NAME) as building:
+        (building / _LISTING_NAME).mkdir()
+        (building / _PARTS_NAME).mkdir()
+        (planned.out / SHARDS_NAME).mkdir(exist_ok=True)
+        shard_size = planned.options["shard_size"]
+        for part in range(planned.num_parts):
+            chunk = entries[part * shard_size : (part + 1) * shard_size]
+            (building / _LISTING_NAME / f"{part:06d}.csv").write_bytes(os.fsencode("".join(_listing_lines(chunk))))
+        if isinstance(files, ZipFiles):
+            files.index.save(building / _ZIP_INDEX_NAME)
+        # For people to read; a listing's own paths come back to the byte.
+        with (building / UNMATCHED_NAME).open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("path", "status"))
+            for status in ("missing", "unlisted", "unused"):
+                writer.writerows((path, status) for path in getattr(unmatched, status))
+        _write_content(planned, building)
 
 
 def _write_content(planned: Plan, folder: Path) -> None:
-    partial = folder / f"{_PLAN_NAME}.{secrets.token_hex(4)}.partial"
-    partial.write_text(json.dumps(planned.content | {"base": planned.base}, indent=1, sort_keys=True))
-    partial.replace(folder / _PLAN_NAME)
+    with new_file(folder / _PLAN_NAME) as partial:
+        partial.write_text(json.dumps(planned.content | {"base": planned.base}, indent=1, sort_keys=True))
 
 
 def _refuse_foreign(out: Path) -> None:
@@ -331,10 +343,15 @@ def _refuse_foreign(out: Path) -> None:
         raise UsageError(f"{out}: cannot be listed ({error.strerror}); choose another output") from None
     if names & {WORK_NAME, MANIFEST_NAME}:
         return
-    # A packing that was killed before its plan was in place leaves these two.
-    foreign = names - {f"{WORK_NAME}.new", SHARDS_NAME}
+    # A packing that was killed before its plan was in place leaves these.
+    foreign = {name for name in names if not name.startswith(f"{WORK_NAME}.")} - {SHARDS_NAME}
     if foreign or (SHARDS_NAME in names and any((out / SHARDS_NAME).iterdir())):
         raise UsageError(f"{out}: not empty and no shard set; choose an empty or new directory")
+
+
+def is_complete(out: Path) -> bool:
+    """Whether a set is finished and no tar of it lost."""
+    return (out / MANIFEST_NAME).is_file() and not lost_shards(out, _manifest(out))
 
 
 def lost_shards(out: Path, manifest: dict[str, Any]) -> list[int]:

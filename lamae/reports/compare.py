@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from lamae import files
 from lamae.evaluate.auroc import Interval
 from lamae.evaluate.compare import Comparison
 from lamae.evaluate.fewlabels import FewLabelCurve, curve_difference
@@ -34,9 +35,9 @@ def write_comparison(comparison: Comparison, out: Path) -> dict[str, Any]:
     """Write ``out/compare.html``, ``compare.md`` and ``compare.json``; returns what the last holds."""
     tables = _tables(comparison)
     _page(comparison, tables).write(out / "compare.html")
-    (out / "compare.md").write_text(_markdown(comparison, tables), encoding="utf-8")
+    files.write_text(out / "compare.md", _markdown(comparison, tables))
     summary = _summary(comparison)
-    (out / "compare.json").write_text(json.dumps(finite(summary), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    files.write_text(out / "compare.json", json.dumps(finite(summary), indent=2, allow_nan=False) + "\n")
     return summary
 
 

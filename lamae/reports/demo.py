@@ -13,6 +13,7 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
+from lamae import files
 from lamae.evaluate.auroc import Interval
 from lamae.evaluate.reconstruction import GROUPS, MODEL, SITUATIONS, Reconstruction, ReconstructionErrors
 from lamae.evaluate.result import ProbeResult, difference
@@ -88,7 +89,7 @@ def write_demo_report(results: DemoResults, out: Path) -> dict[str, Any]:
     claims = judge(results)
     summary = summarise(results, claims)
     _page(results, claims).write(out / "report.html")
-    (out / "report.json").write_text(json.dumps(finite(summary), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    files.write_text(out / "report.json", json.dumps(finite(summary), indent=2, allow_nan=False) + "\n")
     return summary
 
 

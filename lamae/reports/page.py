@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
+from lamae import files
 from lamae.sharding.errors import UsageError
 
 VERDICTS = {"holds": "good", "does not hold": "bad", "not decided": "open"}
@@ -83,8 +84,7 @@ class Page:
     def write(self, path: Path) -> None:
         """Raises UsageError when ``path`` cannot be written."""
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(self.html(), encoding="utf-8")
+            files.write_text(path, self.html())
         except OSError as error:
             raise UsageError(f"{path}: cannot be written ({error.strerror or error})") from None
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from lamae import files
 from lamae.evaluate.auroc import Interval
 from lamae.reports.charts import new_chart
 from lamae.reports.page import Page
@@ -38,8 +39,8 @@ def write_study_report(results: Mapping[str, Any], out: Path) -> None:
             for name, figure in figures.items():
                 page.figure(figure, caption=_CAPTIONS[name])
     page.write(out / "report.html")
-    (out / "report.md").write_text(_markdown(results, tables, figures), encoding="utf-8")
-    (out / "results.json").write_text(json.dumps(finite(results), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    files.write_text(out / "report.md", _markdown(results, tables, figures))
+    files.write_text(out / "results.json", json.dumps(finite(results), indent=1, allow_nan=False) + "\n")
 
 
 def _subtitle(results: Mapping[str, Any]) -> str:

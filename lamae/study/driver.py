@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lamae import console
+from lamae.evaluate import store
 from lamae.evaluate.demographics import embed_demographics
 from lamae.evaluate.embed import read_embeddings
 from lamae.reports.study import write_study_report
@@ -34,8 +35,13 @@ def run_study(plan: StudyPlan, out: Path, *, workers: int, report_only: bool = F
     UsageError for a plan that cannot be run or that is not the one ``out`` was made with, and LamaeError where a run
     fails.
     """
-    study = StudyDirectory(out)
     check_runs(plan)
+    with store.lock(out) as lock:
+        store.take_lock(lock, out)
+        return _run(plan, StudyDirectory(out), workers=workers, report_only=report_only)
+
+
+def _run(plan: StudyPlan, study: StudyDirectory, *, workers: int, report_only: bool) -> dict[str, Any]:
     study.claim(plan)
     judged = judging_hash(plan)
 
@@ -55,7 +61,7 @@ def run_study(plan: StudyPlan, out: Path, *, workers: int, report_only: bool = F
         if report_only:
             runs = runs.only(is_done)
             if not runs.equal_records:
-                raise UsageError(f"{out}: no seed is finished for all methods; nothing to report yet")
+                raise UsageError(f"{study.root}: no seed is finished for all methods; nothing to report yet")
         for stage, group in runs.stages.items():
             do(stage, group.values())
         untrained = run_lists.untrained_runs(plan, runs.equal_records)
@@ -68,7 +74,7 @@ def run_study(plan: StudyPlan, out: Path, *, workers: int, report_only: bool = F
             by_seed = {seed: demographics[run.part] for seed, run in untrained.items()}
             references[AGE_AND_SEX] = Contender(by_seed, readouts=("record",))
     results = collect(plan, study, parts, scores, choices, runs, references)
-    write_study_report(results, out)
+    write_study_report(results, study.root)
     return results
 
 

@@ -21,6 +21,7 @@ from lamae.evaluate.reconstruction import reconstruction_errors
 from lamae.sharding.errors import LamaeError
 from lamae.sharding.format import ShardSet
 from lamae.sharding.orphan import when_orphaned
+from lamae.sharding.writing import new_file
 from lamae.study.corpus import Part, open_parts
 from lamae.study.directory import StudyDirectory
 from lamae.study.judge import rows_of_splits
@@ -133,10 +134,8 @@ def _judge(plan: StudyPlan, study: StudyDirectory, name: str, part: Part, shard_
 
 
 def _save(out: Path, columns: dict[str, np.ndarray]) -> None:
-    partial = out.with_name(f".{out.name}")
-    with partial.open("wb") as stream:
+    with new_file(out) as partial, partial.open("wb") as stream:
         np.savez(stream, **columns)  # type: ignore[arg-type]
-    partial.replace(out)
 
 
 def _stop_with(parent: int) -> None:

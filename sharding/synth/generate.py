@@ -10,7 +10,6 @@ OUT/
 import csv
 import json
 import os
-import shutil
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -24,6 +23,7 @@ from lamae.sharding.synth import tables
 from lamae.sharding.synth.plan import ID_SPACE, Ids, StratifiedFolds, fold_of_subject, records_per_subject
 from lamae.sharding.synth.record import Record, draw_records, draw_subject
 from lamae.sharding.synth.streams import Stream, random_stream
+from lamae.sharding.writing import new_directory
 
 GENERATOR_VERSION = 1
 
@@ -48,16 +48,11 @@ def synthesize(
     """
     _check(out, num_records, num_subjects, seed, defect_rate)
     out = out.absolute()  # "." has neither a name nor a parent of its own
-    partial = out.parent / f".{out.name}.partial-{os.getpid()}"
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial.mkdir()
-        try:
+        with new_directory(out) as partial:
             _write_tree(partial, num_records, num_subjects, seed, defect_rate, progress or ignore)
-            partial.rename(out)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+    except FileExistsError as error:
+        raise LamaeError(f"{out}: {error.strerror}; choose another directory") from None
     except OSError as error:
         raise LamaeError(f"{error.filename or out}: {error.strerror}; nothing was left at {out}") from None
 
