@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from lamae import allocator, cli_evaluate, cli_study, console, verbs
+from lamae import allocator, cli_evaluate, cli_labels, cli_study, console, verbs
 from lamae.benchmarks import cli as bench_cli
 from lamae.benchmarks.plan import cli as plan_cli
 from lamae.cluster import cli as cluster_cli
@@ -335,7 +335,7 @@ def demo(
     )
 
 
-app.command()(cli_evaluate.labels)
+app.command()(cli_labels.labels)
 app.command()(cli_evaluate.embed)
 app.command()(cli_evaluate.probe)
 app.command()(cli_evaluate.finetune)
