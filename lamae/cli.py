@@ -115,11 +115,20 @@ def shard(
         float | None, typer.Option(help="Stored units per millivolt, where the headers' gains are wrong.")
     ] = None,
     splits_from: Annotated[Path | None, typer.Option(help="CSV with study_id or key, and strat_fold or fold.")] = None,
+    subjects_from: Annotated[
+        Path | None, typer.Option(help="CSV with study_id or key, and subject or patient_id: whose record each is.")
+    ] = None,
+    subject_pattern: Annotated[
+        str | None, typer.Option(metavar="REGEX", help="Its one group is the subject in a path: 'patient(\\d+)/'.")
+    ] = None,
     audit: Annotated[
         float, typer.Option(help="Share of records that stock wfdb reads too, compared bit for bit.")
     ] = 0.01,
     plan_only: Annotated[
-        bool, typer.Option("--plan-only", help="Only plan: then pack --parts anywhere, and merge without either.")
+        bool,
+        typer.Option(
+            "--plan-only", help="Only say what is there and plan: then pack --parts anywhere, and merge without either."
+        ),
     ] = False,
     parts: Annotated[
         str | None, typer.Option(metavar="K/N", help="Of a plan, pack part K and every N-th after it; do not merge.")
@@ -152,21 +161,29 @@ def shard(
         min_seconds=min_seconds,
         gain=gain,
         splits_from=str(splits_from) if splits_from else None,
+        subjects_from=str(subjects_from) if subjects_from else None,
+        subject_pattern=subject_pattern,
         audit=audit,
     )
     if print_config:
         console.say(explain(options, overrides=overrides or []))
         return
     options = override(options, overrides or [])
+
+    def announce(planned: Plan) -> None:
+        show = console.say if plan_only else console.hint
+        for name, text in planned.overview:
+            show(f"{name + ':':<18} {text}")
+
     with console.show_progress() as progress:
         if plan_only:
-            plan(source, out, options=options, progress=progress)
+            announce(plan(source, out, options=options, progress=progress))
             return
         if parts is not None:
             for part in every_nth(parts, count=Plan.open(out).num_parts):
                 pack_part(source, out, part, progress=progress)
             return
-        manifest = pack(source, out, options=options, progress=progress)
+        manifest = pack(source, out, options=options, progress=progress, announce=announce)
     rows = [["records", f"{manifest['num_records']:,}"], ["subjects", f"{manifest['num_subjects']:,}"]]
     rows += [[f"split {name}", f"{count['records']:,}"] for name, count in manifest["splits"].items()]
     rows += [[f"rejected: {reason}", f"{count:,}"] for reason, count in manifest["rejects"].items()]
@@ -191,8 +208,11 @@ def shard(
         from lamae.reports.datacard import write_data_card
 
         path = out.with_name(f"{out.name}-card.html")
-        write_data_card(out, path, examples=examples)
-        console.say(f"data card: {path}")
+        try:
+            write_data_card(out, path, examples=examples)
+            console.say(f"data card: {path}")
+        except UsageError as error:
+            console.print_error(f"{error}; the shard set is complete without its card")
     console.hint(f"next: lamae verify {out}")
 
 

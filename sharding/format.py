@@ -176,6 +176,12 @@ class ShardSet:
         return float(self.manifest["rate_hz"])
 
     @property
+    def unknown_patients(self) -> str:
+        """What the splits are where the patients of records are not known; empty where all are."""
+        patients = self.manifest.get("plan", {}).get("patients", {})
+        return str(patients["note"]) if patients.get("records_without") else ""
+
+    @property
     def index_hash(self) -> str:
         """What labels.zarr and embeddings.zarr carry to prove that their rows are this set's rows."""
         return str(self.manifest["index_sha256"])

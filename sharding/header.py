@@ -12,6 +12,8 @@ from datetime import datetime
 from functools import lru_cache
 from typing import NamedTuple
 
+from lamae.sharding.tables import subject_number
+
 # record, signals, rate, samples, time, date
 _RECORD_LINE = re.compile(
     r"(\S+) (\d{1,3}) (\d{1,6}) (\d{1,9})(?: (\d\d):(\d\d):(\d\d)(?: (\d\d)/(\d\d)/(\d{4}))?)?[ \t]*"
@@ -21,7 +23,10 @@ _SIGNAL_LINES = re.compile(
     r"^([^\s#]\S*) 16 (\d{1,9}(?:\.\d{1,9})?)\((-?\d{1,5})\)/mV 16 -?\d{1,5} -?\d{1,5} (-?\d{1,5}) 0 (\S+)[ \t]*$",
     re.MULTILINE,
 )
-_SUBJECT_COMMENT = re.compile(r"^#[ \t]*<subject_id>:[ \t]*(\d{1,18})[ \t]*$", re.MULTILINE)
+# MIMIC-IV-ECG writes <subject_id>: 10000032, the Challenge of 2025 Patient ID: 911235.
+_SUBJECT_COMMENT = re.compile(
+    r"^#[ \t]*<?(?:subject|patient)[ _]?(?:id|number|no\.?)>?[ \t]*[:=][ \t]*(.*)", re.MULTILINE | re.IGNORECASE
+)
 
 
 class Header(NamedTuple):
@@ -210,6 +215,6 @@ def _ints(texts: tuple[str, ...]) -> tuple[int, ...]:
 
 
 def subject_comment(header_text: str) -> int | None:
-    """The subject id of MIMIC-IV-ECG's header comment ``# <subject_id>: 10000032``; None where there is none."""
+    """The subject that a header's comment names; None where there is none."""
     match = _SUBJECT_COMMENT.search(header_text)
-    return int(match[1]) if match else None
+    return subject_number(match[1]) if match else None

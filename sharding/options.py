@@ -1,4 +1,4 @@
-"""What a user may ask of packing. Everything but ``workers`` is part of what a shard set is."""
+"""What a user may ask of packing. All but ``workers`` and ``allow_unknown_subjects`` is part of what a shard set is."""
 
 import dataclasses
 import math
@@ -49,6 +49,12 @@ class PackOptions:
     splits_from: str | None = None
     """CSV file with a key or study_id column and a strat_fold, fold or split column; the last fold is test, the one
     before it val."""
+    subjects_from: str | None = None
+    """CSV file with a key or study_id column and a subject, subject_id, patient or patient_id column."""
+    subject_pattern: str | None = None
+    """Regular expression whose one group is the subject in a record's path, such as patient(\\d+)/."""
+    allow_unknown_subjects: bool = False
+    """Whether records that subjects_from or subject_pattern does not name may be subjects of their own."""
     ptbxl_rate_hz: int | None = None
     """Which of PTB-XL's two copies of each record to take: 500 or 100; None takes 500 where it is there."""
     audit: float = 0.01
@@ -100,5 +106,5 @@ class PackOptions:
     def identity(self) -> dict[str, Any]:
         """The options that decide the bytes of the result, as plain values."""
         values = dataclasses.asdict(self)
-        del values["workers"]
+        del values["workers"], values["allow_unknown_subjects"]
         return values

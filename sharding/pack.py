@@ -9,6 +9,7 @@ was, and the result is the same bytes, whatever the number of workers. The resul
 import logging
 import multiprocessing
 import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -19,8 +20,9 @@ from lamae.sharding.format import MANIFEST_NAME, SHARDS_NAME, ShardSet
 from lamae.sharding.merge import finish, merge, sync
 from lamae.sharding.options import PackOptions
 from lamae.sharding.orphan import exit_with
+from lamae.sharding.output import is_complete, lost_shards
 from lamae.sharding.part import forget_damaged, is_done, pack_part, read_report
-from lamae.sharding.plan import Plan, is_complete, lost_shards, plan
+from lamae.sharding.plan import Plan, plan
 from lamae.sharding.progress import Progress, ignore
 
 __all__ = ["PackOptions", "merge", "pack", "pack_part", "pending_parts", "plan"]
@@ -33,16 +35,26 @@ _NOTES = {  # what is taken, and said
 }
 
 
-def pack(source: Path, out: Path, *, options: PackOptions, progress: Progress | None = None) -> dict[str, Any]:
+def pack(
+    source: Path,
+    out: Path,
+    *,
+    options: PackOptions,
+    progress: Progress | None = None,
+    announce: Callable[[Plan], None] | None = None,
+) -> dict[str, Any]:
     """Pack the records of ``source`` into a shard set at ``out``; returns its manifest.
 
     An ``out`` that the same command began is gone on with; one that it finished is left as it is, but for tars that
     are not there any more: those are packed again, to the same bytes.
+    ``announce`` is called with the plan before anything is packed.
     Raises UsageError where source, options or ``out`` can never work, LamaeError where writing fails.
     """
     source, out = Path(source), Path(out)
     progress = progress or ignore
     planned = plan(source, out, options=options, progress=progress)
+    if announce is not None:
+        announce(planned)
     try:
         if (out / MANIFEST_NAME).is_file():
             _restore_lost(source, planned, workers=options.workers, progress=progress)

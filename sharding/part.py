@@ -18,7 +18,8 @@ from lamae.sharding.block import BLOCK_SIZE, BlockReader
 from lamae.sharding.errors import LamaeError
 from lamae.sharding.files import HEADER_SUFFIX, Files
 from lamae.sharding.format import COLUMNS, NO_SAMPLE, SHARDS_NAME, SPLITS, npy_header, shard_name
-from lamae.sharding.plan import Plan, is_complete, lock_of
+from lamae.sharding.output import is_complete
+from lamae.sharding.plan import Plan, lock_of
 from lamae.sharding.progress import Progress, ignore
 from lamae.sharding.recording import Recording
 from lamae.sharding.sources import Entry

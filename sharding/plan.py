@@ -26,11 +26,14 @@ from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.files import HEADER_SUFFIX, Files, ZipFiles, open_files
 from lamae.sharding.format import FORMAT_VERSION, MANIFEST_NAME, SHARDS_NAME, UNMATCHED_NAME, WORK_NAME
 from lamae.sharding.options import PackOptions
+from lamae.sharding.output import lost_shards, read_manifest, refuse_difference, refuse_unfit
 from lamae.sharding.progress import Progress, ignore
 from lamae.sharding.reading import MAX_SAMPLES_READ, RejectError, read_header
 from lamae.sharding.recording import shape_of
 from lamae.sharding.selection import capped, decide_splits
 from lamae.sharding.sources import Entry, Reconciliation, list_source
+from lamae.sharding.subjects import name_subjects, patients_of, warn_of_unknown
+from lamae.sharding.survey import overview, survey
 from lamae.sharding.windows import WINDOW_START
 from lamae.sharding.writing import Lock, new_directory, new_file
 from lamae.sharding.zipindex import ZipIndex
@@ -43,13 +46,6 @@ _PARTS_NAME = "parts"
 _ZIP_INDEX_NAME = "zip_index.npy"
 _LOCK_NAME = "lock"
 _NUM_HEADERS_SAMPLED = 64
-# What to say of a difference whose two values tell a reader nothing.
-_DIGESTS = {
-    "listing_sha256": "the source lists other records (listing_sha256)",
-    "headers_sha256": "the records have other headers (headers_sha256)",
-    "options.splits_from": "splits_from is another file",
-    "options.columns_from": "columns_from is another file",
-}
 _MAX_SAMPLES = 65535  # what the index counts gaps in
 
 
@@ -61,6 +57,8 @@ class Plan:
     content: dict[str, Any]
     base: str
     """Folder below the source that the records' paths are relative to; no part of what the set is."""
+    overview: tuple[tuple[str, str], ...] = ()
+    """What was found, in words; only where the source was just listed."""
 
     @property
     def num_parts(self) -> int:
@@ -131,9 +129,7 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
         options.check()
     except ValueError as error:
         raise UsageError(str(error)) from None
-    if out.resolve() == source.resolve():
-        raise UsageError(f"{out}: source and output are the same; choose another output")
-    _refuse_foreign(out)
+    refuse_unfit(out, source)
     try:
         files = open_files(source)
         listing = list_source(files, kind=options.source, ptbxl_rate_hz=options.ptbxl_rate_hz, progress=progress)
@@ -144,10 +140,15 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
     identity = options.identity()
     identity["ptbxl_rate_hz"] = listing.ptbxl_rate_hz or 500
     entries = listing.entries
+    found = survey(files, entries, progress)
+    named_by, identity["subjects_from"] = name_subjects(entries, files.base, options)
+    named_by = [name for name in (listing.named_by, found.named_by) if name] + named_by
     identity["splits_from"] = decide_splits(entries, options)
     entries = capped(entries, options.max_per_subject)
     num_capped = len(listing.entries) - len(entries)
     entries = entries[: options.limit]
+    patients = patients_of(entries, named_by)
+    warn_of_unknown(patients)
     entries, extra_names, identity["columns_from"] = with_columns(entries, options.columns_from)
     headers = sampled_headers(files, entries)
     rate_hz, num_recorded = common_shape(files, headers)
@@ -179,6 +180,7 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
         "rate_hz": rate_hz,
         "num_samples": num_samples,
         "reconciliation": listing.reconciliation.counts(),
+        "patients": patients,
         "num_over_max_per_subject": num_capped,
         "num_listed": len(entries),
         "extra_columns": extra_names,
@@ -187,7 +189,7 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
         # Headers hold checksums of the samples, so these few tell another copy or version of the source from this one.
         "headers_sha256": hashlib.sha256(b"".join(headers.values())).hexdigest(),
     }
-    planned = Plan(out, content, files.base)
+    planned = Plan(out, content, files.base, overview(listing, found, content))
     try:
         _take_up(planned, listing.reconciliation, entries, files)
     except OSError as error:
@@ -202,8 +204,8 @@ def _take_up(planned: Plan, unmatched: Reconciliation, entries: list[Entry], fil
     """Write the plan, or go on with the one that is there. Raises UsageError where that is another."""
     out, content = planned.out, planned.content
     if (out / MANIFEST_NAME).is_file():
-        manifest = _manifest(out)
-        _refuse_difference(manifest["plan"], content, out)
+        manifest = read_manifest(out)
+        refuse_difference(manifest["plan"], content, out)
         if not lost_shards(out, manifest) or (out / WORK_NAME).is_dir():
             return
     try:
@@ -218,7 +220,7 @@ def _take_up(planned: Plan, unmatched: Reconciliation, entries: list[Entry], fil
             raise
         _take_up(planned, unmatched, entries, files)  # another process has finished it meanwhile
         return
-    _refuse_difference(there.content, content, out)
+    refuse_difference(there.content, content, out)
     if isinstance(files, ZipFiles):
         _renew_zip_index(out, files)
     if there.base != planned.base:  # the source is given by another of the folders around its records
@@ -329,64 +331,3 @@ def _write(planned: Plan, unmatched: Reconciliation, entries: list[Entry], files
 def _write_content(planned: Plan, folder: Path) -> None:
     with new_file(folder / _PLAN_NAME) as partial:
         partial.write_text(json.dumps(planned.content | {"base": planned.base}, indent=1, sort_keys=True))
-
-
-def _refuse_foreign(out: Path) -> None:
-    """Raise UsageError where ``out`` holds something that no packing put there."""
-    if out.is_symlink() and not out.exists():
-        raise UsageError(f"{out}: a link to {os.readlink(out)}, which does not exist; make that or remove the link")
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out}: exists and is no directory; choose another output")
-    try:
-        names = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    except OSError as error:
-        raise UsageError(f"{out}: cannot be listed ({error.strerror}); choose another output") from None
-    if names & {WORK_NAME, MANIFEST_NAME}:
-        return
-    # A packing that was killed before its plan was in place leaves these.
-    foreign = {name for name in names if not name.startswith(f"{WORK_NAME}.")} - {SHARDS_NAME}
-    if foreign or (SHARDS_NAME in names and any((out / SHARDS_NAME).iterdir())):
-        raise UsageError(f"{out}: not empty and no shard set; choose an empty or new directory")
-
-
-def is_complete(out: Path) -> bool:
-    """Whether a set is finished and no tar of it lost."""
-    return (out / MANIFEST_NAME).is_file() and not lost_shards(out, _manifest(out))
-
-
-def lost_shards(out: Path, manifest: dict[str, Any]) -> list[int]:
-    """The shards of a complete set whose tars are not there, or not of the size they should be."""
-
-    def size(name: str) -> int:
-        path = out / SHARDS_NAME / name
-        return path.stat().st_size if path.is_file() else -1
-
-    return [part for part, shard in enumerate(manifest["shards"]) if size(shard["name"]) != shard["bytes"]]
-
-
-def _manifest(out: Path) -> dict[str, Any]:
-    try:
-        manifest: dict[str, Any] = json.loads((out / MANIFEST_NAME).read_text())
-        manifest["plan"], manifest["shards"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise LamaeError(f"{out / MANIFEST_NAME}: unreadable ({error}); delete {out} and pack again") from None
-    return manifest
-
-
-def _refuse_difference(there: dict[str, Any], wanted: dict[str, Any], out: Path) -> None:
-    differences = list(_differences(there, wanted))
-    if differences:
-        raise UsageError(
-            f"{out}: holds another packing: {'; '.join(differences[:3])}; "
-            f"use the same source and options to go on with it, or another directory"
-        )
-
-
-def _differences(there: Any, wanted: Any, name: str = "") -> Any:
-    if isinstance(there, dict) and isinstance(wanted, dict):
-        for key in sorted(there.keys() | wanted.keys()):
-            yield from _differences(there.get(key), wanted.get(key), f"{name}.{key}" if name else key)
-    elif there != wanted:
-        yield _DIGESTS.get(name, "{name} is {there!r} there and {wanted!r} now").format(
-            name=name, there=there, wanted=wanted
-        )

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lamae.sharding.errors import UsageError
+from lamae.sharding.format import SPLITS
 from lamae.sharding.options import PackOptions
 from lamae.sharding.sources import Entry
 from lamae.sharding.splits import FoldFile, split_of_subject
@@ -19,12 +20,8 @@ def decide_splits(entries: list[Entry], options: PackOptions) -> str | None:
     if folds is not None:
         for entry in entries:
             split = folds.split_by_key.get(entry.key)
-            if split is None or entry.subject is None:
-                continue
-            if split_by_subject.setdefault(entry.subject, split) != split:
-                raise UsageError(
-                    f"{options.splits_from}: subject {entry.subject} is in two splits; folds must be by subject"
-                )
+            if split is not None and entry.subject is not None:
+                split_by_subject.setdefault(entry.subject, split)
 
     def decide(entry: Entry) -> int:
         if folds is not None:
@@ -37,8 +34,16 @@ def decide_splits(entries: list[Entry], options: PackOptions) -> str | None:
         name = f"key {entry.key}" if entry.subject is None else str(entry.subject)
         return split_of_subject(name, options.split_fractions)
 
+    decided: dict[int, int] = {}
     for position, entry in enumerate(entries):  # in place: there may be 800,000
-        entries[position] = replace(entry, split=decide(entry))
+        split = decide(entry)
+        if entry.subject is not None and decided.setdefault(entry.subject, split) != split:
+            remedy = "" if folds else "; source_folds=false splits anew"
+            raise UsageError(
+                f"{options.splits_from or 'the list of the source'}: subject {entry.subject} is in two splits, with "
+                f"{entry.key} in {SPLITS[split]}; folds must be by subject{remedy}"
+            )
+        entries[position] = replace(entry, split=split)
     return folds.sha256 if folds else None
 
 

@@ -72,6 +72,8 @@ class Listing:
     """What the kind was recognised by."""
     entries: list[Entry]
     reconciliation: Reconciliation
+    named_by: str
+    """What names the entries' subjects; empty where none has one yet."""
     ptbxl_rate_hz: int | None = None
     """Which of PTB-XL's two copies was taken."""
 
@@ -97,7 +99,7 @@ def list_source(
         listing = _list_mimic(files, found, why)
     else:
         entries = [Entry(key, path, None, None) for key, path in zip(keys_of(found), found, strict=True)]
-        listing = Listing("wfdb", why, entries, _reconcile(None, found, []))
+        listing = Listing("wfdb", why, entries, _reconcile(None, found, []), "")
     if not listing.entries:
         raise UsageError(
             f"{files.root}: {len(found)} WFDB headers, but none where {kind} keeps its records; give the root of the "
@@ -149,7 +151,7 @@ def _recognise(files: Files, found: list[str], lists: list[str]) -> tuple[str, s
     if 2 * num_mimic > len(found):
         return "mimic", f"{num_mimic} of {len(found)} paths are like MIMIC-IV-ECG's"
     chosen = found[:: -(-len(found) // _NUM_LOOKED_AT)]
-    num_mimic = sum(_subject_in_header(files, path) is not None for path in chosen)
+    num_mimic = sum(b"<subject_id>" in _header(files, path) for path in chosen)
     if 2 * num_mimic > len(chosen):
         return "mimic", "headers name a <subject_id>, as MIMIC-IV-ECG's do"
     if (above := _ptbxl_root_above(files, found[0])) is not None:
@@ -183,19 +185,19 @@ def _list_mimic(files: Files, found: list[str], why: str) -> Listing:
     paths = [path for path, subject in zip(found, subjects, strict=True) if subject is not None]
     known = (subject for subject in subjects if subject is not None)
     entries = [Entry(key, path, subject, None) for key, path, subject in zip(keys_of(paths), paths, known, strict=True)]
-    return Listing("mimic", why, entries, _reconcile(listed, found, unused))
+    return Listing("mimic", why, entries, _reconcile(listed, found, unused), "paths or headers")
 
 
 def _mimic_subject(files: Files, path: str) -> int | None:
     match = _MIMIC_PATH.fullmatch(files.base + path)
-    return int(match["subject"]) if match else _subject_in_header(files, path)
+    return int(match["subject"]) if match else subject_comment(_header(files, path).decode("latin-1"))
 
 
-def _subject_in_header(files: Files, path: str) -> int | None:
+def _header(files: Files, path: str) -> bytes:
     try:
-        return subject_comment(read_header(files, path).decode("latin-1"))
+        return read_header(files, path)
     except RejectError:  # packing the record will report it
-        return None
+        return b""
 
 
 def _list_ptbxl(files: Files, found: list[str], why: str, rate_hz: int | None) -> Listing:
@@ -242,7 +244,7 @@ def _list_ptbxl(files: Files, found: list[str], why: str, rate_hz: int | None) -
     others = {path for rate, rows in listed.items() if rate != chosen for path in rows}
     found = [path for path in found if path not in others]
     unused = [path for path in found if path not in rows]
-    return Listing("ptbxl", why, entries, _reconcile(rows, found, unused), chosen)
+    return Listing("ptbxl", why, entries, _reconcile(rows, found, unused), PTBXL_LIST, chosen)
 
 
 def _reconcile(listed: Iterable[str] | None, found: list[str], unused: list[str]) -> Reconciliation:

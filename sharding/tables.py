@@ -5,6 +5,7 @@ of columns in upper or lower case.
 """
 
 import csv
+import hashlib
 import io
 import re
 from collections.abc import Container, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from lamae.sharding.errors import UsageError
 
+_NOBODY = frozenset({"", "-", "?", "unknown", "none", "nan", "null", "na", "n/a"})
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,2})?")
 
 
@@ -127,3 +129,17 @@ def record_key(text: str, keys: Container[str]) -> str:
         return text
     number = whole_number(text)
     return str(number) if number is not None and str(number) in keys else text
+
+
+def subject_number(text: str) -> int | None:
+    """The id of a subject whom a table, a comment or a path calls ``text``; None where it means that nobody knows.
+
+    A number is itself; anything else becomes 62 bits of its sha256 over 2**62, where no data set has numbers.
+    """
+    text = text.strip()
+    if text.casefold() in _NOBODY:
+        return None
+    number = whole_number(text)
+    if number is not None and 0 <= number < 2**62:
+        return number
+    return 2**62 | int.from_bytes(hashlib.sha256(text.encode(errors="surrogateescape")).digest()[:8], "big") >> 2

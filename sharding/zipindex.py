@@ -9,7 +9,6 @@ import hashlib
 import logging
 import mmap
 import os
-import secrets
 import stat
 import struct
 import zlib
@@ -22,6 +21,7 @@ import numpy as np
 
 from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.walk import is_hidden
+from lamae.sharding.writing import new_file
 
 logger = logging.getLogger(__name__)
 
@@ -79,11 +79,9 @@ class ZipIndex:
 
     def save(self, path: Path) -> None:
         """Keep the index for other processes: what the zip was, and rows, as two npy arrays in one file."""
-        building = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
-        with building.open("wb") as file:
+        with new_file(path) as partial, partial.open("wb") as file:
             np.save(file, np.array([self.directory_sha256, str(self.size), str(self.changed_ns)]))
             np.save(file, self.rows)
-        building.replace(path)
 
     @classmethod
     def load(cls, path: Path, zip_path: Path | None = None) -> "ZipIndex":

@@ -141,7 +141,7 @@ def join_labels(
             "index_sha256": shard_set.index_hash,
             "codes": list(table.vocabulary),
             "descriptions": descriptions,
-            "protocol": table.protocol,
+            "protocol": "; ".join(filter(None, (table.protocol, shard_set.unknown_patients))),
             "notes": list(table.notes),
             "source_sha256": _sha256(file) if file.is_file() else None,
             "num_matched": report.num_matched,

@@ -89,12 +89,12 @@ def _subjects_note(shard_set: ShardSet) -> str:
 def _add_composition(page: Page, shard_set: ShardSet) -> None:
     split, subjects = shard_set.column("split"), shard_set.column("subject")
     shared = np.unique(np.stack([subjects, split]), axis=1).shape[1] - _num_subjects(subjects)
-    page.section(
-        "Composition",
-        lead="Splits are by subject: nobody is in two of them."
-        if shared == 0
-        else f"Warning: {shared:,} subjects are in more than one split; test results would flatter.",
-    )
+    lead = "Splits are by subject: nobody is in two of them."
+    if shard_set.unknown_patients:
+        lead = f"Warning: {shard_set.unknown_patients}; one patient may be in train and test."
+    if shared:
+        lead = f"Warning: {shared:,} subjects are in more than one split; test results would flatter."
+    page.section("Composition", lead=lead)
     rows = []
     for number, name in enumerate(SPLITS):
         chosen = split == number
