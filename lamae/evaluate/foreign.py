@@ -7,6 +7,7 @@ Accepted, always with one row per record and a key per row as the shard set know
     NAME.zarr                a group with arrays "embeddings" and "keys"
 """
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ from lamae.evaluate import store
 from lamae.evaluate.embed import UNKNOWN, write_records
 from lamae.sharding.errors import UsageError
 from lamae.sharding.format import ShardSet
+from lamae.sharding.tables import record_key
+
+log = logging.getLogger(__name__)
 
 
 def import_embeddings(
@@ -24,20 +28,31 @@ def import_embeddings(
     """Write ``out`` from foreign embeddings; how many records of the shard set have one.
 
     What the model was pretrained on is not known, and every report on it says so. Raises UsageError when the source is
-    unreadable, holds repeated keys or values that are not finite, or lacks records and ``allow_missing`` is false.
+    unreadable, holds repeated keys or values that are not finite in float32, or lacks records and ``allow_missing`` is
+    false.
     """
     shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
     store.refuse_existing(out)
     x_MD, keys = read_foreign(source)
     row_by_key = {key: row for row, key in enumerate(shard_set.keys)}
-    places = np.array([row_by_key.get(key, -1) for key in keys])
+    places = np.array([row_by_key.get(record_key(key, row_by_key), -1) for key in keys])
     matched = places >= 0
     if not matched.any():
         raise UsageError(
             f"{source}: none of its {len(keys)} keys is in {shard_set.root} "
             f"(there: {shard_set.keys[0]!r}, here: {keys[0]!r})"
         )
-    missing = shard_set.num_records - int(matched.sum())
+    if not matched.all():
+        unknown = keys[int(np.argmin(matched))]
+        log.warning("%s: %d of its %d rows are of no record of %s (first: %r) and left out",
+                    source, (~matched).sum(), len(keys), shard_set.root, unknown)  # fmt: skip
+    rows, counts = np.unique(places[matched], return_counts=True)
+    if len(rows) < matched.sum():
+        raise UsageError(
+            f"{source}: {int(matched.sum()) - len(rows)} keys are repeated (first: "
+            f"{shard_set.keys[rows[np.argmax(counts > 1)]]!r}); keep one row of each record"
+        )
+    missing = shard_set.num_records - len(rows)
     if missing and not allow_missing:
         raise UsageError(
             f"{source}: {missing} of {shard_set.num_records} records of {shard_set.root} have no embedding there; give "
@@ -46,7 +61,7 @@ def import_embeddings(
     record = np.zeros((shard_set.num_records, x_MD.shape[1]), dtype=np.float32)
     record[places[matched]] = x_MD[matched]
     embedded = np.zeros(shard_set.num_records, dtype=bool)
-    embedded[places[matched]] = True
+    embedded[rows] = True
     write_records(
         out,
         shard_set,
@@ -55,40 +70,80 @@ def import_embeddings(
         pretrained_N=np.full(shard_set.num_records, UNKNOWN, dtype=np.uint8),
         attributes={"model": name or source.stem, "imported": True},
     )
-    return int(matched.sum())
+    return len(rows)
 
 
 def read_foreign(source: Path) -> tuple[np.ndarray, list[str]]:
     """(float32 [M, D], M keys). Raises UsageError naming what is wrong with ``source``."""
+    if source.suffix not in (".npy", ".npz", ".zarr"):
+        raise UsageError(f"{source}: is neither .npy, .npz nor .zarr")
     try:
-        if source.suffix == ".npy":
-            values, keys = np.load(source, allow_pickle=False), _keys_beside(source)
-        elif source.suffix == ".npz":
-            with np.load(source, allow_pickle=False) as arrays:
-                values, keys = arrays["embeddings"], arrays["keys"]
-        elif source.suffix == ".zarr":
-            group = zarr.open_group(source, mode="r")
-            values, keys = np.asarray(group["embeddings"]), np.asarray(group["keys"])
-        else:
-            raise UsageError(f"{source}: is neither .npy, .npz nor .zarr")
-    except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"{source}: not readable as embeddings ({error})") from None
-    names = [key.decode() if isinstance(key, bytes) else str(key) for key in np.asarray(keys).tolist()]
-    if values.ndim != 2 or len(values) != len(names):
+        values, keys = _read_zarr(source) if source.suffix == ".zarr" else _read_numpy(source)
+        names = [key.decode() if isinstance(key, bytes) else str(key) for key in keys.reshape(-1).tolist()]
+    except UsageError:
+        raise
+    except Exception as error:  # damaged bytes trip a codec or anything in numpy's and zarr's own parsing
+        remedy = "; save keys with dtype=str and numbers with dtype=float32" if "allow_pickle" in str(error) else ""
+        raise UsageError(f"{source}: not readable as embeddings ({error or type(error).__name__}){remedy}") from None
+    if np.issubdtype(keys.dtype, np.floating) and keys.dtype.itemsize < 8:
+        raise UsageError(f"{source}: its keys are {keys.dtype}, which cannot hold long ids; save them with dtype=str")
+    if values.ndim != 2 or len(values) != len(names) or not values.size:
         raise UsageError(
             f"{source}: {list(values.shape)} values for {len(names)} keys; one row of numbers per key is needed"
         )
-    if not np.issubdtype(values.dtype, np.floating) or not np.isfinite(values).all():
-        raise UsageError(f"{source}: holds values that are no finite floating-point numbers")
-    if len(set(names)) != len(names):
-        raise UsageError(f"{source}: {len(names) - len(set(names))} keys are repeated")
-    return values.astype(np.float32), names
+    if not np.issubdtype(values.dtype, np.floating):
+        raise UsageError(f"{source}: holds {values.dtype}, not floating-point numbers")
+    with np.errstate(over="ignore"):
+        x_MD = values.astype(np.float32)
+    unusable = ~np.isfinite(x_MD).all(1)
+    if unusable.any():
+        raise UsageError(
+            f"{source}: holds values that are not finite, or too large for float32, in {unusable.sum()} rows (first: "
+            f"{names[int(np.argmax(unusable))]!r})"
+        )
+    zeros = ~x_MD.any(1)
+    if zeros.any():
+        log.warning(
+            "%s: %d rows hold only zeros (first: %r); is it whole?", source, zeros.sum(), names[int(np.argmax(zeros))]
+        )
+    return x_MD, names
+
+
+def _read_numpy(source: Path) -> tuple[np.ndarray, np.ndarray]:
+    found = np.load(source, allow_pickle=False)
+    if isinstance(found, np.ndarray):
+        return found, _keys_beside(source)
+    with found as arrays:
+        _require(source, arrays.files)
+        return arrays["embeddings"], arrays["keys"]
+
+
+def _read_zarr(source: Path) -> tuple[np.ndarray, np.ndarray]:
+    group = zarr.open_group(source, mode="r")
+    _require(source, list(group.array_keys()))
+    return _whole(source, group["embeddings"]), _whole(source, group["keys"])
+
+
+def _require(source: Path, names: list[str]) -> None:
+    if not {"embeddings", "keys"} <= set(names):
+        raise UsageError(f"{source}: needs arrays embeddings and keys; it has {', '.join(names) or 'none'}")
+
+
+def _whole(source: Path, array: zarr.Array | zarr.Group) -> np.ndarray:
+    """All of an array. Raises UsageError where a file of it is not there: zarr would read its fill value."""
+    assert isinstance(array, zarr.Array)
+    grid = [-(-size // step) for size, step in zip(array.shape, array.shards or array.chunks, strict=True)]
+    for place in np.ndindex(*grid):
+        file = source / array.path / array.metadata.encode_chunk_key(place)
+        if not file.is_file():
+            raise UsageError(f"{file}: missing, and zarr would read zeros; copy it again, or write empty chunks too")
+    return np.asarray(array)
 
 
 def _keys_beside(source: Path) -> np.ndarray:
     text, array = source.with_suffix(".keys.txt"), source.with_suffix(".keys.npy")
     if text.is_file():
-        return np.array(text.read_text(encoding="utf-8").split())
+        return np.array(text.read_text(encoding="utf-8-sig").split())
     if array.is_file():
         return np.asarray(np.load(array, allow_pickle=False))
     raise UsageError(f"{source}: needs {text.name} or {array.name} beside it, with one key per row")

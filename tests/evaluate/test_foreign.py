@@ -1,5 +1,8 @@
 """Other models' embeddings, and age and sex, land on the right rows, or are refused by name."""
 
+import shutil
+from contextlib import suppress
+
 import numpy as np
 import pytest
 import zarr
@@ -8,6 +11,7 @@ from lamae.evaluate.demographics import embed_demographics
 from lamae.evaluate.embed import UNKNOWN, read_embeddings
 from lamae.evaluate.foreign import import_embeddings
 from lamae.sharding.errors import UsageError
+from lamae.sharding.format import ShardSet
 from tests.evaluate.conftest import waves
 from tests.shardsets import write_shard_set
 
@@ -68,6 +72,96 @@ def test_unusable_sources_are_named(foreign, shard_set, tmp_path, change, messag
     np.savez(tmp_path / "x.npz", embeddings=values, keys=keys)
     with pytest.raises(UsageError, match=message):
         import_embeddings(tmp_path / "x.npz", shard_set, tmp_path / "e.zarr")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v * 1e300, "too large for float32, in 59 rows"),
+        (lambda v: (v * 1e4).astype(np.float16), r"in \d+ rows \(first: 'r00000"),
+        (lambda v: np.where(v == 7, np.nan, v), "in 1 rows .first: 'r0000007'"),
+        (lambda v: v[:, 0], r"\[60\] values"),
+        (lambda v: v[:, :0], r"\[60, 0\] values"),
+    ],
+)
+def test_what_float32_does_not_hold_is_refused_by_its_key(foreign, shard_set, tmp_path, change, message):
+    with np.errstate(over="ignore"):
+        np.savez(tmp_path / "x.npz", embeddings=change(foreign[0]), keys=foreign[1])
+    with pytest.raises(UsageError, match=message):
+        import_embeddings(tmp_path / "x.npz", shard_set, tmp_path / "e.zarr")
+    assert not (tmp_path / "e.zarr").exists()
+
+
+def test_keys_come_in_the_spellings_of_editors_and_of_pandas(tmp_path):
+    ids = ["40000000", "40007919", "40015838"]
+    shard_set = ShardSet.open(write_shard_set(tmp_path / "set", waves(3, 500), keys=ids))
+    values = np.arange(1, 7, dtype=np.float32).reshape(3, 2)
+    np.save(tmp_path / "x.npy", values)
+    (tmp_path / "x.keys.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(ids).encode())
+    assert import_embeddings(tmp_path / "x.npy", shard_set, tmp_path / "bom.zarr") == 3
+    forms = {"float": np.array(ids, float), "int": np.array(ids, int), "text": np.array([f"{key}.0" for key in ids])}
+    for name, keys in (forms | {"column": np.array(ids)[:, None], "bytes": np.array(ids, "S")}).items():
+        np.savez(tmp_path / f"{name}.npz", embeddings=values, keys=keys)
+        assert import_embeddings(tmp_path / f"{name}.npz", shard_set, tmp_path / f"{name}.zarr") == 3
+        np.testing.assert_array_equal(read_embeddings(tmp_path / f"{name}.zarr").x_ND, values)
+    for keys, message in [
+        (np.array([*ids[:2], "40000000.0"]), "1 keys are repeated .first: '40000000'"),
+        (np.array(ids, np.float32), "keys are float32, which cannot hold long ids"),
+        (np.array(ids, object), "save keys with dtype=str"),
+        (np.array(["\udcff".encode("utf-8", "surrogateescape")] * 3), "not readable"),
+    ]:
+        np.savez(tmp_path / "odd.npz", embeddings=values, keys=keys)
+        with pytest.raises(UsageError, match=message):
+            import_embeddings(tmp_path / "odd.npz", shard_set, tmp_path / "e.zarr")
+
+
+def test_rows_of_no_record_are_said(foreign, shard_set, tmp_path, caplog):
+    values, keys = foreign
+    np.savez(tmp_path / "x.npz", embeddings=np.vstack([values, values[:2]]), keys=[*keys, "else", "where"])
+    assert import_embeddings(tmp_path / "x.npz", shard_set, tmp_path / "e.zarr") == 60
+    assert "2 of its 62 rows are of no record" in caplog.text
+    assert "'else'" in caplog.text
+    assert "1 rows hold only zeros (first: 'r0000000')" in caplog.text
+
+
+@pytest.mark.parametrize("form", ["npy", "npz"])
+@pytest.mark.parametrize("size", [0, 5, 70, 200, 900])
+def test_a_file_that_was_cut_is_one_line(foreign, shard_set, tmp_path, form, size):
+    source = tmp_path / f"x.{form}"
+    if form == "npy":
+        np.save(source, foreign[0])
+        np.save(tmp_path / "x.keys.npy", foreign[1])
+    else:
+        np.savez(source, embeddings=foreign[0], keys=foreign[1])
+    source.write_bytes(source.read_bytes()[:size])
+    with pytest.raises(UsageError, match=f"x.{form}: not readable as embeddings"):
+        import_embeddings(source, shard_set, tmp_path / "e.zarr")
+
+
+def test_a_changed_byte_of_an_npz_is_one_line(foreign, shard_set, tmp_path):
+    source = tmp_path / "x.npz"
+    np.savez(source, embeddings=foreign[0], keys=foreign[1])
+    content = source.read_bytes()
+    for position in range(0, len(content), 97):
+        source.write_bytes(content[:position] + bytes([content[position] ^ 255]) + content[position + 1 :])
+        with suppress(UsageError):
+            import_embeddings(source, shard_set, tmp_path / "e.zarr")
+            # Taken: the byte was one that zip itself does not read, such as a time of change.
+            np.testing.assert_array_equal(read_embeddings(tmp_path / "e.zarr").x_ND[:, 0], np.arange(60))
+            shutil.rmtree(tmp_path / "e.zarr")
+
+
+@pytest.mark.parametrize(("zarr_format", "shards"), [(2, None), (3, None), (3, (40, 3))])
+def test_a_zarr_that_lost_a_file_is_refused(foreign, shard_set, tmp_path, zarr_format, shards):
+    group = zarr.open_group(tmp_path / "x.zarr", mode="w", zarr_format=zarr_format)
+    values = group.create_array("embeddings", shape=(60, 3), dtype="float64", chunks=(10, 3), shards=shards)
+    values[:] = foreign[0]
+    group.create_array("keys", data=np.char.encode(foreign[1]).view(np.uint8).reshape(60, -1))
+    lost = sorted(path for path in (tmp_path / "x.zarr" / "embeddings").rglob("*") if path.is_file())
+    lost = next(path for path in lost if not path.name.startswith((".z", "zarr")))
+    lost.unlink()
+    with pytest.raises(UsageError, match=f"{lost}: missing"):
+        import_embeddings(tmp_path / "x.zarr", shard_set, tmp_path / "e.zarr")
 
 
 def test_missing_files_and_formats_are_named(foreign, shard_set, tmp_path):
