@@ -57,7 +57,9 @@ def run(*, quick: bool = False, progress: Progress = ignore, repeats: int | None
         synthesize(source, num_records=num_records, num_subjects=subjects, seed=0, progress=progress)
         pack(source, scratch / "set", options=PackOptions(shard_size=num_records // 8), progress=progress)
         shard_set = ShardSet.open(scratch / "set")
-        pack(source, scratch / "again", options=PackOptions(shard_size=num_records // 4), progress=progress)
+        # Other splits, since a mixture takes no set twice.
+        differently = PackOptions(shard_size=num_records // 4, split_fractions=[0.4, 0.3, 0.3])
+        pack(source, scratch / "again", options=differently, progress=progress)
         candidates = (
             _ours(shard_set, ShardSet.open(scratch / "again"), quick=quick)
             | _memcpy(shard_set)
