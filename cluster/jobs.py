@@ -236,7 +236,7 @@ def last_metrics(path: Path) -> dict[str, Any]:
             row: dict[str, Any] = json.loads(line)
         except ValueError:  # cut short by a kill, or by the tail
             continue
-        if isinstance(row, dict) and "loss" in row:
+        if isinstance(row, dict) and {"step", "loss"} <= row.keys():
             return row
     return {}
 

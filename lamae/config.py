@@ -26,7 +26,15 @@ from lamae import keys
 from lamae.data.config import DataConfig, SignalConfig
 from lamae.model.config import MaskConfig, ModelConfig
 from lamae.sharding.errors import UsageError
-from lamae.train.config import CheckpointConfig, EngineConfig, MonitorConfig, OptimConfig, ProfileConfig, TrainConfig
+from lamae.train.config import (
+    CheckpointConfig,
+    EngineConfig,
+    MonitorConfig,
+    OptimConfig,
+    ProfileConfig,
+    TrainConfig,
+    check_schedule,
+)
 
 ConfigT = TypeVar("ConfigT")
 RENAMED = {"signal.crop_seconds": "signal.seconds"}
@@ -68,6 +76,10 @@ class RunConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
+
+    def check(self) -> None:
+        """What no section can check alone. Raises ValueError naming the key."""
+        check_schedule(self.optim, steps=self.train.steps)
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

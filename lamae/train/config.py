@@ -113,6 +113,17 @@ class OptimConfig:
     warmup_steps: int = 500
     """Steps of linear warm-up: step n, counted from 0, takes ``lr * (n + 1) / (warmup_steps + 1)``."""
 
+    decay_end: int | None = None
+    """Number of steps after which ``final_lr`` is reached and kept; None is ``train.steps``. To train on after a
+    finished schedule, set it to the old ``train.steps``."""
+
+    restart_from: int | None = None
+    """After so many steps the learning rate falls along a second cosine, to ``final_lr`` at the last step; needs
+    ``decay_end``."""
+
+    restart_lr: float | None = None
+    """Learning rate at ``restart_from``; None is the one that the schedule has there, so that nothing jumps."""
+
     weight_decay: float = 0.05
     """Decoupled weight decay of matrices at the first step; norms, biases, tokens and embeddings have none."""
 
@@ -137,6 +148,20 @@ class OptimConfig:
         if not 0 <= self.final_lr <= self.lr:
             raise ValueError(f"optim.final_lr={self.final_lr} must lie between 0 and optim.lr={self.lr}")
         _at_least("optim.warmup_steps", self.warmup_steps, 0)
+        if self.decay_end is not None:
+            _at_least("optim.decay_end", self.decay_end, 1)
+        if self.restart_from is not None:
+            _at_least("optim.restart_from", self.restart_from, 0)
+            if self.decay_end is None:
+                raise ValueError(
+                    f"optim.restart_from={self.restart_from} needs optim.decay_end: where the schedule before it ends, "
+                    "train.steps as it was"
+                )
+        if self.restart_lr is not None:
+            if self.restart_from is None:
+                raise ValueError(f"optim.restart_lr={self.restart_lr} needs optim.restart_from: the step it is for")
+            if not self.final_lr <= self.restart_lr:
+                raise ValueError(f"optim.restart_lr={self.restart_lr} must not be below optim.final_lr={self.final_lr}")
         _at_least("optim.weight_decay", self.weight_decay, 0)
         if self.final_weight_decay is not None:
             _at_least("optim.final_weight_decay", self.final_weight_decay, 0)
@@ -146,6 +171,14 @@ class OptimConfig:
         if not self.eps > 0:
             raise ValueError(f"optim.eps={self.eps} must be above 0")
         _at_least("optim.clip_norm", self.clip_norm, 0)
+
+
+def check_schedule(optim: OptimConfig, *, steps: int) -> None:
+    """Raises ValueError where the schedule does not fit into ``steps``."""
+    if optim.restart_from is not None and optim.restart_from >= steps:
+        raise ValueError(f"optim.restart_from={optim.restart_from} must lie before the end, train.steps={steps}")
+    if optim.restart_from is None and (optim.decay_end or 0) > steps:
+        raise ValueError(f"optim.decay_end={optim.decay_end} lies beyond train.steps={steps}: leave it away")
 
 
 @dataclass

@@ -11,7 +11,7 @@ import logging
 import signal
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from lamae.train.reporter import DrawFigures, Reporter
 from lamae.train.rundir import CHECKPOINTS_NAME, RunLock
 from lamae.train.runlog import RunLog
 from lamae.train.saver import Saver
-from lamae.train.schedule import BatchPlan, learning_rate, plan_batch, weight_decay
+from lamae.train.schedule import BatchPlan, learning_rate, plan_batch, progress, weight_decay
 from lamae.train.start import announce, build_engine, describe_checkpoints, find_resumable, open_run
 from lamae.train.state import TrainState
 from lamae.train.subjects import subject_set_hash
@@ -118,11 +118,9 @@ def _train(
         profiler.follow(state.step)
         reporter.begin()
         for batch in clock.steps(loader, is_asked_for=is_looked_at):
-            schedule = {
-                "learning_rate": learning_rate(state.step, config.optim, steps=config.train.steps),
-                "weight_decay": weight_decay(state.step, config.optim, steps=config.train.steps),
-            }
-            cast("PretrainModel", engine.model).set_progress(state.step / config.train.steps)
+            now: dict[str, Any] = {"step": state.step, "config": config.optim, "steps": config.train.steps}
+            schedule = {"learning_rate": learning_rate(**now), "weight_decay": weight_decay(**now)}
+            cast("PretrainModel", engine.model).set_progress(progress(**now))
             outputs = _step(engine, inputs, batch, plan, ranks, clock, **schedule)
             state.advance(samples_consumed=batch.samples_consumed, applied=engine.step_was_applied)
             reporter.note_step(state, batch, outputs, applied=engine.step_was_applied)

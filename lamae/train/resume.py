@@ -1,6 +1,7 @@
 """May this run go on from that checkpoint? What must not have changed, and what to say where it has."""
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from lamae.sharding.errors import UsageError
 from lamae.train.checkpoint import CheckpointReader, differing_keys
+from lamae.train.schedule import learning_rate, weight_decay
 from lamae.train.subjects import trained_sets
 
 # Everything else (steps, learning rate, precision, ZeRO stage, paths, monitoring) may change from start to start.
@@ -47,15 +49,43 @@ def check_resumable(
         fatal.append(f"subjects: {num_new} are new")
     if harmless:
         log.info("changed since %s: %s", reader.path.name, "; ".join(harmless))
-    if not fatal:
-        return
-    if allow_changes:
+    if fatal and not allow_changes:
+        raise UsageError(
+            f"{_run_dir(reader.path)} holds another run (checkpoint {reader.path.name}): {'; '.join(fatal)}. "
+            "Take another run.dir, undo the changes, or set checkpoint.allow_changes=true"
+        )
+    if fatal:
         log.warning("resuming %s although it was another run: %s", reader.path.name, "; ".join(fatal))
-        return
-    raise UsageError(
-        f"{_run_dir(reader.path)} holds another run (checkpoint {reader.path.name}): {'; '.join(fatal)}. "
-        "Take another run.dir, undo the changes, or set checkpoint.allow_changes=true"
-    )
+    if jump := _describe_jump(manifest["config"], config, reader.state.step):
+        log.warning("%s", jump)
+
+
+def _describe_jump(old: dict[str, Any], new: dict[str, Any], step: int) -> str:
+    """What changed schedules do to step ``step`` (0-based), and how to go on without a jump; empty where nothing."""
+    from lamae.config import from_dict
+
+    try:
+        before, now = from_dict(old), from_dict(new)
+    except UsageError:  # a checkpoint whose configuration can't be read any more
+        return ""
+    if step >= now.train.steps:
+        return ""
+    told = []
+    for name, schedule in (("learning rate", learning_rate), ("weight decay", weight_decay)):
+        was = schedule(step, before.optim, steps=before.train.steps)
+        becomes = schedule(step, now.optim, steps=now.train.steps)
+        if not math.isclose(was, becomes, rel_tol=1e-6):
+            told.append(f"{name} {was:.3g} by the checkpoint's schedule, {becomes:.3g} now")
+    if not told:
+        return ""
+    text = f"the schedule has changed: at step {step + 1} {'; '.join(told)}"
+    if before.optim.restart_from is None:
+        end = before.optim.decay_end or before.train.steps
+        if now.train.steps > end:
+            text += f". To keep it and train on at optim.final_lr: optim.decay_end={end}"
+        text += f". To decay anew from here without a jump: optim.decay_end={end} optim.restart_from={step}"
+        text += " (optim.restart_lr= for another rate); the rest of optim as it was"
+    return text
 
 
 def _name(sets: list[dict[str, Any]]) -> str:

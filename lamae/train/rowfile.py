@@ -1,5 +1,6 @@
 """Files of one JSON object per line, one or several per step, and warnings that do not repeat themselves."""
 
+import codecs
 import json
 import logging
 import time
@@ -7,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from lamae.sharding.errors import LamaeError
 from lamae.train.durable import write_durably
 
 TELL_FAILURES_EVERY_S = 60.0
@@ -15,20 +17,36 @@ log = logging.getLogger(__name__)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of such a file, oldest first; a last line cut short by a kill is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else ():
+    """The rows of such a file, oldest first; lines that are none are left out, as one that a kill cut short is."""
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], list[tuple[int, bytes]]]:
+    """The rows, and the lines that are none, with their numbers. Raises LamaeError where the file cannot be read."""
+    rows, foreign = [], []
+    try:
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
+    except OSError as error:
+        raise LamaeError(f"{path}: {error.strerror or error}; move it away to go on") from None
+    for number, line in enumerate(lines, start=1):
+        # A power cut leaves zeros, an editor a byte order mark.
+        line = line.removeprefix(codecs.BOM_UTF8).strip(b"\0 \t\r")
         try:
-            rows.append(json.loads(line))
-        except ValueError:
-            continue
-    return rows
+            row = json.loads(line.decode())
+            if not isinstance(row["step"], int):
+                raise TypeError
+            rows.append(row)
+        except (ValueError, TypeError, KeyError):
+            if line:
+                foreign.append((number, line))
+    return rows, foreign
 
 
 class RowFile:
     """Appends rows; on any rank but 0 it does nothing. What cannot be written costs a warning, not the run.
 
-    Opening cuts the rows of steps that will be taken again, so that no step is told twice.
+    Opening cuts the rows of steps that will be taken again, so that no step is told twice, and moves lines that are no
+    rows to a file beside it.
     """
 
     def __init__(self, path: Path, *, resume_step: int, is_main: bool) -> None:
@@ -37,8 +55,22 @@ class RowFile:
         self._is_torn = False
         self._throttle = Throttle(TELL_FAILURES_EVERY_S)
         if is_main and path.exists():
-            kept = [row for row in read_rows(path) if row["step"] <= resume_step]
-            write_durably(path, "".join(json.dumps(row) + "\n" for row in kept))
+            rows, foreign = _read(path)
+            try:
+                self._move_aside(foreign)
+                kept = [row for row in rows if row["step"] <= resume_step]
+                write_durably(path, "".join(json.dumps(row) + "\n" for row in kept))
+            except OSError as error:
+                raise LamaeError(f"{path}: {error.strerror or error}; make room and start again") from None
+
+    def _move_aside(self, foreign: list[tuple[int, bytes]]) -> None:
+        if not foreign:
+            return
+        aside = self._path.with_name(f"{self._path.name}.unreadable")
+        with aside.open("ab") as file:
+            file.writelines(line + b"\n" for _, line in foreign)
+        numbers = ", ".join(str(number) for number, _ in foreign[:10]) + ", …" * (len(foreign) > 10)
+        log.warning("%s: no row with a step in line %s; moved to %s", self._path, numbers, aside.name)
 
     def add(self, rows: Iterable[dict[str, Any]]) -> None:
         """``rows`` each hold their ``step``."""

@@ -5,11 +5,13 @@ import json
 import logging
 import os
 import platform
-import time
+import signal
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lamae.awake import patiently
 from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.format import MANIFEST_NAME as SHARD_SET_NAME
 from lamae.train.checkpoint import CheckpointReader, newest_whole
@@ -22,6 +24,9 @@ LOCK_NAME = ".lock"
 # Stopping takes two steps and a save; a client that a network file system has lost keeps its locks for longer.
 LOCK_PATIENCE_S = 150.0
 LOCK_POLL_S = 0.2
+# How often the holder looks whether the lock file is still its own, and how long a start waits for it to come back.
+LOCK_KEEP_EVERY_S = 5.0
+LOCK_RETURNS_S = 15.0
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +34,20 @@ log = logging.getLogger(__name__)
 class RunLock:
     """Keeps a second start out of a run directory while the first is still at work there, saving perhaps.
 
-    An flock on ``checkpoints/.lock``, which ends with its process however that ends. Where the file system knows no
-    locks there is none.
+    An flock on the directory ``checkpoints`` itself, which ends with its process however that ends, and which nobody
+    removes by mistake. NFS locks no directories: there it is one on ``checkpoints/.lock``, which elsewhere only says
+    who holds it. The holder puts that file back within ``LOCK_KEEP_EVERY_S`` where it was removed, and a start that
+    misses it beside checkpoints waits for that. Where the file system knows no locks at all there is none.
     """
 
     def __init__(self, run_dir: Path) -> None:
+        self._run_dir = run_dir
         self._path = run_dir / CHECKPOINTS_NAME / LOCK_NAME
-        self._file: Any = None
+        self._held: list[int] = []
+        """Descriptors that hold the lock."""
+        self._locks_file = False
+        self._done = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="lamae-lock", daemon=True)
 
     def take(self) -> bool:
         """Wait for a start that is about to leave; whether the lock was got by this call.
@@ -44,48 +56,90 @@ class RunLock:
 
         Raises LamaeError when the other one stays.
         """
-        if self._file is not None or not self._path.parent.is_dir():
+        if self._held or not self._path.parent.is_dir():
             return False
         try:
-            file = self._path.open("a+")
+            got = self._wait_for(self._path.parent, os.O_RDONLY)
+            self._locks_file = not got
+            if not got:
+                self._wait_for_the_file()
+                got = self._wait_for(self._path, os.O_RDWR | os.O_CREAT)
         except OSError:  # whether the directory can be written is checked, and said, elsewhere
             return False
-        deadline, told = time.monotonic() + LOCK_PATIENCE_S, False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                file.seek(0)
-                holder = file.read().strip() or "another process"
-                if time.monotonic() > deadline:
-                    file.close()
-                    raise LamaeError(
-                        f"{self._path.parent.parent}: {holder} is training there; end it, or remove {self._path} if it "
-                        "is gone and its machine with it"
-                    ) from None
-                if not told:
-                    log.info("%s: waiting for %s, which is still at work there", self._path.parent.parent, holder)
-                told = True
-                time.sleep(LOCK_POLL_S)
-            except OSError as error:
-                log.debug("%s: no locks here: %s", self._path, error)
-                break
-        self._file = file
+        if not got:
+            log.debug("%s: no locks here", self._path)
         return True
 
+    def _wait_for(self, path: Path, flags: int) -> bool:
+        """Get the lock on ``path``; False where it cannot be locked. Raises LamaeError when another one keeps it."""
+        descriptor, told = os.open(path, flags, 0o666), False
+        self._held.append(descriptor)
+        for _ in patiently(LOCK_PATIENCE_S, poll_s=LOCK_POLL_S):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return True
+            except BlockingIOError:
+                if not told:
+                    log.info("%s: waiting for %s, which is still at work there", self._run_dir, self._holder())
+                told = True
+            except OSError:
+                return False
+        self.close()
+        raise LamaeError(
+            f"{self._run_dir}: {self._holder()} is training there; end it. If its machine is gone and the lock "
+            f"stays, go on in a copy: cp -r {self._run_dir} COPY, and run.dir=COPY"
+        )
+
+    def _wait_for_the_file(self) -> None:
+        if any(self._path.parent.glob("step-*")):
+            for _ in patiently(LOCK_RETURNS_S, poll_s=LOCK_POLL_S):
+                if self._path.exists():
+                    return
+
+    def _holder(self) -> str:
+        try:
+            return self._path.read_text().strip() or "another process"
+        except OSError:
+            return "another process"
+
     def sign(self) -> None:
-        """Say who holds the lock."""
-        if self._file is not None:
-            with suppress(OSError):
-                self._file.truncate(0)
-                self._file.write(f"process {os.getpid()} on {platform.node()}\n")
-                self._file.flush()
+        """Say who holds the lock, from now until it is given back."""
+        if self._held:
+            self._put_up()
+            self._keeper.start()
+
+    def _put_up(self) -> None:
+        with suppress(OSError):
+            if self._locks_file and not _is_at(self._held[-1], self._path):
+                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+                self._held.append(descriptor)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:  # while this process was suspended for long
+                    log.error("%s: %s trains there now; leaving", self._run_dir, self._holder())
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
+            if not self._path.exists() or not self._path.stat().st_size or not self._keeper.is_alive():
+                self._path.write_text(f"process {os.getpid()} on {platform.node()}\n")
+
+    def _keep(self) -> None:
+        while not self._done.wait(LOCK_KEEP_EVERY_S):
+            self._put_up()
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._done.set()
+        if self._keeper.is_alive():
+            self._keeper.join()
+        while self._held:
+            os.close(self._held.pop())
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def find_checkpoint(run_dir: Path) -> CheckpointReader | None:

@@ -16,18 +16,35 @@ def learning_rate(step: int, config: OptimConfig, *, steps: int) -> float:
     """Learning rate of optimiser step ``step`` (0-based) of ``steps``.
 
     Rises linearly over the warm-up to ``lr``, which step ``warmup_steps`` uses, then falls along a cosine to
-    ``final_lr`` at the last step.
+    ``final_lr`` at the last step, or the last before ``decay_end``, and stays there. From step ``restart_from`` on it
+    falls along a second cosine to ``final_lr`` at the last step.
     """
-    warmup = min(config.warmup_steps, steps)
+    if config.restart_from is not None and step >= config.restart_from:
+        start = config.restart_lr
+        if start is None:
+            start = _first_cycle(config.restart_from, config, steps=steps)
+        return _cosine(start, config.final_lr, (step - config.restart_from) / max(steps - 1 - config.restart_from, 1))
+    return _first_cycle(step, config, steps=steps)
+
+
+def _first_cycle(step: int, config: OptimConfig, *, steps: int) -> float:
+    end = config.decay_end or steps
+    warmup = min(config.warmup_steps, end)
     if step < warmup:
         return config.lr * (step + 1) / (warmup + 1)
-    return _cosine(config.lr, config.final_lr, (step - warmup) / max(steps - 1 - warmup, 1))
+    return _cosine(config.lr, config.final_lr, (step - warmup) / max(end - 1 - warmup, 1))
 
 
 def weight_decay(step: int, config: OptimConfig, *, steps: int) -> float:
-    """Weight decay of step ``step`` (0-based) of ``steps``: constant, or a cosine to ``final_weight_decay``."""
+    """Weight decay of step ``step`` (0-based) of ``steps``: constant, or a cosine to ``final_weight_decay``, which is
+    reached where ``final_lr`` first is."""
     final = config.weight_decay if config.final_weight_decay is None else config.final_weight_decay
-    return _cosine(config.weight_decay, final, step / max(steps - 1, 1))
+    return _cosine(config.weight_decay, final, step / max((config.decay_end or steps) - 1, 1))
+
+
+def progress(step: int, config: OptimConfig, *, steps: int) -> float:
+    """Share of the schedule that lies before step ``step`` (0-based), 1 after its ``decay_end``."""
+    return min(step / (config.decay_end or steps), 1.0)
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,13 @@ def announce(config: "RunConfig", plan: BatchPlan, engine: Engine, state: TrainS
     """One line in the log: what is about to be trained on what; and a warning for every option that does nothing."""
     for sentence in without_effect(config.model, config.mask):
         log.warning("%s", sentence)
+    if (batch := config.train.global_batch_size) > len(inputs.rows):
+        log.warning(
+            "train.global_batch_size=%d is more than the %d records of data.split=%s: a batch holds records "
+            "more than once; train.global_batch_size=%d would hold each once",
+            *(batch, len(inputs.rows), config.data.split),
+            len(inputs.rows) // plan.world_size * plan.world_size or len(inputs.rows),
+        )
     log.info(
         "%s, %.2f M parameters; %d records of %d subjects; %d ranks x %d micro-batches x %d records; "
         "ZeRO stage %d, %s; steps %d to %d",

@@ -1,8 +1,11 @@
 """A run as its user sees it: what it writes, how it resumes, what it refuses."""
 
+import errno
+import fcntl
 import json
 import os
 import signal
+import stat
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +17,11 @@ from lamae.config import RunConfig
 from lamae.sharding.errors import LamaeError, UsageError
 from lamae.train import distributed
 from lamae.train.checkpoint import list_checkpoints, load_model, manifest_digest, read_manifest
+from lamae.train.config import OptimConfig
 from lamae.train.loop import EXIT_DONE, EXIT_STOPPED, train
 from lamae.train.rowfile import read_rows
 from lamae.train.rundir import RunLock, open_run_directory
+from lamae.train.schedule import learning_rate
 from lamae.train.subjects import subject_set_hash
 from tests.runs import assert_same_state, losses
 from tests.shardsets import random_adc, write_shard_set
@@ -117,6 +122,70 @@ def test_where_the_watchdog_watches_no_collective_gives_up_by_the_wall_clock(
     overrides = ("train.steps=2", "monitor.figures_every=2", f"monitor.hang_factor={hang_factor}")
     train(make_config("run", *overrides, "engine.step_timeout_s=7"), draw_figures=look)
     assert found == expected_s
+
+
+def rates(run: Path) -> list[float]:
+    return [row["learning_rate"] for row in read_rows(run / "metrics.jsonl")]
+
+
+SHORT = ("optim.lr=1e-3", "optim.final_lr=1e-5", "optim.warmup_steps=1")
+
+
+@pytest.mark.parametrize("change", ["train.steps=60", "optim.lr=2e-3", "optim.warmup_steps=9"])
+def test_a_changed_schedule_is_said_with_both_rates(
+    make_config: MakeConfig, caplog: pytest.LogCaptureFixture, change: str, tmp_path: Path
+) -> None:
+    train(make_config("run", *SHORT, "train.steps=10", "train.stop_at=6"))
+    with caplog.at_level("WARNING"):
+        train(make_config("run", *SHORT, "train.steps=10", "train.stop_at=7", change))
+    old = learning_rate(6, OptimConfig(lr=1e-3, final_lr=1e-5, warmup_steps=1), steps=10)
+    assert f"at step 7 learning rate {old:.3g} by the checkpoint's schedule, {rates(tmp_path / 'run')[-1]:.3g} now" in (
+        caplog.text
+    )
+    assert "optim.decay_end=10 optim.restart_from=6" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["optim.decay_end=6"], [1e-5, 1e-5, 1e-5, 1e-5]),
+        (["optim.decay_end=6", "optim.restart_from=6", "optim.restart_lr=4e-4"], [4e-4, 3.025e-4, 1.075e-4, 1e-5]),
+    ],
+    ids=["at-final", "decay-anew"],
+)
+def test_a_finished_run_goes_on_at_its_final_rate_or_decays_anew_through_further_stops(
+    make_config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture, options: list[str], expected: list[float]
+) -> None:
+    train(make_config("run", *SHORT, "train.steps=6"))
+    for stop in (8, 10):
+        with caplog.at_level("WARNING"):
+            train(make_config("run", *SHORT, "train.steps=10", f"train.stop_at={stop}", *options))
+    assert rates(tmp_path / "run")[6:] == pytest.approx(expected)
+    assert caplog.text.count("the schedule has changed") == len(options[1:]) // 2  # once, where the rate was to jump
+
+
+def test_a_metrics_file_that_something_else_wrote_into_stops_no_resume_and_loses_no_row(
+    make_config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(make_config("run", "train.stop_at=3"))
+    path = tmp_path / "run" / "metrics.jsonl"
+    first, second, third = path.read_bytes().splitlines()
+    foreign = [b"\xff\xfe caf\xe9", b'{"loss": 1.0}', b"[1]", b'{"step": "two"}']
+    text = b"\xef\xbb\xbf" + first + b"\r\n" + b"\n".join([*foreign, b"\0\0" + second, third[:20]])
+    path.write_bytes(text + b"\n" + third + b"\n")
+    with caplog.at_level("WARNING"):
+        assert train(make_config("run", "train.stop_at=5")) == EXIT_DONE
+    assert list(losses(tmp_path / "run")) == [1, 2, 3, 4, 5]
+    assert "no row with a step in line 2, 3, 4, 5, 7; moved to metrics.jsonl.unreadable" in caplog.text
+    assert path.with_name("metrics.jsonl.unreadable").read_bytes().splitlines() == [*foreign, third[:20]]
+
+
+def test_a_batch_larger_than_the_data_is_said(make_config: MakeConfig, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING"):
+        train(make_config("run", "train.steps=1", "train.global_batch_size=24"))
+        assert "global_batch_size" not in caplog.text
+        train(make_config("more", "train.steps=1", "train.global_batch_size=32"))
+    assert "train.global_batch_size=32 is more than the 24 records of data.split=train" in caplog.text
 
 
 def test_a_signal_at_the_last_step_does_not_ask_to_be_started_again(make_config: MakeConfig) -> None:
@@ -225,6 +294,32 @@ def test_the_second_of_two_that_begin_at_once_does_not_start_over(make_config: M
         open_run_directory(tmp_path / "run", lock, config_yaml="", manifest={})
     lock.close()
     assert (tmp_path / "run" / "manifest.json").read_text() == before
+
+
+@pytest.mark.parametrize("locks_directories", [True, False], ids=["local", "nfs"])
+def test_removing_the_lock_file_lets_nobody_in(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, locks_directories: bool
+) -> None:
+    real = fcntl.flock
+
+    def flock(descriptor: int, operation: int) -> None:
+        if not locks_directories and stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EBADF, "no locks on directories")
+        real(descriptor, operation)
+
+    train(make_config("run", "train.stop_at=2"))
+    monkeypatch.setattr("lamae.train.rundir.fcntl.flock", flock)
+    monkeypatch.setattr("lamae.train.rundir.LOCK_KEEP_EVERY_S", 0.1)
+    monkeypatch.setattr("lamae.train.rundir.LOCK_PATIENCE_S", 0.3)
+    first = RunLock(tmp_path / "run")
+    first.take()
+    first.sign()
+    (tmp_path / "run" / "checkpoints" / ".lock").unlink()
+    with pytest.raises(LamaeError, match=r"is training there; end it") as caught:
+        train(make_config("run"))
+    assert "remove" not in str(caught.value)
+    first.close()
+    assert train(make_config("run")) == EXIT_DONE
 
 
 def test_a_second_start_waits_for_the_first_or_says_who_it_is(

@@ -1,9 +1,12 @@
 """Schedules and batch arithmetic are pure functions."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lamae.config import from_dict
 from lamae.sharding.errors import UsageError
 from lamae.train.config import OptimConfig
 from lamae.train.schedule import learning_rate, plan_batch, weight_decay
@@ -28,6 +31,37 @@ def test_learning_rate_halfway_down_the_cosine_is_the_mean_of_both_ends() -> Non
 def test_learning_rate_never_leaves_its_range(steps: int, warmup: int) -> None:
     optim = OptimConfig(lr=1.0, final_lr=0.0, warmup_steps=warmup)
     assert all(0 <= learning_rate(step, optim, steps=steps) <= 1 for step in range(steps))
+
+
+def test_a_longer_run_with_decay_end_changes_no_step_before_it_and_stays_at_the_final_rate() -> None:
+    longer = replace(OPTIM, decay_end=100)
+    rates = [learning_rate(step, longer, steps=1000) for step in range(1000)]
+    assert rates[:100] == [learning_rate(step, OPTIM, steps=100) for step in range(100)]
+    assert set(rates[99:]) == {1e-5}
+
+
+def test_a_second_decay_starts_from_the_rate_there_or_another_and_ends_at_the_final_one() -> None:
+    anew = replace(OPTIM, decay_end=100, restart_from=60)
+    rates = [learning_rate(step, anew, steps=200) for step in range(200)]
+    assert rates[:61] == pytest.approx([learning_rate(step, OPTIM, steps=100) for step in range(61)])
+    assert rates[60:] == sorted(rates[60:], reverse=True)
+    assert rates[-1] == pytest.approx(1e-5)
+    assert learning_rate(60, replace(anew, restart_lr=5e-4), steps=200) == 5e-4
+
+
+@pytest.mark.parametrize(
+    ("optim", "named"),
+    [
+        ({"decay_end": 300}, "optim.decay_end=300 lies beyond train.steps=200"),
+        ({"decay_end": 100, "restart_from": 200}, "optim.restart_from=200 must lie before the end"),
+        ({"restart_from": 100}, "optim.restart_from=100 needs optim.decay_end"),
+        ({"decay_end": 100, "restart_lr": 1e-4}, "optim.restart_lr=0.0001 needs optim.restart_from"),
+        ({"decay_end": 100, "restart_from": 100, "restart_lr": 1e-9}, "optim.restart_lr=1e-09 must not be below"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(optim: dict, named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        from_dict({"run": {"dir": "r"}, "data": {"path": "d"}, "train": {"steps": 200}, "optim": optim})
 
 
 def test_weight_decay_is_constant_unless_a_final_value_is_given() -> None:
