@@ -1,14 +1,17 @@
 """``lamae doctor``: what to know before a long run, as a table of checks with what to do about each."""
 
+import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from lamae.cluster import jobs, profile, registry
+from lamae.awake import patiently
+from lamae.cluster import jobs, profile
 from lamae.cluster.executor import send
 from lamae.cluster.job import NodeJob
 from lamae.cluster.snapshot import copy_code
@@ -18,6 +21,8 @@ from lamae.sharding.errors import LamaeError
 PASS, WARN, FAIL = "pass", "warn", "fail"
 
 RESULTS_NAME = "results.json"
+# How long a local job that has ended may take to leave.
+LEAVE_S = 10.0
 DEEPSPEED_PROVEN = "0.19.8"
 PARITY_BOUND = 1e-3
 CLOCK_BOUND_S = 2.0
@@ -55,7 +60,8 @@ def _num_gpus() -> int:
 
 
 def _run_job(chosen: profile.Profile, *, shards: Path | None, out: Path) -> dict[str, Any]:
-    folder = make_folder(Path(OTHER_JOBS_NAME).absolute(), suffix="-doctor")
+    root, makes_out = Path(OTHER_JOBS_NAME).absolute(), not out.exists()
+    folder = make_folder(root, suffix="-doctor")
     copy_code(folder / CODE_NAME)
     argv = ["-m", "lamae.cluster.examination", str(folder / RESULTS_NAME), str(out)]
     argv += [str(shards.absolute())] if shards is not None else []
@@ -65,14 +71,34 @@ def _run_job(chosen: profile.Profile, *, shards: Path | None, out: Path) -> dict
         profile=replace(chosen, max_restarts=0),
         submitted_at=time.time(),
     ).write(folder)
-    (folder / JOB_ID_NAME).write_text(send(folder, chosen, [NodeJob(str(folder))]) + "\n")
-    registry.add(folder)
+    try:
+        (folder / JOB_ID_NAME).write_text(send(folder, chosen, [NodeJob(str(folder))]) + "\n")
+    except LamaeError:
+        _remove(folder)
+        raise
     status = jobs.follow(folder, write=lambda _text: None)
     results = read_json(folder / RESULTS_NAME)
     if results is None:
         log = jobs.log_path(folder, status.job_id)
         raise LamaeError(f"doctor: the examination did not end well: {status.detail}; see {log}")
+    for _ in patiently(LEAVE_S, poll_s=0.2):
+        if not jobs.local_alive(folder, status.job_id):
+            break
+    _remove(folder)
+    if makes_out:
+        _remove_if_empty(out)
     return results
+
+
+def _remove(folder: Path) -> None:
+    """Take a job's folder away, and the one of all jobs where it was the only one."""
+    shutil.rmtree(folder, ignore_errors=True)
+    _remove_if_empty(folder.parent)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def judge_versions() -> list[Finding]:

@@ -70,7 +70,7 @@ def script_text(folder: Path, profile: Profile, *, num_tasks: int = 0) -> str:
         "timeout_min": "time",
         "name": "job_name",
     }
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = {"wckey": None}  # submitit 1.5.4 would give "submitit", which sites that check it refuse
     for key, value in executor_parameters(folder, profile).items():
         if value is not None and not key.startswith("local_"):
             values[parameters.get(key, key.removeprefix("slurm_"))] = value
@@ -99,6 +99,8 @@ def send(folder: Path, profile: Profile, jobs: Sequence[NodeJob]) -> str:
     options = {f"{profile.kind}_python": profile.python} if profile.python else {}
     executor = submitit.AutoExecutor(folder / LOGS_NAME, cluster=profile.kind, **options)
     executor.update_parameters(**executor_parameters(folder, profile))
+    if profile.kind == "slurm":
+        executor._executor.parameters["wckey"] = None  # AutoExecutor takes None for not set
     try:
         # submitit prints what sbatch says besides raising it.
         with _without_outer_job(), _local_job_environment(folder, profile), redirect_stderr(io.StringIO()):
@@ -107,6 +109,8 @@ def send(folder: Path, profile: Profile, jobs: Sequence[NodeJob]) -> str:
         said = [re.sub(r"^sbatch: (error|fatal): ", "", line) for line in str(error).splitlines()]
         why = "; ".join(said) or "it did not say why"
         hint = "; is this a host of the cluster? --cluster local needs none" if "resolve_ctls" in why else ""
+        if "array" in why and len(jobs) > 1:
+            hint = f"; {len(jobs)} tasks may be too many here: --set array_tasks=N"
         raise LamaeError(f"sbatch refused the job: {why}{hint}") from None
     return str(sent[0].job_id).split("_")[0]
 

@@ -1,6 +1,5 @@
 """``lamae jobs``: what became of submitted jobs, from their folders, squeue and, where there is one, accounting."""
 
-import json
 import logging
 import os
 import time
@@ -24,8 +23,8 @@ from lamae.cluster.submission import (
     read_json,
 )
 from lamae.sharding.errors import LamaeError, UsageError
+from lamae.train.rowfile import last_row
 
-METRICS_TAIL_BYTES = 1 << 16
 LOG_TAIL_BYTES = 1 << 13
 
 TIMES_GONE_IS_GONE = 3
@@ -73,13 +72,32 @@ def find_jobs(run: Path | None) -> list[Path]:
     Raises UsageError where ``run`` holds none.
     """
     if run is None:
-        return registry.folders()
+        return [folder for folder in registry.folders() if _is_readable(folder)]
     if (run / SUBMISSION_NAME).is_file():
         return [run]
-    found = jobs_in(run / RUN_JOBS_NAME) or jobs_in(run)
-    if found:
+    if found := jobs_of_run(run) or jobs_in(run):
         return found
     raise UsageError(f"{run}: no job of 'lamae submit' in it")
+
+
+def jobs_of_run(run: Path) -> list[Path]:
+    """Job folders of a run, oldest first; a copied run directory does not have the jobs of the original."""
+
+    def is_own(folder: Path) -> bool:
+        of = Submission.read(folder).run_dir
+        return of is None or not Path(of).is_dir() or Path(of).resolve() == run.resolve()
+
+    return [folder for folder in jobs_in(run / RUN_JOBS_NAME) if is_own(folder)]
+
+
+def _is_readable(folder: Path) -> bool:
+    """Whether a folder once noted still holds a job that this version reads; says so where it does not."""
+    try:
+        Submission.read(folder)
+    except UsageError as error:
+        log.warning("%s", error)
+        return False
+    return True
 
 
 def jobs_in(root: Path) -> list[Path]:
@@ -106,10 +124,13 @@ def read_statuses(folders: Sequence[Path]) -> list[JobStatus]:
 
 def cancel(status: JobStatus) -> None:
     """End a job for good; what it has saved stays."""
-    (status.folder / CANCELLED_NAME).touch()
+    try:
+        (status.folder / CANCELLED_NAME).touch()
+    except OSError as error:
+        raise LamaeError(f"{status.folder}: {error.strerror}; whose job is it?") from None
     if Submission.read(status.folder).profile.kind == "slurm":
         slurm.cancel(status.job_id)
-    elif local_alive(status.job_id):
+    elif local_alive(status.folder, status.job_id):
         os.kill(int(status.job_id), 15)
 
 
@@ -158,7 +179,7 @@ def _status(
         queued=own,
         decision=_final_decision(folder, submission) or (None if submission.array else _last_decision(attempts)),
         ended=ended.get(job_id),
-        alive=submission.profile.kind == "local" and local_alive(job_id),
+        alive=submission.profile.kind == "local" and local_alive(folder, job_id),
         cancelled=(folder / CANCELLED_NAME).exists(),
     )
     step, steps, loss, rate, eta = _progress(submission)
@@ -216,7 +237,7 @@ def _progress(
     if submission.run_dir is None:
         return None, None, None, None, None
     run_dir = Path(submission.run_dir)
-    row = last_metrics(run_dir / "metrics.jsonl")
+    row = last_row(run_dir / "metrics.jsonl", with_key="loss")
     published = newest_step(run_dir)
     step = row.get("step", published if published != -1 else None)
     try:
@@ -227,18 +248,6 @@ def _progress(
     if rate:
         eta = (config.train.steps - row["step"]) * config.train.global_batch_size / rate
     return step, config.train.steps, row.get("loss"), rate, eta
-
-
-def last_metrics(path: Path) -> dict[str, Any]:
-    """The newest row of a metrics.jsonl that has a loss; empty where there is none."""
-    for line in reversed(_tail(path, METRICS_TAIL_BYTES)):
-        try:
-            row: dict[str, Any] = json.loads(line)
-        except ValueError:  # cut short by a kill, or by the tail
-            continue
-        if isinstance(row, dict) and {"step", "loss"} <= row.keys():
-            return row
-    return {}
 
 
 def log_path(folder: Path, job_id: str) -> Path:
@@ -261,10 +270,10 @@ def _tail(path: Path, num_bytes: int) -> list[str]:
         return []
 
 
-def local_alive(job_id: str) -> bool:
-    """Whether a local job's controller runs; its number may by now belong to somebody else's process."""
+def local_alive(folder: Path, job_id: str) -> bool:
+    """Whether a local job's controller runs; its number may by now belong to another process, another job's even."""
     try:
-        return b"submitit" in Path(f"/proc/{int(job_id)}/cmdline").read_bytes()
+        return bytes(folder / LOGS_NAME) in Path(f"/proc/{int(job_id)}/cmdline").read_bytes().split(b"\0")
     except (OSError, ValueError):
         return False
 

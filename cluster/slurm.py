@@ -73,6 +73,15 @@ def last_states(job_ids: Collection[str]) -> dict[str, str]:
     return states
 
 
+def max_array_size() -> int | None:
+    """How many tasks an array may have (their numbers stay below MaxArraySize); None where scontrol does not say."""
+    try:
+        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _run("scontrol", "show", "config").stdout, re.MULTILINE)
+    except LamaeError:
+        return None
+    return int(found[1]) if found else None
+
+
 def requeue(job_id: str) -> None:
     """Put a running job back in the queue. Its processes, the caller among them, are told to end."""
     _checked("scontrol", "requeue", job_id)

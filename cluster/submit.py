@@ -99,7 +99,7 @@ def _submit_training(arguments: Sequence[str], *, profile: Profile, dry_run: boo
 
 def _refuse_second_job(run_dir: Path) -> None:
     """Raises UsageError where a job for this run waits or runs: two would write into the same directory."""
-    for status in jobs.read_statuses(jobs.jobs_in(run_dir / RUN_JOBS_NAME)):
+    for status in jobs.read_statuses(jobs.jobs_of_run(run_dir)):
         if not status.ended:
             raise UsageError(
                 f"run.dir={run_dir}: job {status.job_id} for it is {status.state}; "
@@ -111,12 +111,8 @@ def _submit_packing(arguments: Sequence[str], *, profile: Profile, root: Path, d
     """Plan here, pack in an array, merge in a job that waits for the whole array; the same bytes as packed in one."""
     verb = ["-m", "lamae", SHARD, *arguments]
     if not dry_run:
-        planned = subprocess.run([sys.executable, *verb, "--plan-only"], stderr=subprocess.PIPE, text=True)
-        if planned.returncode != 0:
-            error = UsageError if planned.returncode == EXIT_USAGE else LamaeError
-            said = planned.stderr.strip().splitlines() or [f"shard --plan-only ended with {planned.returncode}"]
-            raise error(said[-1].removeprefix("lamae: "))
-    count = profile.array_tasks
+        _plan_packing(verb)
+    count = _num_tasks(profile)
     packing = _submission(SHARD, [], profile)
     packing.array = [[*verb, "--parts", f"{part}/{count}"] for part in range(count)]
     first = _submit(packing, profile, root=root, suffix="-shard", dry_run=dry_run)
@@ -124,6 +120,23 @@ def _submit_packing(arguments: Sequence[str], *, profile: Profile, root: Path, d
     merging = _submission(SHARD, verb, profile)
     merge_profile = dataclasses.replace(profile, slurm={**profile.slurm, **after_all})
     return [first, _submit(merging, merge_profile, root=root, suffix="-merge", dry_run=dry_run)]
+
+
+def _plan_packing(verb: list[str]) -> None:
+    planned = subprocess.run([sys.executable, *verb, "--plan-only"], stderr=subprocess.PIPE, text=True)
+    if planned.returncode != 0:
+        error = UsageError if planned.returncode == EXIT_USAGE else LamaeError
+        said = planned.stderr.strip().splitlines() or [f"shard --plan-only ended with {planned.returncode}"]
+        raise error(said[-1].removeprefix("lamae: "))
+
+
+def _num_tasks(profile: Profile) -> int:
+    """``array_tasks``, or as many as this cluster lets an array have."""
+    most = slurm.max_array_size() if slurm.available() else None
+    if most is None or profile.array_tasks <= most:
+        return profile.array_tasks
+    log.info("array_tasks=%d: %d here, the cluster's MaxArraySize", profile.array_tasks, max(most, 1))
+    return max(most, 1)
 
 
 def _submission(verb: str, argv: list[str], profile: Profile) -> Submission:

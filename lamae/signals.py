@@ -1,5 +1,6 @@
 """Requests to save and leave: which signals they are, and how a process takes them."""
 
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -11,6 +12,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """A scheduler's, and the hang-up of a closed terminal. Who is not yet able to listen dies of them."""
 
 Handlers = dict[signal.Signals, Any]
+
+log = logging.getLogger(__name__)
 
 
 def handle(numbers: Iterable[signal.Signals], handler: Callable[[int, FrameType | None], object]) -> Handlers:
@@ -43,4 +46,5 @@ def leaving_on_request(stop: Callable[[], None]) -> Iterator[None]:
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:
+    log.warning("%s: waiting for what was started here to save and leave", signal.Signals(number).name)
     raise SystemExit(128 + number)

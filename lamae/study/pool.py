@@ -5,17 +5,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import torch
 
+from lamae import config as run_config
+from lamae import console, signals
 from lamae.launch import last_lines, usable_cores
 from lamae.sharding.errors import LamaeError
 from lamae.sharding.progress import Progress
 from lamae.study import worker
 from lamae.study.directory import StudyDirectory
 from lamae.study.runs import Run
+from lamae.train.loop import EXIT_STOPPED
+from lamae.train.monitor import METRICS_NAME, format_duration
+from lamae.train.rowfile import last_row
+from lamae.train.rundir import CONFIG_NAME
 
 POLL_S = 0.5
+SAY_EVERY_S = 30.0
 LOG_NAME = "run.log"
 
 
@@ -44,7 +52,8 @@ def execute(
             progress(stage, num_done + number + 1, len(wanted))
         return
     running: dict[int, tuple[str, subprocess.Popen[bytes]]] = {}
-    try:
+    said_at = time.monotonic()
+    with signals.leaving_on_request(lambda: _stop(process for _, process in running.values())):
         while waiting or running:
             for slot in range(workers):
                 if waiting and slot not in running:
@@ -58,14 +67,35 @@ def execute(
                     _check(study, name, code)
                     num_done += 1
             progress(stage, num_done, len(wanted))
-    finally:
-        for _, process in running.values():
-            process.terminate()
-        for _, process in running.values():
-            process.wait()
+            if time.monotonic() - said_at >= SAY_EVERY_S:
+                said_at = time.monotonic()
+                for name, _ in running.values():
+                    console.hint(f"{name}: {_describe(study.run(name))}")
+
+
+def _describe(run: Path) -> str:
+    """Where a run is: step, loss, time left."""
+    row = last_row(run / METRICS_NAME, with_key="loss")
+    if not row:
+        return "no step yet"
+    steps = run_config.load(run / CONFIG_NAME).train.steps
+    loss = "not finite" if row["loss"] is None else f"{row['loss']:.4f}"
+    left = "trained" if row["step"] >= steps else f"{format_duration((steps - row['step']) * row['step_s'])} left"
+    return f"step {row['step']:,} of {steps:,}, loss {loss}, {left}"
+
+
+def _stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+    """Ask all to leave, which training does after saving, and wait for them."""
+    processes = list(processes)
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.wait()
 
 
 def _check(study: StudyDirectory, name: str, code: int) -> None:
+    if code == EXIT_STOPPED:
+        raise LamaeError(f"run {name} was stopped by a signal after saving; run the same command again to go on")
     if code != 0:
         log = study.run(name) / LOG_NAME
         raise LamaeError(f"run {name} ended with exit code {code}; see {log}: {last_lines(log, 1)}")

@@ -12,6 +12,7 @@ from lamae.sharding.errors import LamaeError
 from lamae.train.durable import write_durably
 
 TELL_FAILURES_EVERY_S = 60.0
+TAIL_BYTES = 1 << 16
 
 log = logging.getLogger(__name__)
 
@@ -21,14 +22,28 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return _read(path)[0]
 
 
+def last_row(path: Path, *, with_key: str) -> dict[str, Any]:
+    """The newest row that has ``with_key``, looked for at the end of the file; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            rows, _ = _parse(file.read())
+    except OSError:
+        return {}
+    return next((row for row in reversed(rows) if with_key in row), {})
+
+
 def _read(path: Path) -> tuple[list[dict[str, Any]], list[tuple[int, bytes]]]:
     """The rows, and the lines that are none, with their numbers. Raises LamaeError where the file cannot be read."""
-    rows, foreign = [], []
     try:
-        lines = path.read_bytes().split(b"\n") if path.exists() else []
+        return _parse(path.read_bytes() if path.exists() else b"")
     except OSError as error:
         raise LamaeError(f"{path}: {error.strerror or error}; move it away to go on") from None
-    for number, line in enumerate(lines, start=1):
+
+
+def _parse(text: bytes) -> tuple[list[dict[str, Any]], list[tuple[int, bytes]]]:
+    rows, foreign = [], []
+    for number, line in enumerate(text.split(b"\n"), start=1):
         # A power cut leaves zeros, an editor a byte order mark.
         line = line.removeprefix(codecs.BOM_UTF8).strip(b"\0 \t\r")
         try:

@@ -1,6 +1,8 @@
 """``lamae jobs``: what is said of jobs, with a scheduler that is asked and one that has forgotten."""
 
 import json
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -174,10 +176,31 @@ def test_a_directory_without_jobs_is_refused(tmp_path):
         jobs.find_jobs(tmp_path)
 
 
-def test_the_registry_forgets_what_is_gone(tmp_path, monkeypatch):
+def test_jobs_forgets_what_is_gone_and_passes_over_what_it_cannot_read(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    assert registry.folders() == []
-    (tmp_path / "a").mkdir()
-    for name in ("a", "b", "a"):
-        registry.add(tmp_path / name)
-    assert registry.folders() == [tmp_path / "a"]
+    assert jobs.find_jobs(None) == []
+    job = make_job(tmp_path / "run")
+    other = make_job(tmp_path / "other")
+    (other / "submission.json").write_text('{"verb": "of another version"}')
+    (tmp_path / "emptied").mkdir()
+    for folder in (job, tmp_path / "gone", tmp_path / "emptied", other, job):
+        registry.add(folder)
+    assert jobs.find_jobs(None) == [job]
+
+
+def test_a_copied_run_does_not_have_the_jobs_of_the_original(tmp_path):
+    make_job(tmp_path / "run")
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    with pytest.raises(UsageError, match="no job of 'lamae submit'"):
+        jobs.find_jobs(tmp_path / "copy")
+    assert len(jobs.find_jobs(tmp_path / "run")) == 1
+
+
+def test_another_process_with_a_jobs_number_is_not_that_job(tmp_path):
+    code = "import time; print(flush=True); time.sleep(60)"
+    for folder, alive in ((tmp_path / "job", True), (tmp_path / "another", False)):
+        command = [sys.executable, "-c", code, "submitit.local._local", str(folder / "logs")]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            assert jobs.local_alive(tmp_path / "job", str(process.pid)) is alive
+            process.kill()

@@ -44,6 +44,13 @@ def test_a_usage_error_of_the_verb_is_the_jobs_exit_code_and_not_retried(lamae, 
     assert attempt.name.endswith("-0")
 
 
+def test_doctor_leaves_nothing_and_is_no_job_of_the_user(lamae, tmp_path):
+    done = lamae("doctor", "--set", "ranks_per_node=1", "--out", "runs")
+    assert "gradients against plain torch" in done.stdout
+    assert "no jobs submitted from here" in lamae("jobs").stdout
+    assert [path.name for path in tmp_path.iterdir() if path.name != "state"] == []
+
+
 def test_cancel_wants_to_know_whose(lamae):
     done = lamae("jobs", "--cancel")
     assert done.returncode == 2
@@ -60,7 +67,7 @@ def test_a_suspended_training_goes_on_when_it_wakes_and_spends_no_restart(lamae,
     controller = (job / "job_id").read_text().strip()
 
     class Controller:
-        poll = staticmethod(lambda: None if local_alive(controller) else 1)
+        poll = staticmethod(lambda: None if local_alive(job, controller) else 1)
 
     wait_for_step(Controller, run)
     suspend(descendants(int(controller)), 7)

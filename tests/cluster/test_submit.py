@@ -9,6 +9,7 @@ import pytest
 import typer
 
 from lamae.cluster import profile, slurm, snapshot
+from lamae.cluster import submit as submit_module
 from lamae.cluster.submission import Submission
 from lamae.cluster.submit import VERBS, refuse_uneven_worlds, resolve_training, submit
 from lamae.sharding.errors import LamaeError, UsageError
@@ -126,6 +127,58 @@ def test_packing_is_an_array_and_a_merge_that_waits_for_it():
     assert "#SBATCH --nodes=1" in array.script.splitlines()
     assert {"#SBATCH --dependency=afterok:JOB", "#SBATCH --kill-on-invalid-dep=yes"} <= set(merge.script.splitlines())
     assert "--parts" not in merge.plan
+
+
+@pytest.fixture
+def fake_slurm(tmp_path, monkeypatch):
+    """Stands in for Slurm; ``sbatch`` is a shell script's text, which keeps the batch scripts it gets."""
+
+    def install(sbatch: str = "echo Submitted batch job 7", scontrol: str = "exit 1") -> Path:
+        tools = tmp_path / "bin"
+        tools.mkdir()
+        keep = f'for word in "$@"; do file=$word; done; cp "$file" {tmp_path}/$$.sh'
+        texts = {"sbatch": f"{keep}\n{sbatch}", "scontrol": scontrol, "srun": "exit 0", "squeue": "exit 0"}
+        for name, text in texts.items():
+            (tools / name).write_text(f"#!/bin/sh\n{text}\n")
+            (tools / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tools}:/usr/bin:/bin")
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+        return tmp_path
+
+    return install
+
+
+def test_an_array_has_no_more_tasks_than_the_cluster_lets_it(fake_slurm, monkeypatch, caplog):
+    scripts = fake_slurm(scontrol="echo 'MaxArraySize            = 4'")
+    monkeypatch.setattr(submit_module, "_plan_packing", lambda verb: None)
+    with caplog.at_level("INFO"):
+        array, _ = submit(
+            "shard", ["mimic", "out"], profile=profile.load(CPU, ["array_tasks=16"]), folder=scripts / "j"
+        )
+    assert "array_tasks=16: 4 here, the cluster's MaxArraySize" in caplog.text
+    assert [argv[-1] for argv in Submission.read(array.folder).array] == ["0/4", "1/4", "2/4", "3/4"]
+    assert any("#SBATCH --array=0-3%4" in path.read_text() for path in scripts.glob("*.sh"))
+
+
+def test_an_array_that_sbatch_refuses_names_the_key(fake_slurm, monkeypatch):
+    scripts = fake_slurm(
+        sbatch="echo 'sbatch: error: Batch job submission failed: Invalid job array specification' >&2; exit 1"
+    )
+    monkeypatch.setattr(submit_module, "_plan_packing", lambda verb: None)
+    with pytest.raises(LamaeError, match=r"Invalid job array specification; 3 tasks may be too many.*array_tasks=N"):
+        submit("shard", ["mimic", "out"], profile=profile.load(CPU, ["array_tasks=3"]), folder=scripts / "j")
+
+
+@pytest.mark.parametrize(("given", "expected"), [("{}", []), ("{wckey: ecg}", ["#SBATCH --wckey=ecg"])])
+def test_a_wckey_is_asked_for_only_where_the_profile_does(fake_slurm, given, expected):
+    """submitit has one of its own, and sites that check wckeys refuse it."""
+    scripts = fake_slurm()
+    chosen = profile.load(CPU, [f"slurm={given}"])
+    [shown] = submit("probe", ["x"], profile=chosen, dry_run=True)
+    submit("probe", ["x"], profile=chosen, folder=scripts / "j")
+    [sent] = scripts.glob("*.sh")
+    for text in (shown.script, sent.read_text()):
+        assert [line for line in text.splitlines() if line.startswith("#SBATCH --wckey")] == expected
 
 
 def test_a_plan_that_dies_without_a_word_is_one_line(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ from lamae.train.state import TrainState
 )
 def test_options_that_do_nothing_are_warned_of(overrides: list[str], warned: list[str], caplog):
     config = load("configs/pretrain/small.yaml", ["run.dir=unused", "data.path=unused", *overrides])
-    engine, inputs = SimpleNamespace(num_parameters=1), SimpleNamespace(rows=[0], subjects=[0])
+    engine, inputs = SimpleNamespace(num_parameters=1), SimpleNamespace(rows=range(10_000), subjects=[0])
     plan = plan_batch(32, micro_batch_size=32, world_size=1)
     with caplog.at_level(logging.WARNING):
         announce(config, plan, engine, TrainState(), inputs)
