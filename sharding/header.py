@@ -23,9 +23,11 @@ _SIGNAL_LINES = re.compile(
     r"^([^\s#]\S*) 16 (\d{1,9}(?:\.\d{1,9})?)\((-?\d{1,5})\)/mV 16 -?\d{1,5} -?\d{1,5} (-?\d{1,5}) 0 (\S+)[ \t]*$",
     re.MULTILINE,
 )
-# MIMIC-IV-ECG writes <subject_id>: 10000032, the Challenge of 2025 Patient ID: 911235.
+# MIMIC-IV-ECG writes <subject_id>: 10000032, the Challenge of 2025 Patient ID: 911235, INCART patient 1.
 _SUBJECT_COMMENT = re.compile(
-    r"^#[ \t]*<?(?:subject|patient)[ _]?(?:id|number|no\.?)>?[ \t]*[:=][ \t]*(.*)", re.MULTILINE | re.IGNORECASE
+    r"^#[ \t]*<?(?:subject|patient)"
+    r"(?:[ _]?(?:id|number|no\.?)>?[ \t]*[:=][ \t]*(.*)|>?[ \t]*[:=]?[ \t]*(\d{1,18})[ \t\r]*$)",
+    re.MULTILINE | re.IGNORECASE,
 )
 
 
@@ -217,4 +219,4 @@ def _ints(texts: tuple[str, ...]) -> tuple[int, ...]:
 def subject_comment(header_text: str) -> int | None:
     """The subject that a header's comment names; None where there is none."""
     match = _SUBJECT_COMMENT.search(header_text)
-    return subject_number(match[1]) if match else None
+    return subject_number(match[1] or match[2] or "") if match else None

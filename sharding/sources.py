@@ -86,8 +86,6 @@ def list_source(
     Raises UsageError where there is nothing to pack, or where auto cannot know what is meant.
     """
     found, lists = _walk(files, progress or ignore)
-    if not found:
-        raise UsageError(f"{files.root}: no WFDB header (*.hea) anywhere below; is this the right place?")
     files.base = _common_folder([*found, *lists])
     found = sorted(path[len(files.base) :] for path in found)
     why = f"--source {kind}"
@@ -117,7 +115,7 @@ def _common_folder(paths: list[str]) -> str:
 
 def _walk(files: Files, progress: Progress) -> tuple[list[str], list[str]]:
     """Paths of all headers, without their suffix, and of all lists of PTB-XL and MIMIC-IV-ECG."""
-    found, lists, others = [], [], []
+    found, lists, others, zips = [], [], [], []
     for path in files.paths():
         if path.endswith(HEADER_SUFFIX):
             found.append(path.removesuffix(HEADER_SUFFIX))
@@ -127,11 +125,16 @@ def _walk(files: Files, progress: Progress) -> tuple[list[str], list[str]]:
             lists.append(path)
         elif path[-len(HEADER_SUFFIX) :].casefold() == HEADER_SUFFIX:
             others.append(path)
+        elif path.casefold().endswith(".zip"):
+            zips.append(path)
     if others:
         raise UsageError(
             f"{files.root}: {len(others)} files such as {min(others)} end in {others[0][-4:]}, where no WFDB "
             f"reader looks; rename them to end in {HEADER_SUFFIX}"
         )
+    if not found:
+        remedy = f"; give {min(zips)} itself" if zips else "; is this the right place?"
+        raise UsageError(f"{files.root}: no WFDB header (*.hea) anywhere below{remedy}")
     progress("list", len(found), len(found))
     return found, lists
 

@@ -132,7 +132,7 @@ def record_key(text: str, keys: Container[str]) -> str:
 
 
 def subject_number(text: str) -> int | None:
-    """The id of a subject whom a table, a comment or a path calls ``text``; None where it means that nobody knows.
+    """The id of a subject whom a table, a comment or a path calls ``text``; None where that means unknown, as -1 does.
 
     A number is itself; anything else becomes 62 bits of its sha256 over 2**62, where no data set has numbers.
     """
@@ -140,6 +140,6 @@ def subject_number(text: str) -> int | None:
     if text.casefold() in _NOBODY:
         return None
     number = whole_number(text)
-    if number is not None and 0 <= number < 2**62:
-        return number
+    if number is not None and number < 2**62:
+        return number if number >= 0 else None
     return 2**62 | int.from_bytes(hashlib.sha256(text.encode(errors="surrogateescape")).digest()[:8], "big") >> 2

@@ -119,6 +119,12 @@ def test_a_row_of_ptbxls_list_that_cannot_be_meant_is_refused_by_line(tmp_path, 
         listing(root)
 
 
+def test_a_folder_with_nothing_but_a_zip_says_to_give_that(tmp_path):
+    (tmp_path / "ptb-xl.zip").write_bytes(b"x")
+    with pytest.raises(UsageError, match=r"no WFDB header .* give ptb-xl\.zip itself"):
+        listing(tmp_path)
+
+
 def test_a_list_that_covers_a_part_is_named_and_never_passed_over(tmp_path):
     write_ptbxl(tmp_path / "all/ptb-xl/1.0.3", 500)
     assert listing(tmp_path / "all").kind == "ptbxl"

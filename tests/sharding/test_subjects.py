@@ -35,10 +35,14 @@ def subjects_in(out):
         "Subject ID : 007",
         "<patient_id>: 7\t",
         "Patient number: 7",
+        "patient 7",
+        "Patient: 007",
     ],
 )
 def test_header_comments_name_patients(tmp_path, comment):
-    tree = write_tree(tmp_path / "tree", {"a": comment, "b": comment, "c": "Patient ID: unknown", "d": "Age: 60"})
+    tree = write_tree(
+        tmp_path / "tree", {"a": comment, "b": comment, "c": "Patient ID: -1", "d": "patient 60 years old"}
+    )
     manifest = pack(tree, tmp_path / "out", options=PackOptions(source="wfdb"))
     assert subjects_in(tmp_path / "out") == {"a": 7, "b": 7, "c": -3, "d": -4}
     assert manifest["plan"]["patients"] == {
