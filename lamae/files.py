@@ -1,10 +1,11 @@
-"""Files that nobody ever sees half-written. Imports nothing heavy."""
+"""JSON files that nobody ever sees half-written, and that may come from anywhere. Imports nothing heavy."""
 
 import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from lamae import keys
 from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.writing import new_file
 
@@ -41,3 +42,30 @@ def write_json(path: Path, values: dict[str, Any], *, sort_keys: bool = False) -
         write_text(path, json.dumps(values, indent=1, sort_keys=sort_keys) + "\n")
     except OSError as error:
         raise LamaeError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The mapping in a file. Raises FileNotFoundError, and LamaeError where it is anything else."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(path) from None
+    except OSError as error:
+        raise LamaeError(f"{path}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise LamaeError(f"{path}: not readable as JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise LamaeError(f"{path}: expected a mapping of keys, not {values!r:.80}")
+    return values
+
+
+def check_shape(path: Path, values: dict[str, Any], kind: type) -> None:
+    """Raises LamaeError naming a key of dataclass ``kind`` that is missing from what was read, or of another type."""
+    for misfit in keys.misfits(kind, values, exactly=True):
+        raise LamaeError(f"{path}: {misfit}")
+
+
+def check_plain(path: Path, name: str) -> None:
+    """Raises LamaeError where a file names another one that is not in its own directory."""
+    if name in ("", ".", "..") or Path(name).name != name or not name.isprintable():
+        raise LamaeError(f"{path}: names {name!r}, which is no file beside it; it was not written by this program")

@@ -45,31 +45,40 @@ def section_of(cls: type, name: str) -> Any:
     return None
 
 
-def misfits(kind: Any, value: Any, key: str = "") -> Iterator[str]:
+def misfits(kind: Any, value: Any, key: str = "", *, exactly: bool = False) -> Iterator[str]:
     """``KEY: expected WHAT, not VALUE`` wherever plain values are of another shape than a type: a list for a mapping,
-    one value for a list, nothing for a number. Whether text reads as a number is not looked at, nor unknown keys."""
+    one value for a list, nothing for a number.
+
+    ``exactly``, nothing without a default may be missing and a number be no text, either. Unknown keys may be there.
+    """
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
-        for name, inner in typing.get_type_hints(kind).items():
-            if name in value:
-                yield from misfits(inner, value[name], f"{key}.{name}".strip("."))
+        hints = typing.get_type_hints(kind)
+        for field in dataclasses.fields(kind):
+            inner = f"{key}.{field.name}".strip(".")
+            if field.name in value:
+                yield from misfits(hints[field.name], value[field.name], inner, exactly=exactly)
+            elif exactly and field.default is field.default_factory is dataclasses.MISSING:
+                yield f"{inner}: missing"
     elif origin is dict and isinstance(value, Mapping):
         for name, entry in value.items():
-            yield from misfits(arguments[1], entry, f"{key}.{name}")
+            yield from misfits(arguments[1], entry, f"{key}.{name}", exactly=exactly)
     elif origin is list and isinstance(value, list):
         for place, entry in enumerate(value):
-            yield from misfits(arguments[0], entry, f"{key}[{place}]")
-    elif not _may_be(kind, value):
-        yield f"{key}: expected {_in_words(kind)}, not {value!r}"
+            yield from misfits(arguments[0], entry, f"{key}[{place}]", exactly=exactly)
+    elif not _may_be(kind, value, exactly):
+        yield f"{key}: expected {_in_words(kind)}, not {value!r:.80}"
 
 
-def _may_be(kind: Any, value: Any) -> bool:
-    if value == "???" or kind is Any:
+def _may_be(kind: Any, value: Any, exactly: bool) -> bool:
+    if kind is Any or (value == "???" and not exactly):
         return True
     if typing.get_args(kind) and typing.get_origin(kind) not in (dict, list):
-        return any(_may_be(choice, value) for choice in typing.get_args(kind))
-    if kind not in _SCALARS:
+        return any(_may_be(choice, value, exactly) for choice in typing.get_args(kind))
+    if kind not in _SCALARS or (isinstance(value, int) and abs(value) >> 63):
         return False
+    if exactly:
+        return isinstance(value, (int, float) if kind is float else kind) and (kind is bool) == isinstance(value, bool)
     return value is None if kind is type(None) else value is not None and not isinstance(value, list | Mapping)
 
 

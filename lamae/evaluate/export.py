@@ -19,9 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from lamae import config as run_config
+from lamae import files
 from lamae.data.batch import Batch
 from lamae.data.config import SignalConfig
 from lamae.data.transforms import SignalTransform
@@ -65,6 +67,18 @@ def export(run: Path, out: Path) -> None:
             (folder / CARD_NAME).write_text(model_card(content, num_parameters=num_parameters), encoding="utf-8")
     except OSError as error:
         raise LamaeError(f"{out}: cannot be written ({error.strerror or error})") from None
+
+
+@dataclass
+class _Content:
+    """What reading needs of config.json."""
+
+    export_version: int
+    model: dict[str, Any]
+    mask: dict[str, Any]
+    signal: dict[str, Any]
+    num_samples: int
+    weights_sha256: str
 
 
 @dataclass(frozen=True)
@@ -139,33 +153,33 @@ def load(path: str | os.PathLike[str], *, device: str = "cpu") -> ExportedModel:
 
     Raises UsageError when ``path`` is none, LamaeError when it is damaged or newer than this lamae.
     """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without it
+        raise UsageError(f"device={device!r}: torch has no such device here ({str(error).splitlines()[0]})") from None
     root = Path(path)
-    if not (root / CONFIG_NAME).is_file():
+    place = root / CONFIG_NAME
+    try:
+        content = files.read_json(place)
+    except FileNotFoundError:
         raise UsageError(
             f"{root}: no {CONFIG_NAME}, so this is no exported model; make one with 'lamae export RUN OUT'"
-        )
-    try:
-        content: dict[str, Any] = json.loads((root / CONFIG_NAME).read_text(encoding="utf-8"))
-        version = int(content["export_version"])
-        if version > EXPORT_VERSION:
-            raise LamaeError(f"{root}: export version {version} is newer than {EXPORT_VERSION}; upgrade lamae")
-        sections = {name: content[name] for name in ("model", "mask", "signal")}
-        weights_sha256, num_samples = content["weights_sha256"], int(content["num_samples"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise LamaeError(
-            f"{root / CONFIG_NAME}: not readable ({type(error).__name__}: {error}); export again"
         ) from None
-    _check_weights(root / WEIGHTS_NAME, weights_sha256)
-    config = run_config.from_dict(
-        {"run": {"dir": "none"}, "data": {"path": "none"}, **sections}, source=str(root / CONFIG_NAME)
-    )
+    version = content.get("export_version")
+    if isinstance(version, int) and version > EXPORT_VERSION:
+        raise LamaeError(f"{root}: export version {version} is newer than {EXPORT_VERSION}; upgrade lamae")
+    files.check_shape(place, content, _Content)
+    _check_weights(root / WEIGHTS_NAME, content["weights_sha256"])
+    sections = {name: content[name] for name in ("model", "mask", "signal")}
+    values = {"run": {"dir": "none"}, "data": {"path": "none"}, **sections}
+    config = run_config.from_dict(values, source=str(place))
     with torch.random.fork_rng(devices=[]):
-        model = build_model(config.model, config.mask, num_samples=num_samples)
+        model = build_model(config.model, config.mask, num_samples=content["num_samples"])
     try:
         model.load_state_dict(load_file(root / WEIGHTS_NAME))
-    except Exception as error:  # safetensors and torch raise classes of their own for damaged or unfitting files
+    except (OSError, SafetensorError, RuntimeError) as error:  # of torch: another model
         raise LamaeError(f"{root / WEIGHTS_NAME}: {' '.join(str(error).split())[:300]}; export again") from None
-    return ExportedModel(model.to(device).eval(), config.signal, num_samples, device)
+    return ExportedModel(model.to(device).eval(), config.signal, content["num_samples"], device)
 
 
 def _check_weights(path: Path, sha256: str) -> None:

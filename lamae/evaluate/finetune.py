@@ -12,6 +12,7 @@ call goes on from the latest score on val; what is unfinished lies beside OUT, w
 """
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
 from lamae import config as run_config
+from lamae import files
 from lamae.evaluate import store
 from lamae.evaluate.classifier import READOUTS, Classifier
 from lamae.evaluate.embed import pretrained_flags, subject_numbers, weights_hash
@@ -90,6 +92,19 @@ class FinetuneOptions:
         if self.zero_stage not in ZERO_STAGES:
             raise ValueError(f"finetune.zero_stage={self.zero_stage} is none of {', '.join(map(str, ZERO_STAGES))}")
         EngineConfig(zero_stage=self.zero_stage, precision=self.precision).check()
+
+
+@dataclass
+class _Content:
+    """What reading needs of finetune.json."""
+
+    request: dict[str, Any]
+    name: str
+    codes: list[str]
+    left_out: dict[str, str]
+    contamination: str
+    step: int
+    val_macro_by_step: dict[str, float]
 
 
 def finetune(
@@ -178,12 +193,21 @@ def read_finetuned(out: Path, truth: Labels, subject_N: np.ndarray) -> ProbeResu
     content = _read_json(out / RESULT_NAME)
     if content is None:
         raise UsageError(f"{out}: no {RESULT_NAME}, so this is no finished fine-tuning; make one with 'lamae finetune'")
+    files.check_shape(out / RESULT_NAME, content, _Content)
+    if content["request"].get("labels_sha256") != labels_hash(truth):
+        raise UsageError(f"{out}: was fine-tuned on other labels; use the same, or fine-tune again")
     try:
-        if content["request"]["labels_sha256"] != labels_hash(truth):
-            raise UsageError(f"{out}: was fine-tuned on other labels; use the same, or fine-tune again")
-        return _result(content, load_file(out / SCORES_NAME), truth, subject_N)
+        found = (out / SCORES_NAME).read_bytes()
+        if content.get("scores_sha256", hashlib.sha256(found).hexdigest()) != hashlib.sha256(found).hexdigest():
+            raise LamaeError(f"{out / SCORES_NAME}: its sha256 is not the one in {RESULT_NAME}; fine-tune again")
+        odds = load(found)
+        shapes = {split: odds[split].shape for split in ("val", "test")}
     except (OSError, KeyError, SafetensorError) as error:
-        raise LamaeError(f"{out}: not readable as a fine-tuning ({error}); fine-tune again") from None
+        raise LamaeError(f"{out / SCORES_NAME}: not readable ({error}); fine-tune again") from None
+    expected = {split: (len(truth.rows(split)), len(content["codes"])) for split in shapes}
+    if shapes != expected or not set(content["codes"]) <= set(truth.codes):
+        raise LamaeError(f"{out}: holds scores {shapes}, the labels give {expected}; fine-tune again")
+    return _result(content, odds, truth, subject_N)
 
 
 def _result(content: dict[str, Any], odds: dict[str, np.ndarray], truth: Labels, subject_N: np.ndarray) -> ProbeResult:
@@ -213,7 +237,8 @@ def _is_finished(out: Path, request: dict[str, Any]) -> bool:
     content = _read_json(out / RESULT_NAME)
     if content is None:
         raise UsageError(f"{out}: exists and is no fine-tuning; remove it or choose another name")
-    _require_same(content.get("request", {}), request, f"{out}: exists and is another fine-tuning")
+    files.check_shape(out / RESULT_NAME, content, _Content)
+    _require_same(content["request"], request, f"{out}: exists and is another fine-tuning")
     return True
 
 
@@ -237,7 +262,9 @@ def _begin(out: Path, lock: Lock, request: dict[str, Any]) -> bool:
 
 def _require_same(found: dict[str, Any], wanted: dict[str, Any], complaint: str) -> None:
     wanted = json.loads(json.dumps(wanted))
-    differing = [f"finetune.{key}" for key, value in wanted["options"].items() if found["options"].get(key) != value]
+    options = found.get("options")
+    options = options if isinstance(options, dict) else {}
+    differing = [f"finetune.{key}" for key, value in wanted["options"].items() if options.get(key) != value]
     differing += [key for key in wanted if key != "options" and found.get(key) != wanted[key]]
     if differing:
         raise UsageError(f"{complaint} (it differs in {', '.join(differing)}); remove it or choose another name")
@@ -247,7 +274,9 @@ def _finish(out: Path, tuned: Tuned, content: dict[str, Any]) -> None:
     """Turn the folder of an unfinished fine-tuning into ``out``."""
     folder = store.partial_path(out)
     try:
-        (folder / SCORES_NAME).write_bytes(save(tuned.odds))
+        scores = save(tuned.odds)
+        content["scores_sha256"] = hashlib.sha256(scores).hexdigest()
+        (folder / SCORES_NAME).write_bytes(scores)
         shutil.copyfile(tuned.best_path, folder / WEIGHTS_NAME)
         (folder / RESULT_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         for name in (SCORES_NAME, WEIGHTS_NAME, RESULT_NAME):
@@ -264,8 +293,6 @@ def _finish(out: Path, tuned: Tuned, content: dict[str, Any]) -> None:
 def _read_json(path: Path) -> dict[str, Any] | None:
     """None where there is no such file. Raises LamaeError when it is no JSON."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, NotADirectoryError):
+        return files.read_json(path)
+    except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise LamaeError(f"{path}: not readable ({error})") from None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from lamae.data.batch import Batch
 from lamae.data.config import DataConfig
@@ -26,7 +26,7 @@ from lamae.sharding.progress import Progress
 from lamae.train.checkpoint import CheckpointReader, newest_whole
 from lamae.train.config import CheckpointConfig, EngineConfig, OptimConfig
 from lamae.train.distributed import Ranks
-from lamae.train.durable import clear_unfinished, fsync
+from lamae.train.durable import clear_unfinished, save_tensors
 from lamae.train.engine import Engine
 from lamae.train.saver import Saver
 from lamae.train.schedule import learning_rate, plan_batch, weight_decay
@@ -236,7 +236,6 @@ class Tuner:
 
 def _save(weights: dict[str, torch.Tensor], path: Path) -> None:
     try:
-        save_file(weights, path)
-        fsync(path)
+        save_tensors(weights, path)
     except OSError as error:
         raise LamaeError(f"{path}: cannot be written ({error.strerror or error})") from None

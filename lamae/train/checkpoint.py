@@ -19,16 +19,17 @@ import logging
 import re
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
+from lamae import files
 from lamae.sharding.errors import LamaeError, UsageError
 from lamae.train.state import TrainState
 from lamae.train.subjects import trained_sets
@@ -63,6 +64,44 @@ def manifest_digest(manifest: dict[str, Any]) -> str:
 
 
 # -- listing, verifying, pruning -----------------------------------------------------------------------------------
+
+
+@dataclass
+class _FileEntry:
+    sha256: str
+    bytes: int
+
+
+@dataclass
+class _ParameterEntry:
+    shape: list[int]
+    fragments: list[list[Any]]
+    """File, first element, how many."""
+
+
+@dataclass
+class _Manifest:
+    """What every checkpoint says; those of pretraining also say what ``_Pretraining`` has."""
+
+    state: TrainState
+    files: dict[str, _FileEntry]
+    parameters: dict[str, _ParameterEntry]
+
+
+@dataclass
+class _Set:
+    name: str
+    source: str | None
+    index_hash: str
+
+
+@dataclass
+class _Pretraining:
+    config: dict[str, Any]
+    num_samples: int
+    subject_hash: str
+    index_hash: str
+    sets: list[_Set] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -100,17 +139,22 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     file = path / MANIFEST_NAME
     try:
-        manifest = json.loads(file.read_text())
-        version, digest = int(manifest["format_version"]), manifest["digest"]
+        manifest = files.read_json(file)
     except FileNotFoundError:
         raise LamaeError(f"{path}: no {MANIFEST_NAME}, so this is no checkpoint") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LamaeError(f"{file}: unreadable ({error})") from None
-    if version > FORMAT_VERSION:
+    if isinstance(version := manifest.get("format_version"), int) and version > FORMAT_VERSION:
         raise LamaeError(f"{path}: checkpoint format {version} is newer than {FORMAT_VERSION}, which this lamae reads")
-    if digest != manifest_digest(manifest):
+    if manifest.get("digest") != manifest_digest(manifest):
         raise LamaeError(f"{file}: contents do not match their own digest")
-    return dict(manifest)
+    # The digest shows damage; whoever wrote the file could also have written this.
+    files.check_shape(file, manifest, _Manifest)
+    fragments = [fragment for entry in manifest["parameters"].values() for fragment in entry["fragments"]]
+    for name in manifest["files"]:
+        files.check_plain(file, name)
+    for fragment in fragments:
+        if [type(value) for value in fragment] != [str, int, int] or fragment[0] not in manifest["files"]:
+            raise LamaeError(f"{file}: parameters: fragment {fragment!r:.80} is in none of its files")
+    return manifest
 
 
 def verify_checkpoint(path: Path, *, hashes: bool = True) -> list[str]:
@@ -192,7 +236,10 @@ class CheckpointReader:
     @cached_property
     def subjects(self) -> np.ndarray:
         """Sorted uint64 hashes of the subjects trained on."""
-        return np.asarray(load_file(self.path / SUBJECTS_NAME)["subjects"])
+        try:
+            return np.asarray(load_file(self.path / SUBJECTS_NAME)["subjects"])
+        except (OSError, KeyError, SafetensorError) as error:
+            raise LamaeError(f"{self.path / SUBJECTS_NAME}: unreadable ({error})") from None
 
     def read(self, kind: str, name: str, start: int, numel: int) -> torch.Tensor:
         """float32 elements ``start .. start + numel`` of flattened parameter ``name``: ``master`` or a moment."""
@@ -263,6 +310,7 @@ def load_model(run_or_checkpoint: Path, *, device: str | torch.device = "cpu") -
         path = whole
     reader = CheckpointReader(path)
     manifest = reader.manifest
+    files.check_shape(path / MANIFEST_NAME, manifest, _Pretraining)
     config = from_dict(manifest["config"], source=str(path))
     with torch.random.fork_rng():
         model = build_model(config.model, config.mask, num_samples=int(manifest["num_samples"]))
@@ -284,7 +332,7 @@ def load_weights(model: torch.nn.Module, reader: CheckpointReader) -> None:
     """Put a checkpoint's float32 weights and buffers into a model. Raises LamaeError where names or shapes differ."""
     try:
         model.load_state_dict({**reader.weights(), **reader.buffers()})
-    except RuntimeError as error:
+    except (RuntimeError, SafetensorError) as error:
         differences = " ".join(str(error).split())
         raise LamaeError(f"{reader.path}: weights do not fit this model: {differences[:500]}") from None
 

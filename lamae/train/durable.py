@@ -7,11 +7,14 @@ import json
 import logging
 import os
 import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from lamae.train.checkpoint import (
     FORMAT_VERSION,
@@ -37,6 +40,21 @@ def fsync(path: Path) -> None:
         os.close(descriptor)
 
 
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write a safetensors file, durably. Raises OSError.
+
+    With the permissions of any new file: safetensors 0.8.0 renames a temporary one that only its owner may read.
+    """
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # a full disk comes as this, too
+        raise OSError(str(error)) from None
+    path.chmod(mode)
+    fsync(path)
+
+
 def write_durably(path: Path, text: str) -> None:
     """Replace ``path`` atomically: at any instant it holds the old text or the new."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -58,8 +76,7 @@ def publish(temporary: Path, manifest: dict[str, Any], *, subjects: np.ndarray, 
         shutil.rmtree(temporary, ignore_errors=True)
         _settle(final)
         return final
-    save_file({"subjects": subjects}, temporary / SUBJECTS_NAME)
-    fsync(temporary / SUBJECTS_NAME)
+    save_tensors({"subjects": torch.from_numpy(subjects)}, temporary / SUBJECTS_NAME)
     subjects_entry = {
         "sha256": file_digest(temporary / SUBJECTS_NAME),
         "bytes": (temporary / SUBJECTS_NAME).stat().st_size,

@@ -17,13 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from lamae.train.checkpoint import WRITING_PREFIX, file_digest, prune_checkpoints, step_name
 from lamae.train.config import CheckpointConfig
 from lamae.train.distributed import Ranks
-from lamae.train.durable import fsync, publish
+from lamae.train.durable import publish, save_tensors
 from lamae.train.engine import MOMENTS, Engine
 from lamae.train.state import TrainState
 
@@ -61,8 +59,7 @@ def write_rank_file(folder: Path, rank: int, snapshot: Snapshot) -> dict[str, An
     """Write a rank's tensors durably; its entry for the manifest. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"rank-{rank:05d}.safetensors"
-    save_file(snapshot.tensors, path)
-    fsync(path)
+    save_tensors(snapshot.tensors, path)
     return {
         "name": path.name,
         "sha256": file_digest(path),
@@ -131,7 +128,7 @@ class Saver:
         try:
             self._entry = write_rank_file(self._writing(attempt), self._ranks.rank, snapshot)
             self._durable = attempt
-        except (OSError, SafetensorError) as error:  # a full disk comes as either
+        except OSError as error:
             self._error = " ".join(str(error).split())
             self._failed = attempt
         except BaseException as error:  # a programming error: raised where the main thread meets it
@@ -155,7 +152,7 @@ class Saver:
             try:
                 if not errors:
                     self._publish(folder, [entry for entry, _ in reports])
-            except (OSError, SafetensorError) as error:
+            except OSError as error:
                 errors = [str(error)]
             if errors:
                 shutil.rmtree(folder, ignore_errors=True)

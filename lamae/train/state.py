@@ -1,6 +1,6 @@
 """The one object of resume: where a run is. Weights and moments are the engine's; these are the numbers beside them."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 
@@ -36,4 +36,4 @@ class TrainState:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "TrainState":
-        return cls(**{name: int(value) for name, value in values.items()})
+        return cls(**{entry.name: int(values[entry.name]) for entry in fields(cls)})

@@ -118,6 +118,32 @@ def test_damaged_newer_or_absent_exports_are_named(exported, tmp_path):
         export(tmp_path / "run", exported)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda config: config[: len(config) // 2], f"{CONFIG_NAME}: not readable as JSON"),
+        (lambda config: "[]", f"{CONFIG_NAME}: expected a mapping of keys"),
+        (lambda config: config.replace('"num_samples": ', '"num_records": '), f"{CONFIG_NAME}: num_samples: missing"),
+        (lambda config: config.replace('"num_samples": ', '"num_samples": -'), "model.patch_size"),
+        (lambda config: config.replace('"width": 16', '"width": [16]'), r"model\.width: expected a whole number"),
+        (lambda config: config.replace('"width": 16', '"width": 32'), "size mismatch"),
+        (lambda config: config.replace('"lamae"', '"${oc.env:HOME}"'), r"model\.kind: '\$\{' is not filled in"),
+        (lambda config: config.replace('"model": {', '"model": 5, "x": {'), "model: expected a mapping of names"),
+    ],
+)
+def test_an_export_of_another_shape_is_one_line(exported, change, message):
+    config = exported / CONFIG_NAME
+    config.write_text(change(config.read_text()))
+    with pytest.raises(LamaeError, match=message) as caught:
+        load(exported)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_device_that_is_not_there_is_named(exported):
+    with pytest.raises(UsageError, match="device='nowhere': torch has no such device here"):
+        load(exported, device="nowhere")
+
+
 def test_others_may_read_every_file(exported):
     assert {oct(path.stat().st_mode & 0o777) for path in exported.iterdir()} == {oct(0o666 & ~current_umask())}
 

@@ -112,6 +112,26 @@ def test_a_finished_one_is_read_not_made_again(fresh, shard_set, labels, tmp_pat
         read_finetuned(tmp_path / "absent", truth, subject_numbers(shard_set))
 
 
+def test_a_damaged_result_is_one_line(fresh, shard_set, labels, tmp_path):
+    options = dataclasses.replace(OPTIONS, steps=2, evaluate_every=1)
+    out = tmp_path / "out"
+    finetune(tmp_path / "run", shard_set, labels, out, options=options)
+    truth = read_labels(labels)
+    scores = (out / SCORES_NAME).read_bytes()
+    for damaged in (scores[:-1] + bytes([scores[-1] ^ 1]), scores[:40], b""):
+        (out / SCORES_NAME).write_bytes(damaged)
+        with pytest.raises(LamaeError, match=f"{SCORES_NAME}: its sha256 is not the one in {RESULT_NAME}"):
+            read_finetuned(out, truth, subject_numbers(shard_set))
+    (out / SCORES_NAME).unlink()
+    with pytest.raises(LamaeError, match=f"{SCORES_NAME}: not readable"):
+        read_finetuned(out, truth, subject_numbers(shard_set))
+    result = json.loads((out / RESULT_NAME).read_text())
+    for damaged, message in ((result | {"codes": "FAST"}, "codes: expected a list"), ({}, "request: missing")):
+        (out / RESULT_NAME).write_text(json.dumps(damaged))
+        with pytest.raises(LamaeError, match=f"{RESULT_NAME}: {message}"):
+            read_finetuned(out, truth, subject_numbers(shard_set))
+
+
 def test_from_scratch_and_on_few_leads(fresh, shard_set, labels, tmp_path):
     options = dataclasses.replace(OPTIONS, from_scratch=True, steps=10)
     scratch = finetune(tmp_path / "run", shard_set, labels, tmp_path / "scratch", options=options)

@@ -17,7 +17,9 @@ from lamae.sharding.errors import LamaeError
 from lamae.train.checkpoint import (
     FORMAT_VERSION,
     CheckpointReader,
+    file_digest,
     list_checkpoints,
+    manifest_digest,
     newest_whole,
     prune_checkpoints,
     read_manifest,
@@ -185,6 +187,55 @@ def test_reading_across_fragments_gives_any_stretch(tmp_path: Path) -> None:
     reader.manifest["parameters"]["w"]["fragments"].pop()
     with pytest.raises(LamaeError, match=r"3 of 10 elements of master w are missing"):
         reader.read("master", "w", 0, 10)
+
+
+def rewrite(path: Path, change) -> None:
+    """Edit a checkpoint's manifest as somebody would who also renews its digest."""
+    manifest = json.loads((path / "checkpoint.json").read_text())
+    change(manifest)
+    manifest["digest"] = manifest_digest(manifest)
+    (path / "checkpoint.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../step-00000001/latest", "a/b", "..", "", "a\nb", "\x1b[31m"]
+)
+def test_a_checkpoint_from_elsewhere_names_no_file_but_its_own(tmp_path: Path, name: str) -> None:
+    write(tmp_path, 1)
+    path = write(tmp_path, 2)
+    entry = {"sha256": file_digest(tmp_path / "latest"), "bytes": 1}
+    rewrite(path, lambda manifest: manifest["files"].update({name: entry}))
+    (problem,) = verify_checkpoint(path)
+    assert f"names {name!r}, which is no file beside it" in problem
+    rewrite(path, lambda manifest: manifest["files"].pop(name))
+    rewrite(path, lambda manifest: manifest["parameters"]["w"].update(fragments=[[name, 0, NUMEL]]))
+    with pytest.raises(LamaeError, match="is in none of its files"):
+        CheckpointReader(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("files", ["a"], r"files: expected a mapping of names to a mapping of keys, not \['a'\]"),
+        ("files", {"rank-00000.safetensors": {"sha256": "0"}}, r"files\.rank-00000\.safetensors\.bytes: missing"),
+        ("state", None, r"state: expected a mapping of keys, not None"),
+        ("state", {"step": "2"}, r"state\.step: expected a whole number, not '2'"),
+        ("parameters", {"w": {"shape": 5, "fragments": []}}, r"parameters\.w\.shape: expected a list"),
+    ],
+)
+def test_a_manifest_of_another_shape_is_one_line(tmp_path: Path, key: str, value: object, message: str) -> None:
+    path = write(tmp_path, 2)
+    rewrite(path, lambda manifest: manifest.update({key: value}))
+    with pytest.raises(LamaeError, match=message):
+        read_manifest(path)
+    assert newest_whole(tmp_path) is None
+
+
+def test_others_may_read_what_they_may_read_of_any_new_file(tmp_path: Path) -> None:
+    path = write(tmp_path, 1)
+    (tmp_path / "any").touch()
+    modes = {file.stat().st_mode for file in [*path.iterdir(), tmp_path / "latest", tmp_path / "any"]}
+    assert len(modes) == 1
 
 
 def test_manifest_of_no_checkpoint_is_refused(tmp_path: Path) -> None:
