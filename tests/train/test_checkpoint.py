@@ -197,9 +197,7 @@ def rewrite(path: Path, change) -> None:
     (path / "checkpoint.json").write_text(json.dumps(manifest))
 
 
-@pytest.mark.parametrize(
-    "name", ["/etc/passwd", "../step-00000001/latest", "a/b", "..", "", "a\nb", "\x1b[31m"]
-)
+@pytest.mark.parametrize("name", ["/etc/passwd", "../step-00000001/latest", "a/b", "..", "", "a\nb", "\x1b[31m"])
 def test_a_checkpoint_from_elsewhere_names_no_file_but_its_own(tmp_path: Path, name: str) -> None:
     write(tmp_path, 1)
     path = write(tmp_path, 2)
