@@ -15,6 +15,7 @@ import google_crc32c
 import numpy as np
 import zarr
 
+from lamae.sharding.checked import file_sums
 from lamae.sharding.format import (
     COLUMNS,
     FORMAT_VERSION,
@@ -130,6 +131,7 @@ def write_shard_set(
         "rate_hz": rate_hz,
         "shards": shards,
         "index_sha256": index_digest(path / INDEX_NAME),
+        "index_files": file_sums(path / INDEX_NAME),
         "rejects": {},
     }
     (path / MANIFEST_NAME).write_text(manifest_text(manifest))

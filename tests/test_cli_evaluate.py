@@ -49,6 +49,38 @@ def test_imported_embeddings_land_in_a_store(lamae, tmp_path):
     np.testing.assert_array_equal(read_embeddings(tmp_path / "e.zarr").x_ND, np.eye(3)[::-1])
 
 
+@pytest.mark.parametrize("lost", ["shards/index.zarr/gain/c/0/0", "l.zarr/label/c/0/0", "e.zarr/record/c/0/0"])
+def test_no_verb_reads_a_store_that_lost_a_chunk(lamae, tmp_path, lost):
+    keys = ShardSet.open(write_shard_set(tmp_path / "shards", random_adc(8, 5000))).keys
+    (tmp_path / "l.csv").write_text("key,MI\n" + "".join(f"{key},{row % 2}\n" for row, key in enumerate(keys)))
+    np.savez(tmp_path / "x.npz", embeddings=np.eye(8), keys=np.array(keys))
+    assert lamae("labels", "shards", "l.csv", "l.zarr")[0] == 0
+    assert lamae("import-embeddings", "x.npz", "shards", "e.zarr")[0] == 0
+    (tmp_path / lost).unlink()
+    readers = {
+        "shards": [
+            ("train", "tiny", "data.path=shards", "run.dir=run", "train.steps=1", "train.global_batch_size=4"),
+            ("embed", "run", "shards", "out.zarr"),
+            ("labels", "shards", "l.csv", "out.zarr"),
+            ("import-embeddings", "x.npz", "shards", "out.zarr"),
+            ("inspect", "shards", "--save", "out.png"),
+            ("verify", "shards"),
+        ],
+        "l.zarr": [
+            ("probe", "e.zarr", "l.zarr"),
+            ("finetune", "run", "shards", "l.zarr", "out"),
+            ("compare", "run", "--shards", "shards", "--labels", "l.zarr", "--out", "out"),
+        ],
+        "e.zarr": [("probe", "e.zarr", "l.zarr")],
+    }
+    for arguments in readers[lost.partition("/")[0]]:
+        code, _, error = lamae(*arguments)
+        assert code == 1, arguments
+        assert f"{lost}: missing" in error, arguments
+        assert "Traceback" not in error
+    assert not list(tmp_path.glob("out*"))
+
+
 def test_another_demographics_file_is_embedded_anew(lamae, tmp_path):
     shards = ShardSet.open(write_shard_set(tmp_path / "shards", random_adc(3, 500), keys=["10", "11", "12"]))
     for age in (40, 50, 50):

@@ -14,7 +14,8 @@ from lamae.cluster.submit import submit
 from lamae.data.config import DataConfig
 from lamae.data.loader import RingLoader
 from lamae.data.order import GlobalOrder
-from lamae.sharding.format import COLUMNS, INDEX_NAME, MANIFEST_NAME, ShardSet, index_digest, manifest_text
+from lamae.sharding.checked import file_sums, sums_digest
+from lamae.sharding.format import COLUMNS, INDEX_NAME, MANIFEST_NAME, ShardSet, manifest_text
 from lamae.sharding.leads import NUM_LEADS
 from lamae.sharding.options import PackOptions
 from tests.shardsets import random_adc, write_shard_set
@@ -38,7 +39,8 @@ def shard_set(tmp_path_factory):
     group = zarr.open_group(path / INDEX_NAME, mode="w", zarr_format=3)
     for name, values in columns.items():
         group.create_array(name, data=values.astype(COLUMNS[name].dtype), chunks=(1 << 18, *values.shape[1:]))
-    manifest = one.manifest | {"num_records": NUM_RECORDS, "index_sha256": index_digest(path / INDEX_NAME)}
+    sums = file_sums(path / INDEX_NAME)
+    manifest = one.manifest | {"num_records": NUM_RECORDS, "index_files": sums, "index_sha256": sums_digest(sums)}
     (path / MANIFEST_NAME).write_text(manifest_text(manifest))
     return ShardSet.open(path)
 

@@ -8,7 +8,8 @@ from lamae.data.loader import read_batch
 from lamae.evaluate import embed as embed_module
 from lamae.evaluate import inference, store
 from lamae.evaluate.embed import NOT_PRETRAINED, PRETRAINED, UNKNOWN, embed, pretrained_flags, read_embeddings
-from lamae.sharding.errors import UsageError
+from lamae.sharding import writing
+from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.format import ShardSet
 from tests.evaluate.conftest import make_loaded, waves
 from tests.shardsets import write_shard_set
@@ -163,6 +164,16 @@ def test_a_finished_store_is_left_as_it_is_and_another_one_refused(loaded, shard
         embed(tmp_path, other, out, leads=[0, 1])
     with pytest.raises(UsageError, match="is a shard set, not embeddings; make embeddings from it with 'lamae embed'"):
         read_embeddings(other.root)
+
+
+def test_a_second_process_is_kept_out_and_told_who_is_there(loaded, shard_set, tmp_path, monkeypatch):
+    monkeypatch.setattr(writing, "PATIENCE_S", 0.2)
+    with store.lock(tmp_path / "e.zarr") as lock:
+        store.take_lock(lock, tmp_path / "e.zarr")
+        with pytest.raises(LamaeError, match=r"e\.zarr: process \d+ on .* is writing there; wait for it, or end it"):
+            embed(tmp_path, shard_set, tmp_path / "e.zarr")
+    assert embed(tmp_path, shard_set, tmp_path / "e.zarr")
+    assert [path.name for path in tmp_path.iterdir()] == ["e.zarr"], "no lock stays behind"
 
 
 def test_what_another_model_left_unfinished_is_not_taken_up(loaded, shard_set, tmp_path, few_rows_per_block):

@@ -5,6 +5,8 @@ import json
 import pytest
 import yaml
 
+from lamae.evaluate import store
+from lamae.sharding import writing
 from lamae.study import pool
 from lamae.study.directory import StudyDirectory
 
@@ -146,3 +148,13 @@ def _load(path):
 
     assert yaml.safe_load(path.read_text())
     return load_plan(path)
+
+
+def test_a_second_driver_is_kept_out(lamae, write_plan, tmp_path, monkeypatch):
+    monkeypatch.setattr(writing, "PATIENCE_S", 0.2)
+    with store.lock(tmp_path / "study") as lock:
+        store.take_lock(lock, tmp_path / "study")
+        code, _, error = lamae("study", write_plan(), "--out", tmp_path / "study", "--workers", 0)
+    assert code == 1
+    assert "is writing there; wait for it, or end it" in error
+    assert not (tmp_path / "study").exists()
