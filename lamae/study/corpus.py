@@ -115,6 +115,20 @@ def check_labels(plan: StudyPlan, parts: list[Part]) -> None:
                 raise UsageError(f"judges.{name}.codes: {', '.join(unknown)} not in {path} ({', '.join(truth.codes)})")
 
 
+def check_sources(corpus: CorpusConfig, root: Path) -> None:
+    """Raises UsageError where recordings that a corpus still has to take in are not there: before anything is made."""
+    if corpus.shards or (root / "tree").exists():
+        return
+    for name in ("ptbxl_database.csv", "scp_statements.csv") if corpus.ptbxl else ():
+        if not (Path(str(corpus.ptbxl)) / name).is_file():
+            raise UsageError(
+                f"corpus.ptbxl={corpus.ptbxl}: no {name} there; name the folder of PTB-XL that holds it "
+                "(https://physionet.org/content/ptb-xl/, open access)"
+            )
+    for place in corpus.others:
+        _headers(Path(place))
+
+
 def _make_tree(corpus: CorpusConfig, tree: Path, progress: Progress) -> None:
     """All recordings in one tree, beside it what is known of them. Complete once it has its name."""
     partial = tree.with_name(".tree.partial")

@@ -18,7 +18,7 @@ from lamae.sharding.errors import UsageError
 from lamae.sharding.format import ShardSet
 from lamae.sharding.progress import Progress
 from lamae.study import runs as run_lists
-from lamae.study.corpus import Part, build_corpus, check_labels
+from lamae.study.corpus import Part, build_corpus, check_labels, check_sources
 from lamae.study.directory import StudyDirectory
 from lamae.study.judgement import Judgement, judging_hash
 from lamae.study.plan import StudyPlan
@@ -36,6 +36,7 @@ def run_study(plan: StudyPlan, out: Path, *, workers: int, report_only: bool = F
     fails.
     """
     check_runs(plan)
+    check_sources(plan.corpus, StudyDirectory(out).corpus)
     with store.lock(out) as lock:
         store.take_lock(lock, out)
         return _run(plan, StudyDirectory(out), workers=workers, report_only=report_only)

@@ -140,6 +140,9 @@ def test_a_plan_that_needs_ptbxl_says_where_it_is_from(lamae, tmp_path):
     assert code == 2
     assert "corpus.ptbxl must be given" in error
     assert "https://physionet.org/content/ptb-xl/" in error
+    code, _, error = lamae("study", "claim", "corpus.ptbxl=nowhere", "--out", "x")
+    assert code == 2
+    assert "corpus.ptbxl=nowhere: no ptbxl_database.csv there" in error
     assert not (tmp_path / "x").exists()
 
 
