@@ -150,7 +150,7 @@ def open_store(path: Path, *, kind: str) -> Store:
     Raises UsageError when there is none and LamaeError when a file of it was lost or changed, or when it is from a
     newer version or from one without checksums.
     """
-    remedy = f"make it again with 'lamae {_VERB.get(kind, kind)}'"
+    remedy = f"remove it and make it again with 'lamae {_VERB.get(kind, kind)}'"
     if not path.exists():
         raise UsageError(f"{path}: no such store; make it with 'lamae {_VERB.get(kind, kind)}'")
     for name, what in _OTHERS.items():
