@@ -87,7 +87,7 @@ class Lock:
 
         Raises LamaeError naming the holder that stays, and OSError where the lock's directory is gone or read-only.
         """
-        deadline, was_said = time.monotonic() + PATIENCE_S, False
+        waited_s = 0.0  # as far as this process was awake: it may be suspended meanwhile
         while self._file is None:
             file = self._path.open("a+")
             try:
@@ -96,11 +96,11 @@ class Lock:
                 with file:
                     file.seek(0)
                     holder = file.read().strip() or "another process"
-                if time.monotonic() > deadline:
+                if waited_s > PATIENCE_S:
                     raise LamaeError(f"{self._what}: {holder} is writing there; wait for it, or end it") from None
-                if not was_said:
+                if not waited_s:
                     log.info("%s: waiting for %s, which is writing there", self._what, holder)
-                was_said = True
+                waited_s += POLL_S
                 time.sleep(POLL_S)
                 continue
             except OSError as error:
