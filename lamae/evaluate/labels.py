@@ -91,6 +91,8 @@ class Labels:
     descriptions: dict[str, str]
     protocol: str
     index_hash: str
+    unknown_patients: str = ""
+    """What the splits are where patients are not known, as ``ShardSet.unknown_patients``."""
 
     def rows(self, split: str) -> np.ndarray:
         """int64 rows of the labelled records of ``split``."""
@@ -131,7 +133,7 @@ def join_labels(
         num_positive=dict(zip(table.vocabulary, positives.sum(1).tolist(), strict=True)),
         num_positive_per_split=dict(zip(table.vocabulary, per_split, strict=True)),
         descriptions=descriptions,
-        notes=table.notes,
+        notes=[*table.notes, *filter(None, [shard_set.unknown_patients])],
     )
     made = store.write(
         out,
@@ -141,8 +143,9 @@ def join_labels(
             "index_sha256": shard_set.index_hash,
             "codes": list(table.vocabulary),
             "descriptions": descriptions,
-            "protocol": "; ".join(filter(None, (table.protocol, shard_set.unknown_patients))),
+            "protocol": table.protocol,
             "notes": list(table.notes),
+            "unknown_patients": shard_set.unknown_patients,
             "source_sha256": _sha256(file) if file.is_file() else None,
             "num_matched": report.num_matched,
             "num_source_records": report.num_source_records,
@@ -165,6 +168,7 @@ def read_labels(path: Path) -> Labels:
             descriptions=dict(attributes["descriptions"]),
             protocol=str(attributes["protocol"]),
             index_hash=str(attributes["index_sha256"]),
+            unknown_patients=str(attributes.get("unknown_patients", "")),
         )
     except KeyError as error:
         raise LamaeError(f"{path}: {error} is missing; make the labels again") from None

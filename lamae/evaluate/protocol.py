@@ -10,7 +10,7 @@ from lamae.sharding.errors import UsageError
 def split_rows(
     truth: Labels, subject_N: np.ndarray, pretrained_N: np.ndarray, *, name: str, transductive: bool
 ) -> tuple[dict[str, np.ndarray], str]:
-    """Labelled rows of train, val and test, and whether test subjects were in pretraining, in words.
+    """Labelled rows of train, val and test, and whether test subjects were in pretraining and are known, in words.
 
     Raises UsageError when a split is empty, a subject is on both sides, or, unless ``transductive``, when test subjects
     were in pretraining.
@@ -22,7 +22,8 @@ def split_rows(
                 f"the labels hold no labelled record in split {split}; the probe needs train, val and test"
             )
     _refuse_shared_subjects(subject_N, rows)
-    return rows, _check_contamination(subject_N, pretrained_N, rows["test"], name=name, transductive=transductive)
+    seen = _check_contamination(subject_N, pretrained_N, rows["test"], name=name, transductive=transductive)
+    return rows, "; ".join(filter(None, (seen, truth.unknown_patients)))
 
 
 def usable_codes(truth: Labels, rows: dict[str, np.ndarray], *, name: str) -> tuple[np.ndarray, dict[str, str]]:

@@ -83,6 +83,7 @@ def join_labels_of(fitted: Labels, tested: Labels, *, test_split: str = "test") 
         descriptions=tested.descriptions | fitted.descriptions,
         protocol=f"{fitted.protocol}, tested on another set's {tested.protocol}",
         index_hash=_joined_hash(fitted.index_hash, tested.index_hash),
+        unknown_patients=tested.unknown_patients or fitted.unknown_patients,
     )
 
 

@@ -1,10 +1,13 @@
 """Patients: named by the source, by headers, by a file or by a pattern, and where by none, that is said everywhere."""
 
+import dataclasses
 import logging
 
+import numpy as np
 import pytest
 
 from lamae.evaluate.labels import read_labels
+from lamae.evaluate.protocol import split_rows
 from lamae.evaluate.sources import build_labels
 from lamae.reports.datacard import write_data_card
 from lamae.sharding.errors import UsageError
@@ -70,7 +73,10 @@ def test_where_patients_are_unknown_warning_manifest_card_and_labels_say_so(tmp_
     assert words in (tmp_path / "card.html").read_text()
     (tmp_path / "labels.csv").write_text("key,AF\n" + "".join(f"{key},{key in 'ab':d}\n" for key in "abcdefgh"))
     build_labels(tmp_path / "out", tmp_path / "labels.zarr", source="csv", file=tmp_path / "labels.csv", min_count=1)
-    assert words in read_labels(tmp_path / "labels.zarr").protocol
+    labels = read_labels(tmp_path / "labels.zarr")
+    labels = dataclasses.replace(labels, split_N=np.arange(8, dtype=np.uint8) % 3)
+    _, said_of_results = split_rows(labels, np.arange(8), np.zeros(8, np.uint8), name="model", transductive=False)
+    assert words in said_of_results
 
 
 def test_a_file_names_patients_by_record_in_any_spelling(tmp_path, caplog):
