@@ -40,8 +40,12 @@ def labels(
     separator: Annotated[
         str | None, typer.Option(help="With --label-column: characters between several labels in a cell (default: ;|).")
     ] = None,
+    vocabulary: Annotated[
+        str | None, typer.Option(help="ptbxl, csv: snomed takes labels to the SNOMED CT codes of the Challenges.")
+    ] = None,
     merge: Annotated[
-        bool | None, typer.Option("--merge/--no-merge", help="snomed: codes that the Challenge scores as one are one.")
+        bool | None,
+        typer.Option("--merge/--no-merge", help="SNOMED CT codes that the Challenge scores as one are one."),
     ] = None,
     column: Annotated[
         str | None, typer.Option(help="mimic-icd10: the column with diagnoses, such as ed_diag_ed (all_diag_all).")
@@ -83,6 +87,7 @@ def labels(
         leave_out=_names(leave_out),
         label_column=label_column,
         separator=separator,
+        vocabulary=vocabulary,
         merge=merge,
         column=column,
         task=task,

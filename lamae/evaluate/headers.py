@@ -1,6 +1,7 @@
 """Labels from the comments of WFDB headers.
 
 #Dx: 426783006,164889003     SNOMED CT codes (PhysioNet/CinC Challenges 2020 and 2021)
+#Dx: AF,RBBB                 the nine classes of CPSC 2018, as its first release has them
 # Chagas label: True         any other comment, by its name: a word for yes or no, or the names of diagnoses
 #<diagnoses>:                a heading (LUDB), with a diagnosis on every line until the next heading
 """
@@ -12,7 +13,7 @@ from pathlib import Path
 from lamae.evaluate.codes import CodeLists, choose_vocabulary, few
 from lamae.evaluate.csvrows import NO_VALUE, items, shortened
 from lamae.evaluate.labels import LabelTable
-from lamae.evaluate.snomed import EQUIVALENT, NAMES
+from lamae.evaluate.snomed import CODE, CPSC, NAMES, ToSnomed
 from lamae.evaluate.textlabels import SEPARATORS, read_texts
 from lamae.sharding.errors import UsageError
 from lamae.sharding.files import HEADER_SUFFIX, open_files
@@ -22,7 +23,6 @@ from lamae.sharding.sources import list_source
 
 DIAGNOSES = "Dx"
 _NO_DIAGNOSIS = NO_VALUE | {"unknown"}
-_CODE = re.compile(r"[0-9]{6,18}")
 _HEADING = re.compile(r"<[^>]*>")
 
 
@@ -37,10 +37,10 @@ def read_headers(
 ) -> LabelTable:
     """Labels from the comments of all WFDB headers below ``folder``, a directory or a zip.
 
-    Without ``label_column`` SNOMED CT codes of ``#Dx:``, and ``merge`` takes codes that the Challenge scores as one for
-    one. With it, what the comment of that name says, read as ``read_texts`` does. A record without the comment is
-    unlabelled. Raises UsageError where there is no such comment, or a code is none,
-    LamaeError where reading fails in a way that may pass.
+    Without ``label_column`` SNOMED CT codes of ``#Dx:``, or the names that CPSC 2018 gives its classes, and ``merge``
+    takes codes that the Challenge scores as one for one. With it, what the comment of that name says, read as
+    ``read_texts`` does. A record without the comment is unlabelled. Raises UsageError where there is no such comment,
+    or a code is none, LamaeError where reading fails in a way that may pass.
     """
     if not folder.exists():
         raise UsageError(f"{folder}: no directory with WFDB headers (*.hea), nor a zip of one, is there")
@@ -66,7 +66,7 @@ def read_headers(
         )
     notes = [f"unreadable headers, taken as unlabelled: {few(unreadable)}"] if unreadable else []
     if label_column is None:
-        codes = _snomed_codes(found, merge, notes)
+        codes = _snomed_codes(folder, found, merge, notes)
         protocol = "SNOMED CT codes of #Dx headers" + (", equivalent codes merged" if merge else "")
     else:
         codes = read_texts(found, wanted, separator, notes)
@@ -104,27 +104,23 @@ def _same(name: str, wanted: str) -> bool:
     return name.casefold() == wanted.strip("# :<>").casefold()
 
 
-def _snomed_codes(found: list[list[tuple[str, str]]], merge: bool, notes: list[str]) -> CodeLists:
-    codes, merged = CodeLists(), Counter[str]()
+def _snomed_codes(folder: Path, found: list[list[tuple[str, str]]], merge: bool, notes: list[str]) -> CodeLists:
+    codes, to_snomed, num_named = CodeLists(), ToSnomed(CPSC, merge=merge), 0
     for comments in found:
         record: set[str] = set()
         for where, text in comments:
             for code in items(text, DIAGNOSES, where) if text.casefold() not in _NO_DIAGNOSIS else ():
-                if not _CODE.fullmatch(code):
+                if code not in CPSC and not CODE.fullmatch(code):
                     raise UsageError(
                         f"{where}: {DIAGNOSES} is {shortened(text)}, and {code!r} is no SNOMED CT code; words are read "
                         f"with --label-column {DIAGNOSES}"
                     )
                 record.add(code)
-        if merge:
-            merged.update(record & EQUIVALENT.keys())
-            record = {EQUIVALENT.get(code, code) for code in record}
-        codes.append(record or None)
-    notes += [
-        f"{code} {NAMES[code]} counts as {EQUIVALENT[code]} {NAMES[EQUIVALENT[code]]} in {number} records, as the "
-        f"Challenge scores them (--no-merge keeps them apart)"
-        for code, number in sorted(merged.items())
-    ]
+        num_named += not CPSC.keys().isdisjoint(record)
+        codes.append(to_snomed(record) or None)
+    if num_named:
+        notes.append(f"names of CPSC 2018's classes count as their codes in the Challenges: {num_named:,} records")
+    notes += to_snomed.notes(folder)
     return codes
 
 

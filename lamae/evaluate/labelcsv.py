@@ -8,6 +8,7 @@ from pathlib import Path
 from lamae.evaluate.codes import CodeLists, choose_vocabulary, few
 from lamae.evaluate.csvrows import BINARY, NO_VALUE, shortened
 from lamae.evaluate.labels import LabelTable
+from lamae.evaluate.snomed import NAMES, ToSnomed, columns_to_codes
 from lamae.evaluate.textlabels import SEPARATORS, read_texts
 from lamae.sharding.errors import UsageError
 from lamae.sharding.splits import KEY_COLUMNS
@@ -30,12 +31,15 @@ def read_label_csv(
     leave_out: Sequence[str] | None = None,
     label_column: str | None = None,
     separator: str = SEPARATORS,
+    vocabulary: str | None = None,
+    merge: bool = True,
     min_count: int = 1,
     top: int | None = None,
 ) -> LabelTable:
     """Labels from ``columns``, else from every column that holds only 0, 1 or empty cells and has no name such as sex,
     fold or validated_by_human, less those of ``leave_out``; or from the words in ``label_column`` (``read_texts``).
 
+    ``vocabulary`` "snomed" takes names to SNOMED CT codes (``snomed.columns_to_codes``) and leaves out the others.
     A record whose label cells are all empty is unlabelled; a single empty cell in a labelled record counts as 0. The
     notes say what was taken, what was left, and why. Raises UsageError where nothing is left.
     """
@@ -64,12 +68,22 @@ def read_label_csv(
         codes = read_texts(texts, label_column, separator, notes)
     else:
         codes = trial.codes(len(keys), leave_out or (), notes)
+    if vocabulary:
+        to_snomed = ToSnomed(columns_to_codes(table.names), merge=merge)
+        taken = [(record, to_snomed(record or ())) for record in codes]
+        # Words without a code say nothing of the others; a column of 0 does.
+        codes = CodeLists(
+            None if record is None or (record and not found and label_column) else found for record, found in taken
+        )
+        notes += to_snomed.notes(file)
     return LabelTable(
         key_choices=(keys,),
         places=lines,
         codes=codes,
         vocabulary=choose_vocabulary(codes.counts(), min_count=min_count, top=top),
+        descriptions=NAMES if vocabulary else {},
         protocol=(f"words in {label_column}" if label_column else "columns of a CSV")
+        + (", as SNOMED CT codes" if vocabulary else "")
         + f", at least {min_count} records; protocol shards",
         notes=notes,
     )

@@ -2,10 +2,21 @@
 
 Codes, names and abbreviations are those of the Challenges' own table of diagnoses (Dx mapping): all that 2021 scores,
 and the more frequent of the others. A code that is not here has no name and is otherwise treated alike.
+``ToSnomed`` takes the words of other sources to these codes.
 """
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from lamae.evaluate.codes import few
+from lamae.sharding.errors import UsageError
 
 EQUIVALENT = {"733534002": "164909002", "713427006": "59118001", "63593006": "284470004", "17338001": "427172004"}
 """Code to the one that stands for both, as scored in 2021 (the first pair is not yet in 2020)."""
+
+CODE = re.compile(r"[0-9]{6,18}")
 
 _SCORED = """
 164889003 AF atrial fibrillation
@@ -101,3 +112,113 @@ def _names(table: str) -> dict[str, str]:
 
 SCORED = _names(_SCORED)
 NAMES = SCORED | _names(_OTHERS)
+
+_SCP = """
+426783006 NORM SR
+426177001 SBRAD
+427084000 STACH
+427393009 SARRH
+164889003 AFIB
+164890007 AFLT
+426761007 SVTAC
+67198005 PSVT
+63593006 SVARR
+284470004 PAC
+164884008 PVC
+11157007 BIGU
+251180001 TRIGU
+10370003 PACE
+270492004 1AVB
+195042002 2AVB
+27885002 3AVB
+164947007 LPR
+74390002 WPW
+713427006 CRBBB
+713426002 IRBBB
+164909002 CLBBB
+251120003 ILBBB
+445118002 LAFB
+445211001 LPFB
+698252002 IVCD
+164951009 ABQRS HVOLT
+251146004 LVOLT
+164917005 QWAVE
+164873001 LVH VCLVH
+89792004 RVH
+266249003 SEHYP
+67741000119109 LAO/LAE
+446358003 RAO/RAE
+164865005 IMI ASMI ILMI ALMI LMI IPLMI IPMI PMI
+54329005 AMI
+164861001 ISC_ ISCAL ISCIL ISCAS
+426434006 ISCAN
+425419005 ISCIN
+425623009 ISCLA
+164934002 NDT NT_ LOWT TAB_
+59931005 INVT
+111975006 LNGQT
+428750005 DIG EL ANEUR
+55930002 NST_
+429622005 STD_
+164931005 STE_
+"""
+_CPSC = """
+426783006 Normal
+164889003 AF
+270492004 I-AVB
+164909002 LBBB
+59118001 RBBB
+284470004 PAC
+164884008 PVC
+429622005 STD
+164931005 STE
+"""
+
+
+def _codes(table: str) -> dict[str, str]:
+    return {name: code for code, *names in map(str.split, table.strip().splitlines()) for name in names}
+
+
+SCP = _codes(_SCP)
+"""PTB-XL's statements to the codes of the Challenges' copy of it. They follow from how many records of PTB-XL the
+table of diagnoses counts with each code; docs/evaluation.md says how, and which statements the counts leave open."""
+CPSC = _codes(_CPSC)
+"""The classes of CPSC 2018, as the headers of its first release have them, to those of the Challenges' release."""
+_ABBREVIATIONS = {name.rpartition("(")[2][:-1]: code for code, name in NAMES.items()}
+_CODE15 = {"1dAVb": "270492004", "ST": "427084000"}
+
+
+def columns_to_codes(columns: Iterable[str]) -> dict[str, str]:
+    """Codes of a table's columns: the Challenges' abbreviations, and the names of CODE-15 % where it is that table."""
+    return _ABBREVIATIONS | (_CODE15 if "1dAVb" in columns else {})
+
+
+class ToSnomed:
+    """A source's words, record by record, to SNOMED CT codes; counts what is left out and what is merged."""
+
+    def __init__(self, codes: Mapping[str, str], *, merge: bool) -> None:
+        self._codes = codes
+        self._merge = merge
+        self._unmapped, self._merged, self._num_found = Counter[str](), Counter[str](), 0
+
+    def __call__(self, words: Iterable[str]) -> set[str]:
+        """The codes of one record. Words that are codes stay; equivalent codes become one."""
+        found = {word: self._codes.get(word, word if CODE.fullmatch(word) else None) for word in words}
+        self._unmapped.update(word for word, code in found.items() if code is None)
+        codes = {code for code in found.values() if code is not None}
+        self._num_found += len(codes)
+        if not self._merge:
+            return codes
+        self._merged.update(codes & EQUIVALENT.keys())
+        return {EQUIVALENT.get(code, code) for code in codes}
+
+    def notes(self, file: Path) -> list[str]:
+        """What the user should know of it. Raises UsageError where words were read and none has a code."""
+        unmapped = [f"{word} ({number:,} records)" for word, number in self._unmapped.most_common()]
+        if unmapped and not self._num_found:
+            raise UsageError(f"{file}: none of its labels has a SNOMED CT code here: {few(unmapped)}")
+        return ([f"without a SNOMED CT code, left out: {few(unmapped)}"] if unmapped else []) + [
+            f"{code} {NAMES[code]} counts as {EQUIVALENT[code]} {NAMES[EQUIVALENT[code]]} in {number} records, as the "
+            f"Challenge scores them (--no-merge keeps them apart)"
+            for code, number in sorted(self._merged.items())
+        ]

@@ -30,6 +30,7 @@ from lamae.evaluate.groups import is_icd10
 from lamae.evaluate.headers import read_headers
 from lamae.evaluate.labelcsv import read_label_csv
 from lamae.evaluate.labels import NO_SPLIT, LabelReport, LabelTable, join_labels
+from lamae.evaluate.snomed import NAMES, SCP, ToSnomed
 from lamae.sharding.errors import UsageError
 from lamae.sharding.format import SPLITS, ShardSet
 from lamae.sharding.sources import PTBXL_LIST
@@ -38,7 +39,9 @@ from lamae.sharding.splits import KEY_COLUMNS
 TRAIN, VAL, TEST = range(len(SPLITS))
 MIMIC_PROTOCOLS = ("shards", "ed2all", "all2all")
 PTBXL_PROTOCOLS = ("shards", "folds")
-PTBXL_TASKS = ("superclass", "subclass", "diagnostic", "form", "rhythm", "all")
+PTBXL_GROUPS = ("superclass", "subclass")
+PTBXL_TASKS = (*PTBXL_GROUPS, "diagnostic", "form", "rhythm", "all")
+VOCABULARIES = ("snomed",)
 MIMIC_COLUMNS = ("ed_diag_ed", "ed_diag_hosp", "hosp_diag_hosp", "all_diag_hosp", "all_diag_all")
 ICD_DIGITS = 5
 ICD_ROOT_DIGITS = 3
@@ -90,6 +93,10 @@ def build_labels(
         has = [other for other, its in READERS.items() if name in inspect.signature(its).parameters]
         option = OPTIONS.get(name, f"--{name.replace('_', '-')}")
         raise UsageError(f"{option} is for {' and '.join(has) or 'no source'}; {file} is read as --source {source}")
+    if "vocabulary" in given:
+        _require_choice("--vocabulary", str(given["vocabulary"]), VOCABULARIES)
+    elif "merge" in given and source != "snomed":
+        raise UsageError("--merge is for SNOMED CT codes: --source snomed, or --vocabulary snomed")
     return join_labels(shard_set, reader(file, **given), out, file=file, allow_missing=allow_missing)
 
 
@@ -170,7 +177,9 @@ def icd10_ancestors(code: str) -> frozenset[str]:
 def read_ptbxl(
     file: Path,
     *,
-    task: str = "superclass",
+    task: str | None = None,
+    vocabulary: str | None = None,
+    merge: bool = True,
     min_likelihood: float = 0.0,
     protocol: str = "shards",
     min_count: int = 1,
@@ -179,17 +188,23 @@ def read_ptbxl(
     """``ptbxl_database.csv`` of PTB-XL, with ``scp_statements.csv`` beside it (Wagner et al., doi:10.13026/kfzx-aw45).
 
     ``task`` selects SCP statements: superclass and subclass gather the diagnostic ones, diagnostic, form and rhythm
-    take them as they are, all takes every one. A statement counts from ``min_likelihood`` percent on; 0, which PTB-XL
-    writes where the likelihood is not known, counts by default as in the published benchmarks. A record without any
-    statement of the task is unlabelled. ``protocol`` "folds": strat_fold 1 to 8 / 9 / 10 as train / val / test.
+    take them as they are, all takes every one. ``vocabulary`` "snomed" takes all, or those of the task, to SNOMED CT
+    codes as the Challenges did (``snomed.SCP``), ``merge`` those that they score as one to one.
+    A statement counts from ``min_likelihood`` percent on; 0, which PTB-XL writes where the likelihood is not known (of
+    rhythm and form as a rule), counts by default as in the published benchmarks and in the Challenges. A record without
+    any label is unlabelled. ``protocol`` "folds": strat_fold 1 to 8 / 9 / 10 as train / val / test.
     """
     _require_choice("protocol", protocol, PTBXL_PROTOCOLS)
+    task = task or ("all" if vocabulary else "superclass")
     _require_choice("task", task, PTBXL_TASKS)
+    if vocabulary and task in PTBXL_GROUPS:
+        raise UsageError(f"--task {task}: gathers statements, and --vocabulary {vocabulary} takes each by itself")
     if not 0 <= min_likelihood <= 100:
         raise UsageError(f"--min-likelihood {min_likelihood:g}: is a percentage, from 0 to 100")
     translate, descriptions = _scp_translation(file.with_name("scp_statements.csv"), task)
     high_names, low_names, lines, split = [], [], array("L"), bytearray()
-    codes, unknown = CodeLists(), Counter[str]()
+    codes, unknown, unrated = CodeLists(), Counter[str](), Counter[str]()
+    to_snomed = ToSnomed(SCP, merge=merge)
     for line, row in read_rows(file, ["scp_codes", "strat_fold", "filename_hr", "filename_lr"]):
         where = f"{file}, line {line}"
         high_names.append(Path(row["filename_hr"]).name)
@@ -198,23 +213,28 @@ def read_ptbxl(
         statements = likelihoods(row["scp_codes"], "scp_codes", where)
         likely = {code for code, percent in statements.items() if percent >= min_likelihood}
         unknown.update(likely - descriptions.keys())
-        codes.append({translate[code] for code in likely & translate.keys()} or None)
+        unrated.update(code for code in translate.keys() & statements.keys() - likely if not statements[code])
+        labels = {translate[code] for code in likely & translate.keys()}
+        codes.append((to_snomed(labels) if vocabulary else labels) or None)
         fold = integer(row["strat_fold"], "strat_fold", where)
         split.append(TEST if fold == 10 else VAL if fold == 9 else TRAIN)
+    notes = to_snomed.notes(file) if vocabulary else []
+    for counts, why in (
+        (unknown, "statements that scp_statements.csv does not have count for nothing"),
+        (unrated, f"left out by --min-likelihood {min_likelihood:g}, since their likelihood is not known (0)"),
+    ):
+        if counts:
+            notes.append(f"{why}: {few([f'{code} ({number:,} records)' for code, number in counts.most_common()])}")
     return LabelTable(
         key_choices=(high_names, low_names),
         places=lines,
         codes=codes,
         vocabulary=choose_vocabulary(codes.counts(), min_count=min_count, top=top),
         split=np.array(split, dtype=np.uint8) if protocol == "folds" else None,
-        descriptions=descriptions | SUPERCLASSES,
-        protocol=f"PTB-XL {task}, likelihood at least {min_likelihood:g} %; protocol {protocol}",
-        notes=[
-            "statements that scp_statements.csv does not have count for nothing: "
-            + few([f"{code} ({number:,} records)" for code, number in unknown.most_common()])
-        ]
-        if unknown
-        else (),
+        descriptions=NAMES if vocabulary else descriptions | SUPERCLASSES,
+        protocol=f"PTB-XL {task}{' as SNOMED CT codes' if vocabulary else ''}, likelihood at least {min_likelihood:g} %"
+        f"; protocol {protocol}",
+        notes=notes,
     )
 
 

@@ -76,7 +76,7 @@ def test_columns_can_be_chosen_and_left(make):
         ({"leave_out": ["AF", "LBBB", "PVC"]}, "no column is left to take labels from"),
         ({"columns": ["AF"], "label_column": "x"}, "--label-column takes labels from one column"),
         ({"column": "AF"}, "--column is for mimic-icd10; .* is read as --source csv"),
-        ({"merge": False}, "--merge is for snomed"),
+        ({"merge": False}, "--merge is for SNOMED CT codes"),
         ({"protocol": "folds"}, "--protocol is for mimic-icd10 and ptbxl"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -139,3 +139,40 @@ def test_unlabelled_records_are_those_without_any_cell(shards, tmp_path, make):
     assert read_labels(tmp_path / "l.zarr").labelled_N.tolist() == [True, True, False, True, True, True]
     assert report.num_positive_per_split == {"AF": [1, 0, 1], "PVC": [0, 1, 1]}
     assert report.rows() == [["AF", "", "2", "1", "0", "1"], ["PVC", "", "2", "0", "1", "1"]]
+
+
+def test_columns_of_a_table_become_snomed_codes_and_those_without_one_are_said(make):
+    """Columns as CODE-15 % has them: of the 0/1 ones only death and normal_ecg have no code."""
+    heading = "age,is_male,1dAVb,RBBB,LBBB,SB,ST,AF,death,normal_ecg"
+    cells = [f"50,True,{int(k == 0)},{int(k == 1)},{int(k < 3)},1,{int(k == 3)},{k % 2},{k % 2},1" for k in range(6)]
+    codes, notes = make(heading, *cells, vocabulary="snomed")
+    assert codes == {
+        "164889003": 3, "164909002": 3, "270492004": 1, "426177001": 6, "427084000": 1, "59118001": 1,
+    }  # fmt: skip
+    assert "without a SNOMED CT code, left out: normal_ecg (6 records), death (3 records)" in notes
+    codes, notes = make("AF,ST", *["1,1"] * 6, vocabulary="snomed")
+    assert codes == {"164889003": 6}, "ST is tachycardia in CODE-15 % alone"
+    codes, notes = make("CRBBB,RBBB", *["1,0", "0,1", "0,0", "1,1", "0,0", "0,0"], vocabulary="snomed")
+    assert codes == {"59118001": 3}
+    assert "713427006 complete right bundle branch block (CRBBB) counts as 59118001" in notes
+    codes, _ = make("CRBBB,RBBB", *["1,0", "0,1", "0,0", "1,1", "0,0", "0,0"], vocabulary="snomed", merge=False)
+    assert codes == {"59118001": 2, "713427006": 2}
+
+
+def test_words_become_snomed_codes_and_a_record_of_unknown_words_is_unlabelled(make, tmp_path):
+    words = ["AF", "AF;LBBB", "palpitations", "", "LBBB;cough", "59118001"]
+    codes, notes = make("word", *words, label_column="word", vocabulary="snomed")
+    assert codes == {"164889003": 2, "164909002": 2, "59118001": 1}
+    assert "without a SNOMED CT code, left out: " in notes
+    assert all(f"{word} (1 records)" in notes for word in ("cough", "palpitations"))
+    labelled = read_labels(max(tmp_path.glob("*.zarr"))).labelled_N.tolist()
+    assert labelled == [True, True, False, False, True, True]
+
+
+def test_a_vocabulary_that_fits_nothing_is_refused(make):
+    with pytest.raises(UsageError, match=r"none of its labels has a SNOMED CT code here: a \(1 records\)"):
+        make("a", "1", "0", "0", "0", "0", "0", vocabulary="snomed")
+    with pytest.raises(UsageError, match="--vocabulary 'icd' is none of snomed"):
+        make("AF", *["1"] * 6, vocabulary="icd")
+    with pytest.raises(UsageError, match="--merge is for SNOMED CT codes"):
+        make("AF", *["1"] * 6, merge=False)

@@ -7,7 +7,7 @@ import zipfile
 import pytest
 
 from lamae.evaluate.labels import read_labels
-from lamae.evaluate.snomed import EQUIVALENT, NAMES, SCORED
+from lamae.evaluate.snomed import CPSC, EQUIVALENT, NAMES, SCORED, SCP, columns_to_codes
 from lamae.evaluate.sources import build_labels
 from lamae.sharding.errors import UsageError
 from lamae.sharding.sources import keys_of
@@ -46,8 +46,8 @@ def test_codes_are_numbers_whatever_separates_them(make):
 
 
 def test_words_among_snomed_codes_are_refused_by_header_and_line_or_read_as_words(make):
-    comments = {"a": ["#Dx: 426783006"], "b": ["#Age: 5", "#Dx: AF,RBBB"]}
-    with pytest.raises(UsageError, match=r"b.hea, line 3: Dx is 'AF,RBBB', and 'AF' is no SNOMED CT code"):
+    comments = {"a": ["#Dx: 426783006"], "b": ["#Age: 5", "#Dx: RBBB,Afib"]}
+    with pytest.raises(UsageError, match=r"b.hea, line 3: Dx is 'RBBB,Afib', and 'Afib' is no SNOMED CT code"):
         make(comments)
     with pytest.raises(UsageError, match=r"a.hea, line 2: Dx .*'4267' is no SNOMED CT code"):
         make({"a": ["#Dx: 4267"]})
@@ -75,10 +75,28 @@ def test_equivalent_codes_are_one_as_the_challenge_scores_them(make, tmp_path):
     assert not report.notes
 
 
+def test_names_of_the_first_release_of_cpsc_2018_are_the_codes_of_the_later_ones(make, real_data, tmp_path):
+    comments = {"a": ["#Dx: AF,RBBB"], "b": ["#Dx: Normal"], "c": ["#Dx: 164889003,713427006"], "d": ["#Dx: I-AVB"]}
+    codes, report = make(comments)
+    assert codes == {"164889003": 2, "59118001": 2, "426783006": 1, "270492004": 1}
+    assert "names of CPSC 2018's classes count as their codes in the Challenges: 3 records" in report.notes
+    folder = real_data / "physionet_challenge_2020_2021_more"
+    keys = sorted(path.stem for path in folder.rglob("*.hea"))
+    shards = write_shard_set(tmp_path / "more", random_adc(len(keys), 20), keys=keys)
+    report = build_labels(shards, tmp_path / "more.zarr", source="snomed", file=folder)
+    counts = {report.descriptions[code].rpartition("(")[2][:-1]: n for code, n in report.num_positive.items()}
+    assert counts == {
+        "RBBB": 20, "AF": 14, "NSR": 13, "VEB": 13, "STD": 11, "LBBB": 8, "STE": 7, "PAC": 7, "IAVB": 4,
+        "NSSTTA": 4, "PVC": 1, "LVH": 1,
+    }  # fmt: skip
+    assert report.num_labelled == len(keys) - 6, "PTB's have an empty comment"
+
+
 def test_names_of_codes_have_the_check_digit_of_snomed():
     """SNOMED CT identifiers end in a Verhoeff check digit, which any single wrong digit or swap breaks."""
     assert len(SCORED) == 30
     assert EQUIVALENT.keys() | set(EQUIVALENT.values()) <= SCORED.keys()
+    assert {*SCP.values(), *CPSC.values(), *columns_to_codes(["1dAVb"]).values()} <= NAMES.keys()
     for code in NAMES:
         assert _verhoeff(code) == 0, code
     abbreviations = [name.rpartition(" (")[2] for name in NAMES.values()]

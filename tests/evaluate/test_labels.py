@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from lamae.evaluate.codes import choose_vocabulary
+from lamae.evaluate.headers import read_headers
 from lamae.evaluate.labels import NO_SPLIT, read_labels
-from lamae.evaluate.sources import build_labels, detect_source, icd10_ancestors
+from lamae.evaluate.snomed import SCP
+from lamae.evaluate.sources import build_labels, detect_source, icd10_ancestors, read_ptbxl
 from lamae.sharding.errors import UsageError
 from lamae.sharding.format import SPLITS, ShardSet
 from tests.shardsets import random_adc, write_shard_set
@@ -271,6 +273,65 @@ def test_ptbxl_statements_have_names_and_unknown_ones_are_said(tmp_path):
             labels(bad, "d")
     with pytest.raises(UsageError, match="--min-likelihood -1: is a percentage"):
         labels("{'NORM': 80.0}", "d", min_likelihood=-1.0)
+
+
+def test_ptbxl_statements_become_the_challenges_snomed_codes(tmp_path):
+    keys = [f"0000{n}_hr" for n in range(1, 5)]
+    shards = write_shard_set(tmp_path / "shards", random_adc(4, 50), keys=keys)
+    file = tmp_path / "ptbxl_database.csv"
+    statements = [
+        "{'NORM': 80.0, 'SR': 0.0}", "{'CRBBB': 100.0, 'INJAS': 35.0, 'SVARR': 0.0}", "{'INJAS': 100.0}",
+        "{'AFIB': 0.0, 'LVOLT': 0.0, 'IMI': 15.0}",
+    ]  # fmt: skip
+    lines = [f'"{s}",1,b/{key},b/{key[:-2]}lr' for s, key in zip(statements, keys, strict=True)]
+    file.write_text("\n".join(["scp_codes,strat_fold,filename_hr,filename_lr", *lines]) + "\n")
+    kinds = {"diagnostic": ("NORM", "CRBBB", "INJAS", "IMI"), "form": ("LVOLT",), "rhythm": ("SR", "SVARR", "AFIB")}
+    rows = [
+        f"{code},text,{int(kind == 'diagnostic')},{int(kind == 'form')},{int(kind == 'rhythm')},,"
+        for kind, codes in kinds.items()
+        for code in codes
+    ]
+    heading = ",description,diagnostic,form,rhythm,diagnostic_class,diagnostic_subclass"
+    (tmp_path / "scp_statements.csv").write_text("\n".join([heading, *rows]) + "\n")
+
+    def labels(out, **options):
+        return build_labels(shards, tmp_path / out, source="ptbxl", file=file, vocabulary="snomed", **options)
+
+    report = labels("a")
+    assert report.num_positive == {
+        "164865005": 1, "164889003": 1, "251146004": 1, "284470004": 1, "426783006": 1, "59118001": 1,
+    }  # fmt: skip
+    assert report.notes[0] == "without a SNOMED CT code, left out: INJAS (2 records)"
+    assert any("713427006 complete right bundle branch block" in note for note in report.notes)
+    assert read_labels(tmp_path / "a").labelled_N.tolist() == [True, True, False, True]
+    assert {"63593006", "713427006"} <= labels("b", merge=False).num_positive.keys()
+    assert labels("c", task="rhythm").num_positive == {"164889003": 1, "284470004": 1, "426783006": 1}
+    report = labels("d", min_likelihood=50)
+    assert report.num_positive == {"426783006": 1, "59118001": 1}
+    assert (
+        "left out by --min-likelihood 50, since their likelihood is not known (0): SR (1 records)" in report.notes[-1]
+    )
+    with pytest.raises(UsageError, match="--task superclass: gathers statements"):
+        labels("e", task="superclass")
+
+
+def test_ptbxl_statements_and_the_challenges_headers_agree_on_the_same_recordings(real_data, tmp_path):
+    """HRnnnnn of the Challenges is ecg_id nnnnn; their axis deviations are from another column, heart_axis."""
+    axes = {"39732003", "47665007"}
+    headers = read_headers(real_data / "physionet_challenge_2020_2021/ptbxl", merge=False)
+    theirs = {
+        int(key[2:]): set(codes) for key, codes in zip(headers.key_choices[0], headers.codes, strict=True) if codes
+    }
+    assert len(theirs) == 27
+    assert set().union(*theirs.values()) - axes <= set(SCP.values())
+    compared = {}
+    for name in ("ptbxl_500hz_first500", "ptbxl_100hz_first1000", "ptbxl_zscored_100hz"):
+        table = read_ptbxl(real_data / name / "ptbxl_database.csv", vocabulary="snomed", merge=False)
+        for key, codes in zip(table.key_choices[0], table.codes, strict=True):
+            if (ecg_id := int(key.split("_")[0])) in theirs:
+                compared[ecg_id] = (codes or set(), theirs[ecg_id] - axes)
+    assert compared
+    assert {ecg_id: pair for ecg_id, pair in compared.items() if pair[0] != pair[1]} == {}
 
 
 def test_a_source_is_told_from_its_columns(tmp_path):
