@@ -93,6 +93,7 @@ def probe(
     """
     from lamae.evaluate import probe as probing
     from lamae.evaluate import transfer
+    from lamae.evaluate.codes import few
     from lamae.evaluate.fewlabels import curve_difference, few_label_curve, parse_fractions
     from lamae.evaluate.groups import code_groups
 
@@ -129,8 +130,10 @@ def probe(
         columns,
         rows,
     )
-    for code, reason in result.left_out.items():
-        console.say(f"left out of the macro: {code} ({reason})")
+    for reason in dict.fromkeys(result.left_out.values()):
+        codes = [code for code, its in result.left_out.items() if its == reason]
+        names = few([" ".join([code, truth.descriptions.get(code, "")]).strip() for code in codes])
+        console.say(f"left out of the macro ({reason}): {names}")
     if fractions:
         with console.show_progress() as progress:
             curves = [
