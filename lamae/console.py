@@ -1,6 +1,6 @@
 """What the command line shows: a progress bar on a terminal, plain lines in a log file, one line for an error.
 
-Nothing printed here is read as markup: paths, record keys and codes hold brackets.
+Nothing printed here is read as markup or obeyed by the terminal: paths, record keys and codes hold anything.
 """
 
 import logging
@@ -19,6 +19,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 from lamae.sharding.progress import Progress, ignore
+from lamae.sharding.text import LogFormatter, one_line, visible
 
 LOG_LINE_EVERY_S = 10.0
 # Of tables in a file or a pipe, which have no edge of their own.
@@ -40,7 +41,7 @@ def set_up_logging() -> None:
     for stream in (sys.stdout, sys.stderr):  # names of files and patients need not fit the terminal's encoding
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", datefmt="%H:%M:%S"))
+    handler.setFormatter(LogFormatter("%H:%M:%S"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     set_verbosity(os.environ.get(VERBOSITY_VARIABLE, ""))
 
@@ -61,7 +62,7 @@ def is_quiet() -> bool:
 
 def say(text: str = "", *, style: str | None = None) -> None:
     """A line of the result, never wrapped and never left out."""
-    console.print(text, style=style, soft_wrap=True)
+    console.print(visible(text), style=style, soft_wrap=True)
 
 
 def hint(text: str = "", *, style: str | None = None) -> None:
@@ -117,9 +118,9 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     """A table below its title, which may be longer than it is wide; columns after the first are right-aligned."""
     table = Table()
     for position, column in enumerate(columns):
-        table.add_column(column, justify="left" if position == 0 else "right")
+        table.add_column(one_line(column), justify="left" if position == 0 else "right")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(one_line, row))
     say(title, style="italic")
     has_edge = console.is_terminal or "COLUMNS" in os.environ
     (console if has_edge else _plain_console(file=console.file, width=max(console.width, LOG_WIDTH))).print(table)
@@ -127,7 +128,7 @@ def print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
 
 def print_error(message: str) -> None:
     """One line on standard error, whatever line breaks the message had."""
-    print(f"lamae: {' '.join(message.split())}", file=sys.stderr)
+    print(f"lamae: {visible(' '.join(message.split()))}", file=sys.stderr)
 
 
 def say_when_terminated() -> None:

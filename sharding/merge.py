@@ -38,6 +38,7 @@ from lamae.sharding.plan import Plan, lock_of
 from lamae.sharding.progress import Progress, ignore
 from lamae.sharding.quality import LEAD_FLAGS, RECORD_FLAGS
 from lamae.sharding.tar import PARTIAL_SUFFIX
+from lamae.sharding.text import csv_row
 from lamae.sharding.writing import new_file, own_name, put_in_place
 
 _ROWS_PER_CHUNK = 1 << 16
@@ -221,7 +222,7 @@ def _write_csv(path: Path, header: tuple[str, ...], rows: list[Any]) -> None:
     with new_file(path) as partial, partial.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerows(map(csv_row, rows))
 
 
 def sync(path: Path) -> None:

@@ -34,6 +34,7 @@ from lamae.sharding.selection import capped, decide_splits
 from lamae.sharding.sources import Entry, Reconciliation, list_source
 from lamae.sharding.subjects import name_subjects, patients_of, warn_of_unknown
 from lamae.sharding.survey import overview, survey
+from lamae.sharding.text import csv_row
 from lamae.sharding.windows import WINDOW_START
 from lamae.sharding.writing import Lock, new_directory, new_file
 from lamae.sharding.zipindex import ZipIndex
@@ -324,7 +325,7 @@ def _write(planned: Plan, unmatched: Reconciliation, entries: list[Entry], files
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(("path", "status"))
             for status in ("missing", "unlisted", "unused"):
-                writer.writerows((path, status) for path in getattr(unmatched, status))
+                writer.writerows(csv_row((path, status)) for path in getattr(unmatched, status))
         _write_content(planned, building)
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from lamae import cli
+from lamae import cli, console
 from tests.shardsets import random_adc, write_shard_set
 
 VERBS = sorted(command.callback.__name__ for command in cli.app.registered_commands)
@@ -119,3 +119,14 @@ def test_training_into_a_shard_set_is_refused(lamae, tmp_path):
     assert code == 2
     assert "run.dir=shards: is a shard set" in errors
     assert not (tmp_path / "shards" / "checkpoints").exists()
+
+
+def test_what_is_printed_is_not_obeyed_by_the_terminal(capsys):
+    name = "a\x1b]0;title\x07b\x9b2J"
+    console.say(f"record {name}\nnext")
+    console.print_table("records", ["key", name], [[name, "line\nbreak"]])
+    console.print_error(f"no record {name}")
+    printed = "".join(capsys.readouterr())
+    assert not set(printed) & {"\x1b", "\x07", "\x9b"}
+    assert printed.count(r"a\x1b]0;title\x07b\x9b2J") == 4
+    assert r"line\nbreak" in printed

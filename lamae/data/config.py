@@ -112,6 +112,11 @@ class SignalConfig:
     wander_mv: float = 0.0
     """Augmentation: amplitude, in millivolt, of slow baseline wander (0.05 to 0.5 Hz), drawn at the electrodes."""
 
+    @property
+    def output_scale(self) -> tuple[float, str]:
+        """Factor from the model's units to a unit, and that unit: millivolt unless ``scaling`` gave amplitude up."""
+        return (self.scale_mv, "mV") if self.scaling == "global" else (1.0, "model units")
+
     def check(self) -> None:
         """Raises ValueError naming the key to change."""
         _require(self.rate_hz >= 1, "signal.rate_hz", "at least 1", self.rate_hz)

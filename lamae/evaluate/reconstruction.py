@@ -172,7 +172,7 @@ def reconstruction_errors(
         squared.append(np.stack(squared_P, axis=-1))
         count.append(which_BSLT.sum(-1))
         progress("reconstruct", sum(map(len, count)), len(rows))
-    scale, unit = output_scale(loaded)
+    scale, unit = loaded.config.signal.output_scale
     return ReconstructionErrors(
         squared_RSLP=np.concatenate(squared) * scale**2,
         count_RSL=np.concatenate(count),
@@ -209,7 +209,7 @@ def reconstruct_records(
     """What the model makes of hidden parts of ``rows``, under the same masks as ``reconstruction_errors``."""
     shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
     transform = transform_for(loaded, shard_set)
-    scale, unit = output_scale(loaded)
+    scale, unit = loaded.config.signal.output_scale
     found = []
     for signal in read_signals(shard_set, rows, transform=transform, batch_size=16, device=device):
         drawn = draw_evaluation_mask(loaded, signal, mask=mask, seed=seed)
@@ -239,12 +239,6 @@ def draw_evaluation_mask(loaded: LoadedModel, signal: Signal, *, mask: MaskConfi
         lead_mask_BL=signal.lead_mask_BL,
         num_patches=loaded.num_samples // loaded.config.model.patch_size,
     )
-
-
-def output_scale(loaded: LoadedModel) -> tuple[float, str]:
-    """Factor from the model's units to a unit, and that unit: millivolt unless the run's scaling gave amplitude up."""
-    signal = loaded.config.signal
-    return (signal.scale_mv, "mV") if signal.scaling == "global" else (1.0, "model units")
 
 
 def situations(hidden_BLT: np.ndarray, visible_BLT: np.ndarray) -> np.ndarray:

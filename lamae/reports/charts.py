@@ -1,6 +1,7 @@
 """Charts that several reports share. Each takes plain numbers and returns a Figure."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -31,10 +32,17 @@ def plot_auroc(rows: Sequence[str], series: Mapping[str, Sequence[Interval]], *,
     figure, ax = new_chart(10.6, 0.9 + len(rows) * (0.12 + 0.16 * num_series))
     style_axes(ax, grid=False)
     ax.grid(axis="x", color=RULE, linewidth=0.6)
-    for s, (name, intervals) in enumerate(series.items()):
+    for s, ((name, intervals), color) in enumerate(zip(series.items(), cycle(SERIES), strict=False)):
         y = np.arange(len(rows)) + (s - (num_series - 1) / 2) * (0.66 / max(num_series, 2))
-        ax.hlines(y, [i.low for i in intervals], [i.high for i in intervals], color=SERIES[s], linewidth=1.4, alpha=0.6)
-        ax.plot([i.value for i in intervals], y, "o", color=SERIES[s], markersize=4.5, label=name)
+        ax.hlines(
+            y,
+            [i.low for i in intervals],
+            [i.high for i in intervals],
+            color=color,
+            linewidth=1.4,
+            alpha=0.6,
+        )
+        ax.plot([i.value for i in intervals], y, "o", color=color, markersize=4.5, label=name)
     ax.axvline(0.5, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
     ax.set_yticks(np.arange(len(rows)), rows)
     ax.set_ylim(len(rows) - 0.5, -0.5)

@@ -21,7 +21,7 @@ from lamae.evaluate.trivial import LINEAR, TRIVIAL
 from lamae.reports.charts import new_chart, plot_auroc, plot_bars, plot_differences
 from lamae.reports.page import Page
 from lamae.reports.style import INK, SERIES
-from lamae.reports.tables import Table
+from lamae.reports.tables import Table, to_markdown
 from lamae.reports.values import finite
 from lamae.sharding.leads import LEADS
 
@@ -302,7 +302,8 @@ def _cut(codes: Sequence[str]) -> str:
 
 def _markdown(comparison: Comparison, tables: Sequence[Table]) -> str:
     first = next(iter(comparison.probes["record"]))
-    parts = [f"# {first} beside the others", f"{comparison.num_records:,} records. Labels: {comparison.protocol}."]
+    about = f"{comparison.num_records:,} records. Labels: {comparison.protocol}."
+    parts = [f"# {to_markdown(first)} beside the others", to_markdown(about)]
     return "\n\n".join([*parts, *(table.to_markdown() for table in tables)]) + "\n"
 
 

@@ -1,8 +1,8 @@
 """Self-contained HTML pages: everything inline, nothing fetched, readable on paper too."""
 
 import base64
-import html
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +10,11 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from lamae import files
+from lamae.reports.tables import to_html
 from lamae.sharding.errors import UsageError
 
+# A cell may break before its interval, not within: ten columns fit a page so.
+_INTERVAL, _KEPT_WHOLE = re.compile(r"\([^()]* to [^()]*\)"), r'<span class="whole">\g<0></span>'
 VERDICTS = {"holds": "good", "does not hold": "bad", "not decided": "open"}
 
 
@@ -21,13 +24,13 @@ class Page:
     def __init__(self, title: str, *, subtitle: str = "") -> None:
         self.title = title
         self._sections: list[str] = []
-        self._body = [f"<header><h1>{_text(title)}</h1>{_paragraph(subtitle, 'subtitle')}</header>"]
+        self._body = [f"<header><h1>{to_html(title)}</h1>{_paragraph(subtitle, 'subtitle')}</header>"]
 
     def section(self, title: str, *, lead: str = "") -> None:
         """Start a section; ``lead`` says in a sentence or two what is to be seen."""
         anchor = "".join(c if c.isalnum() else "-" for c in title.lower())
-        self._sections.append(f'<a href="#{anchor}">{_text(title)}</a>')
-        self._body.append(f'<h2 id="{anchor}">{_text(title)}</h2>{_paragraph(lead, "lead")}')
+        self._sections.append(f'<a href="#{anchor}">{to_html(title)}</a>')
+        self._body.append(f'<h2 id="{anchor}">{to_html(title)}</h2>{_paragraph(lead, "lead")}')
 
     def paragraph(self, text: str) -> None:
         self._body.append(_paragraph(text, ""))
@@ -35,8 +38,8 @@ class Page:
     def cards(self, entries: Sequence[tuple[str, str, str]]) -> None:
         """Key figures: (label, value, note)."""
         cells = "".join(
-            f'<div class="card"><div class="label">{_text(label)}</div><div class="value">{_text(value)}</div>'
-            f'<div class="note">{_text(note)}</div></div>'
+            f'<div class="card"><div class="label">{to_html(label)}</div><div class="value">{to_html(value)}</div>'
+            f'<div class="note">{to_html(note)}</div></div>'
             for label, value, note in entries
         )
         self._body.append(f'<div class="cards">{cells}</div>')
@@ -44,8 +47,8 @@ class Page:
     def verdicts(self, entries: Sequence[tuple[str, str, str]]) -> None:
         """Claims: (verdict from VERDICTS, claim, the numbers behind it)."""
         items = "".join(
-            f'<li><span class="badge {VERDICTS[verdict]}">{_text(verdict)}</span>'
-            f"<div><strong>{_text(claim)}</strong><br><span>{_text(evidence)}</span></div></li>"
+            f'<li><span class="badge {VERDICTS[verdict]}">{to_html(verdict)}</span>'
+            f"<div><strong>{to_html(claim)}</strong><br><span>{to_html(evidence)}</span></div></li>"
             for verdict, claim, evidence in entries
         )
         self._body.append(f'<ul class="verdicts">{items}</ul>')
@@ -54,10 +57,10 @@ class Page:
         self, heads: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str = "", strong_rows: Sequence[int] = ()
     ) -> None:
         """A table whose first column is text and whose others are numbers, aligned right."""
-        head = "".join(f"<th>{_text(name)}</th>" for name in heads)
+        head = "".join(f"<th>{to_html(name)}</th>" for name in heads)
         lines = ""
         for r, row in enumerate(rows):
-            cells = "".join(f"<td>{_text(cell)}</td>" for cell in row)
+            cells = "".join(f"<td>{_INTERVAL.sub(_KEPT_WHOLE, to_html(cell))}</td>" for cell in row)
             lines += f'<tr class="strong">{cells}</tr>' if r in strong_rows else f"<tr>{cells}</tr>"
         self._body.append(
             f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
@@ -68,8 +71,8 @@ class Page:
         """A plot, as SVG or (``raster``, for plots with very many points) as PNG."""
         source = figure_to_data_uri(figure, raster=raster)
         self._body.append(
-            f'<figure><img src="{source}" alt="{_text(alt or caption)}">'
-            f"<figcaption>{_text(caption)}</figcaption></figure>"
+            f'<figure><img src="{source}" alt="{to_html(alt or caption)}">'
+            f"<figcaption>{to_html(caption)}</figcaption></figure>"
         )
 
     def html(self) -> str:
@@ -77,7 +80,7 @@ class Page:
         return (
             '<!doctype html><html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f"<title>{_text(self.title)}</title><style>{_CSS}</style></head><body><main>"
+            f"<title>{to_html(self.title)}</title><style>{_CSS}</style></head><body><main>"
             f"{self._body[0]}{menu}{''.join(self._body[1:])}</main></body></html>\n"
         )
 
@@ -100,12 +103,8 @@ def figure_to_data_uri(figure: Figure, *, raster: bool = False, dpi: int = 110) 
     return f"data:{mime};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _text(text: str) -> str:
-    return html.escape(str(text), quote=True)
-
-
 def _paragraph(text: str, css_class: str) -> str:
-    return f'<p class="{css_class}">{_text(text)}</p>' if text else ""
+    return f'<p class="{css_class}">{to_html(text)}</p>' if text else ""
 
 
 _CSS = """
@@ -138,11 +137,15 @@ nav a:hover { color: var(--accent); border-color: var(--accent); }
 .badge.good { background: #e3f4ea; color: #14713d; }
 .badge.bad { background: #fde7e9; color: #a40e26; }
 .badge.open { background: #eef0f4; color: #4d5666; }
-.scroll { overflow-x: auto; margin: 16px 0 4px; }
+/* What is wider than the page scrolls; a shadow at its edge says so. */
+.scroll { overflow-x: auto; margin: 16px 0 4px; background:
+  linear-gradient(to left, var(--paper) 60%, transparent) right / 48px 100% no-repeat local,
+  linear-gradient(to left, #1c233033, transparent) right / 16px 100% no-repeat; }
 table { border-collapse: collapse; width: 100%; font-size: 13.5px; font-variant-numeric: tabular-nums; }
-th, td { padding: 6px 0 6px 12px; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
-th { font-weight: 600; color: var(--muted); font-size: 13px; vertical-align: bottom; white-space: normal; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; white-space: normal; min-width: 9em; }
+th, td { padding: 6px 0 6px 12px; text-align: right; border-bottom: 1px solid var(--rule); }
+th { font-weight: 600; color: var(--muted); font-size: 13px; vertical-align: bottom; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; min-width: 9em; overflow-wrap: anywhere; }
+td .whole { white-space: nowrap; color: var(--muted); }
 tr.strong td { font-weight: 650; border-top: 1.5px solid var(--ink); }
 figure { margin: 20px 0 10px; }
 figure img { width: 100%; height: auto; display: block; }
@@ -150,5 +153,6 @@ figcaption { margin-top: 6px; }
 code { font-family: ui-monospace, "SFMono-Regular", Menlo, Consolas, monospace; font-size: 0.92em; }
 @media (max-width: 700px) { main { padding: 24px 18px; } .verdicts li { grid-template-columns: 1fr; gap: 4px; } }
 @media print { body { background: none; } main { max-width: none; padding: 0; } nav { display: none; }
+  .scroll { overflow: visible; } table { font-size: 11px; }
   figure, .cards, .verdicts li, tr { break-inside: avoid; } }
 """

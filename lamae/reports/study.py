@@ -12,7 +12,7 @@ from lamae.evaluate.auroc import Interval
 from lamae.reports.charts import new_chart
 from lamae.reports.page import Page
 from lamae.reports.style import INK, RULE, SERIES, style_axes
-from lamae.reports.tables import Table
+from lamae.reports.tables import Table, to_markdown
 from lamae.reports.values import finite
 
 READOUT_NAMES = {"mean": "plain mean of the tokens", "record": "the model's own pooled embedding"}
@@ -194,7 +194,7 @@ def _cost_table(results: Mapping[str, Any]) -> Table:
 
 
 def _markdown(results: Mapping[str, Any], tables: Sequence[Table], figures: Mapping[str, Figure]) -> str:
-    parts = ["# Study", _subtitle(results), *(f"![{_CAPTIONS[name]}]({name})" for name in figures)]
+    parts = ["# Study", to_markdown(_subtitle(results)), *(f"![{_CAPTIONS[name]}]({name})" for name in figures)]
     return "\n\n".join([*parts, *(table.to_markdown() for table in tables)]) + "\n"
 
 

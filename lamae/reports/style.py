@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import matplotlib
+
 INK = "#1c2330"
 MUTED = "#7b8494"
 RULE = "#d9dde4"
@@ -9,6 +11,9 @@ HIDDEN = "#e9eef6"
 ACCENT = "#c8102e"
 # After Okabe and Ito: distinguishable with any common colour vision.
 SERIES = ("#c8102e", "#0072b2", "#009e73", "#e69f00", "#7a5195", "#56b4e9", "#8a8f98")
+
+# Names of runs and codes are text, dollar signs included.
+matplotlib.rcParams["text.parse_math"] = False
 
 
 def style_axes(ax: Any, *, grid: bool = True) -> None:

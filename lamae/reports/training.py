@@ -7,24 +7,34 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lamae.data.config import SignalConfig
 from lamae.reports.attention import lead_attention
 from lamae.reports.style import ACCENT, HIDDEN, INK, MUTED, style_axes
 from lamae.sharding.leads import LEADS, NUM_LEADS
 
 
 @torch.inference_mode()
-def draw_figures(model: Any, signal: Any, mask: Any, *, num_records: int = 1) -> dict[str, Figure]:
+def draw_figures(
+    model: Any, signal: Any, mask: Any, config: SignalConfig, *, num_records: int = 1
+) -> dict[str, Figure]:
     """Figures of the first ``num_records`` of a batch, by TensorBoard tag.
 
-    ``model`` is a PretrainModel, ``signal`` a Signal and ``mask`` the Mask drawn for it, all on one device.
+    ``model`` is a PretrainModel, ``signal`` a Signal made as ``config`` says and ``mask`` the Mask drawn for it, all on
+    one device.
     """
+    scale, unit = config.output_scale
     y_BLT, predicted_BLT = model.reconstruct(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, mask)
     embedding = model.embed(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL)
     figures = {}
     for b in range(min(num_records, len(y_BLT))):
         suffix = f"/{b}" if num_records > 1 else ""
         figures[f"reconstruction{suffix}"] = plot_reconstruction(
-            _numpy(signal.x_BLT[b]), _numpy(y_BLT[b]), _numpy(predicted_BLT[b]), valid_LT=_numpy(signal.valid_BLT[b])
+            scale * _numpy(signal.x_BLT[b]),
+            scale * _numpy(y_BLT[b]),
+            _numpy(predicted_BLT[b]),
+            valid_LT=_numpy(signal.valid_BLT[b]),
+            rate_hz=config.rate_hz,
+            unit=unit,
         )
     figures["lead_weights"] = plot_lead_weights(_numpy(embedding.lead_weights_BL))
     attention = lead_attention(model, signal)
@@ -54,7 +64,7 @@ def plot_reconstruction(
     axes = figure.subplots(6, 2, sharex=True)
     shown = np.where(valid_LT, x_LT, np.nan)
     guess = np.where(predicted_LT & valid_LT, y_LT, np.nan)
-    limit = max(1e-6, float(np.nanquantile(np.abs(shown), 0.999)) * 1.15) if np.isfinite(shown).any() else 1.0
+    low, high = _limits(shown, guess)
     for lead, name in enumerate(LEADS):
         ax = axes[lead % 6, lead // 6]
         style_axes(ax, grid=False)
@@ -64,7 +74,7 @@ def plot_reconstruction(
             ax.text(0.5, 0.5, "not recorded", transform=ax.transAxes, ha="center", va="center", color=MUTED)
         ax.plot(times, shown[lead], color=INK, linewidth=0.8, label="recorded")
         ax.plot(times, guess[lead], color=ACCENT, linewidth=1.0, label="reconstructed from the rest")
-        ax.set(ylim=(-limit, limit), xlim=(times[0], times[-1]))
+        ax.set(ylim=(low, high), xlim=(times[0], times[-1]))
         ax.set_ylabel(name, rotation=0, ha="right", va="center", fontweight="bold")
         ax.tick_params(labelsize=8)
     for ax in axes[-1]:
@@ -73,6 +83,14 @@ def plot_reconstruction(
     figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False, fontsize=9)
     figure.suptitle(f"{title}  ({unit}; shaded: hidden from the model)".strip(), x=0.02, ha="left", fontsize=10)
     return figure
+
+
+def _limits(*curves: np.ndarray) -> tuple[float, float]:
+    """Of an axis that shows all curves and 0, but for a few single samples."""
+    values = np.concatenate([curve[np.isfinite(curve)] for curve in curves])
+    low, high = np.quantile(values, [0.0005, 0.9995]) if len(values) else (-1.0, 1.0)
+    margin = 0.08 * max(high - low, 1e-3)
+    return min(float(low), 0.0) - margin, max(float(high), 0.0) + margin
 
 
 def plot_lead_weights(weights_BL: np.ndarray, *, title: str = "Share of each lead in the record embedding") -> Figure:

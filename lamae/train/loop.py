@@ -50,8 +50,8 @@ log = logging.getLogger(__name__)
 def train(config: "RunConfig", *, draw_figures: DrawFigures | None = None, probe: Probe | None = None) -> int:
     """Pretrain as ``config`` says, resuming ``run.dir`` where it holds a checkpoint; gives the process's exit code.
 
-    ``draw_figures(model, signal, mask)`` draws for TensorBoard every ``monitor.figures_every`` steps, ``probe(model)``
-    measures the representation every ``monitor.probe_every``.
+    ``draw_figures(model, signal, mask, config.signal)`` draws for TensorBoard every ``monitor.figures_every`` steps,
+    ``probe(model)`` measures the representation every ``monitor.probe_every``.
     Raises LamaeError (UsageError where the configuration is to blame) for what its reader can put right.
     """
     ranks = distributed.start(timeout_s=config.engine.timeout_s, num_threads=config.train.num_threads)

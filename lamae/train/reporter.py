@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from lamae.data.batch import Batch
+from lamae.data.config import SignalConfig
 from lamae.data.loader import RingLoader
 from lamae.data.transforms import Signal
 from lamae.model.masking import Mask
@@ -31,7 +32,7 @@ FIGURE_RECORDS = 16
 MAX_KEYS_IN_A_LINE = 8
 TELL_EVERY_S = 300.0
 
-DrawFigures = Callable[[torch.nn.Module, Signal, Mask], dict[str, Any]]
+DrawFigures = Callable[[torch.nn.Module, Signal, Mask, SignalConfig], dict[str, Any]]
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +198,7 @@ class Reporter:
         batch = self._inputs.fixed_batch(split="val", num_records=FIGURE_RECORDS)
         signal, mask = self._inputs.prepare(batch, device=self._ranks.device, train=False)
         with engine.evaluating() as model:
-            self._monitor.figures(step, self._draw_figures(model, signal, mask))
+            self._monitor.figures(step, self._draw_figures(model, signal, mask, self._config.signal))
 
     def close(self) -> None:
         self._monitor.close()

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import TracebackType
 
 from lamae.sharding.errors import LamaeError
+from lamae.sharding.text import LogFormatter
 from lamae.train.rowfile import TELL_FAILURES_EVERY_S, Throttle
 
 LOG_NAME = "log.txt"
@@ -21,7 +22,7 @@ class RunLog(logging.Handler):
 
     def __init__(self, run_dir: Path, *, is_main: bool) -> None:
         super().__init__()
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+        self.setFormatter(LogFormatter("%Y-%m-%d %H:%M:%S"))
         self._path = run_dir / LOG_NAME
         self._is_main = is_main
         self._early: list[str] | None = []

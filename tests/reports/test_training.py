@@ -41,11 +41,17 @@ def test_figures_of_a_real_model(shards):
         lead_mask_BL=signal.lead_mask_BL,
         num_patches=10,
     )
-    figures = draw_figures(loaded.model, signal, mask)
+    figures = draw_figures(loaded.model, signal, mask, loaded.config.signal)
     assert set(figures) == {"reconstruction", "lead_weights", "lead_attention"}
     assert len(figures["reconstruction"].axes) == 12
+    assert figures["reconstruction"].get_suptitle().startswith("(mV; shaded")
+    recorded, guess = (line.get_ydata() for line in figures["reconstruction"].axes[0].lines[:2])
+    np.testing.assert_allclose(recorded, shards.read(0)[0] / 200, atol=1e-6)  # lead I, millivolt
+    low, high = figures["reconstruction"].axes[0].get_ylim()
+    assert low < np.nanmin([recorded, guess]) <= np.nanmax([recorded, guess]) < high
+    assert figures["reconstruction"].axes[0].get_xlim() == pytest.approx((0, 4.99))  # seconds
     assert torch.is_grad_enabled()
-    assert set(draw_figures(loaded.model, signal, mask, num_records=2)) == {
+    assert set(draw_figures(loaded.model, signal, mask, loaded.config.signal, num_records=2)) == {
         "reconstruction/0",
         "reconstruction/1",
         "lead_weights",

@@ -417,3 +417,13 @@ def test_headers_that_the_sample_misses_give_the_shape_where_those_in_it_do_not(
 def test_limit_takes_the_first_of_the_sorted_listing(mimic, tmp_path):
     pack(mimic, tmp_path / "out", options=small(limit=7))
     assert ShardSet.open(tmp_path / "out").keys == sorted(path.stem for path in mimic.rglob("*.hea"))[:7]
+
+
+def test_a_rejected_name_is_no_formula_to_a_spreadsheet_and_no_command_to_a_terminal(tmp_path):
+    write_record(tmp_path / "wfdb" / "good", plausible_signal(MIMIC_LEADS))
+    for name in ("=1+1", "-x\x1b[2J"):
+        (tmp_path / "wfdb" / f"{name}.hea").write_text("no header\n")
+    pack(tmp_path / "wfdb", tmp_path / "out", options=small())
+    text = (tmp_path / "out" / "rejects.csv").read_text()
+    assert "\x1b" not in text
+    assert set(rejects_of(tmp_path / "out")) == {"'=1+1", "'-x__2J"}

@@ -1,0 +1,47 @@
+"""Text from elsewhere (names of files and patients, headers, codes) as it may be shown to people.
+
+A terminal obeys escape sequences in what it is sent, and a spreadsheet computes cells that begin like a formula.
+"""
+
+import logging
+import re
+from collections.abc import Iterable
+
+# Control characters but tab and line feed, and those that turn the direction of what follows or break the line.
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    """Characters that act and are not seen as backslash escapes; tabs and line feeds stay."""
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def one_line(text: str) -> str:
+    """``visible`` with tabs and line feeds as escapes, too."""
+    return visible(text).replace("\t", "\\t").replace("\n", "\\n")
+
+
+def csv_row(values: Iterable[object]) -> list[str]:
+    """Cells for a CSV that people open: one line each, and no formula (those get an apostrophe in front)."""
+    return [_no_formula(one_line(str(value))) for value in values]
+
+
+class LogFormatter(logging.Formatter):
+    """The project's log lines: messages are ``visible``."""
+
+    def __init__(self, time_format: str) -> None:
+        super().__init__("%(asctime)s %(levelname).1s %(message)s", datefmt=time_format)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = visible(record.message)
+        return super().formatMessage(record)
+
+
+def _no_formula(text: str) -> str:
+    if not text.startswith(("=", "+", "-", "@")):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return "'" + text
+    return text
