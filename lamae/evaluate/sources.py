@@ -89,6 +89,8 @@ def build_labels(
     given = {name: value for name, value in options.items() if value is not None}
     if given.get("protocol") == "shards":
         del given["protocol"]
+    if source == given.get("vocabulary") and "label_column" not in given:
+        del given["vocabulary"]  # the headers have these codes
     for name in given.keys() - inspect.signature(reader).parameters.keys():
         has = [other for other, its in READERS.items() if name in inspect.signature(its).parameters]
         option = OPTIONS.get(name, f"--{name.replace('_', '-')}")

@@ -70,6 +70,9 @@ def test_equivalent_codes_are_one_as_the_challenge_scores_them(make, tmp_path):
     assert any("713427006 complete right bundle branch block (CRBBB) counts as 59118001" in n for n in report.notes)
     attributes = read_labels(next(tmp_path.glob("*.zarr")))
     assert "equivalent codes merged" in attributes.protocol
+    assert make(comments, vocabulary="snomed")[0] == codes, "the option may be given for every set"
+    with pytest.raises(UsageError, match="--vocabulary is for ptbxl and csv"):
+        make(comments, vocabulary="snomed", label_column="Dx")
     codes, report = make(comments, merge=False)
     assert len(codes) == 8
     assert not report.notes
