@@ -91,13 +91,13 @@ def synth(
 @app.command()
 def shard(
     source: Annotated[
-        Path, typer.Argument(help="MIMIC-IV-ECG or PTB-XL, any directory of WFDB records, or a .zip of one.")
+        Path, typer.Argument(help="MIMIC-IV-ECG, PTB-XL or CODE-15 %, any directory of WFDB records, or a .zip of one.")
     ],
     out: Annotated[Path, typer.Argument(help="Shard set to make: absent, empty, or begun by the same command.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Further options, such as quality.flat=reject.")
     ] = None,
-    kind: Annotated[str, typer.Option("--source", help="mimic, ptbxl, wfdb, or auto to detect it.")] = "auto",
+    kind: Annotated[str, typer.Option("--source", help="mimic, ptbxl, code15, wfdb, or auto to detect it.")] = "auto",
     workers: Annotated[int, typer.Option(help="Processes; any number gives the same bytes.")] = 1,
     shard_size: Annotated[int, typer.Option(help="Records listed per tar.")] = 1024,
     limit: Annotated[int | None, typer.Option(help="Only the first so many records of the sorted listing.")] = None,

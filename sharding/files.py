@@ -45,7 +45,7 @@ def open_files(source: Path, *, base: str = "", zip_index: Path | None = None) -
 
     Raises UsageError where ``source`` is neither.
     """
-    what = "the root of MIMIC-IV-ECG, of PTB-XL or of WFDB records, or a zip of one"
+    what = "the root of MIMIC-IV-ECG, PTB-XL, CODE-15 % or of WFDB records, or a zip of one"
     if not source.exists():
         raise UsageError(f"{source}: no such file or directory; give {what}")
     if source.is_dir():

@@ -8,7 +8,7 @@ from typing import Any
 from lamae.sharding.quality import QualityConfig
 
 WINDOWS = ("first", "centre", "all")
-SOURCE_KINDS = ("auto", "mimic", "ptbxl", "wfdb")
+SOURCE_KINDS = ("auto", "mimic", "ptbxl", "code15", "wfdb")
 
 
 @dataclass
@@ -16,7 +16,8 @@ class PackOptions:
     """How a source becomes a shard set."""
 
     source: str = "auto"
-    """What the source is: mimic (MIMIC-IV-ECG), ptbxl (PTB-XL), wfdb (any directory of WFDB records) or auto."""
+    """What the source is: mimic (MIMIC-IV-ECG), ptbxl (PTB-XL), code15 (CODE-15 %, HDF5), wfdb (any directory of WFDB
+    records) or auto."""
     workers: int = 1
     """Processes that pack. The result is the same bytes for any number."""
     shard_size: int = 1024

@@ -25,6 +25,7 @@ from lamae.sharding.columns import with_columns
 from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.files import HEADER_SUFFIX, Files, ZipFiles, open_files
 from lamae.sharding.format import FORMAT_VERSION, MANIFEST_NAME, SHARDS_NAME, UNMATCHED_NAME, WORK_NAME
+from lamae.sharding.hdf5 import Hdf5Files
 from lamae.sharding.options import PackOptions
 from lamae.sharding.output import lost_shards, read_manifest, refuse_difference, refuse_unfit
 from lamae.sharding.progress import Progress, ignore
@@ -100,6 +101,8 @@ class Plan:
 
     def open_files(self, source: Path) -> Files:
         """The files of ``source``, with the index of a zip as the plan kept it."""
+        if self.content["source"] == "code15":
+            return Hdf5Files(source)
         return open_files(source, base=self.base, zip_index=self.out / WORK_NAME / _ZIP_INDEX_NAME)
 
     @classmethod
@@ -138,6 +141,8 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
         raise LamaeError(
             f"{error.filename or source}: {error.strerror or error}; run the same command once it is readable"
         ) from None
+    if listing.kind == "code15":
+        files = Hdf5Files(source)
     identity = options.identity()
     identity["ptbxl_rate_hz"] = listing.ptbxl_rate_hz or 500
     entries = listing.entries

@@ -2,6 +2,7 @@
 
 mimic   MIMIC-IV-ECG or a branch of it: record_list.csv, files/pNNNN/pNNNNNNNN/sNNNNNNNN/NNNNNNNN.hea; key study_id
 ptbxl   PTB-XL: ptbxl_database.csv and records500/NNNNN/NNNNN_hr.hea (or records100); key the file's stem
+code15  CODE-15 %: exams.csv and exams_part*.hdf5 (sharding.hdf5); key exam_id
 wfdb    any directory of WFDB records; key the stem, or the path where stems repeat
 
 Paths are relative to the folder that all records, and the source's list, have in common: so a set is the same whether
@@ -16,12 +17,13 @@ from pathlib import Path
 
 from lamae.sharding.errors import UsageError
 from lamae.sharding.files import HEADER_SUFFIX, Files
+from lamae.sharding.hdf5 import EXAMS_NAME, Hdf5Files, is_hdf5
 from lamae.sharding.header import subject_comment
 from lamae.sharding.keys import keys_of
 from lamae.sharding.progress import Progress, ignore
 from lamae.sharding.reading import RejectError, read_header
 from lamae.sharding.splits import split_of_fold
-from lamae.sharding.tables import Table, whole_number
+from lamae.sharding.tables import Table, subject_number, whole_number
 
 MIMIC_LIST = "record_list.csv"
 PTBXL_LIST = "ptbxl_database.csv"
@@ -83,9 +85,12 @@ def list_source(
 ) -> Listing:
     """List the records of a source, and make paths in ``files`` relative to their common folder.
 
+    Those of the kind code15 are of ``Hdf5Files`` instead.
     Raises UsageError where there is nothing to pack, or where auto cannot know what is meant.
     """
-    found, lists = _walk(files, progress or ignore)
+    found, lists, hdf5 = _walk(files, kind, progress or ignore)
+    if kind == "code15" or (kind == "auto" and hdf5 and not found):
+        return _list_code15(files, hdf5)
     files.base = _common_folder([*found, *lists])
     found = sorted(path[len(files.base) :] for path in found)
     why = f"--source {kind}"
@@ -113,9 +118,9 @@ def _common_folder(paths: list[str]) -> str:
     return start[: start.rfind("/") + 1]
 
 
-def _walk(files: Files, progress: Progress) -> tuple[list[str], list[str]]:
-    """Paths of all headers, without their suffix, and of all lists of PTB-XL and MIMIC-IV-ECG."""
-    found, lists, others, zips = [], [], [], []
+def _walk(files: Files, kind: str, progress: Progress) -> tuple[list[str], list[str], list[str]]:
+    """Paths of all headers, without their suffix, of all lists of PTB-XL and MIMIC-IV-ECG, and of all HDF5 files."""
+    found, lists, hdf5, others, zips = [], [], [], [], []
     for path in files.paths():
         if path.endswith(HEADER_SUFFIX):
             found.append(path.removesuffix(HEADER_SUFFIX))
@@ -123,6 +128,8 @@ def _walk(files: Files, progress: Progress) -> tuple[list[str], list[str]]:
                 progress("list", len(found), None)
         elif posixpath.basename(path) in (MIMIC_LIST, PTBXL_LIST):
             lists.append(path)
+        elif is_hdf5(path):
+            hdf5.append(path)
         elif path[-len(HEADER_SUFFIX) :].casefold() == HEADER_SUFFIX:
             others.append(path)
         elif path.casefold().endswith(".zip"):
@@ -132,11 +139,20 @@ def _walk(files: Files, progress: Progress) -> tuple[list[str], list[str]]:
             f"{files.root}: {len(others)} files such as {min(others)} end in {others[0][-4:]}, where no WFDB "
             f"reader looks; rename them to end in {HEADER_SUFFIX}"
         )
-    if not found:
+    parts = [path for path in hdf5 if posixpath.basename(path).startswith("exams_part")]
+    if kind == "auto" and found and parts:
+        raise UsageError(
+            f"{files.root}: WFDB headers such as {min(found)}{HEADER_SUFFIX}, and CODE-15 % in HDF5 such as "
+            f"{min(parts)}; give the folder of one of them, or --source code15 or wfdb"
+        )
+    if not found and not (hdf5 and kind in ("auto", "code15")):
         remedy = f"; give {min(zips)} itself" if zips else "; is this the right place?"
+        if any(posixpath.basename(path).startswith("exams_part") for path in zips):
+            remedy = f"; of CODE-15 %, unzip {min(zips)} and the others"
         raise UsageError(f"{files.root}: no WFDB header (*.hea) anywhere below{remedy}")
-    progress("list", len(found), len(found))
-    return found, lists
+    if found:
+        progress("list", len(found), len(found))
+    return found, lists, hdf5
 
 
 def _recognise(files: Files, found: list[str], lists: list[str]) -> tuple[str, str]:
@@ -248,6 +264,47 @@ def _list_ptbxl(files: Files, found: list[str], why: str, rate_hz: int | None) -
     found = [path for path in found if path not in others]
     unused = [path for path in found if path not in rows]
     return Listing("ptbxl", why, entries, _reconcile(rows, found, unused), PTBXL_LIST, chosen)
+
+
+def _list_code15(files: Files, hdf5: list[str]) -> Listing:
+    tables = [path for path in files.paths() if posixpath.basename(path) == EXAMS_NAME]
+    if files.root.is_file():
+        raise UsageError(f"{files.root}: HDF5 is not read inside a zip; unzip it into the folder of {EXAMS_NAME}")
+    if len(tables) != 1:
+        raise UsageError(
+            f"{files.root}: {' and '.join(sorted(tables)) or f'no {EXAMS_NAME}'} beside {min(hdf5, default='*.hdf5')}; "
+            f"one is needed, for whose exam each is; CODE-15 % has it at https://zenodo.org/records/4916206"
+        )
+    table = Table(files.root / tables[0], files.read(tables[0]))
+    table.require("exam_id", "patient_id")
+    table.first_of("trace_file")
+    listed: dict[str, tuple[str, str]] = {}
+    for line, row in table:
+        number = whole_number(row["exam_id"])
+        said = row["patient_id"], posixpath.splitext(row.get("trace_file", ""))[0]
+        if number is None or listed.setdefault(str(number), said) != said:
+            why = "is no whole number" if number is None else "a second time, with another patient_id or trace_file"
+            raise UsageError(f"{table.where(line)}: exam_id {row['exam_id']!r} {why}; correct or remove the row")
+    found = [path.removesuffix(HEADER_SUFFIX) for path in Hdf5Files(files.root).paths()]
+    place: dict[str, str] = {}
+    unused: list[str] = []
+    for path in found:
+        part, _, exam = path.rpartition("/")
+        if exam not in listed:  # every part ends with a row for exam 0
+            unused.append(path)
+            continue
+        if exam in place:
+            raise UsageError(
+                f"{files.root}: exam {exam} is in {place[exam].rpartition('/')[0]} and a second time in {part}; keep "
+                f"one of them"
+            )
+        place[exam] = path
+    if not place:
+        raise UsageError(f"{table.path}: lists none of the {len(found)} exams below {files.root}; is it theirs?")
+    entries = [Entry(exam, place[exam], subject_number(listed[exam][0]), None) for exam in sorted(place)]
+    paths = (place.get(exam, f"{part}/{exam}".lstrip("/")) for exam, (_, part) in listed.items())
+    why = f"{EXAMS_NAME}, and exam_id and tracings in {len(hdf5)} HDF5 files"
+    return Listing("code15", why, entries, _reconcile(paths, found, unused), EXAMS_NAME)
 
 
 def _reconcile(listed: Iterable[str] | None, found: list[str], unused: list[str]) -> Reconciliation:
