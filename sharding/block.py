@@ -146,28 +146,23 @@ def _take(files: Files, entry: Entry, planned: Plan, readers: Counter[str], room
                 "wrong_length", f"{wrong}; --seconds {planned.num_samples / planned.rate_hz:g} takes any length"
             )
         return [_Taken(entry, _between(recorded, begin, end), stored)]
-    if length < options["min_seconds"] * rate_hz:
-        raise RejectError("too_short", f"{length / rate_hz:g} s, min_seconds={options['min_seconds']:g}")
+    recorded_s = (end - begin) / rate_hz
+    if recorded_s < options["min_seconds"]:
+        raise RejectError("too_short", f"{recorded_s:g} s, min_seconds={options['min_seconds']:g}")
     window = round(options["seconds"] * rate_hz)
     taken = []
-    starts = window_starts(length, window, kind=options["windows"], overlap=options["overlap"])
-    for number, start in enumerate(starts):
-        low, high = max(start, begin), min(start + window, end)
-        if low >= high:
-            continue  # nothing but padding
+    starts = window_starts(end - begin, window, kind=options["windows"], overlap=options["overlap"])
+    for number, start in enumerate(begin + start for start in starts):
         key = window_key(entry.key, number) if options["windows"] == "all" else entry.key
         row = replace(entry, key=key, extra=(*entry.extra, repr(start / rate_hz)))
         first = round(start / rate_hz * planned.rate_hz)
-        whole = stored.samples.shape[1] == planned.num_samples
         taken.append(
             _Taken(
                 row,
-                _between(recorded, low, high),
-                stored if whole else cut(stored, first, num_samples=planned.num_samples),
+                _between(recorded, start, min(start + window, end)),
+                cut(stored, first, num_samples=planned.num_samples),
             )
         )
-    if not taken:
-        raise RejectError("no_usable_lead", f"the {options['windows']} window holds nothing but padding")
     return taken
 
 

@@ -1,4 +1,4 @@
-"""The one family of exceptions that means "bad input", shared by every house.
+"""The one family of exceptions that means "bad input", shared by every package.
 
 The command line prints their message as a single line and exits with ``exit_code``; anything else that is
 raised is a programming error and keeps its traceback.

@@ -33,7 +33,7 @@ class Recording:
     rate_hz: float
     subject: int | None  # of the header comment
     fast: bool  # read by the strict parser, not by stock wfdb
-    notes: tuple[str, ...] = ()  # what to count: "unchecked" without checksums, "no_rate" where 250 Hz are assumed
+    notes: tuple[str, ...] = ()  # what to count, such as "unchecked": no checksums
 
 
 def read_recording(files: Files, record: str, *, room: np.ndarray | None = None) -> Recording:

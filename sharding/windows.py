@@ -31,6 +31,8 @@ def window_starts(length: int, window: int, *, kind: str, overlap: float) -> lis
 
 def cut(recording: Recording, start: int, *, num_samples: int) -> Recording:
     """``num_samples`` from sample ``start`` on; past the recording's end there is no sample."""
+    if start == 0 and recording.samples.shape[1] == num_samples:
+        return recording
     kept = recording.samples[:, start : start + num_samples]
     samples = np.full((len(kept), num_samples), NO_SAMPLE, np.int16)
     samples[:, : kept.shape[1]] = kept
@@ -44,12 +46,12 @@ def mark_padding(recording: Recording, *, min_samples: int) -> tuple[int, int]:
     Archives of fixed length are filled up so (CODE-15 %, on both sides). A lead that is silent while others are not,
     anything shorter than ``min_samples``, and a record that is silent throughout are left as they are.
     """
+    length = recording.samples.shape[1]
     silent = recording.baseline[recording.present, None]
-    samples = recording.samples[recording.present]
-    length = samples.shape[1]
-    if min_samples == 0 or not ((samples[:, :1] == silent).all() or (samples[:, -1:] == silent).all()):
+    at_ends = recording.samples[:, [0, -1]][recording.present] == silent
+    if min_samples == 0 or not at_ends.all(axis=0).any():
         return 0, length
-    sounding = np.flatnonzero((samples != silent).any(axis=0))
+    sounding = np.flatnonzero((recording.samples[recording.present] != silent).any(axis=0))
     if not len(sounding):
         return 0, length
     begin, end = int(sounding[0]), int(sounding[-1]) + 1

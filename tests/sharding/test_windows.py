@@ -155,6 +155,20 @@ def test_a_record_that_an_archive_filled_up_is_judged_by_what_was_recorded(tmp_p
     assert (packed(tmp_path / "in", tmp_path / "kept", padding_s=0.0).read(0) != NO_SAMPLE).all()
 
 
+def test_windows_are_cut_from_what_was_recorded_and_not_from_padding(tmp_path):
+    signal = plausible_signal(MIMIC_LEADS, num_samples=3000, seed=3)
+    signal[:600] = signal[2600:] = 0
+    write_record(tmp_path / "in" / "a", signal)
+    write_record(tmp_path / "in" / "b", plausible_signal(MIMIC_LEADS, num_samples=3000, seed=4))
+    for kind, starts in (("first", [1.2]), ("centre", [2.2]), ("all", [1.2, 3.2])):
+        shard_set = packed(tmp_path / "in", tmp_path / kind, seconds=2.0, windows=kind)
+        assert shard_set.column("extra/window_start_s")[: len(starts)].tolist() == starts
+        for row in range(len(starts)):
+            assert (shard_set.read(row) != NO_SAMPLE).all()
+    packed(tmp_path / "in", tmp_path / "long", seconds=2.0, min_seconds=5.0)
+    assert rejects_of(tmp_path / "long") == {"a": "too_short"}
+
+
 def test_gains_that_cannot_be_are_flagged_and_can_be_overridden(tmp_path):
     """LUDB's headers bring every lead to one height; the Challenge's PTB has two million units per millivolt."""
     signal = plausible_signal(MIMIC_LEADS, num_samples=1500, seed=3, gain=1000.0)
