@@ -33,7 +33,7 @@ def assert_same_run(run: Run, reference: Run) -> None:
 def tensorboard_steps(run_dir: Path) -> list[int]:
     events = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"scalars": 0})
     events.Reload()
-    return [event.step for event in events.Scalars("train/loss")]
+    return [event.step for event in events.Scalars("loss/train")]
 
 
 def test_a_run_left_alone_is_done(uninterrupted):
@@ -108,6 +108,18 @@ def test_the_program_that_watches_a_nodes_ranks_killed(submit: Submit, uninterru
     run.wait_done()
     first = run.decisions()[0]
     assert (first["action"], first["culprit"], first["reason"][:15]) == ("requeue", "n2", "no word from n2")
+    assert_same_run(run, uninterrupted)
+
+
+def test_a_job_that_slurm_suspends_goes_on_when_it_is_resumed(submit: Submit, slurm: MiniCluster, uninterrupted: Run):
+    """Suspended for longer than its watchdog would wait for a step."""
+    run = submit("suspended", "monitor.hang_floor_s=10", "monitor.hang_factor=1")
+    run.wait_for_step(10)
+    slurm.run(["scontrol", "suspend", run.job_id])
+    time.sleep(15)
+    slurm.run(["scontrol", "resume", run.job_id])
+    run.wait_done()
+    assert [entry["action"] for entry in run.decisions()] == ["done"]
     assert_same_run(run, uninterrupted)
 
 
