@@ -23,7 +23,7 @@ from lamae.data.batch import Batch
 from lamae.data.config import DataConfig
 from lamae.data.mixture import Mixture
 from lamae.data.order import GlobalOrder, MixedOrder
-from lamae.data.reader import CorruptRecordError, RecordReader
+from lamae.data.reader import CorruptRecordError, RecordReader, bytes_of
 from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.format import ShardSet
 from lamae.sharding.leads import NUM_LEADS
@@ -200,7 +200,7 @@ class RingLoader(Iterator[Batch]):
             dtype=torch.int16,
             pin_memory=torch.cuda.is_available(),
         )
-        return _Slot(adc, _bytes_of(adc), rows=np.empty(self._size, np.int64), epoch=np.empty(self._size, np.int64))
+        return _Slot(adc, bytes_of(adc), rows=np.empty(self._size, np.int64), epoch=np.empty(self._size, np.int64))
 
     def _finish(self, slot: _Slot) -> int:
         """Wait until a slot is read; how many records had to be replaced.
@@ -343,17 +343,3 @@ def order_of(records: Mixture, rows: np.ndarray, *, config: DataConfig, seed: in
         shards=shards,
         window_shards=config.window_shards,
     )
-
-
-def read_batch(records: ShardSet | Mixture, rows: np.ndarray, *, epoch: int = 0) -> Batch:
-    """Read ``rows``, in that order, into memory of their own. Raises LamaeError as ``RingLoader``."""
-    reader = RecordReader(records)
-    rows = np.array(rows, dtype=np.int64)
-    adc = torch.empty((len(rows), NUM_LEADS, reader.records.num_samples), dtype=torch.int16)
-    reader.read_into(rows, _bytes_of(adc))
-    return reader.batch(adc, rows, np.full(len(rows), epoch, dtype=np.int64), samples_consumed=0)
-
-
-def _bytes_of(adc: torch.Tensor) -> list[np.ndarray]:
-    """The memory of each record of a contiguous ``[B, 12, T]`` tensor, as uint8 ``[24 * T]``."""
-    return list(adc.numpy().reshape(len(adc), -1).view(np.uint8))

@@ -2,22 +2,40 @@
 
 The job's stream is ``permutation(epoch 0) ‖ permutation(epoch 1) ‖ …``; position p of the stream is the p-th sample
 that the job as a whole consumes. Batches are slices of the stream, so they straddle epochs, nothing is padded,
-dropped or repeated, and world size, threads, restarts and batch size cannot change the order.
+dropped or repeated, and world size, threads, restarts and batch size cannot change the order. Several sets are mixed
+into one such stream by ``MixedOrder``.
 
 A permutation is made by sorting 64-bit words: random bits above, the record's index below. Only the raw stream of
 Philox-4x64 (which numpy keeps stable across versions) and sorting enter, so the order outlives library upgrades.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from lamae.data.config import ORDERS
+from lamae.keyed import GOLDEN
 
 _WORD_BITS = 64
-_GOLDEN = 0x9E3779B97F4A7C15  # an odd constant: streams of different sets have different seeds
 _MIN_RANDOM_BITS = 24
+
+
+class _LatestEpochs:
+    """What ``draw`` makes of an epoch; the two latest are kept. One thread draws while the others wait for it."""
+
+    def __init__(self, draw: Callable[[int], tuple[np.ndarray, np.ndarray]]) -> None:
+        self._draw = draw
+        self._kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        with self._lock:
+            if epoch not in self._kept:
+                while len(self._kept) >= 2:
+                    del self._kept[next(iter(self._kept))]
+                self._kept[epoch] = self._draw(epoch)
+            return self._kept[epoch]
 
 
 class GlobalOrder:
@@ -53,8 +71,7 @@ class GlobalOrder:
                 raise ValueError("mode='window' needs the shard of every record")
             distinct, self._shard_ranks = np.unique(shards, return_inverse=True)
             self._num_shards = len(distinct)
-        self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        self._lock = threading.Lock()
+        self._epoch = _LatestEpochs(self._draw)
 
     def take(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Samples ``start`` to ``stop`` of the stream: (epoch, index), both int64 ``[stop - start]``."""
@@ -81,16 +98,8 @@ class GlobalOrder:
             return epoch * self.num_records + int(ends[window + 1])
         return (epoch + 1) * self.num_records + int(self._epoch(epoch + 1)[1][0])
 
-    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The permutation of an epoch and the places where its windows end."""
-        with self._lock:
-            if epoch not in self._epochs:
-                while len(self._epochs) >= 2:
-                    del self._epochs[next(iter(self._epochs))]
-                self._epochs[epoch] = self._draw(epoch)
-            return self._epochs[epoch]
-
     def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The permutation of an epoch and the places where its windows end."""
         random = np.random.Philox(key=np.array([self.seed, epoch], dtype=np.uint64))
         index_bits = (self.num_records - 1).bit_length()
         words = random.random_raw(self.num_records)
@@ -140,7 +149,7 @@ class MixedOrder:
         self._streams = [
             GlobalOrder(
                 count,
-                seed=(seed + (place + 1) * _GOLDEN) % 2**_WORD_BITS,
+                seed=(seed + (place + 1) * GOLDEN) % 2**_WORD_BITS,  # another for every set
                 mode=mode,
                 shards=shards[place] if shards is not None else None,
                 window_shards=window_shards,
@@ -148,8 +157,7 @@ class MixedOrder:
             for place, count in enumerate(counts)
         ]
         self._slots = GlobalOrder(sum(self.shares), seed=seed)
-        self._epochs: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        self._lock = threading.Lock()
+        self._epoch = _LatestEpochs(self._draw)
 
     def take(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         """Samples ``start`` to ``stop``: int64 ``[stop - start]`` each, how often its set had been gone through before,
@@ -170,16 +178,11 @@ class MixedOrder:
                     indices[low - start + mine] = self._first_index[place] + own_index
         return epochs, indices
 
-    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Of each sample of an epoch of the mixture: its set, and how many of that set come before it in the epoch."""
-        with self._lock:
-            if epoch not in self._epochs:
-                while len(self._epochs) >= 2:
-                    del self._epochs[next(iter(self._epochs))]
-                slot = self._slots.permutation(epoch)
-                set_of = (np.searchsorted(np.cumsum(self.shares), slot, side="right")).astype(np.uint8)
-                rank = np.empty(len(slot), np.int64)
-                for place, share in enumerate(self.shares):
-                    rank[set_of == place] = np.arange(share)
-                self._epochs[epoch] = set_of, rank
-            return self._epochs[epoch]
+        slot = self._slots.permutation(epoch)
+        set_of = np.searchsorted(np.cumsum(self.shares), slot, side="right").astype(np.uint16)
+        rank = np.empty(len(slot), np.int64)
+        for place, share in enumerate(self.shares):
+            rank[set_of == place] = np.arange(share)
+        return set_of, rank

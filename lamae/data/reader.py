@@ -154,6 +154,13 @@ class RecordReader:
             count += more
         return count
 
+    def read(self, rows: np.ndarray, *, epoch: int = 0) -> Batch:
+        """``rows``, in that order, in memory of their own. Raises as ``read_into``."""
+        rows = np.array(rows, dtype=np.int64)
+        adc = torch.empty((len(rows), NUM_LEADS, self.records.num_samples), dtype=torch.int16)
+        self.read_into(rows, bytes_of(adc))
+        return self.batch(adc, rows, np.full(len(rows), epoch, dtype=np.int64), samples_consumed=0)
+
     def batch(
         self, adc: torch.Tensor, rows: np.ndarray, epoch: np.ndarray, *, samples_consumed: int, num_replaced: int = 0
     ) -> Batch:
@@ -206,6 +213,11 @@ class RecordReader:
             f"{shard_set.shard_path(number)}: record {self.records.keys[row]} at offset {int(self._offset[row])} is "
             f"corrupt: {reason}; run 'lamae verify {shard_set.root}', or read past it with data.on_corrupt=skip"
         )
+
+
+def bytes_of(adc: torch.Tensor) -> list[np.ndarray]:
+    """The memory of each record of a contiguous ``[B, 12, T]`` tensor, as uint8 ``[24 * T]``."""
+    return list(adc.numpy().reshape(len(adc), -1).view(np.uint8))
 
 
 def _replaced(path: Path, reason: str) -> ReplacedShardError:

@@ -59,8 +59,8 @@ class Embeddings:
     pretrained_N: np.ndarray
     index_hash: str
     name: str
-    weights_hash: str = ""
-    """Which weights made them, shown which leads; empty where another program did."""
+    made_by: str = ""
+    """Which weights, shown which leads; empty where another program did."""
 
 
 def embed(
@@ -322,7 +322,7 @@ def read_embeddings(path: Path, *, readout: str = "record") -> Embeddings:
             pretrained_N=np.asarray(group["pretrained"]),
             index_hash=str(group.attrs["index_sha256"]),
             name=path.name,
-            weights_hash=f"{group.attrs.get('weights_hash', '')} {group.attrs.get('leads', '')}",
+            made_by=f"{group.attrs['weights_hash']} {group.attrs['leads']}" if "weights_hash" in group.attrs else "",
         )
     except KeyError as error:
         raise LamaeError(f"{path}: {error} is missing; embed again") from None

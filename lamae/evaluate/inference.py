@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lamae.data.loader import read_batch
+from lamae.data.reader import RecordReader
 from lamae.data.transforms import Signal, SignalTransform
 from lamae.model import PretrainModel, build_model
 from lamae.sharding.errors import UsageError
@@ -47,11 +47,12 @@ def read_signals(
     ``leads`` (canonical indices) withholds all others, as if they had not been recorded.
     """
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        pending = [reader.submit(read_batch, shard_set, rows) for rows in batches[:1]]
+    read = RecordReader(shard_set).read
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        pending = [thread.submit(read, rows) for rows in batches[:1]]
         for following in range(1, len(batches) + 1):
             batch = pending.pop().result()
-            pending += [reader.submit(read_batch, shard_set, rows) for rows in batches[following : following + 1]]
+            pending += [thread.submit(read, rows) for rows in batches[following : following + 1]]
             signal = transform(batch.to(device), seed=0, train=False)
             yield signal if leads is None else withhold_leads(signal, keep=leads)
 

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from lamae.evaluate import store
+from lamae.evaluate.codes import few
 from lamae.evaluate.embed import Embeddings, read_embeddings
 from lamae.evaluate.labels import NO_SPLIT, Labels, read_labels
 from lamae.sharding.errors import UsageError
 from lamae.sharding.format import SPLITS
 
 TEST_SPLITS = ("test", "all")
-MAX_CODES_IN_A_LINE = 8
 _TEST = SPLITS.index("test")
 
 
@@ -62,11 +62,12 @@ def join_labels_of(fitted: Labels, tested: Labels, *, test_split: str = "test") 
 
     Raises UsageError where they have none in common.
     """
-    shared = [code for code in fitted.codes if code in set(tested.codes)]
+    of_tested = set(tested.codes)
+    shared = [code for code in fitted.codes if code in of_tested]
     if not shared:
         raise UsageError(
-            f"the two labels have no code in common ({_few(fitted.codes)} and {_few(tested.codes)}); make both with "
-            "one vocabulary"
+            f"the two labels have no code in common ({few(fitted.codes, 8)} and {few(tested.codes, 8)}); make both "
+            "with one vocabulary"
         )
     columns = [[truth.codes.index(code) for code in shared] for truth in (fitted, tested)]
     split = np.concatenate(
@@ -93,14 +94,13 @@ def left_out_of_both(fitted: Labels, tested: Labels) -> dict[str, str]:
     return {
         code: f"not among the codes of the set {other_is} on"
         for one, other, other_is in pairs
-        for code in one.codes
-        if code not in set(other.codes)
+        for code in sorted(set(one.codes) - set(other.codes))
     }
 
 
 def join_embeddings_of(fitted: Embeddings, tested: Embeddings) -> Embeddings:
     """One after the other; subjects of the two are different ones. Raises UsageError unless one model made both."""
-    if fitted.weights_hash != tested.weights_hash:
+    if fitted.made_by != tested.made_by:
         raise UsageError(
             f"{fitted.name} and {tested.name} are of different models or leads; embed both sets with the same run"
         )
@@ -124,7 +124,3 @@ def join_embeddings_of(fitted: Embeddings, tested: Embeddings) -> Embeddings:
 
 def _joined_hash(first: str, second: str) -> str:
     return hashlib.sha256(f"{first} {second}".encode()).hexdigest()
-
-
-def _few(codes: list[str]) -> str:
-    return ", ".join(codes[:MAX_CODES_IN_A_LINE]) + (", …" if len(codes) > MAX_CODES_IN_A_LINE else "")

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 
 from lamae.data.batch import Batch
-from lamae.data.loader import RingLoader, order_of, read_batch
+from lamae.data.loader import RingLoader, order_of
 from lamae.data.mixture import Mixture
+from lamae.data.reader import RecordReader
 from lamae.data.transforms import MixtureTransform, Signal
 from lamae.model.masking import Mask, draw_mask
 from lamae.train.distributed import Ranks
@@ -86,4 +87,4 @@ class Inputs:
         rows = self.records.rows_of_split(split)
         rows = rows if len(rows) else self.rows
         chosen = np.unique(np.linspace(0, len(rows) - 1, num_records).round().astype(np.int64))
-        return read_batch(self.records, rows[chosen])
+        return RecordReader(self.records).read(rows[chosen])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from lamae.data.loader import read_batch
+from lamae.data.reader import RecordReader
 from lamae.sharding.errors import UsageError
 from lamae.train.distributed import Ranks
 from lamae.train.engine import Engine
@@ -80,10 +80,11 @@ class Validation:
         """
         total = torch.zeros(2, dtype=torch.float64)
         parts: dict[str, torch.Tensor] = {}
+        reader = RecordReader(self._inputs.records)  # not kept: it holds files open
         with engine.evaluating() as model:
             for start in range(0, len(self._rows), self._micro):
                 part = slice(start, start + self._micro)
-                batch = read_batch(self._inputs.records, self._rows[part])
+                batch = reader.read(self._rows[part])
                 signal, mask = self._inputs.prepare(batch, device=self._ranks.device, train=False)
                 output = model(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, mask)
                 loss_B, counts_B = output.loss_B.double().cpu(), self._counts_B[part]

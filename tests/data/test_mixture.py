@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lamae.data.config import DataConfig, SignalConfig
-from lamae.data.loader import RingLoader, read_batch
+from lamae.data.loader import RingLoader
 from lamae.data.mixture import Mixture
+from lamae.data.reader import RecordReader
 from lamae.data.transforms import MixtureTransform, SignalTransform
 from lamae.sharding.errors import UsageError
 from lamae.sharding.format import ShardSet
@@ -95,14 +96,14 @@ def test_every_record_is_heard_as_its_own_set_alone_would_give_it(opened):
     config = SignalConfig(rate_hz=100, seconds=10.0)
     transform = MixtureTransform(config, mixture)
     rows = np.array([60, 2, 30, 55, 0, 22, 23, 40])
-    signal = transform(read_batch(mixture, rows), seed=1, train=False)
+    signal = transform(RecordReader(mixture).read(rows), seed=1, train=False)
     assert signal.x_BLT.shape == (8, 12, 1000)
     assert signal.row.tolist() == rows.tolist()
     for place, row in enumerate(rows):
         number = int(mixture.set_of(np.array([row]))[0])
         shard_set = mixture.sets[number]
         alone = SignalTransform(config, source_rate_hz=shard_set.rate_hz, num_samples=shard_set.num_samples)
-        own = alone(read_batch(shard_set, [row - mixture.first_rows[number]]), seed=1, train=False)
+        own = alone(RecordReader(shard_set).read([row - mixture.first_rows[number]]), seed=1, train=False)
         torch.testing.assert_close(signal.x_BLT[place], own.x_BLT[0], atol=1e-5, rtol=0)
         assert torch.equal(signal.valid_BLT[place], own.valid_BLT[0])
     short = signal.valid_BLT[rows.tolist().index(30)]  # of b: four seconds
@@ -114,7 +115,7 @@ def test_a_mixture_of_one_set_is_that_set(opened):
     mixture = Mixture.of(opened["a"])
     assert mixture.keys == opened["a"].keys
     assert mixture.index_hash == opened["a"].index_hash
-    assert read_batch(opened["a"], np.arange(3)).set_of is None
+    assert RecordReader(opened["a"]).read(np.arange(3)).set_of is None
 
 
 def test_what_cannot_be_mixed_is_refused_by_name(opened, tmp_path):

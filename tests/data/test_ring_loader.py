@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import lamae.data.loader as loader_module
 from lamae.data.config import DataConfig
-from lamae.data.loader import RingLoader, read_batch
+from lamae.data.loader import RingLoader
 from lamae.data.order import GlobalOrder
 from lamae.data.reader import RecordReader
 from lamae.sharding.errors import LamaeError, UsageError
@@ -129,7 +129,7 @@ def test_index_values_travel_with_the_records(tmp_path, adc):
     adc[2, 7] = NO_SAMPLE
     gain = np.linspace(100, 900, 72).reshape(6, 12)
     shard_set = ShardSet.open(write_shard_set(tmp_path / "set", adc, gain=gain, baseline=-7))
-    batch = read_batch(shard_set, np.array([2, 1, 0]), epoch=4)
+    batch = RecordReader(shard_set).read(np.array([2, 1, 0]), epoch=4)
     np.testing.assert_array_equal(batch.adc, adc[[2, 1, 0]])
     assert batch.epoch.tolist() == [4, 4, 4]
     assert not batch.lead_mask[0, 7]
@@ -142,7 +142,7 @@ def test_index_values_travel_with_the_records(tmp_path, adc):
 
 
 def test_micro_batches_cut_the_batch_in_order(shard_set):
-    batch = read_batch(shard_set, np.arange(6))
+    batch = RecordReader(shard_set).read(np.arange(6))
     parts = list(batch.micro_batches(3))
     assert [part.row.tolist() for part in parts] == [[0, 1], [2, 3], [4, 5]]
     np.testing.assert_array_equal(torch.cat([part.adc for part in parts]), batch.adc)

@@ -6,7 +6,7 @@ import torch
 from scipy.signal import resample_poly
 
 from lamae.data.config import SignalConfig
-from lamae.data.loader import read_batch
+from lamae.data.reader import RecordReader
 from lamae.data.resample import BLOCK, Decimator
 from lamae.data.transforms import SignalTransform
 from lamae.sharding.errors import UsageError
@@ -19,7 +19,7 @@ GAIN, BASELINE = 200.0, 30
 def batch_of(adc, tmp_path, **arguments):
     arguments = {"gain": GAIN, "baseline": BASELINE, **arguments}
     shard_set = ShardSet.open(write_shard_set(tmp_path / "set", adc, **arguments))
-    return read_batch(shard_set, np.arange(len(adc)))
+    return RecordReader(shard_set).read(np.arange(len(adc)))
 
 
 def transform_of(num_samples=5000, **config):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lamae.data.loader import read_batch
+from lamae.data.reader import RecordReader
 from lamae.evaluate import embed as embed_module
 from lamae.evaluate import inference, store
 from lamae.evaluate.embed import NOT_PRETRAINED, PRETRAINED, UNKNOWN, embed, pretrained_flags, read_embeddings
@@ -23,7 +23,7 @@ def few_rows_per_block(monkeypatch):
 def direct(loaded, shard_set, row, *, leads=None):
     """One record's embedding by the shortest way."""
     transform = inference.transform_for(loaded, shard_set)
-    signal = transform(read_batch(shard_set, np.array([row])), seed=0, train=False)
+    signal = transform(RecordReader(shard_set).read(np.array([row])), seed=0, train=False)
     if leads is not None:
         signal = inference.withhold_leads(signal, keep=leads)
     return loaded.model.embed(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL)

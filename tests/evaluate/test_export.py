@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import lamae
-from lamae.data.loader import read_batch
+from lamae.data.reader import RecordReader
 from lamae.evaluate import export as export_module
 from lamae.evaluate.export import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, export, load
 from lamae.evaluate.inference import transform_for
@@ -29,7 +29,7 @@ def exported(loaded, tmp_path, monkeypatch):
 
 def direct(loaded, shard_set, row, *, keep=range(12)):
     transform = transform_for(loaded, shard_set)
-    signal = transform(read_batch(shard_set, np.array([row])), seed=0, train=False)
+    signal = transform(RecordReader(shard_set).read(np.array([row])), seed=0, train=False)
     present = signal.lead_mask_BL.clone()
     present[:, [lead for lead in range(12) if lead not in keep]] = False
     return loaded.model.embed(signal.x_BLT, signal.valid_BLT, present)

@@ -58,6 +58,6 @@ def test_sets_that_have_nothing_in_common_are_refused():
     with pytest.raises(UsageError, match=r"no code in common \(A, B, C and SEEN, THERE, FAINT\)"):
         join_labels_of(dataclasses.replace(truth, codes=["A", "B", "C"]), other)
     with pytest.raises(UsageError, match="features and there are of different models"):
-        join_embeddings_of(here, dataclasses.replace(there, weights_hash="another"))
+        join_embeddings_of(here, dataclasses.replace(there, made_by="another"))
     with pytest.raises(UsageError, match="20 and 19 dimensions"):
         join_embeddings_of(here, dataclasses.replace(there, x_ND=there.x_ND[:, 1:]))

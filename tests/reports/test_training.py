@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from lamae.data.loader import read_batch
+from lamae.data.reader import RecordReader
 from lamae.data.transforms import Signal, SignalTransform
 from lamae.model import build_model, encoder
 from lamae.model.config import MaskConfig, ModelConfig
@@ -27,7 +27,7 @@ def shards(tmp_path):
 
 def read_signal(shards, loaded):
     transform = SignalTransform(loaded.config.signal, source_rate_hz=100.0, num_samples=500)
-    return transform(read_batch(shards, np.arange(4)), seed=0, train=False)
+    return transform(RecordReader(shards).read(np.arange(4)), seed=0, train=False)
 
 
 def test_figures_of_a_real_model(shards):

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from lamae.data.loader import read_batch
+from lamae.data.reader import RecordReader
 from lamae.sharding.errors import LamaeError
 from lamae.sharding.format import INDEX_NAME, MANIFEST_NAME, ShardSet, manifest_text
 from lamae.sharding.pack import PackOptions, pack
@@ -49,7 +49,7 @@ def test_a_damaged_index_is_not_read_and_the_file_is_named(out, name):
     file, damage, what = DAMAGE[name]
     damage(out / INDEX_NAME / file)
     with pytest.raises(LamaeError, match=what) as refused:
-        read_batch(ShardSet.open(out), np.arange(2))
+        RecordReader(ShardSet.open(out)).read(np.arange(2))
     assert str(out / INDEX_NAME / file) in str(refused.value)
     assert any(f"{out / INDEX_NAME / file}: " in problem for problem in verify(out).problems)
 
