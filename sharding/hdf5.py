@@ -56,7 +56,7 @@ class Hdf5Files:
         record = path.rpartition(".")[0]
         if self._last[0] != record:
             part, row = self._find(record)
-            with np.errstate(over="ignore"):
+            with np.errstate(over="ignore", invalid="ignore"):  # of damaged files
                 values = np.rint(_read(part.tracings, row, path).astype(np.float32, copy=False) * _GAIN)
             self._last = (record, *_as_wfdb(PurePosixPath(record).name, values))
         _, header, signals = self._last
@@ -77,7 +77,7 @@ class Hdf5Files:
         for name in self._paths:
             try:
                 exams = self._part(name).exams.tolist()
-            except DamagedFileError as error:
+            except (DamagedFileError, FileNotFoundError) as error:
                 raise UsageError(f"{error}; fetch it again, or move it elsewhere") from None
             yield from (f"{name}/{exam}{HEADER_SUFFIX}" for exam in exams)
 
@@ -104,7 +104,7 @@ def _open(path: Path) -> _Part:
     except ModuleNotFoundError:
         raise UsageError(f"{path}: HDF5 is read with h5py, which is not installed: pip install 'lamae[hdf5]'") from None
     if not path.is_file():  # a pipe would be waited for
-        raise FileNotFoundError(path)
+        raise FileNotFoundError(f"{path}: no regular file")
     try:
         # Locks are for writers; file systems of clusters may refuse them.
         file = h5py.File(path, "r", locking=False)

@@ -167,6 +167,14 @@ def leads_first(root: Path) -> None:
     write_part(root / "exams_part1.hdf5", [271011], np.zeros((1, 12, LENGTH), np.float32))
 
 
+def pipe(root: Path) -> None:
+    os.mkfifo(root / "exams_part2.hdf5")
+
+
+def link_to_nowhere(root: Path) -> None:
+    (root / "exams_part2.hdf5").symlink_to(root / "nowhere")
+
+
 def records_too(root: Path) -> None:
     (root / "wfdb").mkdir()
     (root / "wfdb/1.hea").write_text("1 0\n")
@@ -190,6 +198,8 @@ def zipped(root: Path) -> None:
         (one_id_less, r"exams_part1\.hdf5: exam_id is int64 \[1\] and tracings float32 \[2, 4096, 12\]; expected"),
         (whole_numbers, r"tracings int16 \[1, 4096, 12\]; expected .* millivolt as floats"),
         (leads_first, r"tracings float32 \[1, 12, 4096\]; expected"),
+        (pipe, r"exams_part2\.hdf5: no regular file; fetch it again"),
+        (link_to_nowhere, r"exams_part2\.hdf5: no regular file; fetch it again"),
         (records_too, r"wfdb/1\.hea, and CODE-15 % in HDF5 .* --source code15 or wfdb"),
         (zipped, r"of CODE-15 %, unzip exams_part0\.zip and the others"),
     ],
