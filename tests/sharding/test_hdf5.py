@@ -98,7 +98,8 @@ def test_windows_and_another_rate_work_as_for_any_records(code15, tmp_path):
     pack(code15, tmp_path / "out", options=options)
     shards = ShardSet.open(tmp_path / "out")
     assert shards.num_samples == 2500
-    assert shards.keys[:2] == ["1169160#0000", "1169160#0001"]
+    assert shards.keys[:3] == ["1169160#0000", "168405#0000", "168405#0001"]  # of 7 s and of 10.24 s
+    assert shards.column("extra/window_start_s")[:3].tolist() == [1.62, 0, 5]
 
 
 def test_nan_is_no_sample_and_what_16_bits_do_not_hold_rejects_its_exam_alone(code15, tmp_path):
