@@ -109,7 +109,7 @@ def send(folder: Path, profile: Profile, jobs: Sequence[NodeJob]) -> str:
         said = [re.sub(r"^sbatch: (error|fatal): ", "", line) for line in str(error).splitlines()]
         why = "; ".join(said) or "it did not say why"
         hint = "; is this a host of the cluster? --cluster local needs none" if "resolve_ctls" in why else ""
-        if "array" in why and len(jobs) > 1:
+        if len(jobs) > 1 and re.search("array|MaxSubmit", why):
             hint = f"; {len(jobs)} tasks may be too many here: --set array_tasks=N"
         raise LamaeError(f"sbatch refused the job: {why}{hint}") from None
     return str(sent[0].job_id).split("_")[0]

@@ -148,7 +148,8 @@ def judge(
     a job that has left the queue; alive: whether a local job's process is there; cancelled: whether we were asked to
     end it.
     """
-    running = [entry for entry in queued if entry.state in ("RUNNING", "COMPLETING")]
+    suspended = [entry for entry in queued if entry.state in ("SUSPENDED", "STOPPED")]
+    running = [entry for entry in queued if entry.state in ("RUNNING", "COMPLETING")] or suspended
     if decision is not None and decision["action"] == policy.DONE:
         return DONE, "", 0
     if decision is not None and decision["action"] == policy.STOP:
@@ -156,7 +157,8 @@ def judge(
             return CANCELLED, "", 1
         return FAILED, decision["reason"], decision["exit_code"]
     if running or alive:
-        return RUNNING, decision["reason"] if decision else "", None
+        held = "suspended: it goes on when it is resumed" if running == suspended and running else ""
+        return RUNNING, held or (decision["reason"] if decision else ""), None
     if queued:
         why = f"{decision['reason']}; " if decision else ""
         return PENDING, why + queued[0].reason, None

@@ -228,10 +228,9 @@ def _train(kind: str, paths: Paths, settings: Settings, progress: Progress) -> N
 
 
 def _last_step(run: Path) -> int:
-    from lamae.train.rowfile import read_rows
+    from lamae.train.rowfile import last_row
 
-    rows = read_rows(run / "metrics.jsonl")
-    return int(rows[-1]["step"]) if rows else 0
+    return int(last_row(run / "metrics.jsonl", with_key="step").get("step", 0))
 
 
 def _embed(kind: str, paths: Paths, progress: Progress) -> None:

@@ -79,7 +79,7 @@ def _describe_jump(old: dict[str, Any], new: dict[str, Any], step: int) -> str:
     if not told:
         return ""
     text = f"the schedule has changed: at step {step + 1} {'; '.join(told)}"
-    if before.optim.restart_from is None:
+    if told[0].startswith("learning rate") and before.optim.restart_from is None:
         end = before.optim.decay_end or before.train.steps
         if now.train.steps > end:
             text += f". To keep it and train on at optim.final_lr: optim.decay_end={end}"

@@ -56,6 +56,7 @@ def status(run: Path) -> jobs.JobStatus:
     [
         ((None,), "12|RUNNING|None|n[1-2]|1:00\n", None, jobs.RUNNING, ""),
         ((), "12|PENDING|Resources||0:00\n", None, jobs.PENDING, "Resources"),
+        ((None,), "12|SUSPENDED|None|n[1-2]|1:00\n", None, jobs.RUNNING, "suspended: it goes on when it is resumed"),
         (("requeue",), "12|PENDING|BeginTime||0:00\n", None, jobs.PENDING, "because 0; BeginTime"),
         (("requeue", None), "12|RUNNING|None|n1|1:00\n", None, jobs.RUNNING, ""),
         (("requeue", "done"), None, None, jobs.DONE, ""),
