@@ -3,7 +3,7 @@
 A model takes whatever it is given, so what cannot be millivolt is refused here. In 2,348 recordings of eight public
 sets the 98th percentile of the distance from a lead's median, in the middle lead of a record, was .04 to 4.5 mV (5.1
 where leads had been brought to standard deviation 1); three that their own authors call unacceptable had more. The
-same recordings in ADC units or microvolt have 8 to 5,000, in the .1 mV of CODE-15 % mostly 4 to 16.
+same recordings in ADC units or microvolt have 8 to 5,000, in tenths of a millivolt mostly 4 to 16.
 """
 
 import warnings
@@ -121,7 +121,7 @@ def _doubts(mv_BLT: np.ndarray, places: Sequence[int]) -> list[str]:
         raise UsageError(f"{what}; {_REMEDY}")
     doubts = []
     if typical > DOUBTFUL_MV:
-        doubts.append(f"{what}. If it is in another unit {_REMEDY} (CODE-15 % has .1 mV: divide by 10)")
+        doubts.append(f"{what}. If it is in another unit {_REMEDY}; tenths of a millivolt are divided by 10")
     odd_B = reach_B > IMPOSSIBLE_MV
     if odd_B.any():
         doubts.append(f"{_which(odd_B)} is beyond any ECG in millivolt")
