@@ -53,12 +53,12 @@ def test_a_signal_to_the_whole_group_ends_it_with_every_step_saved(number: signa
     assert parent.returncode == (-signal.SIGINT if number == signal.SIGINT else 128 + number)
 
 
-IMPATIENT = ("monitor.hang_factor=1", "monitor.hang_floor_s=4")
+IMPATIENT = ("monitor.hang_factor=1", "monitor.hang_floor_s=10")
 
 
 def test_suspended_ranks_go_on_when_they_wake_and_save_when_their_launcher_is_hung_up(tmp_path: Path) -> None:
     parent = start(tmp_path, *IMPATIENT)
-    suspend(descendants(parent.pid), 7)
+    suspend(descendants(parent.pid), 13)
     wait_for_step(parent, tmp_path / "run", max(losses(tmp_path / "run")) + 20)
     parent.send_signal(signal.SIGHUP)
     assert_ended_with_every_step_saved(parent, tmp_path / "run")
@@ -68,7 +68,7 @@ def test_suspended_ranks_go_on_when_they_wake_and_save_when_their_launcher_is_hu
 def test_what_nohup_started_outlives_a_hang_up_and_a_suspension(tmp_path: Path) -> None:
     parent = start(tmp_path, *IMPATIENT, ranks=1, prefix=("nohup",))
     os.killpg(parent.pid, signal.SIGHUP)
-    suspend(descendants(parent.pid), 7)
+    suspend(descendants(parent.pid), 13)
     wait_for_step(parent, tmp_path / "run", max(losses(tmp_path / "run")) + 20)
     os.killpg(parent.pid, signal.SIGTERM)
     assert_ended_with_every_step_saved(parent, tmp_path / "run")

@@ -121,7 +121,9 @@ def _doubts(mv_BLT: np.ndarray, places: Sequence[int]) -> list[str]:
         raise UsageError(f"{what}; {_REMEDY}")
     doubts = []
     if typical > DOUBTFUL_MV:
-        doubts.append(f"{what}. If it is in another unit {_REMEDY}; tenths of a millivolt are divided by 10")
+        doubts.append(
+            f"{what}. If it is in another unit {_REMEDY}; where the unit is a tenth of a millivolt, divide by 10"
+        )
     odd_B = reach_B > IMPOSSIBLE_MV
     if odd_B.any():
         doubts.append(f"{_which(odd_B)} is beyond any ECG in millivolt")
