@@ -1,7 +1,6 @@
 """The verbs that judge models and give them away: embed, probe, compare, finetune, export and the like."""
 
 import dataclasses
-import hashlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lamae import console, files, verbs
+from lamae.sharding.checked import file_sha256
 from lamae.sharding.errors import UsageError
 
 if TYPE_CHECKING:
@@ -313,8 +313,7 @@ def pick_device(name: str) -> str:
 def _digest(path: Path) -> str:
     """First 16 hex digits of a file's sha256."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return file_sha256(path)[:16]
     except OSError as error:
         raise UsageError(f"{path}: not readable ({error.strerror})") from None
 

@@ -21,7 +21,7 @@ ATTRIBUTES = "zarr.json"
 
 def file_sums(root: Path) -> dict[str, str]:
     """sha256 of every file below ``root`` by its path from there, sorted as paths are."""
-    return {name: _sha256(root / name) for name in _files_below(root)}
+    return {name: file_sha256(root / name) for name in _files_below(root)}
 
 
 def sums_digest(sums: Mapping[str, str]) -> str:
@@ -80,7 +80,7 @@ def _missing_or_extra(root: Path, sums: Mapping[str, str]) -> Iterator[str]:
 def _changed(root: Path, sums: Mapping[str, str]) -> Iterator[str]:
     for name, sha256 in sums.items():
         try:
-            if _sha256(root / name) != sha256:
+            if file_sha256(root / name) != sha256:
                 yield f"{root / name}: changed since it was written (sha256)"
         except OSError as error:
             yield f"{root / name}: {error.strerror}"
@@ -96,6 +96,6 @@ def _parts(name: str) -> list[str]:
     return name.split("/")
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,13 +4,13 @@ A column whose every value is a number or empty becomes float64 with NaN for emp
 padded with zero bytes like the keys. Whole numbers of more than 15 digits are ids, and stay text.
 """
 
-import hashlib
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from lamae.sharding.checked import file_sha256
 from lamae.sharding.errors import UsageError
 from lamae.sharding.sources import Entry
 from lamae.sharding.splits import KEY_COLUMNS, values_by_key
@@ -39,7 +39,7 @@ def with_columns(entries: list[Entry], path: str | None) -> tuple[list[Entry], l
     values = values_by_key(table, key_column, names, {entry.key: None for entry in entries})
     empty = ("",) * len(names)
     found = [replace(entry, extra=values.get(entry.key, empty)) for entry in entries]
-    return found, names, hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return found, names, file_sha256(Path(path))
 
 
 def typed_column(values: list[str]) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from lamae.sharding.checked import file_sums, sums_digest
+from lamae.sharding.checked import file_sha256, file_sums, sums_digest
 from lamae.sharding.columns import typed_column
 from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.format import (
@@ -39,7 +39,7 @@ from lamae.sharding.progress import Progress, ignore
 from lamae.sharding.quality import LEAD_FLAGS, RECORD_FLAGS
 from lamae.sharding.tar import PARTIAL_SUFFIX
 from lamae.sharding.text import csv_row
-from lamae.sharding.writing import new_file, own_name, put_in_place
+from lamae.sharding.writing import new_file, own_name, put_in_place, sync, write_durably
 
 _ROWS_PER_CHUNK = 1 << 16
 
@@ -122,15 +122,10 @@ def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
         "index_sha256": sums_digest(index_files),
         "index_files": index_files,
         "files_sha256": {
-            name: hashlib.sha256((out / name).read_bytes()).hexdigest()
-            for name in (REJECTS_NAME, UNMATCHED_NAME)
-            if (out / name).is_file()
+            name: file_sha256(out / name) for name in (REJECTS_NAME, UNMATCHED_NAME) if (out / name).is_file()
         },
     }
-    with new_file(out / MANIFEST_NAME) as partial:
-        partial.write_text(manifest_text(manifest))
-        sync(partial)
-    sync(out)
+    write_durably(out / MANIFEST_NAME, manifest_text(manifest))
     return manifest
 
 
@@ -223,12 +218,3 @@ def _write_csv(path: Path, header: tuple[str, ...], rows: list[Any]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(map(csv_row, rows))
-
-
-def sync(path: Path) -> None:
-    """Wait until a file or directory is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

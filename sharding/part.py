@@ -3,7 +3,6 @@
 Parts share nothing, so any process on any machine may pack any part, in any order, twice.
 """
 
-import hashlib
 import json
 import zipfile
 from collections import Counter
@@ -15,6 +14,7 @@ import google_crc32c
 import numpy as np
 
 from lamae.sharding.block import BLOCK_SIZE, BlockReader
+from lamae.sharding.checked import file_sha256
 from lamae.sharding.errors import LamaeError
 from lamae.sharding.files import HEADER_SUFFIX, Files
 from lamae.sharding.format import COLUMNS, NO_SAMPLE, SHARDS_NAME, SPLITS, npy_header, shard_name
@@ -60,9 +60,7 @@ def is_done(planned: Plan, part: int) -> bool:
 
 def forget_damaged(planned: Plan, part: int) -> None:
     """Undo a part whose tar is not what was written: after a power failure, file systems may keep only its size."""
-    path = planned.out / SHARDS_NAME / shard_name(part)
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = file_sha256(planned.out / SHARDS_NAME / shard_name(part))
     if sha256 != read_report(planned.part_path(part))["sha256"]:
         planned.part_path(part).unlink(missing_ok=True)
 

@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lamae.sharding.checked import file_sha256
 from lamae.sharding.errors import UsageError
 from lamae.sharding.format import SPLITS
 from lamae.sharding.tables import Table, record_key, whole_number
@@ -50,7 +51,7 @@ class FoldFile:
         fold_column = table.require_one_of(*_FOLD_COLUMNS)
         cells = values_by_key(table, key_column, [fold_column], keys)
         fold_by_key = {key: fold.casefold() for key, (fold,) in cells.items()}
-        return cls(_splits(fold_by_key, path), hashlib.sha256(path.read_bytes()).hexdigest())
+        return cls(_splits(fold_by_key, path), file_sha256(path))
 
 
 def values_by_key(

@@ -4,7 +4,6 @@ A record that none of them names stays its own subject. That splits such records
 said wherever the splits are used.
 """
 
-import hashlib
 import logging
 import re
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lamae.sharding.checked import file_sha256
 from lamae.sharding.errors import UsageError
 from lamae.sharding.options import PackOptions
 from lamae.sharding.sources import Entry
@@ -97,7 +97,7 @@ def _from_file(path: Path, entries: list[Entry]) -> tuple[Callable[[Entry], int 
     subject_column = table.require_one_of(*_SUBJECT_COLUMNS)
     cells = values_by_key(table, key_column, [subject_column], {entry.key: None for entry in entries})
     subjects = {key: subject_number(text) for key, (text,) in cells.items()}
-    return lambda entry: subjects.get(entry.key), hashlib.sha256(path.read_bytes()).hexdigest()
+    return lambda entry: subjects.get(entry.key), file_sha256(path)
 
 
 def _from_pattern(text: str, base: str, entries: list[Entry]) -> Callable[[Entry], int | None]:

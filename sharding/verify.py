@@ -79,7 +79,7 @@ def _verify_small_files(shard_set: ShardSet, report: VerifyReport) -> None:
         path = shard_set.root / name
         if not path.is_file():
             report.problems.append(f"{path}: missing")
-        elif hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
+        elif checked.file_sha256(path) != sha256:
             report.problems.append(f"{path}: changed since it was written (sha256)")
 
 

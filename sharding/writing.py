@@ -42,6 +42,23 @@ def new_file(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def write_durably(path: Path, text: str) -> None:
+    """Replace ``path`` in one rename: at any instant, a power cut's too, it holds the old text or the new."""
+    with new_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+        sync(partial)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Make a file's bytes, or a directory's entries, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
     """An empty directory that becomes ``path`` at the end, as ``put_in_place``; gone where anything fails."""

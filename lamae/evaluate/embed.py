@@ -32,11 +32,10 @@ from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.format import ShardSet, lead_mask_to_bool
 from lamae.sharding.leads import LEADS, NUM_LEADS
 from lamae.sharding.progress import Progress, ignore
-from lamae.sharding.writing import Lock
+from lamae.sharding.writing import Lock, sync
 from lamae.train import distributed
 from lamae.train.checkpoint import LoadedModel
 from lamae.train.distributed import Ranks
-from lamae.train.durable import fsync
 from lamae.train.place import find_place
 from lamae.train.subjects import are_comparable, row_subjects
 
@@ -197,7 +196,7 @@ class _Writer:
             array[start:stop] = dense
             # The flags must not outlive the columns in a power cut.
             for path in (self._folder / name / "c" / str(start // array.chunks[0])).rglob("*"):
-                fsync(path)
+                sync(path)
         self._embedded[rows] = True
         _array(self._group, "embedded")[start:stop] = self._embedded[start:stop]
 

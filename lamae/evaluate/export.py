@@ -31,10 +31,11 @@ from lamae.evaluate import store
 from lamae.evaluate.card import model_card
 from lamae.evaluate.millivolt import UNITS_PER_MV, refuse_empty, to_adc, to_rate
 from lamae.model import PretrainModel, build_model
+from lamae.sharding.checked import file_sha256
 from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.leads import LEADS, NUM_LEADS
 from lamae.sharding.writing import new_directory
-from lamae.train.checkpoint import file_digest, load_model
+from lamae.train.checkpoint import load_model
 
 EXPORT_VERSION = 1
 WEIGHTS_NAME, CONFIG_NAME, CARD_NAME = "model.safetensors", "config.json", "README.md"
@@ -185,7 +186,7 @@ def load(path: str | os.PathLike[str], *, device: str = "cpu") -> ExportedModel:
 def _check_weights(path: Path, sha256: str) -> None:
     """Raises LamaeError unless the file has this sha256."""
     try:
-        found = file_digest(path)
+        found = file_sha256(path)
     except OSError as error:
         raise LamaeError(f"{path}: {error.strerror or error}; export again") from None
     if found != sha256:

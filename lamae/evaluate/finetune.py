@@ -38,10 +38,9 @@ from lamae.evaluate.tuning import CHECKPOINTS_NAME, Tuned, Tuner
 from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.format import ShardSet
 from lamae.sharding.progress import Progress, ignore
-from lamae.sharding.writing import Lock, put_in_place
+from lamae.sharding.writing import Lock, put_in_place, sync
 from lamae.train import distributed
 from lamae.train.config import ZERO_STAGES, EngineConfig
-from lamae.train.durable import fsync
 
 WEIGHTS_NAME, SCORES_NAME, RESULT_NAME = "classifier.safetensors", "scores.safetensors", "finetune.json"
 REQUEST_NAME = "request.json"
@@ -280,7 +279,7 @@ def _finish(out: Path, tuned: Tuned, content: dict[str, Any]) -> None:
         shutil.copyfile(tuned.best_path, folder / WEIGHTS_NAME)
         (folder / RESULT_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         for name in (SCORES_NAME, WEIGHTS_NAME, RESULT_NAME):
-            fsync(folder / name)
+            sync(folder / name)
         put_in_place(folder, out)
         # The result is whole; what only a restart needed goes.
         shutil.rmtree(out / CHECKPOINTS_NAME, ignore_errors=True)

@@ -18,6 +18,7 @@ import numpy as np
 
 from lamae.evaluate import store
 from lamae.evaluate.codes import CodeLists
+from lamae.sharding.checked import file_sha256
 from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.format import SPLITS, ShardSet
 from lamae.sharding.tables import record_key
@@ -146,7 +147,7 @@ def join_labels(
             "protocol": table.protocol,
             "notes": list(table.notes),
             "unknown_patients": shard_set.unknown_patients,
-            "source_sha256": _sha256(file) if file.is_file() else None,
+            "source_sha256": file_sha256(file) if file.is_file() else None,
             "num_matched": report.num_matched,
             "num_source_records": report.num_source_records,
             "num_positive": list(report.num_positive.values()),
@@ -232,8 +233,3 @@ def _positives(label_NK: np.ndarray, labelled_N: np.ndarray, split_N: np.ndarray
         for split in range(len(SPLITS) + 1):
             counts[:, split] += label_NK[block][place_N[block] == split].sum(0, dtype=np.int64)
     return counts
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -30,6 +30,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from lamae import files
+from lamae.sharding.checked import file_sha256
 from lamae.sharding.errors import LamaeError, UsageError
 from lamae.train.state import TrainState
 from lamae.train.subjects import trained_sets
@@ -51,11 +52,6 @@ log = logging.getLogger(__name__)
 
 def step_name(step: int) -> str:
     return f"step-{step:08d}"
-
-
-def file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def manifest_digest(manifest: dict[str, Any]) -> str:
@@ -173,7 +169,7 @@ def verify_checkpoint(path: Path, *, hashes: bool = True) -> list[str]:
             problems.append(f"{file}: missing")
         elif file.stat().st_size != entry["bytes"]:
             problems.append(f"{file}: {file.stat().st_size} bytes, {entry['bytes']} were written")
-        elif hashes and file_digest(file) != entry["sha256"]:
+        elif hashes and file_sha256(file) != entry["sha256"]:
             problems.append(f"{file}: sha256 differs from what was written")
     return problems
 

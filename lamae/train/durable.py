@@ -5,7 +5,6 @@ The last step of a checkpoint is here too: the directory that holds every rank's
 
 import json
 import logging
-import os
 import shutil
 import stat
 from pathlib import Path
@@ -16,28 +15,20 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from lamae.sharding.checked import file_sha256
+from lamae.sharding.writing import sync, write_durably
 from lamae.train.checkpoint import (
     FORMAT_VERSION,
     LATEST_NAME,
     MANIFEST_NAME,
     SUBJECTS_NAME,
     WRITING_PREFIX,
-    file_digest,
     manifest_digest,
     step_name,
     verify_checkpoint,
 )
 
 log = logging.getLogger(__name__)
-
-
-def fsync(path: Path) -> None:
-    """Make a file's bytes, or a directory's entries, survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -52,16 +43,7 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     except SafetensorError as error:  # a full disk comes as this, too
         raise OSError(str(error)) from None
     path.chmod(mode)
-    fsync(path)
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Replace ``path`` atomically: at any instant it holds the old text or the new."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    fsync(temporary)
-    temporary.replace(path)
-    fsync(path.parent)
+    sync(path)
 
 
 def publish(temporary: Path, manifest: dict[str, Any], *, subjects: np.ndarray, root: Path) -> Path:
@@ -78,7 +60,7 @@ def publish(temporary: Path, manifest: dict[str, Any], *, subjects: np.ndarray, 
         return final
     save_tensors({"subjects": torch.from_numpy(subjects)}, temporary / SUBJECTS_NAME)
     subjects_entry = {
-        "sha256": file_digest(temporary / SUBJECTS_NAME),
+        "sha256": file_sha256(temporary / SUBJECTS_NAME),
         "bytes": (temporary / SUBJECTS_NAME).stat().st_size,
     }
     manifest = {**manifest, "format_version": FORMAT_VERSION}
@@ -99,7 +81,7 @@ def publish(temporary: Path, manifest: dict[str, Any], *, subjects: np.ndarray, 
 def _settle(final: Path) -> None:
     """Make the name of a published checkpoint durable and ``latest`` point to it."""
     try:
-        fsync(final.parent)
+        sync(final.parent)
         write_durably(final.parent / LATEST_NAME, final.name + "\n")
     except OSError as error:
         log.warning("%s is published, but %s could not be written: %s", final, LATEST_NAME, error)

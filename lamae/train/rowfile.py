@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lamae.sharding.errors import LamaeError
-from lamae.train.durable import write_durably
+from lamae.sharding.writing import write_durably
 
 TELL_FAILURES_EVERY_S = 60.0
 TAIL_BYTES = 1 << 16

@@ -14,8 +14,9 @@ from typing import Any
 from lamae.awake import patiently
 from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.format import MANIFEST_NAME as SHARD_SET_NAME
+from lamae.sharding.writing import write_durably
 from lamae.train.checkpoint import CheckpointReader, newest_whole
-from lamae.train.durable import clear_unfinished, write_durably
+from lamae.train.durable import clear_unfinished
 
 CONFIG_NAME = "config.yaml"
 MANIFEST_NAME = "manifest.json"

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from lamae.train.checkpoint import WRITING_PREFIX, file_digest, prune_checkpoints, step_name
+from lamae.sharding.checked import file_sha256
+from lamae.train.checkpoint import WRITING_PREFIX, prune_checkpoints, step_name
 from lamae.train.config import CheckpointConfig
 from lamae.train.distributed import Ranks
 from lamae.train.durable import publish, save_tensors
@@ -62,7 +63,7 @@ def write_rank_file(folder: Path, rank: int, snapshot: Snapshot) -> dict[str, An
     save_tensors(snapshot.tensors, path)
     return {
         "name": path.name,
-        "sha256": file_digest(path),
+        "sha256": file_sha256(path),
         "bytes": path.stat().st_size,
         "fragments": snapshot.fragments,
     }

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from lamae.sharding.checked import file_sha256
 from lamae.sharding.errors import LamaeError
 from lamae.train.checkpoint import (
     FORMAT_VERSION,
     CheckpointReader,
-    file_digest,
     list_checkpoints,
     manifest_digest,
     newest_whole,
@@ -201,7 +201,7 @@ def rewrite(path: Path, change) -> None:
 def test_a_checkpoint_from_elsewhere_names_no_file_but_its_own(tmp_path: Path, name: str) -> None:
     write(tmp_path, 1)
     path = write(tmp_path, 2)
-    entry = {"sha256": file_digest(tmp_path / "latest"), "bytes": 1}
+    entry = {"sha256": file_sha256(tmp_path / "latest"), "bytes": 1}
     rewrite(path, lambda manifest: manifest["files"].update({name: entry}))
     (problem,) = verify_checkpoint(path)
     assert f"names {name!r}, which is no file beside it" in problem

@@ -14,8 +14,9 @@ import pytest
 
 from lamae.config import RunConfig
 from lamae.sharding.errors import LamaeError
+from lamae.sharding.writing import write_durably
 from lamae.train.checkpoint import list_checkpoints, verify_checkpoint
-from lamae.train.durable import publish, write_durably
+from lamae.train.durable import publish
 from lamae.train.inputs import Inputs
 from lamae.train.loop import EXIT_DONE, train
 from tests.runs import assert_same_state, losses
