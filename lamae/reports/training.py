@@ -86,11 +86,10 @@ def plot_reconstruction(
 
 
 def _limits(*curves: np.ndarray) -> tuple[float, float]:
-    """Of an axis that shows all curves and 0, but for a few single samples."""
-    values = np.concatenate([curve[np.isfinite(curve)] for curve in curves])
-    low, high = np.quantile(values, [0.0005, 0.9995]) if len(values) else (-1.0, 1.0)
-    margin = 0.08 * max(high - low, 1e-3)
-    return min(float(low), 0.0) - margin, max(float(high), 0.0) + margin
+    """Of an axis that shows all of all curves, and 0."""
+    values = np.concatenate([[0.0], *(curve[np.isfinite(curve)] for curve in curves)])
+    margin = 0.06 * max(float(np.ptp(values)), 1e-3)
+    return float(values.min()) - margin, float(values.max()) + margin
 
 
 def plot_lead_weights(weights_BL: np.ndarray, *, title: str = "Share of each lead in the record embedding") -> Figure:
