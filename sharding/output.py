@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lamae.sharding.errors import LamaeError, UsageError
-from lamae.sharding.format import MANIFEST_NAME, SHARDS_NAME, WORK_NAME
+from lamae.sharding.format import MANIFEST_NAME, SHARDS_NAME, WORK_NAME, shard_name
 
 # What to say of a difference whose two values tell a reader nothing.
 _DIGESTS = {
@@ -50,11 +50,11 @@ def is_complete(out: Path) -> bool:
 def lost_shards(out: Path, manifest: dict[str, Any]) -> list[int]:
     """The shards of a complete set whose tars are not there, or not of the size they should be."""
 
-    def size(name: str) -> int:
-        path = out / SHARDS_NAME / name
+    def size(part: int) -> int:
+        path = out / SHARDS_NAME / shard_name(part)
         return path.stat().st_size if path.is_file() else -1
 
-    return [part for part, shard in enumerate(manifest["shards"]) if size(shard["name"]) != shard["bytes"]]
+    return [part for part, shard in enumerate(manifest["shards"]) if size(part) != shard["bytes"]]
 
 
 def read_manifest(out: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lamae.sharding.errors import LamaeError
-from lamae.sharding.format import MANIFEST_NAME, SHARDS_NAME, ShardSet
+from lamae.sharding.format import MANIFEST_NAME, SHARDS_NAME, ShardSet, shard_name
 from lamae.sharding.merge import finish, merge
 from lamae.sharding.options import PackOptions
 from lamae.sharding.orphan import exit_with
@@ -92,7 +92,7 @@ def _restore_lost(source: Path, planned: Plan, *, workers: int, progress: Progre
         return
     _pack_parts(source, planned, lost, workers=workers, progress=progress)
     for part in lost:
-        path = planned.out / SHARDS_NAME / shards[part]["name"]
+        path = planned.out / SHARDS_NAME / shard_name(part)
         sync(path)
         if read_report(planned.part_path(part))["sha256"] != shards[part]["sha256"]:
             path.unlink()

@@ -14,7 +14,6 @@ results.json, report.html, report.md, *.png
 """
 
 import dataclasses
-import json
 from pathlib import Path
 
 from lamae import config as run_config
@@ -61,7 +60,7 @@ class StudyDirectory:
         files.write_json(self.run(run.name) / RUN_NAME, dataclasses.asdict(run))
 
     def read_run(self, name: str) -> Run:
-        values = json.loads((self.run(name) / RUN_NAME).read_text())
+        values = files.read_json(self.run(name) / RUN_NAME)
         return Run(**{**values, "overrides": tuple(values["overrides"])})
 
     def claim(self, plan: StudyPlan) -> None:

@@ -4,12 +4,11 @@ corpus ─▶ search: learning rates ─▶ search: masks ─▶ equal records �
           each run:  train ─▶ embed ─▶ reconstruct ─▶ judge
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lamae import console
+from lamae import console, files
 from lamae.evaluate import store
 from lamae.evaluate.demographics import embed_demographics
 from lamae.evaluate.embed import read_embeddings
@@ -48,7 +47,7 @@ def _run(plan: StudyPlan, study: StudyDirectory, *, workers: int, report_only: b
 
     def is_done(run: Run) -> bool:
         path = study.done(run.name)
-        return path.exists() and (run.judged != FULL or json.loads(path.read_text()).get("judged") == judged)
+        return path.exists() and (run.judged != FULL or files.read_json(path).get("judged") == judged)
 
     with console.show_progress() as progress:
 

@@ -6,7 +6,6 @@ change's value minus the base's. Intervals are 95 %, over seeds and subjects.
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from lamae import files
 from lamae.evaluate.auroc import Interval, subject_weights
 from lamae.evaluate.embed import READOUTS
 from lamae.evaluate.groups import code_groups
@@ -217,7 +217,7 @@ def _costs(plan: StudyPlan, study: StudyDirectory, runs: FinalRuns) -> dict[str,
                     "train_cpu_s": float(np.mean([_seconds(study, run).get("train", np.nan) for run in of])),
                 }
             )
-    every = [json.loads(path.read_text()) for path in sorted((study.root / "runs").rglob("done.json"))]
+    every = [files.read_json(path) for path in sorted((study.root / "runs").rglob("done.json"))]
     return {
         "rows": rows,
         "num_runs": len(every),
@@ -226,10 +226,10 @@ def _costs(plan: StudyPlan, study: StudyDirectory, runs: FinalRuns) -> dict[str,
 
 
 def _seconds(study: StudyDirectory, run: Run) -> dict[str, float]:
-    values: dict[str, float] = json.loads(study.done(run.name).read_text())["cpu_s"]
+    values: dict[str, float] = files.read_json(study.done(run.name))["cpu_s"]
     return values
 
 
 def _machine(study: StudyDirectory, claim: Group) -> dict[str, Any]:
-    manifest = json.loads((study.run(next(iter(claim.values())).name) / "manifest.json").read_text())
+    manifest = files.read_json(study.run(next(iter(claim.values())).name) / "manifest.json")
     return {"machine": manifest["machine"], "versions": manifest["versions"]}

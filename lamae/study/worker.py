@@ -3,7 +3,6 @@
 python -m lamae.study.worker STUDY_DIR RUN_NAME DRIVER_PID
 """
 
-import json
 import os
 import signal
 import sys
@@ -75,7 +74,7 @@ class _Seconds:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._by_stage: dict[str, float] = json.loads(path.read_text())["cpu_s"] if path.exists() else {}
+        self._by_stage: dict[str, float] = files.read_json(path)["cpu_s"] if path.exists() else {}
 
     def measure(self, stage: str, action: Callable[[], int | None]) -> int | None:
         start = time.process_time()

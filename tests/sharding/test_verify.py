@@ -1,5 +1,7 @@
 """Verifying a shard set: every flipped byte is found, and said where."""
 
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -110,6 +112,25 @@ def test_counts_and_splits_are_those_of_the_index(shard_set, name):
         path.write_text(text)
     assert len(problems) == 1
     assert f"{path}: {name} is {said}, of the index it is {shard_set.manifest[name]}" in problems[0]
+
+
+def test_no_file_is_read_but_the_sets_own(shard_set, tmp_path):
+    """A manifest that somebody else wrote names a file of ours, by its right digest."""
+    ours = tmp_path / "ours.csv"
+    ours.write_text("secret")
+    digest = hashlib.sha256(b"secret").hexdigest()
+    path = shard_set.root / MANIFEST_NAME
+    text = path.read_text()
+    shards = [{**shard_set.manifest["shards"][0], "name": str(ours), "sha256": digest, "bytes": 6}]
+    shards += shard_set.manifest["shards"][1:]
+    path.write_text(manifest_text(shard_set.manifest | {"files_sha256": {str(ours): digest}, "shards": shards}))
+    try:
+        problems = verify(shard_set.root).problems
+    finally:
+        path.write_text(text)
+    assert f"{shard_set.root / ours.name}: missing" in problems
+    assert any(problem.startswith(f"{shard_set.shard_path(0)}: ") for problem in problems)
+    assert not any(problem.startswith(str(ours)) for problem in problems)
 
 
 def test_what_is_no_shard_set_is_refused(tmp_path):
