@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lamae import console, files, verbs
-from lamae.sharding.checked import file_sha256
 from lamae.sharding.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
 ShardsOption = Annotated[Path, typer.Option(help="A shard set made by 'lamae shard'.")]
 LabelsOption = Annotated[Path, typer.Option(help="labels.zarr of 'lamae labels'.")]
 ShardsArgument = Annotated[Path, typer.Argument(metavar="SHARDS", help="A shard set made by 'lamae shard'.")]
+LabelsArgument = Annotated[Path, typer.Argument(metavar="LABELS", help="labels.zarr of 'lamae labels'.")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or one of its checkpoints.")]
 
 
@@ -35,16 +35,12 @@ def embed(
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="The same architecture untrained: the reference row.")
     ] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Embed every record with a frozen model."""
     from lamae.evaluate.embed import embed as embed_records
-    from lamae.sharding.leads import parse_leads
 
-    try:
-        chosen = parse_leads(leads) if leads else None
-    except ValueError as error:
-        raise UsageError(f"--leads: {error}") from None
+    chosen = _leads(leads)
     with console.show_progress() as progress:
         made = embed_records(
             run,
@@ -65,7 +61,7 @@ def embed(
 
 def probe(
     embeddings: Annotated[Path, typer.Argument(metavar="EMBEDDINGS", help="embeddings.zarr of 'lamae embed'.")],
-    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="labels.zarr of 'lamae labels'.")],
+    labels: LabelsArgument,
     readout: Annotated[
         str, typer.Option(help="record (the model's own pooling) or mean (common to all models).")
     ] = "record",
@@ -104,12 +100,10 @@ def probe(
     pairs = [(embeddings, test[0] if test else None)]
     if against is not None:
         pairs.append((against, against_test))
-    contestants, truth, left_out = transfer.read(
+    models, truth, left_out = transfer.read(
         pairs, labels=labels, readout=readout, test_labels=test[1] if test else None, test_split=test_split
     )
-    results = [
-        probing.probe_arrays(features, truth, method=method, transductive=transductive) for features in contestants
-    ]
+    results = [probing.probe_arrays(features, truth, method=method, transductive=transductive) for features in models]
     results = [dataclasses.replace(result, left_out=left_out | result.left_out) for result in results]
     result, other = results[0], results[-1]
     summary: dict[str, Any] = {"probe": result.to_dict()}
@@ -146,7 +140,7 @@ def probe(
                     transductive=transductive,
                     progress=progress,
                 )
-                for features in contestants
+                for features in models
             ]
         summary["few_labels"] = {
             role: curve.to_dict() for role, curve in zip(("probe", "against"), curves, strict=False)
@@ -225,9 +219,9 @@ def compare(
 
 
 def finetune(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or one of its checkpoints.")],
-    shards: Annotated[Path, typer.Argument(metavar="SHARDS", help="A shard set made by 'lamae shard'.")],
-    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="labels.zarr of 'lamae labels'.")],
+    run: RunArgument,
+    shards: ShardsArgument,
+    labels: LabelsArgument,
     out: Annotated[Path, typer.Argument(help="Directory to make, for weights and result.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Options, such as steps=2000 lr=5e-4.")
@@ -243,16 +237,12 @@ def finetune(
     from lamae import config as run_config
     from lamae.evaluate.finetune import FinetuneOptions
     from lamae.evaluate.finetune import finetune as finetune_model
-    from lamae.sharding.leads import parse_leads
 
     if print_config:
         console.say(run_config.explain(FinetuneOptions(), overrides=overrides or []))
         return
     options = run_config.override(FinetuneOptions(), overrides or [])
-    try:
-        chosen = tuple(parse_leads(leads)) if leads else None
-    except ValueError as error:
-        raise UsageError(f"--leads: {error}") from None
+    chosen = _leads(leads)
     with console.show_progress() as progress:
         result = finetune_model(
             run, shards, labels, out, options=options, leads=chosen, transductive=transductive, progress=progress
@@ -264,7 +254,7 @@ def finetune(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or one of its checkpoints.")],
+    run: RunArgument,
     out: Annotated[Path, typer.Argument(help="Directory to make.")],
 ) -> None:
     """Weights, configuration and a model card for others, without ids."""
@@ -276,7 +266,7 @@ def export(
 
 def import_embeddings(
     source: Annotated[Path, typer.Argument(help="NAME.npy with NAME.keys.txt beside it, NAME.npz or NAME.zarr.")],
-    shards: Annotated[Path, typer.Argument(metavar="SHARDS", help="A shard set made by 'lamae shard'.")],
+    shards: ShardsArgument,
     out: Annotated[Path, typer.Argument(help="embeddings.zarr to make.")],
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Go on although some records have no embedding.")
@@ -289,8 +279,17 @@ def import_embeddings(
     console.say(f"{count:,} records; next: lamae probe {out} LABELS.zarr")
 
 
+def _leads(text: str | None) -> tuple[int, ...] | None:
+    from lamae.sharding.leads import parse_leads
+
+    try:
+        return tuple(parse_leads(text)) if text else None
+    except ValueError as error:
+        raise UsageError(f"--leads: {error}") from None
+
+
 def _speaks() -> bool:
-    """Whether this process tells the result: alone, or rank 0 of a launcher's."""
+    """Whether this process prints the result: alone, or rank 0 of a launcher's."""
     from lamae.train.place import find_place
 
     return find_place(os.environ).rank == 0
@@ -312,6 +311,8 @@ def pick_device(name: str) -> str:
 
 def _digest(path: Path) -> str:
     """First 16 hex digits of a file's sha256."""
+    from lamae.sharding.checked import file_sha256
+
     try:
         return file_sha256(path)[:16]
     except OSError as error:

@@ -60,6 +60,8 @@ class Embeddings:
     name: str
     made_by: str = ""
     """Which weights, shown which leads; empty where another program did."""
+    source: str = ""
+    """Source of the shard set; empty where that is not known."""
 
 
 def embed(
@@ -99,7 +101,7 @@ def embed(
         run, shard_set, device=device, random_weights=random_weights, seed=seed
     )
     attributes = {
-        "index_sha256": shard_set.index_hash,
+        **_origin(shard_set),
         "model": loaded.config.model.kind,
         "config_hash": run_config.config_hash(loaded.config),
         "step": 0 if random_weights else loaded.step,
@@ -264,7 +266,11 @@ def write_records(
         "split": shard_set.column("split"),
         "pretrained": pretrained_N,
     }
-    return store.write(out, kind=KIND, columns=columns, attributes={"index_sha256": shard_set.index_hash, **attributes})
+    return store.write(out, kind=KIND, columns=columns, attributes={**_origin(shard_set), **attributes})
+
+
+def _origin(shard_set: ShardSet) -> dict[str, Any]:
+    return {"index_sha256": shard_set.index_hash, "source": shard_set.manifest["source"]}
 
 
 def subject_numbers(shard_set: ShardSet) -> np.ndarray:
@@ -321,6 +327,7 @@ def read_embeddings(path: Path, *, readout: str = "record") -> Embeddings:
             pretrained_N=np.asarray(group["pretrained"]),
             index_hash=str(group.attrs["index_sha256"]),
             name=path.name,
+            source=str(group.attrs.get("source", "")),
             made_by=f"{group.attrs['weights_hash']} {group.attrs['leads']}" if "weights_hash" in group.attrs else "",
         )
     except KeyError as error:

@@ -6,6 +6,7 @@ from the first and whose test records come from the second; everything that read
 
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from lamae.evaluate.embed import Embeddings, read_embeddings
 from lamae.evaluate.labels import NO_SPLIT, Labels, read_labels
 from lamae.sharding.errors import UsageError
 from lamae.sharding.format import SPLITS
+from lamae.train.subjects import ANY_WFDB
+
+log = logging.getLogger(__name__)
 
 TEST_SPLITS = ("test", "all")
 _TEST = SPLITS.index("test")
@@ -99,7 +103,7 @@ def left_out_of_both(fitted: Labels, tested: Labels) -> dict[str, str]:
 
 
 def join_embeddings_of(fitted: Embeddings, tested: Embeddings) -> Embeddings:
-    """One after the other; subjects of the two are different ones. Raises UsageError unless one model made both."""
+    """One after the other, subjects of the two as different ones. Raises UsageError unless one model made both."""
     if fitted.made_by != tested.made_by:
         raise UsageError(
             f"{fitted.name} and {tested.name} are of different models or leads; embed both sets with the same run"
@@ -107,6 +111,12 @@ def join_embeddings_of(fitted: Embeddings, tested: Embeddings) -> Embeddings:
     if fitted.x_ND.shape[1] != tested.x_ND.shape[1]:
         raise UsageError(
             f"{fitted.name} and {tested.name} have {fitted.x_ND.shape[1]} and {tested.x_ND.shape[1]} dimensions"
+        )
+    if fitted.source == tested.source not in ("", ANY_WFDB):
+        log.warning(
+            "%s and %s are both of %s, and nothing here tells whether a patient is in both; where both sets were split "
+            "alike, --test-split test keeps train and test apart",
+            *(fitted.name, tested.name, fitted.source),
         )
     apart = int(fitted.subject_N.max(initial=-1)) + 1
     arrays: dict[str, Any] = {

@@ -53,6 +53,16 @@ def test_patients_seen_in_pretraining_are_refused_there_too():
     assert probe_arrays(features, everyone, transductive=True).contamination.startswith(f"transductive: {seen} of 300")
 
 
+def test_two_sets_of_one_source_may_share_patients_and_that_is_said(caplog):
+    here, _, there, _ = hospitals()
+    for sources in (("mimic", "ptbxl"), ("wfdb", "wfdb"), ("", "")):
+        one, other = (dataclasses.replace(x, source=source) for x, source in zip((here, there), sources, strict=True))
+        join_embeddings_of(one, other)
+    assert not caplog.messages
+    join_embeddings_of(dataclasses.replace(here, source="mimic"), dataclasses.replace(there, source="mimic"))
+    assert "are both of mimic, and nothing here tells whether a patient is in both" in caplog.text
+
+
 def test_sets_that_have_nothing_in_common_are_refused():
     here, truth, there, other = hospitals()
     with pytest.raises(UsageError, match=r"no code in common \(A, B, C and SEEN, THERE, FAINT\)"):
