@@ -22,7 +22,7 @@ from lamae.sharding.resample import resample
 from lamae.sharding.sources import Entry
 from lamae.sharding.windows import cut, mark_padding, window_key, window_starts
 
-BLOCK_SIZE = 32
+_BLOCK_SIZE, _BLOCK_SIZE_OF_WINDOWS = 32, 4  # records; of half an hour one has 180 windows of 10 s
 _LEAD_BITS = (1 << np.arange(NUM_LEADS)).astype(np.uint16)
 
 
@@ -59,11 +59,12 @@ class BlockReader:
         # Used by every block in turn: fresh memory costs more than what is done in it. For the same reason something
         # of 2 MB is freed first: from then on glibc's malloc keeps smaller pieces instead of handing them back.
         np.empty(1 << 21, np.uint8)
-        self._samples = np.empty((BLOCK_SIZE, NUM_LEADS, planned.num_samples), np.int16)
+        self.block_size = _BLOCK_SIZE_OF_WINDOWS if planned.options["windows"] == "all" else _BLOCK_SIZE
+        self._samples = np.empty((self.block_size, NUM_LEADS, planned.num_samples), np.int16)
         self._values = np.empty((NUM_LEADS, planned.num_samples))
 
     def read(self, entries: Sequence[Entry]) -> Block:
-        """At most BLOCK_SIZE records; their samples are good until the next block is read.
+        """At most ``block_size`` records; their samples are good until the next block is read.
 
         Raises LamaeError where the fast reader and stock wfdb disagree.
         """

@@ -13,7 +13,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from lamae.sharding.block import BLOCK_SIZE, BlockReader
+from lamae.sharding.block import BlockReader
 from lamae.sharding.checked import file_sha256
 from lamae.sharding.errors import LamaeError
 from lamae.sharding.files import HEADER_SUFFIX, Files
@@ -81,9 +81,9 @@ def _pack_part(planned: Plan, files: Files, part: int, progress: Progress) -> No
     rejects: list[tuple[str, str, str]] = []
     readers: Counter[str] = Counter()
     with TarWriter(planned.out / SHARDS_NAME / shard_name(part)) as tar:
-        for start in range(0, len(entries), BLOCK_SIZE):
+        for start in range(0, len(entries), reader.block_size):
             progress("pack", start, len(entries))
-            block = reader.read(entries[start : start + BLOCK_SIZE])
+            block = reader.read(entries[start : start + reader.block_size])
             for piece in block.columns:
                 for name, values in piece.items():
                     columns[name].append(values)

@@ -29,7 +29,7 @@ REMEDIES: dict[str, str] = {
 }
 
 # A worker's memory is bounded, whatever a header says and however large its files are.
-MAX_SAMPLES_READ = 1 << 17  # per lead
+MAX_SAMPLES_READ = 1 << 19  # per lead; INCART's half hours have 462,600
 _MAX_VALUES_READ = 1 << 23  # of all signals of a record
 _MAX_HEADER_BYTES = 1 << 20
 _MAX_SIGNAL_BYTES = 1 << 26

@@ -169,6 +169,14 @@ def test_windows_are_cut_from_what_was_recorded_and_not_from_padding(tmp_path):
     assert rejects_of(tmp_path / "long") == {"a": "too_short"}
 
 
+def test_a_recording_of_half_an_hour_becomes_its_windows(tmp_path):
+    signal = np.resize(plausible_signal(MIMIC_LEADS, num_samples=10_000, seed=3), (462_600, 12))
+    write_record(tmp_path / "in" / "I01", signal, rate_hz=257)
+    shard_set = packed(tmp_path / "in", tmp_path / "out", seconds=10.0, windows="all")
+    assert (shard_set.num_records, shard_set.num_samples, shard_set.rate_hz) == (180, 2570, 257)
+    assert packed(tmp_path / "in", tmp_path / "first", seconds=10.0).num_records == 1
+
+
 def test_gains_that_cannot_be_are_flagged_and_can_be_overridden(tmp_path):
     """LUDB's headers bring every lead to one height; the Challenge's PTB has two million units per millivolt."""
     signal = plausible_signal(MIMIC_LEADS, num_samples=1500, seed=3, gain=1000.0)
