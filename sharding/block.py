@@ -77,6 +77,9 @@ class BlockReader:
                 block.rejects.append((entry.key, reject.reason, reject.detail))
         for _, run in groupby(taken, key=lambda record: record.shape):  # of several rates where they are resampled
             self._judge(list(run), block)
+        for _, windows in groupby(block.accepted, key=lambda accepted: accepted[0].path):
+            _, recording = next(windows)  # a record counts once
+            block.readers.update(["fast" if recording.fast else "wfdb", *recording.notes])
         block.rejects.sort()  # by key, as the entries are
         return block
 
@@ -93,7 +96,6 @@ class BlockReader:
                 continue
             accepted.append(n)
             block.accepted.append((record.entry, record.stored))
-            block.readers.update(["fast" if record.recorded.fast else "wfdb", *record.recorded.notes])
         columns: dict[str, np.ndarray] = {
             "key": np.array([record.entry.key for record in taken], dtype="S"),
             "subject": np.array([-1 if record.entry.subject is None else record.entry.subject for record in taken]),

@@ -245,13 +245,14 @@ class ShardSet:
         return np.array([self.row_by_record[key] for key in self.record_keys], dtype=np.int64)
 
     @cached_property
-    def _row_by_key(self) -> dict[str, int]:
+    def row_by_key(self) -> dict[str, int]:
+        """Row of every record's or window's key."""
         return {key: row for row, key in enumerate(self.keys)}
 
     def row_of(self, key: str) -> int:
         """Row of a record's or window's key. Raises UsageError when there is none."""
         try:
-            return self._row_by_key[key]
+            return self.row_by_key[key]
         except KeyError:
             raise UsageError(f"{self.root}: no record {key!r} among {self.num_records}") from None
 

@@ -34,7 +34,7 @@ def import_embeddings(
     shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
     store.refuse_existing(out)
     x_MD, keys = read_foreign(source)
-    row_by_key = {key: row for row, key in enumerate(shard_set.keys)}
+    row_by_key = shard_set.row_by_key
     places = np.array([row_by_key.get(record_key(key, row_by_key), -1) for key in keys])
     matched = places >= 0
     if not matched.any():

@@ -174,6 +174,7 @@ def test_a_recording_of_half_an_hour_becomes_its_windows(tmp_path):
     write_record(tmp_path / "in" / "I01", signal, rate_hz=257)
     shard_set = packed(tmp_path / "in", tmp_path / "out", seconds=10.0, windows="all")
     assert (shard_set.num_records, shard_set.num_samples, shard_set.rate_hz) == (180, 2570, 257)
+    assert shard_set.manifest["readers"]["fast"] == 1, "one record"
     assert packed(tmp_path / "in", tmp_path / "first", seconds=10.0).num_records == 1
 
 
