@@ -11,6 +11,7 @@ from lamae import console, files, verbs
 from lamae.sharding.errors import UsageError
 
 if TYPE_CHECKING:
+    from lamae.evaluate.fewlabels import FewLabelCurve
     from lamae.evaluate.result import ProbeResult
 
 Transductive = Annotated[
@@ -90,7 +91,7 @@ def probe(
     from lamae.evaluate import probe as probing
     from lamae.evaluate import transfer
     from lamae.evaluate.codes import few
-    from lamae.evaluate.fewlabels import curve_difference, few_label_curve, parse_fractions
+    from lamae.evaluate.fewlabels import few_label_curve, parse_fractions
     from lamae.evaluate.groups import code_groups
 
     files.check_writable("--json", json)
@@ -142,20 +143,28 @@ def probe(
                 )
                 for features in models
             ]
-        summary["few_labels"] = {
-            role: curve.to_dict() for role, curve in zip(("probe", "against"), curves, strict=False)
-        }
-        rows = [[f"{share:g}", *(str(curve.macro(share)) for curve in curves)] for share in fractions]
-        columns = ["share of training subjects", *(curve.name for curve in curves)]
-        if against is not None:
-            gaps = {f"{share:g}": curve_difference(curves[0], curves[1], share) for share in fractions}
-            summary["few_labels_difference"] = {share: dataclasses.asdict(gap) for share, gap in gaps.items()}
-            columns, rows = [*columns, "difference"], [[*row, str(gaps[row[0]])] for row in rows]
-        console.print_table(f"few labels: macro AUROC, mean over {seeds} draws of subjects", columns, rows)
+        summary |= _print_few_labels(curves, fractions, num_seeds=seeds)
     if json is not None:
         from lamae.reports.values import finite
 
         files.write_json(json, finite(summary))
+
+
+def _print_few_labels(curves: "list[FewLabelCurve]", fractions: list[float], *, num_seeds: int) -> dict[str, Any]:
+    """A table of one curve, or of two and their difference; gives the same for JSON."""
+    from lamae.evaluate.fewlabels import curve_difference
+
+    summary: dict[str, Any] = {
+        "few_labels": {role: curve.to_dict() for role, curve in zip(("probe", "against"), curves, strict=False)}
+    }
+    rows = [[f"{share:g}", *(str(curve.macro(share)) for curve in curves)] for share in fractions]
+    columns = ["share of training subjects", *(curve.name for curve in curves)]
+    if len(curves) == 2:
+        gaps = {f"{share:g}": curve_difference(curves[0], curves[1], share) for share in fractions}
+        summary["few_labels_difference"] = {share: dataclasses.asdict(gap) for share, gap in gaps.items()}
+        columns, rows = [*columns, "difference"], [[*row, str(gaps[row[0]])] for row in rows]
+    console.print_table(f"few labels: macro AUROC, mean over {num_seeds} draws of subjects", columns, rows)
+    return summary
 
 
 def _probe_rows(result: "ProbeResult", groups: dict[str, list[str]]) -> list[list[str]]:

@@ -107,11 +107,6 @@ def _manifest_digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def index_digest(index_dir: Path) -> str:
-    """sha256 over the names and contents of every file of an index, in sorted order: the index hash."""
-    return sums_digest(file_sums(index_dir))
-
-
 def _why_no_shard_set(root: Path) -> str:
     """What ``root`` is instead of a finished shard set, and how to get one."""
     if not root.exists():

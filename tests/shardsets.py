@@ -15,7 +15,7 @@ import google_crc32c
 import numpy as np
 import zarr
 
-from lamae.sharding.checked import file_sums
+from lamae.sharding.checked import file_sums, sums_digest
 from lamae.sharding.format import (
     COLUMNS,
     FORMAT_VERSION,
@@ -25,7 +25,6 @@ from lamae.sharding.format import (
     REJECTS_NAME,
     SHARDS_NAME,
     SPLITS,
-    index_digest,
     manifest_text,
     shard_name,
 )
@@ -130,7 +129,7 @@ def write_shard_set(
         "num_samples": num_samples,
         "rate_hz": rate_hz,
         "shards": shards,
-        "index_sha256": index_digest(path / INDEX_NAME),
+        "index_sha256": sums_digest(file_sums(path / INDEX_NAME)),
         "index_files": file_sums(path / INDEX_NAME),
         "rejects": {},
     }

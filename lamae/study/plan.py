@@ -17,7 +17,6 @@ KIND = "study"
 """Folder of the package's plans."""
 
 PROTOCOLS = ("splits", "patients")
-CORPUS_LABELS = ("synthetic", "ptbxl")
 
 
 @dataclass
