@@ -18,7 +18,7 @@ def labels(
     ],
     out: Annotated[Path, typer.Argument(help="labels.zarr to make.")],
     source: Annotated[
-        str, typer.Option(help="mimic-icd10, ptbxl, snomed or csv; by default told from the columns.")
+        str, typer.Option(help="mimic-icd10, ptbxl, snomed or csv; by default recognised by its columns.")
     ] = "auto",
     protocol: Annotated[
         str | None, typer.Option(help="shards keeps their splits (default); or ed2all, all2all, folds.")

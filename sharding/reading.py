@@ -77,7 +77,7 @@ def _beside(files: Files, record: str, name: str) -> str:
 
 
 def refuse_long(num_samples: int, num_signals: int) -> None:
-    """Raises RejectError for a record whose header tells of more than is read."""
+    """Raises RejectError for a record whose header announces more than is read."""
     if num_samples > MAX_SAMPLES_READ or num_samples * num_signals > _MAX_VALUES_READ:
         what = f"{num_samples} samples of {num_signals} signals"
         raise RejectError("wrong_length", f"{what}; at most {MAX_SAMPLES_READ} per lead are read")

@@ -46,7 +46,7 @@ class Mixture:
 
     @cached_property
     def names(self) -> list[str]:
-        """A short name for each set, each another: its directory's, numbered where two have the same."""
+        """A short name for each set: its directory's, numbered where two have the same."""
         names = [shard_set.root.resolve().name for shard_set in self.sets]
         return [f"{name}-{place + 1}" if names.count(name) > 1 else name for place, name in enumerate(names)]
 

@@ -50,7 +50,7 @@ NO_ICD = NO_VALUE | {"nodx"}
 
 
 def detect_source(file: Path, *, key_column: str | None = None) -> str:
-    """Which of READERS is for ``file``, told from its columns, whatever it is called; a directory is "snomed".
+    """Which of READERS is for ``file``, by its columns, whatever it is called; a directory is "snomed".
 
     Raises UsageError naming the possibilities when none fits.
     """

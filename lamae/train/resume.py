@@ -70,16 +70,16 @@ def _describe_jump(old: dict[str, Any], new: dict[str, Any], step: int) -> str:
         return ""
     if step >= now.train.steps:
         return ""
-    told = []
+    jumps = []
     for name, schedule in (("learning rate", learning_rate), ("weight decay", weight_decay)):
         was = schedule(step, before.optim, steps=before.train.steps)
         becomes = schedule(step, now.optim, steps=now.train.steps)
         if not math.isclose(was, becomes, rel_tol=1e-6):
-            told.append(f"{name} {was:.3g} by the checkpoint's schedule, {becomes:.3g} now")
-    if not told:
+            jumps.append(f"{name} {was:.3g} by the checkpoint's schedule, {becomes:.3g} now")
+    if not jumps:
         return ""
-    text = f"the schedule has changed: at step {step + 1} {'; '.join(told)}"
-    if told[0].startswith("learning rate") and before.optim.restart_from is None:
+    text = f"the schedule has changed: at step {step + 1} {'; '.join(jumps)}"
+    if jumps[0].startswith("learning rate") and before.optim.restart_from is None:
         end = before.optim.decay_end or before.train.steps
         if now.train.steps > end:
             text += f". To keep it and train on at optim.final_lr: optim.decay_end={end}"

@@ -60,7 +60,7 @@ def _parse(text: bytes) -> tuple[list[dict[str, Any]], list[tuple[int, bytes]]]:
 class RowFile:
     """Appends rows; on any rank but 0 it does nothing. What cannot be written costs a warning, not the run.
 
-    Opening cuts the rows of steps that will be taken again, so that no step is told twice, and moves lines that are no
+    Opening cuts the rows of steps that will be taken again, so that no step is there twice, and moves lines that are no
     rows to a file beside it.
     """
 

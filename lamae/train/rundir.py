@@ -73,16 +73,16 @@ class RunLock:
 
     def _wait_for(self, path: Path, flags: int) -> bool:
         """Get the lock on ``path``; False where it cannot be locked. Raises LamaeError when another one keeps it."""
-        descriptor, told = os.open(path, flags, 0o666), False
+        descriptor, was_logged = os.open(path, flags, 0o666), False
         self._held.append(descriptor)
         for _ in patiently(LOCK_PATIENCE_S, poll_s=LOCK_POLL_S):
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return True
             except BlockingIOError:
-                if not told:
+                if not was_logged:
                     log.info("%s: waiting for %s, which is still at work there", self._run_dir, self._holder())
-                told = True
+                was_logged = True
             except OSError:
                 return False
         self.close()
