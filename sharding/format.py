@@ -245,11 +245,11 @@ class ShardSet:
         return {key: row for row, key in enumerate(self.keys)}
 
     def row_of(self, key: str) -> int:
-        """Row of a record's or window's key. Raises UsageError when there is none."""
-        try:
-            return self.row_by_key[key]
-        except KeyError:
-            raise UsageError(f"{self.root}: no record {key!r} among {self.num_records}") from None
+        """Row of a record's or window's key, the first of a record's windows. Raises UsageError when there is none."""
+        row = self.row_by_key.get(key, self.row_by_record.get(key))
+        if row is None:
+            raise UsageError(f"{self.root}: no record {key!r} among {self.num_records}, such as {self.keys[0]!r}")
+        return row
 
     def rows_of_split(self, split: str) -> np.ndarray:
         """int64 rows of ``train``, ``val``, ``test`` or ``all``, ascending."""

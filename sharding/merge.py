@@ -27,6 +27,7 @@ from lamae.sharding.format import (
     SHARDS_NAME,
     SPLITS,
     UNMATCHED_NAME,
+    WINDOW_MARK,
     WORK_NAME,
     ShardSet,
     manifest_text,
@@ -141,7 +142,7 @@ def _write_index(
     for done, (name, column) in enumerate(COLUMNS.items()):
         values = _column(planned, name)
         if name == "subject":
-            values = np.where(values < 0, -1 - np.arange(num_records), values)
+            values = np.where(values < 0, -1 - _record_numbers(planned, num_records), values)
         if name == "record_flags":
             values[_duplicates(planned, counted)] |= 1 << RECORD_FLAGS.index("duplicate")
         if column.shape == () or name == "lead_flags":
@@ -159,6 +160,16 @@ def _write_index(
     with suppress(FileExistsError):
         put_in_place(building, index)
     return counted, index_files
+
+
+def _record_numbers(planned: Plan, num_records: int) -> np.ndarray:
+    """int64: of every row, which record it is from; windows of one record are of one subject, whoever that is."""
+    if planned.options["windows"] != "all":
+        return np.arange(num_records)
+    raw = _column(planned, "key")
+    keys = raw.view(f"S{raw.shape[1]}").ravel().tolist()
+    records = np.array([key.rpartition(WINDOW_MARK.encode())[0] for key in keys])
+    return np.cumsum(np.concatenate([[False], records[1:] != records[:-1]]))
 
 
 def _write_column(group: Any, name: str, values: np.ndarray) -> None:

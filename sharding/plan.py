@@ -226,7 +226,12 @@ def _take_up(planned: Plan, unmatched: Reconciliation, entries: list[Entry], fil
             raise
         _take_up(planned, unmatched, entries, files)  # another process has finished it meanwhile
         return
-    refuse_difference(there.content, content, out)
+    try:
+        refuse_difference(there.content, content, out)
+    except UsageError as error:
+        if any((out / SHARDS_NAME).iterdir()):
+            raise
+        raise UsageError(f"{error}. Nothing is packed there yet: remove {out} to plan it anew") from None
     if isinstance(files, ZipFiles):
         _renew_zip_index(out, files)
     if there.base != planned.base:  # the source is given by another of the folders around its records

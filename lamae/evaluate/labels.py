@@ -126,7 +126,7 @@ def join_labels(
     per_split = [[int(count) for count in counts] for counts in positives[:, : len(SPLITS)]]
     descriptions = {code: table.descriptions.get(code, "") for code in table.vocabulary}
     report = LabelReport(
-        num_records=shard_set.num_records,
+        num_records=len(shard_set.row_by_record),
         num_matched=len(rows),
         num_labelled=int(labelled_N.sum()),
         num_source_records=len(table.codes),

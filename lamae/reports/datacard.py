@@ -32,6 +32,8 @@ EXPLANATIONS = {
     "wander": "the baseline leaves its place on paper",
     "hum": "mains hum at 50 or 60 Hz",
     "limb_inconsistent": "the limb leads contradict Einthoven's and Goldberger's relations",
+    "gain_normalised": "the limb leads agree in stored integers alone, so the gains give no millivolts: --gain",
+    "gain_implausible": "a unit is less than any recorder resolves, so the header's gain gives no millivolts: --gain",
     "avl_avf_exchanged": "the limb leads agree once aVL and aVF change names",
     "duplicate": "the same waveform as another record",
 }

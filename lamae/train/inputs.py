@@ -1,5 +1,6 @@
 """From the records of a run to what its model is given: shard set, rows, loader, signal and mask."""
 
+import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,8 @@ from lamae.train.subjects import describe_set, subject_set, subject_set_hash
 if TYPE_CHECKING:
     from lamae.config import RunConfig
 
+log = logging.getLogger(__name__)
+
 
 class Inputs:
     """The data side of a run; the same on every rank."""
@@ -32,8 +35,24 @@ class Inputs:
         by_set = [subject_set(shard_set, shard_set.rows_of_split(split)) for shard_set in self.records.sets]
         self.subjects = np.unique(np.concatenate(by_set))
         self.subject_hash = subject_set_hash(self.subjects)
+        self._warn_of_shared_subjects()
         self.sets = [describe_set(shard_set, shard_set.rows_of_split(split)) for shard_set in self.records.sets]
         self._transform = MixtureTransform(config.signal, self.records)
+
+    def _warn_of_shared_subjects(self) -> None:
+        """Of two packs of one data set with other splits: who is trained on in one may be tested on in the other."""
+        if len(self.records.sets) == 1:
+            return
+        for split in sorted({"val", "test"} - {self._config.data.split}):
+            hashes = [subject_set(shard_set, shard_set.rows_of_split(split)) for shard_set in self.records.sets]
+            shared = len(np.intersect1d(np.concatenate(hashes), self.subjects))
+            if shared:
+                log.warning(
+                    "data.path: %d subjects of one set's %s split are trained on in another, which holds the same "
+                    "patients under other splits; pack both with the same folds, or leave one out",
+                    shared,
+                    split,
+                )
 
     @property
     def num_samples(self) -> int:

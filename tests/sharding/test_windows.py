@@ -236,3 +236,15 @@ def test_every_window_has_its_record_s_labels(archive, tmp_path):
     for row, record in enumerate(shard_set.record_keys):
         number = int(record[1])
         assert labels.label_NK[row].tolist() == [number % 2, number == 2]
+
+
+def test_windows_of_a_record_without_a_patient_are_one_subject(tmp_path):
+    for place in range(3):
+        signal = plausible_signal(MIMIC_LEADS, num_samples=3000, seed=place)
+        write_record(tmp_path / "in" / f"r{place}", signal)
+    shard_set = packed(tmp_path / "in", tmp_path / "out", seconds=2.0, windows="all")
+    subject = shard_set.column("subject")
+    assert len(np.unique(subject)) == shard_set.manifest["num_subjects"] == 3
+    for row, key in enumerate(shard_set.record_keys):
+        assert subject[row] == -1 - int(key[1])
+    assert shard_set.row_of("r1") == shard_set.row_of("r1#0000") == 3

@@ -55,3 +55,12 @@ def test_a_run_on_two_sets_resumes_exactly_and_knows_the_patients_of_both(sets, 
         train(config("parts", f"data.path=[{sets[1]},{sets[0]}]", "train.steps=8"))
     with pytest.raises(UsageError, match=r"data.weights: \[1.0, 0.5\] -> \[1.0, 1.0\]"):
         train(config("parts", "data.weights=[1,1]", "train.steps=8"))
+
+
+def test_patients_under_other_splits_in_another_set_are_said(tmp_path, caplog):
+    for name, splits in (("one", ENDS), ("other", ["train"] * 24)):
+        adc = random_adc(24, 500, seed=len(name))
+        write_shard_set(tmp_path / name, adc, rate_hz=100.0, splits=splits, subjects=range(1, 25), source="ptbxl")
+    paths = f"data.path=[{tmp_path / 'one'},{tmp_path / 'other'}]"
+    train(tiny_config(tmp_path / "one", tmp_path / "run", paths, "train.steps=1"))
+    assert "4 subjects of one set's val split are trained on in another" in caplog.text
