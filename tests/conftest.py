@@ -1,7 +1,9 @@
 """Fixtures that several houses share."""
 
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,14 @@ import pytest
 from lamae import cli, console
 
 DATA_HINT = "real recordings not found: set LAMAE_TEST_DATA to their folder"
+
+
+def pytest_configure() -> None:
+    """Let signals that tests send arrive: children inherit what nohup or a shell's background ignores."""
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+            if signal.getsignal(number) is signal.SIG_IGN:
+                signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
