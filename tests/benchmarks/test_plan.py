@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from lamae.benchmarks.plan.traffic import Collective, step_traffic
 from lamae.benchmarks.ranks import RankPool
 from lamae.benchmarks.wire import sent_per_rank
 from lamae.config import load
-from lamae.model import build_model
+from lamae.model import build_model, layers
 from lamae.model.masking import draw_mask
 from lamae.train.blocks import checkpoint_activations
 from lamae.train.schedule import plan_batch
@@ -301,7 +302,8 @@ def test_deepspeeds_own_passes_are_what_it_makes(stage, precision, world_size, a
 
 
 def count_step(session):
-    with Watch() as watch:
+    # The model as an accelerator has it, which is what is traced: in bf16 on a CPU norms make passes of their own.
+    with mock.patch.object(layers, "sums_narrowly", return_value=False), Watch() as watch:
         session["steps"].take_one()
     return watch.moved_bytes
 
