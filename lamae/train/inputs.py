@@ -30,13 +30,15 @@ class Inputs:
         self.rows = self.records.rows_of_split(config.data.split)
         # Refuses sets without records; the loader makes its own.
         order_of(self.records, self.rows, config=config.data, seed=config.train.seed)
-        split = config.data.split
+        by_set, self.sets = [], []
+        for shard_set in self.records.sets:
+            rows = shard_set.rows_of_split(config.data.split)
+            by_set.append(subject_set(shard_set, rows))
+            self.sets.append(describe_set(shard_set, rows, by_set[-1]))
         # Hashes of different sets are salted apart: equal numbers in two hospitals stay two patients.
-        by_set = [subject_set(shard_set, shard_set.rows_of_split(split)) for shard_set in self.records.sets]
         self.subjects = np.unique(np.concatenate(by_set))
         self.subject_hash = subject_set_hash(self.subjects)
         self._warn_of_shared_subjects()
-        self.sets = [describe_set(shard_set, shard_set.rows_of_split(split)) for shard_set in self.records.sets]
         self._transform = MixtureTransform(config.signal, self.records)
 
     def _warn_of_shared_subjects(self) -> None:

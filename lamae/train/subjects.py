@@ -25,9 +25,10 @@ def hash_subjects(subjects: np.ndarray, *, source: str) -> np.ndarray:
     return mix(words + signed(GOLDEN)).numpy().view(np.uint64)
 
 
-def describe_set(shard_set: ShardSet, rows: np.ndarray) -> dict[str, Any]:
-    """What a checkpoint says of one of the sets it was trained on, ``rows`` being those read: no ids."""
-    subjects = subject_set(shard_set, rows)
+def describe_set(shard_set: ShardSet, rows: np.ndarray, subjects: np.ndarray) -> dict[str, Any]:
+    """What a checkpoint says of one of the sets it was trained on, ``rows`` being those read and ``subjects`` their
+    ``subject_set``: no ids.
+    """
     return {
         "name": shard_set.root.resolve().name,
         "source": shard_set.manifest["source"],
