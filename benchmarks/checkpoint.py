@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from lamae.base.progress import Progress, ignore
 from lamae.benchmarks import rankstep
 from lamae.benchmarks.ranks import RankPool, Session
 from lamae.benchmarks.timing import Ratio, Timing, ratio_entries, time_side_by_side
-from lamae.sharding.progress import Progress, ignore
-from lamae.train.checkpoint import CheckpointReader, newest_whole
+from lamae.train.checkpoint.format import CheckpointReader, newest_whole
+from lamae.train.checkpoint.saver import Saver, take_snapshot
 from lamae.train.config import CheckpointConfig
-from lamae.train.saver import Saver, take_snapshot
 from lamae.train.state import TrainState
 
 

@@ -1,4 +1,4 @@
-"""The verb ``bench`` of the command line; ``lamae.cli`` registers it."""
+"""The verb ``bench`` of the command line; ``lamae.cli.app`` registers it."""
 
 import logging
 import multiprocessing
@@ -11,11 +11,12 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from lamae import console, files
+from lamae import console
+from lamae.base import files
+from lamae.base.errors import LamaeError, UsageError
 from lamae.benchmarks.ranks import end_with
 from lamae.benchmarks.result import BENCHMARKS, combine, read_result, run_benchmark, write_result
-from lamae.sharding.errors import LamaeError, UsageError
-from lamae.train.place import find_place
+from lamae.train.ranks.place import find_place
 
 NOTE = "ratios measured side by side in this run"
 OF_RANKS = ("scaling",)

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lamae.allocator import keep_freed_memory
+from lamae.base.allocator import keep_freed_memory
+from lamae.base.leads import NUM_LEADS
+from lamae.base.progress import Progress, ignore
 from lamae.benchmarks.step import TrainingStep
 from lamae.benchmarks.timing import Ratio, Timing, ratio_entries, time_side_by_side
-from lamae.config import load
 from lamae.kernels import cross_lead_attention
-from lamae.sharding.leads import NUM_LEADS
-from lamae.sharding.progress import Progress, ignore
+from lamae.train.runconfig import load
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 HEADS, HEAD_DIM = 6, 64

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from lamae.base.progress import Progress, ignore
 from lamae.benchmarks.loader_peers import BUFFER, OpenStream, endless, peers
 from lamae.benchmarks.timing import Ratio, Timing, ratio_entries
 from lamae.data.config import ORDERS, DataConfig, SignalConfig
@@ -29,7 +30,6 @@ from lamae.data.order import GlobalOrder
 from lamae.data.transforms import SignalTransform
 from lamae.sharding.format import ShardSet
 from lamae.sharding.pack import PackOptions, pack
-from lamae.sharding.progress import Progress, ignore
 from lamae.sharding.synth import synthesize
 
 BATCH_SIZE = 64

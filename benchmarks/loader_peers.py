@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from lamae.base.leads import NUM_LEADS
 from lamae.sharding.format import ShardSet
-from lamae.sharding.leads import NUM_LEADS
 
 Stream = AbstractContextManager[Iterator[Any]]
 OpenStream = Callable[[], Stream]

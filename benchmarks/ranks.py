@@ -22,14 +22,14 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from lamae.allocator import share_one_arena
-from lamae.launch import free_port, usable_cores
-from lamae.sharding.errors import LamaeError
-from lamae.sharding.orphan import exit_with, when_orphaned
-from lamae.train.place import find_place
+from lamae.base.allocator import share_one_arena
+from lamae.base.errors import LamaeError
+from lamae.base.launch import free_port, usable_cores
+from lamae.base.orphan import exit_with, when_orphaned
+from lamae.train.ranks.place import find_place
 
 if TYPE_CHECKING:
-    from lamae.train.distributed import Ranks
+    from lamae.train.ranks.distributed import Ranks
 
 TIMEOUT_S = 600.0
 # Of a rank's collectives: it is to tell of a peer that is gone before nobody waits for it any more.
@@ -172,7 +172,7 @@ def join_launched() -> "Ranks | None":
     """The processes of the launcher that started this one, joined to each other; None where it is alone."""
     if find_place(os.environ).world_size == 1:
         return None
-    from lamae.train import distributed
+    from lamae.train.ranks import distributed
 
     return distributed.start(timeout_s=2 * TIMEOUT_S, num_threads=1, use_gpus=False)
 

@@ -16,18 +16,18 @@ from typing import Any
 
 import torch
 
+from lamae.base.leads import NUM_LEADS
 from lamae.benchmarks.plan.traffic import all_reduces_gradients
 from lamae.benchmarks.ranks import COLLECTIVE_TIMEOUT_S, Session
 from lamae.benchmarks.step import RECORD_SECONDS
 from lamae.benchmarks.wire import Wire, tap
-from lamae.config import RunConfig, load
 from lamae.model import build_model
 from lamae.model.masking import draw_mask
-from lamae.sharding.leads import NUM_LEADS
-from lamae.train import distributed
 from lamae.train.blocks import checkpoint_activations
 from lamae.train.clock import StepClock
 from lamae.train.engine import Engine
+from lamae.train.ranks import distributed
+from lamae.train.runconfig import RunConfig, load
 from lamae.train.schedule import plan_batch
 
 # <malloc.h>
@@ -108,9 +108,9 @@ def close_steps(session: Session) -> None:
 def map_large_blocks(session: Session) -> None:
     """Have the C library map every large block on its own, and give it back when it is freed.
 
-    It keeps freed blocks otherwise, on a CPU because training asks it to (lamae.allocator), and what a process holds
-    tells more of that than of the program (glibc, mallopt(3)). Call it first: what was kept before is still handed
-    out. Slower; does nothing without glibc.
+    It keeps freed blocks otherwise, on a CPU because training asks it to (lamae.base.allocator), and what a process
+    holds tells more of that than of the program (glibc, mallopt(3)). Call it first: what was kept before is still
+    handed out. Slower; does nothing without glibc.
     """
     join(session)
     with contextlib.suppress(OSError, AttributeError):

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lamae.base.errors import UsageError
 from lamae.benchmarks.result import BENCHMARKS
-from lamae.sharding.errors import UsageError
 
 
 def write_report(results: Iterable[dict[str, Any]], out: Path) -> None:

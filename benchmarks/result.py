@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lamae import files
-from lamae.sharding.errors import UsageError
-from lamae.sharding.progress import Progress, ignore
-from lamae.train.revision import installed_versions
+from lamae.base import files
+from lamae.base.errors import UsageError
+from lamae.base.progress import Progress, ignore
+from lamae.base.revision import installed_versions
 
 SCHEMA_VERSION = 1
 BENCHMARKS = {

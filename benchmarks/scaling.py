@@ -20,16 +20,16 @@ from typing import Any
 
 import torch
 
+from lamae.base.errors import UsageError
+from lamae.base.progress import Progress, ignore
 from lamae.benchmarks import rankstep
 from lamae.benchmarks.plan.traffic import step_traffic
 from lamae.benchmarks.ranks import RankPool, join_launched, network_interface, threads_per_rank
 from lamae.benchmarks.rankstep import StepCost
 from lamae.benchmarks.timing import Ratio, Timing, ratio_entries
 from lamae.benchmarks.wire import interface_bytes, sent_per_rank
-from lamae.config import load
-from lamae.sharding.errors import UsageError
-from lamae.sharding.progress import Progress, ignore
-from lamae.train.distributed import Ranks
+from lamae.train.ranks.distributed import Ranks
+from lamae.train.runconfig import load
 
 MODES = ("weak", "strong")
 HEADLINE_STAGE = 1

@@ -27,15 +27,15 @@ from typing import Any
 
 import numpy as np
 
+from lamae.base.orphan import exit_with
+from lamae.base.progress import Progress, ignore
 from lamae.benchmarks.timing import Ratio, ratio_entries, time_side_by_side
 from lamae.sharding.files import DirectoryFiles
 from lamae.sharding.format import ShardSet
 from lamae.sharding.merge import merge
 from lamae.sharding.options import PackOptions
-from lamae.sharding.orphan import exit_with
 from lamae.sharding.part import pack_part
 from lamae.sharding.plan import Plan, plan
-from lamae.sharding.progress import Progress, ignore
 from lamae.sharding.quality import LEAD_FLAGS, RECORD_FLAGS, QualityConfig
 from lamae.sharding.synth import synthesize
 from lamae.sharding.tar import member

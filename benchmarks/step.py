@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from lamae.allocator import keep_freed_memory
+from lamae.base.allocator import keep_freed_memory
+from lamae.base.leads import NUM_LEADS
+from lamae.base.progress import Progress, ignore
 from lamae.benchmarks.timing import Ratio, Timing, ratio_entries, time_side_by_side
-from lamae.config import RunConfig, load
 from lamae.model import build_model
 from lamae.model.flops import count_flops
 from lamae.model.masking import Mask, draw_mask
-from lamae.sharding.leads import NUM_LEADS
-from lamae.sharding.progress import Progress, ignore
+from lamae.train.runconfig import RunConfig, load
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 RECORD_SECONDS = 10

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lamae.sharding.progress import Progress, ignore
+from lamae.base.progress import Progress, ignore
 
 
 @dataclass(frozen=True)

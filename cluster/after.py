@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from lamae.base.errors import LamaeError
 from lamae.cluster import policy, slurm
 from lamae.cluster.conclusion import conclude, record
 from lamae.cluster.executor import send
@@ -21,7 +22,6 @@ from lamae.cluster.place import find_node
 from lamae.cluster.policy import Decision
 from lamae.cluster.submission import JOB_ID_NAME, Submission, attempt_folder
 from lamae.console import set_up_logging
-from lamae.sharding.errors import LamaeError
 
 PAUSES_S = (5, 10, 20, 40, 80, 160, 320)
 """Between attempts to reach a controller that does not answer."""

@@ -1,4 +1,4 @@
-"""The verbs ``submit``, ``jobs`` and ``doctor`` of the command line; ``lamae.cli`` registers them."""
+"""The verbs ``submit``, ``jobs`` and ``doctor`` of the command line; ``lamae.cli.app`` registers them."""
 
 import shlex
 import sys
@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from lamae import console, verbs
-from lamae.sharding.errors import LamaeError, UsageError
+from lamae import console
+from lamae.base.errors import LamaeError, UsageError
+from lamae.cli import verbs
 
 ClusterOption = Annotated[
     str, typer.Option("--cluster", metavar="PROFILE", help="A YAML file, or local, generic-gpu or cpu-partition.")

@@ -10,13 +10,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from lamae.awake import patiently
+from lamae.base.awake import patiently
+from lamae.base.errors import LamaeError
 from lamae.cluster import jobs, profile
 from lamae.cluster.executor import send
 from lamae.cluster.job import NodeJob
 from lamae.cluster.snapshot import copy_code
 from lamae.cluster.submission import CODE_NAME, JOB_ID_NAME, OTHER_JOBS_NAME, Submission, make_folder, read_json
-from lamae.sharding.errors import LamaeError
 
 PASS, WARN, FAIL = "pass", "warn", "fail"
 

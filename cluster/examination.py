@@ -24,11 +24,11 @@ from lamae.model.config import MaskConfig, ModelConfig
 from lamae.model.masking import draw_mask
 from lamae.model.pretrain import build_model
 from lamae.sharding.format import ShardSet
-from lamae.train import distributed
 from lamae.train.config import EngineConfig, OptimConfig
-from lamae.train.distributed import Ranks
 from lamae.train.engine import Engine
 from lamae.train.optimizer import build_optimizer
+from lamae.train.ranks import distributed
+from lamae.train.ranks.distributed import Ranks
 from lamae.train.schedule import plan_batch
 
 PARITY_STEPS = 3

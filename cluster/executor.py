@@ -15,10 +15,10 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import _make_sbatch_string  # the text of a batch script on a machine without Slurm
 
+from lamae.base.errors import LamaeError
 from lamae.cluster.job import NodeJob
 from lamae.cluster.profile import Profile
 from lamae.cluster.submission import CODE_NAME, LOGS_NAME, RUN_JOBS_NAME
-from lamae.sharding.errors import LamaeError
 
 
 def executor_parameters(folder: Path, profile: Profile) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from lamae import signals as stopping
-from lamae.awake import AwakeClock, patiently
+from lamae.base import signals as stopping
+from lamae.base.awake import AwakeClock, patiently
 from lamae.cluster import policy
 from lamae.cluster.conclusion import conclude
 from lamae.cluster.place import NodePlace, find_node, meet, rank_environment

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lamae import config as run_config
+from lamae.base.errors import LamaeError, UsageError
+from lamae.base.rowfile import last_row
 from lamae.cluster import policy, registry, slurm
 from lamae.cluster.submission import (
     CANCELLED_NAME,
@@ -22,8 +23,7 @@ from lamae.cluster.submission import (
     newest_step,
     read_json,
 )
-from lamae.sharding.errors import LamaeError, UsageError
-from lamae.train.rowfile import last_row
+from lamae.train import runconfig
 
 LOG_TAIL_BYTES = 1 << 13
 
@@ -243,7 +243,7 @@ def _progress(
     published = newest_step(run_dir)
     step = row.get("step", published if published != -1 else None)
     try:
-        config = run_config.load(run_dir / "config.yaml")
+        config = runconfig.load(run_dir / "config.yaml")
     except LamaeError:  # not started yet
         return step, None, row.get("loss"), row.get("records_per_s"), None
     rate, eta = row.get("records_per_s"), None

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lamae.awake import patiently
+from lamae.base.awake import patiently
+from lamae.base.errors import LamaeError
+from lamae.base.launch import free_port
 from lamae.cluster.submission import RENDEZVOUS_NAME, newest_step, read_json, write_json
-from lamae.launch import free_port
-from lamae.sharding.errors import LamaeError
 
 LOOPBACK = "127.0.0.1"
 RENDEZVOUS_TIMEOUT_S = 300.0

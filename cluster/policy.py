@@ -4,8 +4,8 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lamae.base.signals import STOP_SIGNALS
 from lamae.cluster.submission import EXIT_HUNG, EXIT_STOPPED, EXIT_USAGE, NodeReport, RankEnd
-from lamae.signals import STOP_SIGNALS
 
 DONE, REQUEUE, STOP = "done", "requeue", "stop"
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lamae import config
+from lamae.base import settings
 
 KINDS = ("slurm", "local")
 LOCAL = "local"
@@ -136,12 +136,12 @@ class Profile:
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Profile:
     """The profile in ``path`` (YAML) with ``key=value`` overrides, checked.
 
-    ``path`` may be the name of a profile of the package: ``local`` (see ``lamae.config.find``).
+    ``path`` may be the name of a profile of the package: ``local`` (see ``lamae.base.settings.find``).
     Raises UsageError naming the file or key and the fix.
     """
-    return config.load_as(Profile(), path, overrides, **PACKAGED)
+    return settings.load_as(Profile(), path, overrides, **PACKAGED)
 
 
 def explain(path: str | Path, overrides: Sequence[str] = ()) -> str:
-    """``load`` as a page: see ``lamae.config.explain``."""
-    return config.explain(Profile(), path, overrides, **PACKAGED)
+    """``load`` as a page: see ``lamae.base.settings.explain``."""
+    return settings.explain(Profile(), path, overrides, **PACKAGED)

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from lamae.sharding.errors import LamaeError
+from lamae.base.errors import LamaeError
 
 COMMAND_TIMEOUT_S = 60
 USABLE_STATES = ("idle", "mixed", "allocated", "completing", "planned")

@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 import lamae
+from lamae.base.revision import REVISION_NAME, describe_code
 from lamae.cluster.submission import write_json
-from lamae.train.revision import REVISION_NAME, describe_code
 
 
 def copy_code(destination: Path) -> None:

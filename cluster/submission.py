@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lamae.base.errors import UsageError
+from lamae.base.files import write_json
 from lamae.cluster.profile import Profile
-from lamae.files import write_json
-from lamae.sharding.errors import UsageError
 
 SUBMISSION_NAME = "submission.json"
 JOB_ID_NAME = "job_id"

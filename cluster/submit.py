@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lamae import config as run_config
+from lamae.base import settings
+from lamae.base.errors import LamaeError, UsageError
 from lamae.cluster import jobs, registry, slurm
 from lamae.cluster.executor import script_text, send
 from lamae.cluster.job import NodeJob
@@ -27,7 +28,7 @@ from lamae.cluster.submission import (
     Submission,
     make_folder,
 )
-from lamae.sharding.errors import LamaeError, UsageError
+from lamae.train import runconfig
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def _submit_training(arguments: Sequence[str], *, profile: Profile, dry_run: boo
             log.warning("data.path=%s is not there as seen from here; do the nodes see it?", path)
     if not dry_run:
         _refuse_second_job(Path(config.run.dir))
-    return _submit(submission, profile, root=root, dry_run=dry_run, config_yaml=run_config.to_yaml(config))
+    return _submit(submission, profile, root=root, dry_run=dry_run, config_yaml=settings.to_yaml(config))
 
 
 def _refuse_second_job(run_dir: Path) -> None:
@@ -194,14 +195,14 @@ def _describe(submission: Submission, profile: Profile) -> str:
     return f"{shlex.join(['python', *words])} on {nodes}, {on_each}"
 
 
-def resolve_training(arguments: Sequence[str], *, profile: Profile) -> run_config.RunConfig:
+def resolve_training(arguments: Sequence[str], *, profile: Profile) -> runconfig.RunConfig:
     """The configuration of ``lamae train ARGUMENTS``; refused where some world size cannot train it.
 
     Paths are made absolute, and ``checkpoint.notice_s``, unless given, is the notice that the profile asks Slurm for.
     """
     if not arguments:
         raise UsageError("submit train: which configuration? for example tiny run.dir=runs/a")
-    config = run_config.load(arguments[0], arguments[1:])
+    config = runconfig.load(arguments[0], arguments[1:])
     config.run.dir = str(Path(config.run.dir).absolute())
     paths = [str(Path(path).absolute()) for path in config.data.paths]
     config.data.path = paths if isinstance(config.data.path, list) else paths[0]

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lamae.evaluate.export import load
+    from lamae.evaluate.export.export import load
 
 __all__ = ["load"]
 
@@ -12,6 +12,6 @@ def __getattr__(name: str) -> Any:
     # On first use only: most of the package must start without torch.
     if name != "load":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from lamae.evaluate.export import load
+    from lamae.evaluate.export.export import load
 
     return load

@@ -1,6 +1,6 @@
 """``python -m lamae`` is the same as ``lamae``; launchers that want a module use it."""
 
-from lamae.cli import main
+from lamae.cli.app import main
 
 if __name__ == "__main__":
     main()

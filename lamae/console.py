@@ -18,8 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
-from lamae.sharding.progress import Progress, ignore
-from lamae.sharding.text import LogFormatter, one_line, visible
+from lamae.base.progress import Progress, ignore
+from lamae.base.text import LogFormatter, one_line, visible
 
 LOG_LINE_EVERY_S = 10.0
 # Of tables in a file or a pipe, which have no edge of their own.

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lamae import console, files, launch
-from lamae.sharding.errors import LamaeError, UsageError
+from lamae import console
+from lamae.base import files, launch
+from lamae.base.errors import LamaeError, UsageError
+from lamae.base.leads import CHEST_LEADS, LIMB_LEADS
+from lamae.base.progress import Progress
 from lamae.sharding.format import MANIFEST_NAME, ShardSet
-from lamae.sharding.leads import CHEST_LEADS, LIMB_LEADS
-from lamae.sharding.progress import Progress
 
 if TYPE_CHECKING:
-    from lamae.evaluate.reconstruction import Reconstruction
+    from lamae.evaluate.reconstruct.reconstruction import Reconstruction
 
 CONFIG = "configs/pretrain/tiny.yaml"
 # A third of the subjects is kept for testing: the intervals of the comparison are over these.
@@ -183,7 +184,7 @@ def _verify(paths: Paths, progress: Progress) -> None:
 
 
 def _labels(paths: Paths, settings: Settings) -> None:
-    from lamae.evaluate.sources import build_labels
+    from lamae.evaluate.labels.sources import build_labels
 
     report = build_labels(
         paths.shards,
@@ -228,13 +229,13 @@ def _train(kind: str, paths: Paths, settings: Settings, progress: Progress) -> N
 
 
 def _last_step(run: Path) -> int:
-    from lamae.train.rowfile import last_row
+    from lamae.base.rowfile import last_row
 
     return int(last_row(run / "metrics.jsonl", with_key="step").get("step", 0))
 
 
 def _embed(kind: str, paths: Paths, progress: Progress) -> None:
-    from lamae.evaluate.embed import embed
+    from lamae.evaluate.embeddings.embed import embed
 
     run = paths.runs.get(kind, paths.runs["lamae"])
     out = paths.embeddings[kind]
@@ -256,13 +257,13 @@ def _report(
     progress: Progress,
 ) -> dict[str, Any]:
     """Probe, reconstruct and write the report; its numbers."""
-    from lamae.evaluate.embed import read_lead_weights
-    from lamae.evaluate.probe import probe
-    from lamae.evaluate.reconstruction import reconstruct_records, reconstruction_errors
+    from lamae.evaluate.embeddings.embed import read_lead_weights
+    from lamae.evaluate.probe.fit import probe
+    from lamae.evaluate.reconstruct.reconstruction import reconstruct_records, reconstruction_errors
     from lamae.reports.demo import DemoResults, write_demo_report
     from lamae.reports.paper import to_millivolt
     from lamae.sharding.synth.findings import AGE_SEX_CODE, FINDINGS, NULL_CODE, REASON_CODES
-    from lamae.train.checkpoint import load_model
+    from lamae.train.checkpoint.format import load_model
 
     start = time.monotonic()
     shard_set = ShardSet.open(paths.shards)
@@ -333,7 +334,7 @@ def _one_of_each(reconstructions: "Sequence[Reconstruction]") -> "list[Reconstru
 
 
 def _run_info(run: Path, loaded: Any, *, wall_s: float) -> Any:
-    from lamae.train.rowfile import read_rows
+    from lamae.base.rowfile import read_rows
 
     return {
         "num_parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),

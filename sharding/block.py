@@ -11,8 +11,8 @@ from itertools import groupby
 
 import numpy as np
 
+from lamae.base.leads import NUM_LEADS
 from lamae.sharding.files import Files
-from lamae.sharding.leads import NUM_LEADS
 from lamae.sharding.measures import Measures
 from lamae.sharding.plan import Plan
 from lamae.sharding.quality import QualityConfig, assess

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from lamae.sharding.errors import LamaeError
+from lamae.base.errors import LamaeError
 
 ATTRIBUTES = "zarr.json"
 """Metadata of a group or array; that of the group itself holds its attributes."""

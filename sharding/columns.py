@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from lamae.base.errors import UsageError
+from lamae.base.tables import Table
 from lamae.sharding.checked import file_sha256
-from lamae.sharding.errors import UsageError
 from lamae.sharding.sources import Entry
 from lamae.sharding.splits import KEY_COLUMNS, values_by_key
-from lamae.sharding.tables import Table
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,59}")  # of these zarr makes a folder
 

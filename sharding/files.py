@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from lamae.sharding.errors import UsageError
+from lamae.base.errors import UsageError
 from lamae.sharding.walk import paths_below
 from lamae.sharding.zipindex import ZipIndex, read_member
 

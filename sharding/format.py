@@ -23,9 +23,9 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
+from lamae.base.errors import LamaeError, UsageError
+from lamae.base.leads import NUM_LEADS
 from lamae.sharding.checked import CheckedGroup, file_sums, sums_digest
-from lamae.sharding.errors import LamaeError, UsageError
-from lamae.sharding.leads import NUM_LEADS
 
 FORMAT_VERSION = 1
 WINDOW_MARK = "#"

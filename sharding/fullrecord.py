@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lamae.base.leads import lead_index
 from lamae.sharding.files import Files
 from lamae.sharding.format import NO_SAMPLE
 from lamae.sharding.header import FullHeader, HeaderError, Signal, parse
-from lamae.sharding.leads import lead_index
 from lamae.sharding.reading import RejectError, read_signal_file, refuse_long, signal_file_size
 from lamae.sharding.stockwfdb import FORMATS, NULL_FORMAT, WfdbError, decode
 

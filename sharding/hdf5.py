@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lamae.sharding.errors import UsageError
+from lamae.base.errors import UsageError
 from lamae.sharding.files import HEADER_SUFFIX, DamagedFileError
 from lamae.sharding.format import NO_SAMPLE
 from lamae.sharding.reading import MAX_SAMPLES_READ, RejectError

@@ -12,7 +12,7 @@ from datetime import datetime
 from functools import lru_cache
 from typing import NamedTuple
 
-from lamae.sharding.tables import subject_number
+from lamae.base.tables import subject_number
 
 # record, signals, rate, samples, time, date
 _RECORD_LINE = re.compile(

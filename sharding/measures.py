@@ -12,8 +12,8 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
+from lamae.base.leads import LEADS, LIMB_FROM_I_II, NUM_LEADS
 from lamae.sharding.format import NO_SAMPLE
-from lamae.sharding.leads import LEADS, LIMB_FROM_I_II, NUM_LEADS
 from lamae.sharding.recording import Recording
 
 _AVL, _AVF = LEADS.index("aVL"), LEADS.index("aVF")

@@ -14,9 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from lamae.base.errors import LamaeError, UsageError
+from lamae.base.leads import LEADS
+from lamae.base.progress import Progress, ignore
+from lamae.base.text import csv_row
+from lamae.base.writing import new_file, own_name, put_in_place, sync, write_durably
 from lamae.sharding.checked import file_sha256, file_sums, sums_digest
 from lamae.sharding.columns import typed_column
-from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.format import (
     COLUMNS,
     EXTRA_PREFIX,
@@ -33,14 +37,10 @@ from lamae.sharding.format import (
     manifest_text,
     shard_name,
 )
-from lamae.sharding.leads import LEADS
 from lamae.sharding.part import is_done, read_report
 from lamae.sharding.plan import Plan, lock_of
-from lamae.sharding.progress import Progress, ignore
 from lamae.sharding.quality import LEAD_FLAGS, RECORD_FLAGS
 from lamae.sharding.tar import PARTIAL_SUFFIX
-from lamae.sharding.text import csv_row
-from lamae.sharding.writing import new_file, own_name, put_in_place, sync, write_durably
 
 _ROWS_PER_CHUNK = 1 << 16
 

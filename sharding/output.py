@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lamae.sharding.errors import LamaeError, UsageError
+from lamae.base.errors import LamaeError, UsageError
 from lamae.sharding.format import MANIFEST_NAME, SHARDS_NAME, WORK_NAME, shard_name
 
 # What to say of a difference whose two values tell a reader nothing.

@@ -15,16 +15,16 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from lamae.sharding.errors import LamaeError
+from lamae.base.errors import LamaeError
+from lamae.base.orphan import exit_with
+from lamae.base.progress import Progress, ignore
+from lamae.base.writing import sync
 from lamae.sharding.format import MANIFEST_NAME, SHARDS_NAME, ShardSet, shard_name
 from lamae.sharding.merge import finish, merge
 from lamae.sharding.options import PackOptions
-from lamae.sharding.orphan import exit_with
 from lamae.sharding.output import is_complete, lost_shards
 from lamae.sharding.part import forget_damaged, is_done, pack_part, read_report
 from lamae.sharding.plan import Plan, plan
-from lamae.sharding.progress import Progress, ignore
-from lamae.sharding.writing import sync
 
 __all__ = ["PackOptions", "merge", "pack", "pack_part", "pending_parts", "plan"]
 

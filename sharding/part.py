@@ -13,18 +13,18 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
+from lamae.base.errors import LamaeError
+from lamae.base.progress import Progress, ignore
+from lamae.base.writing import new_file
 from lamae.sharding.block import BlockReader
 from lamae.sharding.checked import file_sha256
-from lamae.sharding.errors import LamaeError
 from lamae.sharding.files import HEADER_SUFFIX, Files
 from lamae.sharding.format import COLUMNS, NO_SAMPLE, SHARDS_NAME, SPLITS, npy_header, shard_name
 from lamae.sharding.output import is_complete
 from lamae.sharding.plan import Plan, lock_of
-from lamae.sharding.progress import Progress, ignore
 from lamae.sharding.recording import Recording
 from lamae.sharding.sources import Entry
 from lamae.sharding.tar import TarWriter, member
-from lamae.sharding.writing import new_file
 
 _PLACE_COLUMNS = ("payload_offset", "payload_length", "crc32c", "extent_crc32c")
 

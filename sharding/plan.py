@@ -21,23 +21,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lamae.base.errors import LamaeError, UsageError
+from lamae.base.progress import Progress, ignore
+from lamae.base.text import csv_row
+from lamae.base.writing import Lock, new_directory, new_file
 from lamae.sharding.columns import with_columns
-from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.files import HEADER_SUFFIX, Files, ZipFiles, open_files
 from lamae.sharding.format import FORMAT_VERSION, MANIFEST_NAME, SHARDS_NAME, UNMATCHED_NAME, WORK_NAME
 from lamae.sharding.hdf5 import Hdf5Files
 from lamae.sharding.options import PackOptions
 from lamae.sharding.output import lost_shards, read_manifest, refuse_difference, refuse_unfit
-from lamae.sharding.progress import Progress, ignore
 from lamae.sharding.reading import MAX_SAMPLES_READ, RejectError, read_header
 from lamae.sharding.recording import shape_of
 from lamae.sharding.selection import capped, decide_splits
 from lamae.sharding.sources import Entry, Reconciliation, list_source
 from lamae.sharding.subjects import name_subjects, patients_of, warn_of_unknown
 from lamae.sharding.survey import overview, survey
-from lamae.sharding.text import csv_row
 from lamae.sharding.windows import WINDOW_START
-from lamae.sharding.writing import Lock, new_directory, new_file
 from lamae.sharding.zipindex import ZipIndex
 
 logger = logging.getLogger(__name__)

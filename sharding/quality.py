@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from lamae.sharding.leads import LEADS
+from lamae.base.leads import LEADS
 from lamae.sharding.measures import Measures
 from lamae.sharding.reading import RejectError
 

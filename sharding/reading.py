@@ -7,7 +7,7 @@ may pass, so it is a LamaeError: a record must not be lost for good because a di
 import errno
 import posixpath
 
-from lamae.sharding.errors import LamaeError
+from lamae.base.errors import LamaeError
 from lamae.sharding.files import HEADER_SUFFIX, DamagedFileError, Files
 
 # Why a record is left out, and what its owner can do about it; the detail of each reject says the rest.

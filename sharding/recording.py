@@ -12,12 +12,12 @@ from functools import lru_cache
 
 import numpy as np
 
-from lamae.sharding.errors import LamaeError
+from lamae.base.errors import LamaeError
+from lamae.base.leads import NUM_LEADS, canonical_columns
 from lamae.sharding.files import Files
 from lamae.sharding.format import NO_SAMPLE
 from lamae.sharding.fullrecord import full_shape, read_full
 from lamae.sharding.header import Header, parse_strict, subject_comment
-from lamae.sharding.leads import NUM_LEADS, canonical_columns
 from lamae.sharding.reading import RejectError, read_header, read_signal_file, refuse_long
 from lamae.sharding.stockwfdb import WfdbError, read_renamed
 

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from lamae.sharding.errors import UsageError
+from lamae.base.errors import UsageError
 from lamae.sharding.format import SPLITS
 from lamae.sharding.options import PackOptions
 from lamae.sharding.sources import Entry

@@ -15,15 +15,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lamae.sharding.errors import UsageError
+from lamae.base.errors import UsageError
+from lamae.base.progress import Progress, ignore
+from lamae.base.tables import Table, subject_number, whole_number
 from lamae.sharding.files import HEADER_SUFFIX, Files
 from lamae.sharding.hdf5 import EXAMS_NAME, Hdf5Files, is_hdf5
 from lamae.sharding.header import subject_comment
 from lamae.sharding.keys import keys_of
-from lamae.sharding.progress import Progress, ignore
 from lamae.sharding.reading import RejectError, read_header
 from lamae.sharding.splits import split_of_fold
-from lamae.sharding.tables import Table, subject_number, whole_number
 
 MIMIC_LIST = "record_list.csv"
 PTBXL_LIST = "ptbxl_database.csv"

@@ -9,10 +9,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lamae.base.errors import UsageError
+from lamae.base.tables import Table, record_key, whole_number
 from lamae.sharding.checked import file_sha256
-from lamae.sharding.errors import UsageError
 from lamae.sharding.format import SPLITS
-from lamae.sharding.tables import Table, record_key, whole_number
 
 KEY_COLUMNS = ("key", "study_id", "ecg_id", "exam_id", "record")
 _FOLD_COLUMNS = ("strat_fold", "fold", "split")

@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lamae.base.errors import UsageError
+from lamae.base.tables import Table, subject_number
 from lamae.sharding.checked import file_sha256
-from lamae.sharding.errors import UsageError
 from lamae.sharding.options import PackOptions
 from lamae.sharding.sources import Entry
 from lamae.sharding.splits import KEY_COLUMNS, values_by_key
-from lamae.sharding.tables import Table, subject_number
 
 logger = logging.getLogger(__name__)
 

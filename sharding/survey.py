@@ -6,10 +6,10 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from lamae.base.leads import LEADS, lead_index
+from lamae.base.progress import Progress
 from lamae.sharding.files import Files
 from lamae.sharding.header import HeaderError, parse, parse_strict
-from lamae.sharding.leads import LEADS, lead_index
-from lamae.sharding.progress import Progress
 from lamae.sharding.reading import RejectError, read_header
 from lamae.sharding.recording import shape_of
 from lamae.sharding.sources import Entry, Listing

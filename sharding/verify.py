@@ -16,20 +16,12 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
+from lamae.base.errors import LamaeError
+from lamae.base.leads import NUM_LEADS
+from lamae.base.progress import Progress, ignore
 from lamae.sharding import checked
-from lamae.sharding.errors import LamaeError
-from lamae.sharding.format import (
-    COLUMNS,
-    INDEX_NAME,
-    MANIFEST_NAME,
-    SHARDS_NAME,
-    ShardSet,
-    manifest_text,
-    npy_header,
-)
-from lamae.sharding.leads import NUM_LEADS
+from lamae.sharding.format import COLUMNS, INDEX_NAME, MANIFEST_NAME, SHARDS_NAME, ShardSet, manifest_text, npy_header
 from lamae.sharding.merge import describe
-from lamae.sharding.progress import Progress, ignore
 from lamae.sharding.tar import BLOCK, END
 
 _READ_BYTES = 1 << 20

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from lamae.sharding.errors import LamaeError
+from lamae.base.errors import LamaeError
 
 logger = logging.getLogger(__name__)
 

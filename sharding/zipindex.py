@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lamae.sharding.errors import LamaeError, UsageError
+from lamae.base.errors import LamaeError, UsageError
+from lamae.base.writing import new_file
 from lamae.sharding.walk import is_hidden
-from lamae.sharding.writing import new_file
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lamae import cli, console
+from lamae import console
+from lamae.cli import app as cli
 
 DATA_HINT = "real recordings not found: set LAMAE_TEST_DATA to their folder"
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from lamae.config import RunConfig, from_dict, to_dict
-from lamae.train.checkpoint import CheckpointReader, newest_whole
-from lamae.train.rowfile import read_rows
+from lamae.base.rowfile import read_rows
+from lamae.base.settings import to_dict
+from lamae.train.checkpoint.format import CheckpointReader, newest_whole
+from lamae.train.runconfig import RunConfig, from_dict
 from tests.shardsets import random_adc, write_shard_set
 
 TINY: dict[str, Any] = {

@@ -15,6 +15,7 @@ import google_crc32c
 import numpy as np
 import zarr
 
+from lamae.base.leads import NUM_LEADS
 from lamae.sharding.checked import file_sums, sums_digest
 from lamae.sharding.format import (
     COLUMNS,
@@ -28,7 +29,6 @@ from lamae.sharding.format import (
     manifest_text,
     shard_name,
 )
-from lamae.sharding.leads import NUM_LEADS
 
 PER_LEAD_BITS = np.left_shift(1, np.arange(NUM_LEADS))
 

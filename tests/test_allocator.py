@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from lamae import allocator
+from lamae.base import allocator
 
 REUSE = """
 import resource

@@ -7,7 +7,8 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from lamae import cli, console
+from lamae import console
+from lamae.cli import app as cli
 from tests.shardsets import random_adc, write_shard_set
 
 VERBS = sorted(command.callback.__name__ for command in cli.app.registered_commands)

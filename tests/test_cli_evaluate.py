@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from lamae.evaluate.embed import read_embeddings
-from lamae.evaluate.labels import read_labels
+from lamae.evaluate.embeddings.embed import read_embeddings
+from lamae.evaluate.labels.store import read_labels
 from lamae.sharding.format import ShardSet
 from tests.shardsets import random_adc, write_shard_set
 

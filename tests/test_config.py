@@ -4,12 +4,13 @@ import dataclasses
 
 import pytest
 
-from lamae import config, keys
+from lamae.base import keys, settings
+from lamae.base.errors import UsageError
 from lamae.cluster import profile
-from lamae.evaluate.finetune import FinetuneOptions
-from lamae.sharding.errors import UsageError
+from lamae.evaluate.finetune.finetune import FinetuneOptions
 from lamae.sharding.options import PackOptions
 from lamae.study.plan import StudyPlan, load_plan
+from lamae.train import runconfig
 
 
 @pytest.fixture
@@ -26,34 +27,34 @@ COMPLETE = "run: {dir: out}\ndata: {path: shards}\ntrain: {steps: 7}\n"
 
 
 def test_layers_override_in_order(yaml_file):
-    loaded = config.load(yaml_file(COMPLETE), ["train.seed=3", "optim.lr=0.01"])
+    loaded = runconfig.load(yaml_file(COMPLETE), ["train.seed=3", "optim.lr=0.01"])
     assert (loaded.train.steps, loaded.train.seed, loaded.optim.lr) == (7, 3, 0.01)
     assert loaded.engine.zero_stage == 1  # a default that neither layer touches
 
 
 def test_stored_configuration_comes_back_equal(yaml_file):
-    loaded = config.load(yaml_file(COMPLETE), ["engine.deepspeed={zero_optimization: {overlap_comm: false}}"])
-    again = config.from_dict(config.to_dict(loaded))
+    loaded = runconfig.load(yaml_file(COMPLETE), ["engine.deepspeed={zero_optimization: {overlap_comm: false}}"])
+    again = runconfig.from_dict(settings.to_dict(loaded))
     assert again == loaded
     assert again.engine.deepspeed == {"zero_optimization": {"overlap_comm": False}}
-    assert config.load(yaml_file(config.to_yaml(loaded))) == loaded
+    assert runconfig.load(yaml_file(settings.to_yaml(loaded))) == loaded
 
 
 def test_hash_ignores_where_the_run_lives_and_nothing_else(yaml_file):
-    loaded = config.load(yaml_file(COMPLETE))
-    moved = config.load(yaml_file(COMPLETE), ["run.dir=elsewhere"])
-    longer = config.load(yaml_file(COMPLETE), ["train.steps=8"])
-    assert config.config_hash(loaded) == config.config_hash(moved) != config.config_hash(longer)
+    loaded = runconfig.load(yaml_file(COMPLETE))
+    moved = runconfig.load(yaml_file(COMPLETE), ["run.dir=elsewhere"])
+    longer = runconfig.load(yaml_file(COMPLETE), ["train.steps=8"])
+    assert runconfig.config_hash(loaded) == runconfig.config_hash(moved) != runconfig.config_hash(longer)
 
 
 def test_a_bad_value_is_laid_at_the_door_of_whoever_gave_it(yaml_file):
     with pytest.raises(UsageError, match=r"^command line: train\.steps=0 must be at least 1"):
-        config.load(yaml_file(COMPLETE), ["train.steps=0"])
+        runconfig.load(yaml_file(COMPLETE), ["train.steps=0"])
     path = yaml_file(COMPLETE.replace("steps: 7", "steps: 0"))
     with pytest.raises(UsageError, match=r"^.*run\.yaml: train\.steps=0 must be at least 1"):
-        config.load(path, ["train.seed=1"])
+        runconfig.load(path, ["train.seed=1"])
     with pytest.raises(UsageError, match=r"^command line: engine\.deepspeed\.fp16 is refused"):
-        config.load(path, ["train.steps=3", "engine.deepspeed={fp16: {enabled: true}}"])
+        runconfig.load(path, ["train.steps=3", "engine.deepspeed={fp16: {enabled: true}}"])
     with pytest.raises(UsageError, match=r"^command line: nodes=2: kind=local has one node"):  # a key without a dot
         profile.load("local", ["nodes=2"])
 
@@ -86,7 +87,7 @@ def test_a_bad_value_is_laid_at_the_door_of_whoever_gave_it(yaml_file):
 )
 def test_bad_configuration_is_one_line(yaml_file, text, overrides, message):
     with pytest.raises(UsageError, match=message) as caught:
-        config.load(yaml_file(text), overrides)
+        runconfig.load(yaml_file(text), overrides)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
 
@@ -99,11 +100,11 @@ def test_nothing_is_filled_in_from_the_environment_or_elsewhere(yaml_file, monke
     monkeypatch.setenv("SECRET", "hunter2")
     message = r"is not filled in; write the value itself"
     for load in (
-        lambda: config.load(yaml_file(COMPLETE.replace("out", f"'{value}'"))),
-        lambda: config.load(yaml_file(COMPLETE + f"engine: {{deepspeed: {{a: ['{value}']}}}}")),
-        lambda: config.load(yaml_file(COMPLETE + f"model: '{value}'")),
-        lambda: config.load(yaml_file(COMPLETE), [f"run.dir={value}"]),
-        lambda: config.from_dict({"run": {"dir": value}, "data": {"path": "shards"}}),
+        lambda: runconfig.load(yaml_file(COMPLETE.replace("out", f"'{value}'"))),
+        lambda: runconfig.load(yaml_file(COMPLETE + f"engine: {{deepspeed: {{a: ['{value}']}}}}")),
+        lambda: runconfig.load(yaml_file(COMPLETE + f"model: '{value}'")),
+        lambda: runconfig.load(yaml_file(COMPLETE), [f"run.dir={value}"]),
+        lambda: runconfig.from_dict({"run": {"dir": value}, "data": {"path": "shards"}}),
         lambda: profile.load(yaml_file(f"environment: {{A: '{value}'}}")),
         lambda: load_plan(yaml_file(f"set: ['run.dir={value}']")),
     ):
@@ -114,32 +115,32 @@ def test_nothing_is_filled_in_from_the_environment_or_elsewhere(yaml_file, monke
 
 def test_missing_file_is_named_with_the_names_there_are(tmp_path):
     with pytest.raises(UsageError, match=r"nowhere\.yaml: No such file .*: base, large, small, tiny$"):
-        config.load("nowhere.yaml")
+        runconfig.load("nowhere.yaml")
     with pytest.raises(UsageError, match=r"^smal: No such file .*did you mean small\?"):
-        config.load("smal")
+        runconfig.load("smal")
     with pytest.raises(UsageError, match=r"^lokal: .*did you mean local\? .*cpu-partition, generic-gpu, local$"):
         profile.load("lokal")
     with pytest.raises(UsageError, match=r"Is a directory; names that"):
-        config.load(tmp_path)
+        runconfig.load(tmp_path)
     (tmp_path / "config.yaml").write_text(COMPLETE)
     with pytest.raises(UsageError, match=rf"Is a directory; did you mean {tmp_path}/config.yaml\?"):
-        config.load(tmp_path)
+        runconfig.load(tmp_path)
 
 
 def test_a_name_is_found_beside_a_directory_of_that_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tiny").mkdir()
     for name in ("tiny", "tiny.yaml"):
-        assert config.load(name, ["run.dir=tiny", "data.path=shards"]).model.width == 128
+        assert runconfig.load(name, ["run.dir=tiny", "data.path=shards"]).model.width == 128
 
 
 def test_what_must_be_given_is_said_with_what_it_is(yaml_file):
     with pytest.raises(UsageError, match=r"data\.path must be given.*data\.path is: .*'lamae shard'"):
-        config.load("tiny", ["run.dir=out"])
+        runconfig.load("tiny", ["run.dir=out"])
     path = yaml_file(COMPLETE + 'monitor: {probe_labels: "???"}\n')  # has a default, and the file takes it away
     with pytest.raises(UsageError, match=r"monitor\.probe_labels must be given"):
-        config.load(path)
-    assert config.load(path, ["monitor.probe_labels=x.zarr"]).monitor.probe_labels == "x.zarr"
+        runconfig.load(path)
+    assert runconfig.load(path, ["monitor.probe_labels=x.zarr"]).monitor.probe_labels == "x.zarr"
 
 
 def sections(cls):
@@ -150,7 +151,7 @@ def sections(cls):
             yield from sections(section)
 
 
-ALL = (config.RunConfig, PackOptions, FinetuneOptions, StudyPlan, profile.Profile)
+ALL = (runconfig.RunConfig, PackOptions, FinetuneOptions, StudyPlan, profile.Profile)
 
 
 @pytest.mark.parametrize("cls", [section for cls in ALL for section in sections(cls)], ids=lambda cls: cls.__name__)
@@ -160,7 +161,7 @@ def test_every_key_says_what_it_is(cls):
 
 def test_the_list_of_keys_shows_meaning_and_origin_and_loads_again(yaml_file):
     overrides = ["optim.lr=0.01", "engine.deepspeed={zero_optimization: {overlap_comm: false}}", "run.dir=out"]
-    page = config.explain(config.RunConfig(), "tiny", overrides, kind="pretrain")
+    page = settings.explain(runconfig.RunConfig(), "tiny", overrides, kind="pretrain")
     lines = [line.strip() for line in page.splitlines()]
     assert lines[lines.index("lr: 0.01  # command line, default 0.001") - 1] == (
         "# Learning rate at the end of the warm-up."
@@ -169,9 +170,9 @@ def test_the_list_of_keys_shows_meaning_and_origin_and_loads_again(yaml_file):
     assert "eps: 1.0e-08  # default" in lines
     assert "path: ???  # default" in lines
     given = ["data.path=shards"]
-    assert config.load(yaml_file(page), given) == config.load("tiny", [*overrides, *given])
+    assert runconfig.load(yaml_file(page), given) == runconfig.load("tiny", [*overrides, *given])
     with pytest.raises(UsageError, match=r"command line: train\.steps=0"):
-        config.explain(config.RunConfig(), "tiny", ["train.steps=0"], kind="pretrain")
+        settings.explain(runconfig.RunConfig(), "tiny", ["train.steps=0"], kind="pretrain")
 
 
 @pytest.mark.parametrize(
@@ -198,19 +199,19 @@ def test_every_verb_with_keys_lists_them(lamae, tmp_path, arguments, lines):
 
 @pytest.mark.parametrize("name", ["tiny", "small", "base", "large"])
 def test_named_runs_are_complete(name):
-    loaded = config.load(f"configs/pretrain/{name}.yaml", ["run.dir=out", "data.path=shards"])
+    loaded = runconfig.load(f"configs/pretrain/{name}.yaml", ["run.dir=out", "data.path=shards"])
     assert loaded.model.kind == "lamae"
 
 
 def test_named_runs_are_found_from_any_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert config.load("configs/pretrain/tiny.yaml", ["run.dir=out", "data.path=shards"]).train.steps > 0
+    assert runconfig.load("configs/pretrain/tiny.yaml", ["run.dir=out", "data.path=shards"]).train.steps > 0
 
 
 def test_any_configuration_takes_overrides():
-    changed = config.override(PackOptions(workers=2), ["quality.flat=reject", "max_per_subject=5"])
+    changed = settings.override(PackOptions(workers=2), ["quality.flat=reject", "max_per_subject=5"])
     assert (changed.workers, changed.quality.flat, changed.max_per_subject) == (2, "reject", 5)
     with pytest.raises(UsageError, match=r"unknown key quality\.flatt; did you mean quality\.flat\?"):
-        config.override(PackOptions(), ["quality.flatt=reject"])
+        settings.override(PackOptions(), ["quality.flatt=reject"])
     with pytest.raises(UsageError, match=r"quality\.flat='loud' is none of"):
-        config.override(PackOptions(), ["quality.flat=loud"])
+        settings.override(PackOptions(), ["quality.flat=loud"])

@@ -9,9 +9,10 @@ import sys
 import pytest
 import typer
 
-from lamae import cli, console
-from lamae.sharding.errors import LamaeError, UsageError
-from lamae.train.place import is_said_here
+from lamae import console
+from lamae.base.errors import LamaeError, UsageError
+from lamae.cli import app as cli
+from lamae.train.ranks.place import is_said_here
 from tests.shardsets import random_adc, write_shard_set
 
 
@@ -93,7 +94,7 @@ def test_quiet_keeps_warnings_of_the_log_and_what_is_below_them_for_a_file(monke
 
 def test_a_shell_completes_verbs():
     environment = {**os.environ, "_LAMAE_COMPLETE": "complete_bash", "COMP_WORDS": "lamae che", "COMP_CWORD": "1"}
-    program = "import sys; from lamae.cli import main; sys.argv = ['lamae']; main()"
+    program = "import sys; from lamae.cli.app import main; sys.argv = ['lamae']; main()"
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert done.stdout.split() == ["checkpoints"], done.stderr
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from lamae.base.errors import UsageError
 from lamae.demo import run_demo
-from lamae.sharding.errors import UsageError
 
 SMALL = {"num_records": 120, "seed": 1, "num_processes": 2, "steps": 4}
 

@@ -9,12 +9,13 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from lamae import cli
-from lamae.config import load, override
-from lamae.evaluate.finetune import FinetuneOptions
-from lamae.sharding.errors import UsageError
+from lamae.base.errors import UsageError
+from lamae.base.settings import override
+from lamae.cli import app as cli
+from lamae.evaluate.finetune.finetune import FinetuneOptions
 from lamae.sharding.options import PackOptions
 from lamae.study.plan import load_plan
+from lamae.train.runconfig import load
 from tests.documented import ROOT, Command, lamae_commands, make_targets
 
 COMMANDS = lamae_commands()

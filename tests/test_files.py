@@ -2,8 +2,8 @@
 
 import pytest
 
-from lamae import files
-from lamae.sharding.errors import LamaeError, UsageError
+from lamae.base import files
+from lamae.base.errors import LamaeError, UsageError
 
 
 def test_a_place_that_takes_no_files_is_refused(tmp_path):

@@ -26,8 +26,10 @@ def test_a_strangers_packages_of_the_same_names_are_not_met(tmp_path):
     for name in ("sharding", "cluster", "benchmarks", "configs"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise SystemExit('a stranger')\n")
-    code = "import lamae.cluster.job, lamae.sharding.format, lamae.benchmarks.result; from lamae import config; "
-    code += "print(config.load('tiny', ['run.dir=r', 'data.path=d']).train.steps)"
+    code = (
+        "import lamae.cluster.job, lamae.sharding.format, lamae.benchmarks.result; from lamae.train import runconfig; "
+    )
+    code += "print(runconfig.load('tiny', ['run.dir=r', 'data.path=d']).train.steps)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lamae.launch import train_locally
-from lamae.train.checkpoint import list_checkpoints
+from lamae.base.launch import train_locally
+from lamae.train.checkpoint.format import list_checkpoints
 from tests.runs import descendants, losses, suspend, tiny_config, wait_for_step, write_config, write_tiny_shards
 
 ROOT = Path(__file__).resolve().parents[1]

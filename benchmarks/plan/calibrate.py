@@ -15,6 +15,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lamae.base.leads import NUM_LEADS
 from lamae.benchmarks.plan.hardware import FETCHED, PERSISTENT, HostCost
 from lamae.benchmarks.plan.machine import Machine
 from lamae.benchmarks.plan.network import RING_PASSES, collective_s
@@ -23,7 +24,6 @@ from lamae.benchmarks.plan.traffic import step_traffic
 from lamae.benchmarks.ranks import RankPool, Session
 from lamae.benchmarks.rankstep import join
 from lamae.kernels import cross_lead_attention
-from lamae.sharding.leads import NUM_LEADS
 from lamae.train.config import EngineConfig, OptimConfig
 from lamae.train.engine import Engine
 from lamae.train.optimizer import build_optimizer

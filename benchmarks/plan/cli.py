@@ -1,13 +1,14 @@
-"""The verb ``plan`` of the command line; ``lamae.cli`` registers it."""
+"""The verb ``plan`` of the command line; ``lamae.cli.app`` registers it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lamae import console, files
+from lamae import console
+from lamae.base import files
+from lamae.base.errors import UsageError
 from lamae.benchmarks.plan.hardware import GPUS, INTERCONNECTS, STORAGE_BYTES_PER_S
-from lamae.sharding.errors import UsageError
 
 if TYPE_CHECKING:
     from lamae.benchmarks.plan.forecast import Forecast
@@ -63,7 +64,7 @@ def plan(
     ):
         if value is not None and value <= 0:
             raise UsageError(f"{option} {value:g}: above 0")
-    from lamae.config import config_hash, load
+    from lamae.train.runconfig import config_hash, load
 
     # A plan reads no data and makes no run: the two keys that have no default stay open.
     run = load(config, ["run.dir=unused", "data.path=unused", *(overrides or [])])

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lamae.base.errors import UsageError
 from lamae.benchmarks.plan.hardware import (
     ENGINE_HOST,
     GPUS,
@@ -15,7 +16,6 @@ from lamae.benchmarks.plan.hardware import (
     HostCost,
 )
 from lamae.benchmarks.plan.network import RING_PASSES, Topology
-from lamae.sharding.errors import UsageError
 
 
 @dataclass(frozen=True)

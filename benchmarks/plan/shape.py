@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import torch
 
 from lamae.benchmarks.plan.trace import RECORD_SECONDS, MicroBatch, trace_micro_batch
-from lamae.config import RunConfig
 from lamae.model import build_model
 from lamae.model.flops import Flops, count_flops
+from lamae.train.runconfig import RunConfig
 
 STAGE3_PERSISTENT_ELEMENTS = 100_000
 """DeepSpeed's ``stage3_param_persistence_threshold``."""

@@ -16,11 +16,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lamae.config import RunConfig
+from lamae.base.leads import NUM_LEADS
 from lamae.model import build_model
 from lamae.model.masking import draw_mask
-from lamae.sharding.leads import NUM_LEADS
 from lamae.train.blocks import checkpoint_activations
+from lamae.train.runconfig import RunConfig
 
 RECORD_SECONDS = 10
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -15,6 +15,7 @@ from functools import partial
 from itertools import product
 from typing import Any
 
+from lamae.base.progress import Progress, ignore
 from lamae.benchmarks import rankstep
 from lamae.benchmarks.plan.calibrate import measure_engine_host, measure_machine
 from lamae.benchmarks.plan.forecast import Forecast, forecast
@@ -23,8 +24,7 @@ from lamae.benchmarks.plan.shape import model_shape
 from lamae.benchmarks.ranks import RankPool
 from lamae.benchmarks.rankstep import StepCost
 from lamae.benchmarks.timing import Ratio, ratio_entries
-from lamae.config import load
-from lamae.sharding.progress import Progress, ignore
+from lamae.train.runconfig import load
 from lamae.train.schedule import plan_batch
 
 RECORDS = {"tiny": 32, "small": 4}

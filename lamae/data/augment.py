@@ -11,8 +11,8 @@ import math
 import torch
 
 from lamae import keyed
+from lamae.base.leads import LIMB_FROM_I_II, NUM_LEADS
 from lamae.data.config import SignalConfig
-from lamae.sharding.leads import LIMB_FROM_I_II, NUM_LEADS
 
 # What a record's random numbers are for; crops use 1.
 _LEAD_DROPOUT, _GAIN, _NOISE, _WANDER = range(2, 6)

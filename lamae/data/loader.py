@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from lamae.base.errors import LamaeError, UsageError
+from lamae.base.leads import NUM_LEADS
 from lamae.data.batch import Batch
 from lamae.data.config import DataConfig
 from lamae.data.mixture import Mixture
 from lamae.data.order import GlobalOrder, MixedOrder
 from lamae.data.reader import CorruptRecordError, RecordReader, bytes_of
-from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.format import ShardSet
-from lamae.sharding.leads import NUM_LEADS
 
 # What a thread reads at a time: at most so many records, fewer where the threads would otherwise not have this many
 # tasks each in the ring. Larger tasks hide the hand-over, which costs a sleeping thread its wake-up.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lamae.sharding.errors import UsageError
+from lamae.base.errors import UsageError
 from lamae.sharding.format import ShardSet
 
 

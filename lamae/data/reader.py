@@ -11,11 +11,11 @@ import google_crc32c
 import numpy as np
 import torch
 
+from lamae.base.errors import LamaeError
+from lamae.base.leads import NUM_LEADS
 from lamae.data.batch import Batch
 from lamae.data.mixture import Mixture
-from lamae.sharding.errors import LamaeError
 from lamae.sharding.format import ShardSet, lead_mask_to_bool
-from lamae.sharding.leads import NUM_LEADS
 
 MAX_OPEN_SHARDS = 4096
 

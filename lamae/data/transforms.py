@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 
 from lamae import keyed
+from lamae.base.errors import UsageError
 from lamae.data.augment import disturb, drop_leads
 from lamae.data.batch import Batch
 from lamae.data.config import SignalConfig
 from lamae.data.highpass import highpass
 from lamae.data.mixture import Mixture
 from lamae.data.resample import Decimator
-from lamae.sharding.errors import UsageError
 from lamae.sharding.format import NO_SAMPLE
 
 logger = logging.getLogger(__name__)

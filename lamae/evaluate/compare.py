@@ -15,8 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from lamae.base.errors import UsageError
+from lamae.base.leads import LEADS, LIMB_LEADS
+from lamae.base.progress import Progress, ignore
 from lamae.evaluate import store
-from lamae.evaluate.embed import (
+from lamae.evaluate.embeddings.embed import (
     embed,
     read_embeddings,
     read_lead_weights,
@@ -24,18 +27,15 @@ from lamae.evaluate.embed import (
     subject_numbers,
     weights_hash,
 )
-from lamae.evaluate.fewlabels import FRACTIONS, NUM_SEEDS, FewLabelCurve, few_label_curve
-from lamae.evaluate.finetune import read_finetuned
-from lamae.evaluate.inference import load_for_inference
-from lamae.evaluate.labels import Labels, read_labels
-from lamae.evaluate.probe import probe_arrays
-from lamae.evaluate.reconstruction import ReconstructionErrors, reconstruction_errors, spread
-from lamae.evaluate.result import ProbeResult
+from lamae.evaluate.embeddings.inference import load_for_inference
+from lamae.evaluate.finetune.finetune import read_finetuned
+from lamae.evaluate.labels.store import Labels, read_labels
+from lamae.evaluate.probe.fewlabels import FRACTIONS, NUM_SEEDS, FewLabelCurve, few_label_curve
+from lamae.evaluate.probe.fit import probe_arrays
+from lamae.evaluate.probe.result import ProbeResult
+from lamae.evaluate.reconstruct.reconstruction import ReconstructionErrors, reconstruction_errors, spread
 from lamae.model.config import MaskConfig
-from lamae.sharding.errors import UsageError
 from lamae.sharding.format import ShardSet, lead_mask_to_bool
-from lamae.sharding.leads import LEADS, LIMB_LEADS
-from lamae.sharding.progress import Progress, ignore
 
 RANDOM_WEIGHTS = "random weights"
 # What the model is shown at test time, having been probed with all twelve leads.

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 
+from lamae.base.errors import UsageError
 from lamae.data.transforms import SignalTransform
 from lamae.evaluate import store
-from lamae.evaluate.auroc import auroc, macro
-from lamae.evaluate.inference import read_signals
-from lamae.evaluate.labels import read_labels
-from lamae.evaluate.logistic import LogisticSolver, Standardizer
-from lamae.evaluate.reconstruction import spread
-from lamae.sharding.errors import UsageError
+from lamae.evaluate.embeddings.inference import read_signals
+from lamae.evaluate.labels.store import read_labels
+from lamae.evaluate.probe.auroc import auroc, macro
+from lamae.evaluate.probe.logistic import LogisticSolver, Standardizer
+from lamae.evaluate.reconstruct.reconstruction import spread
 from lamae.sharding.format import ShardSet
 
 if TYPE_CHECKING:
-    from lamae.config import RunConfig
     from lamae.model import PretrainModel
+    from lamae.train.runconfig import RunConfig
 
 STRENGTH = 1e-2
 VAL_SHARE = 0.5

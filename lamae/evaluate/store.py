@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import zarr
 
+from lamae.base.errors import LamaeError, UsageError
+from lamae.base.writing import Lock, new_directory, put_in_place
 from lamae.sharding.checked import ATTRIBUTES, CheckedGroup, file_sums
-from lamae.sharding.errors import LamaeError, UsageError
-from lamae.sharding.writing import Lock, new_directory, put_in_place
 
 STORE_VERSION = 2
 SUMS_NAME = "files_sha256"

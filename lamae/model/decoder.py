@@ -6,11 +6,11 @@ B batch, L leads (12), N patches, P samples per patch, V slots for leads, S patc
 import torch
 from torch import Tensor, nn
 
+from lamae.base.leads import NUM_LEADS
 from lamae.model.config import ModelConfig
 from lamae.model.encoder import Latents, attend_within_lead
 from lamae.model.layers import Block, LayerNorm, Positions, invert_rows, linear, move_rows
 from lamae.model.masking import Mask
-from lamae.sharding.leads import NUM_LEADS
 
 
 class Decoder(nn.Module):

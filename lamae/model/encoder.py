@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lamae.base.leads import NUM_LEADS
 from lamae.kernels import cross_lead_attention, sequence_attention
 from lamae.model.config import ModelConfig
 from lamae.model.layers import Block, Positions, average_values, invert_rows, linear, look_up, move_rows
 from lamae.model.masking import Mask
-from lamae.sharding.leads import NUM_LEADS
 
 
 class Latents(NamedTuple):

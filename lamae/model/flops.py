@@ -6,8 +6,8 @@ empty and patches that are laid out but not valid are computed, hence counted.
 
 from dataclasses import dataclass
 
+from lamae.base.leads import NUM_LEADS
 from lamae.model.config import MaskConfig, ModelConfig, kinds_drawn, num_visible
-from lamae.sharding.leads import NUM_LEADS
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lamae.base.leads import DERIVED_LEADS
 from lamae.model.config import ModelConfig
 from lamae.model.masking import Mask
-from lamae.sharding.leads import DERIVED_LEADS
 
 
 def sample_errors(config: ModelConfig, y_BLNP: Tensor, target_BLNP: Tensor) -> Tensor:

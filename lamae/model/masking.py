@@ -14,9 +14,9 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from lamae.base.leads import CHEST_LEADS, LIMB_LEADS, NUM_LEADS
 from lamae.keyed import GOLDEN, mix, signed
 from lamae.model.config import MaskConfig, kinds_drawn, num_visible
-from lamae.sharding.leads import CHEST_LEADS, LIMB_LEADS, NUM_LEADS
 
 _LIMB = slice(LIMB_LEADS[0], LIMB_LEADS[-1] + 1)
 _CHEST = slice(CHEST_LEADS[0], CHEST_LEADS[-1] + 1)

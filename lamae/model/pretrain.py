@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from lamae.base.errors import UsageError
+from lamae.base.leads import NUM_LEADS
 from lamae.model.config import MaskConfig, ModelConfig, check_together
 from lamae.model.decoder import Decoder
 from lamae.model.encoder import Encoder, Exchange, Latents, on_shared_grid
 from lamae.model.layers import AttentionPool, LayerNorm, MeanPool, equal_weights
 from lamae.model.loss import alignment_weight, error_parts, lead_disagreement, record_means, sample_errors
 from lamae.model.masking import Mask, show_all
-from lamae.sharding.errors import UsageError
-from lamae.sharding.leads import NUM_LEADS
 
 
 @dataclass(frozen=True)

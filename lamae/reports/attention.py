@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lamae.base.leads import NUM_LEADS
 from lamae.model.layers import masked_softmax
-from lamae.sharding.leads import NUM_LEADS
 
 
 @torch.no_grad()

@@ -10,20 +10,20 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from lamae import files
-from lamae.evaluate.auroc import Interval
+from lamae.base import files
+from lamae.base.leads import LEADS
 from lamae.evaluate.compare import Comparison
-from lamae.evaluate.fewlabels import FewLabelCurve, curve_difference
-from lamae.evaluate.groups import code_groups
-from lamae.evaluate.reconstruction import MODEL, SITUATIONS, ReconstructionErrors
-from lamae.evaluate.result import ProbeResult, difference
-from lamae.evaluate.trivial import LINEAR, TRIVIAL
+from lamae.evaluate.labels.groups import code_groups
+from lamae.evaluate.probe.auroc import Interval
+from lamae.evaluate.probe.fewlabels import FewLabelCurve, curve_difference
+from lamae.evaluate.probe.result import ProbeResult, difference
+from lamae.evaluate.reconstruct.reconstruction import MODEL, SITUATIONS, ReconstructionErrors
+from lamae.evaluate.reconstruct.trivial import LINEAR, TRIVIAL
 from lamae.reports.charts import new_chart, plot_auroc, plot_bars, plot_differences
 from lamae.reports.page import Page
 from lamae.reports.style import INK, SERIES
 from lamae.reports.tables import Table, to_markdown
 from lamae.reports.values import finite
-from lamae.sharding.leads import LEADS
 
 MAX_CODES_SHOWN = 30
 FINETUNED = "Fine-tuned, and supervised from scratch"

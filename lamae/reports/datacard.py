@@ -12,12 +12,12 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lamae.base.leads import LEADS, NUM_LEADS
 from lamae.reports.charts import new_chart
 from lamae.reports.inspect import plot_row
 from lamae.reports.page import Page
 from lamae.reports.style import INK, SERIES, style_axes
 from lamae.sharding.format import SPLITS, ShardSet, lead_mask_to_bool
-from lamae.sharding.leads import LEADS, NUM_LEADS
 from lamae.sharding.quality import LEAD_FLAGS, RECORD_FLAGS
 
 MAX_EXAMPLES = 6

@@ -13,11 +13,11 @@ from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
-from lamae import files
-from lamae.evaluate.auroc import Interval
-from lamae.evaluate.reconstruction import GROUPS, MODEL, SITUATIONS, Reconstruction, ReconstructionErrors
-from lamae.evaluate.result import ProbeResult, difference
-from lamae.evaluate.trivial import LINEAR, TRIVIAL
+from lamae.base import files
+from lamae.evaluate.probe.auroc import Interval
+from lamae.evaluate.probe.result import ProbeResult, difference
+from lamae.evaluate.reconstruct.reconstruction import GROUPS, MODEL, SITUATIONS, Reconstruction, ReconstructionErrors
+from lamae.evaluate.reconstruct.trivial import LINEAR, TRIVIAL
 from lamae.reports.charts import plot_auroc, plot_bars, plot_differences, plot_loss
 from lamae.reports.page import Page
 from lamae.reports.paper import plot_record

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from lamae.base.errors import UsageError
+from lamae.base.leads import LEADS
 from lamae.reports.paper import plot_record
-from lamae.sharding.errors import UsageError
 from lamae.sharding.format import NO_SAMPLE, SPLITS, ShardSet, lead_mask_to_bool, shard_name
-from lamae.sharding.leads import LEADS
 
 
 def describe_record(shard_set: ShardSet, row: int) -> tuple[str, list[str], list[list[str]]]:

@@ -9,9 +9,9 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
-from lamae import files
+from lamae.base import files
+from lamae.base.errors import UsageError
 from lamae.reports.tables import to_html
-from lamae.sharding.errors import UsageError
 
 # A cell may break before its interval, not within: ten columns fit a page so.
 _INTERVAL, _KEPT_WHOLE = re.compile(r"\([^()]* to [^()]*\)"), r'<span class="whole">\g<0></span>'

@@ -13,7 +13,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lamae.sharding.leads import LEADS, NUM_LEADS
+from lamae.base.leads import LEADS, NUM_LEADS
 
 MM_PER_S = 25.0
 MM_PER_MV = 10.0

@@ -7,8 +7,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from lamae import files
-from lamae.evaluate.auroc import Interval
+from lamae.base import files
+from lamae.evaluate.probe.auroc import Interval
 from lamae.reports.charts import new_chart
 from lamae.reports.page import Page
 from lamae.reports.style import INK, RULE, SERIES, style_axes

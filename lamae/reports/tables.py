@@ -4,7 +4,7 @@ import html
 import re
 from dataclasses import dataclass
 
-from lamae.sharding.text import one_line, visible
+from lamae.base.text import one_line, visible
 
 
 def to_html(text: str) -> str:

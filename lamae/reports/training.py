@@ -7,10 +7,10 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from lamae.base.leads import LEADS, NUM_LEADS
 from lamae.data.config import SignalConfig
 from lamae.reports.attention import lead_attention
 from lamae.reports.style import ACCENT, HIDDEN, INK, MUTED, style_axes
-from lamae.sharding.leads import LEADS, NUM_LEADS
 
 
 @torch.inference_mode()

@@ -12,14 +12,14 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from lamae.evaluate.labels import read_labels
-from lamae.evaluate.sources import build_labels, read_ptbxl, read_rows
+from lamae.base.errors import UsageError
+from lamae.base.progress import Progress
+from lamae.evaluate.labels.sources import build_labels, read_ptbxl, read_rows
+from lamae.evaluate.labels.store import read_labels
 from lamae.evaluate.store import require_same_rows
-from lamae.sharding.errors import UsageError
 from lamae.sharding.format import MANIFEST_NAME, ShardSet
 from lamae.sharding.options import PackOptions
 from lamae.sharding.pack import pack
-from lamae.sharding.progress import Progress
 from lamae.sharding.splits import split_of_subject
 from lamae.sharding.synth import synthesize
 from lamae.study.plan import CorpusConfig, JudgeConfig, StudyPlan

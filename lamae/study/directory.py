@@ -16,9 +16,8 @@ results.json, report.html, report.md, *.png
 import dataclasses
 from pathlib import Path
 
-from lamae import config as run_config
-from lamae import files
-from lamae.sharding.errors import UsageError
+from lamae.base import files, settings
+from lamae.base.errors import UsageError
 from lamae.study.plan import StudyPlan, changed_keys, load_plan
 from lamae.study.runs import Run
 
@@ -79,6 +78,6 @@ class StudyDirectory:
             raise UsageError(f"{self.root}: not empty and no study; take another --out")
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            self.plan.write_text(run_config.to_yaml(plan))
+            self.plan.write_text(settings.to_yaml(plan))
         except OSError as error:
             raise UsageError(f"{self.root}: cannot be written ({error.strerror or error})") from None

@@ -8,14 +8,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lamae import console, files
+from lamae import console
+from lamae.base import files
+from lamae.base.errors import UsageError
+from lamae.base.progress import Progress
 from lamae.evaluate import store
-from lamae.evaluate.demographics import embed_demographics
-from lamae.evaluate.embed import read_embeddings
+from lamae.evaluate.embeddings.embed import read_embeddings
+from lamae.evaluate.probe.demographics import embed_demographics
 from lamae.reports.study import write_study_report
-from lamae.sharding.errors import UsageError
 from lamae.sharding.format import ShardSet
-from lamae.sharding.progress import Progress
 from lamae.study import runs as run_lists
 from lamae.study.corpus import Part, build_corpus, check_labels, check_sources
 from lamae.study.directory import StudyDirectory

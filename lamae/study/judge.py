@@ -10,12 +10,12 @@ import hashlib
 
 import numpy as np
 
-from lamae.evaluate.embed import PRETRAINED, Embeddings
-from lamae.evaluate.labels import Labels
-from lamae.evaluate.logistic import LogisticSolver, Standardizer
-from lamae.evaluate.readouts import C_GRID, fit_logistic
-from lamae.evaluate.reconstruction import spread
-from lamae.sharding.errors import UsageError
+from lamae.base.errors import UsageError
+from lamae.evaluate.embeddings.embed import PRETRAINED, Embeddings
+from lamae.evaluate.labels.store import Labels
+from lamae.evaluate.probe.logistic import LogisticSolver, Standardizer
+from lamae.evaluate.probe.readouts import C_GRID, fit_logistic
+from lamae.evaluate.reconstruct.reconstruction import spread
 from lamae.study.plan import JudgeConfig
 from lamae.study.statistics import Scores, stratified_auroc
 

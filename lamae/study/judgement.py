@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lamae.evaluate.embed import Embeddings
-from lamae.evaluate.labels import read_labels
+from lamae.evaluate.embeddings.embed import Embeddings
+from lamae.evaluate.labels.store import read_labels
 from lamae.sharding.format import ShardSet
 from lamae.study.corpus import Part
 from lamae.study.judge import judge_embeddings

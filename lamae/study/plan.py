@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lamae import config as run_config
+from lamae.base import settings
 
 KIND = "study"
 """Folder of the package's plans."""
@@ -225,7 +225,7 @@ def slug(name: str) -> str:
 
 def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> StudyPlan:
     """The plan of a YAML file, or of a name, with overrides, checked. Raises UsageError naming the file or key."""
-    return run_config.load_as(StudyPlan(), path, overrides, kind=KIND)
+    return settings.load_as(StudyPlan(), path, overrides, kind=KIND)
 
 
 def changed_keys(old: StudyPlan, new: StudyPlan) -> list[str]:

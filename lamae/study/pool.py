@@ -9,17 +9,18 @@ from pathlib import Path
 
 import torch
 
-from lamae import config as run_config
-from lamae import console, signals
-from lamae.launch import last_lines, usable_cores
-from lamae.sharding.errors import LamaeError
-from lamae.sharding.progress import Progress
+from lamae import console
+from lamae.base import signals
+from lamae.base.errors import LamaeError
+from lamae.base.launch import last_lines, usable_cores
+from lamae.base.progress import Progress
+from lamae.base.rowfile import last_row
 from lamae.study import worker
 from lamae.study.directory import StudyDirectory
 from lamae.study.runs import Run
+from lamae.train import runconfig
 from lamae.train.loop import EXIT_STOPPED
-from lamae.train.monitor import METRICS_NAME, format_duration
-from lamae.train.rowfile import last_row
+from lamae.train.monitor.events import METRICS_NAME, format_duration
 from lamae.train.rundir import CONFIG_NAME
 
 POLL_S = 0.5
@@ -78,7 +79,7 @@ def _describe(run: Path) -> str:
     row = last_row(run / METRICS_NAME, with_key="loss")
     if not row:
         return "no step yet"
-    steps = run_config.load(run / CONFIG_NAME).train.steps
+    steps = runconfig.load(run / CONFIG_NAME).train.steps
     loss = "not finite" if row["loss"] is None else f"{row['loss']:.4f}"
     left = "trained" if row["step"] >= steps else f"{format_duration((steps - row['step']) * row['step_s'])} left"
     return f"step {row['step']:,} of {steps:,}, loss {loss}, {left}"

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from lamae import files
-from lamae.evaluate.auroc import Interval, subject_weights
-from lamae.evaluate.embed import READOUTS
-from lamae.evaluate.groups import code_groups
-from lamae.evaluate.reconstruction import GROUPS, SITUATIONS, ReconstructionErrors
-from lamae.evaluate.trivial import LINEAR
+from lamae.base import files
+from lamae.evaluate.embeddings.embed import READOUTS
+from lamae.evaluate.labels.groups import code_groups
+from lamae.evaluate.probe.auroc import Interval, subject_weights
+from lamae.evaluate.reconstruct.reconstruction import GROUPS, SITUATIONS, ReconstructionErrors
+from lamae.evaluate.reconstruct.trivial import LINEAR
 from lamae.sharding.format import ShardSet
 from lamae.study import runs as run_lists
 from lamae.study.corpus import Part

@@ -8,10 +8,10 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lamae import config as run_config
-from lamae.config import RunConfig
 from lamae.model.flops import count_flops
 from lamae.study.plan import StudyPlan, slug
+from lamae.train import runconfig
+from lamae.train.runconfig import RunConfig
 
 FULL, VAL = "full", "val"
 BASE = "base"
@@ -162,7 +162,7 @@ def configure(plan: StudyPlan, overrides: Sequence[str], *, shards: str = "shard
 
 @functools.cache
 def _load(path: str, overrides: tuple[str, ...]) -> RunConfig:
-    return run_config.load(path, overrides)
+    return runconfig.load(path, overrides)
 
 
 def _chosen(plan: StudyPlan, method: str, choice: Choice) -> list[str]:
@@ -183,7 +183,7 @@ def _search_run(plan: StudyPlan, setting: Setting) -> Run:
 def _final_run(plan: StudyPlan, overrides: Sequence[str], seed: int, steps: int) -> Run:
     """Named by a hash of its settings, so that claim and sweep share what they have in common."""
     config = configure(plan, [*overrides, f"train.steps={steps}"])
-    digest = run_config.config_hash(config)[:8]
+    digest = runconfig.config_hash(config)[:8]
     parts = plan.corpus.parts if plan.corpus.ptbxl and not plan.corpus.shards else 1
     name = f"final/{config.model.kind}-{config.model.scope}-{config.mask.kind}-{digest}-seed{seed}"
     return Run(name, (*overrides, f"train.steps={steps}", f"train.seed={seed}"), part=seed % parts, judged=FULL)

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from lamae.evaluate.auroc import auroc, macro
-from lamae.evaluate.embed import read_embeddings
-from lamae.evaluate.labels import read_labels
-from lamae.evaluate.logistic import Standardizer
-from lamae.evaluate.readouts import fit_logistic
+from lamae.evaluate.embeddings.embed import read_embeddings
+from lamae.evaluate.labels.store import read_labels
+from lamae.evaluate.probe.auroc import auroc, macro
+from lamae.evaluate.probe.logistic import Standardizer
+from lamae.evaluate.probe.readouts import fit_logistic
 from lamae.study import runs as run_lists
 from lamae.study.corpus import Part
 from lamae.study.directory import StudyDirectory

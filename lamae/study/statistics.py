@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lamae.evaluate.auroc import Interval, interval, macro, rank_sums, resample_seeds, subject_weights
+from lamae.evaluate.probe.auroc import Interval, interval, macro, rank_sums, resample_seeds, subject_weights
 
 NUM_DRAWS = 1000
 

@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lamae import console, files
-from lamae.evaluate.embed import READOUTS, embed, read_embeddings
-from lamae.evaluate.labels import read_labels
-from lamae.evaluate.reconstruction import reconstruction_errors
-from lamae.sharding.errors import LamaeError
+from lamae import console
+from lamae.base import files
+from lamae.base.errors import LamaeError
+from lamae.base.orphan import when_orphaned
+from lamae.base.writing import new_file
+from lamae.evaluate.embeddings.embed import READOUTS, embed, read_embeddings
+from lamae.evaluate.labels.store import read_labels
+from lamae.evaluate.reconstruct.reconstruction import reconstruction_errors
 from lamae.sharding.format import ShardSet
-from lamae.sharding.orphan import when_orphaned
-from lamae.sharding.writing import new_file
 from lamae.study.corpus import Part, open_parts
 from lamae.study.directory import StudyDirectory
 from lamae.study.judge import rows_of_splits
@@ -28,7 +29,7 @@ from lamae.study.judgement import Judgement, judging_hash
 from lamae.study.plan import StudyPlan, load_plan
 from lamae.study.runs import FULL, Run, configure
 from lamae.train import loop
-from lamae.train.checkpoint import load_model
+from lamae.train.checkpoint.format import load_model
 
 EMBED_BATCH, GPU_EMBED_BATCH = 8, 256  # small batches stay in a core's cache
 

@@ -3,9 +3,10 @@
 import os
 import sys
 
-from lamae import allocator, console
-from lamae.sharding.errors import LamaeError, UsageError
-from lamae.train.place import is_said_here
+from lamae import console
+from lamae.base import allocator
+from lamae.base.errors import LamaeError, UsageError
+from lamae.train.ranks.place import is_said_here
 
 USAGE = "usage: python -m lamae.train CONFIG [key=value ...]"
 
@@ -17,7 +18,7 @@ def main(arguments: list[str]) -> int:
     console.set_up_logging()
     console.say_when_terminated()
     allocator.share_one_arena()
-    from lamae.config import load  # numpy comes with it, and its threads
+    from lamae.train.runconfig import load  # numpy comes with it, and its threads
 
     try:
         if not arguments:

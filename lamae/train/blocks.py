@@ -6,8 +6,8 @@ from functools import partial
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from lamae.base.errors import UsageError
 from lamae.model.layers import Block
-from lamae.sharding.errors import UsageError
 
 
 def transformer_blocks(model: nn.Module) -> Iterator[Block]:

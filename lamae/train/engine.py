@@ -24,9 +24,9 @@ from torch import nn
 
 from lamae.train.clock import StepClock, TimedBackend
 from lamae.train.config import EngineConfig, OptimConfig
-from lamae.train.distributed import Ranks
 from lamae.train.engine_options import deepspeed_config
 from lamae.train.optimizer import build_optimizer
+from lamae.train.ranks.distributed import Ranks
 from lamae.train.schedule import BatchPlan
 
 STALE_LOCK_S = 3600.0

@@ -12,11 +12,11 @@ from lamae.data.mixture import Mixture
 from lamae.data.reader import RecordReader
 from lamae.data.transforms import MixtureTransform, Signal
 from lamae.model.masking import Mask, draw_mask
-from lamae.train.distributed import Ranks
-from lamae.train.subjects import describe_set, subject_set, subject_set_hash
+from lamae.train.checkpoint.subjects import describe_set, subject_set, subject_set_hash
+from lamae.train.ranks.distributed import Ranks
 
 if TYPE_CHECKING:
-    from lamae.config import RunConfig
+    from lamae.train.runconfig import RunConfig
 
 log = logging.getLogger(__name__)
 

@@ -15,30 +15,30 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from lamae.base.errors import LamaeError
 from lamae.data.batch import Batch
-from lamae.sharding.errors import LamaeError
-from lamae.train import distributed
-from lamae.train.checkpoint import CheckpointReader
+from lamae.train.checkpoint.format import CheckpointReader
+from lamae.train.checkpoint.saver import Saver
+from lamae.train.checkpoint.subjects import subject_set_hash
 from lamae.train.clock import StepClock
-from lamae.train.distributed import Ranks
 from lamae.train.engine import Engine, StepOutput
-from lamae.train.flags import FlagExchange, StopSignals
 from lamae.train.inputs import Inputs
-from lamae.train.profiler import Profiler
-from lamae.train.reporter import DrawFigures, Reporter
+from lamae.train.monitor.profiler import Profiler
+from lamae.train.monitor.reporter import DrawFigures, Reporter
+from lamae.train.monitor.runlog import RunLog
+from lamae.train.ranks import distributed
+from lamae.train.ranks.distributed import Ranks
+from lamae.train.ranks.flags import FlagExchange, StopSignals
+from lamae.train.ranks.watchdog import Watchdog
 from lamae.train.rundir import CHECKPOINTS_NAME, RunLock
-from lamae.train.runlog import RunLog
-from lamae.train.saver import Saver
 from lamae.train.schedule import BatchPlan, learning_rate, plan_batch, progress, weight_decay
 from lamae.train.start import announce, build_engine, describe_checkpoints, find_resumable, open_run
 from lamae.train.state import TrainState
-from lamae.train.subjects import subject_set_hash
 from lamae.train.validation import Probe, Validation
-from lamae.train.watchdog import Watchdog
 
 if TYPE_CHECKING:
-    from lamae.config import RunConfig
     from lamae.model.pretrain import PretrainModel
+    from lamae.train.runconfig import RunConfig
 
 EXIT_DONE = 0
 EXIT_STOPPED = 75

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from lamae.train.distributed import Ranks
-from lamae.train.revision import describe_code, installed_versions
+from lamae.base.revision import describe_code, installed_versions
+from lamae.train.ranks.distributed import Ranks
 
 # Those that can change a result.
 PACKAGES = ("lamae", "torch", "deepspeed", "triton", "numpy", "safetensors", "zarr", "omegaconf", "tensorboard")

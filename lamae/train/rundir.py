@@ -11,12 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lamae.awake import patiently
-from lamae.sharding.errors import LamaeError, UsageError
+from lamae.base.awake import patiently
+from lamae.base.errors import LamaeError, UsageError
+from lamae.base.writing import write_durably
 from lamae.sharding.format import MANIFEST_NAME as SHARD_SET_NAME
-from lamae.sharding.writing import write_durably
-from lamae.train.checkpoint import CheckpointReader, newest_whole
-from lamae.train.durable import clear_unfinished
+from lamae.train.checkpoint.format import CheckpointReader, newest_whole
+from lamae.train.checkpoint.writing import clear_unfinished
 
 CONFIG_NAME = "config.yaml"
 MANIFEST_NAME = "manifest.json"

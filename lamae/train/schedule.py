@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from lamae.sharding.errors import UsageError
+from lamae.base.errors import UsageError
 from lamae.train.config import OptimConfig
 
 

@@ -9,20 +9,20 @@ import torch
 from lamae.model.config import without_effect
 from lamae.model.pretrain import build_model
 from lamae.train.blocks import checkpoint_activations, compile_blocks
-from lamae.train.checkpoint import CheckpointReader, load_weights
+from lamae.train.checkpoint.format import CheckpointReader, load_weights
+from lamae.train.checkpoint.resume import check_resumable
 from lamae.train.clock import StepClock
-from lamae.train.distributed import Ranks
 from lamae.train.engine import Engine
-from lamae.train.health import check_weights
 from lamae.train.inputs import Inputs
 from lamae.train.manifest import build_manifest
-from lamae.train.resume import check_resumable
+from lamae.train.monitor.health import check_weights
+from lamae.train.ranks.distributed import Ranks
 from lamae.train.rundir import RunLock, find_checkpoint, open_run_directory
 from lamae.train.schedule import BatchPlan
 from lamae.train.state import TrainState
 
 if TYPE_CHECKING:
-    from lamae.config import RunConfig
+    from lamae.train.runconfig import RunConfig
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def find_resumable(config: "RunConfig", run_dir: Path, inputs: Inputs, lock: Run
 
     Raises LamaeError where it is another run's.
     """
-    from lamae.config import to_dict
+    from lamae.base.settings import to_dict
 
     lock.take()
     reader = find_checkpoint(run_dir)
@@ -57,7 +57,8 @@ def open_run(
 
     Raises UsageError where it cannot be written.
     """
-    from lamae.config import config_hash, to_yaml
+    from lamae.base.settings import to_yaml
+    from lamae.train.runconfig import config_hash
 
     if resumed_from is not None:
         log.info("resuming %s from %s", run_dir, resumed_from.name)
@@ -101,7 +102,7 @@ def describe_checkpoints(
     config: "RunConfig", inputs: Inputs, engine: Engine, ranks: Ranks, *, subject_hash: str
 ) -> dict[str, Any]:
     """What every checkpoint of this start says of itself beside its state."""
-    from lamae.config import to_dict
+    from lamae.base.settings import to_dict
 
     return {
         "config": to_dict(config),

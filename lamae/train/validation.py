@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from lamae.base.errors import UsageError
 from lamae.data.reader import RecordReader
-from lamae.sharding.errors import UsageError
-from lamae.train.distributed import Ranks
 from lamae.train.engine import Engine
 from lamae.train.inputs import Inputs
+from lamae.train.ranks.distributed import Ranks
 
 if TYPE_CHECKING:
-    from lamae.config import RunConfig
+    from lamae.train.runconfig import RunConfig
 
 SPLIT = "val"
 

@@ -17,13 +17,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from lamae.sharding.errors import LamaeError, UsageError
-from lamae.sharding.progress import Progress, ignore
+from lamae.base.errors import LamaeError, UsageError
+from lamae.base.progress import Progress, ignore
+from lamae.base.writing import new_directory
 from lamae.sharding.synth import tables
 from lamae.sharding.synth.plan import ID_SPACE, Ids, StratifiedFolds, fold_of_subject, records_per_subject
 from lamae.sharding.synth.record import Record, draw_records, draw_subject
 from lamae.sharding.synth.streams import Stream, random_stream
-from lamae.sharding.writing import new_directory
 
 GENERATOR_VERSION = 1
 

@@ -13,8 +13,8 @@ import numpy as np
 import wfdb
 from scipy import signal
 
-from lamae.sharding.errors import UsageError
-from lamae.sharding.leads import INDEPENDENT_LEADS, LEADS, canonical_columns
+from lamae.base.errors import UsageError
+from lamae.base.leads import INDEPENDENT_LEADS, LEADS, canonical_columns
 
 _NUM_COMPONENTS = 3
 

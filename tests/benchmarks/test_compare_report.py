@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from lamae import cli
+from lamae.base.errors import UsageError
 from lamae.benchmarks.compare import MOVED, ONLY_ONE, WITHIN, compare, differing_conditions
 from lamae.benchmarks.report import render_report
 from lamae.benchmarks.result import combine, describe_result, read_result, write_result
 from lamae.benchmarks.timing import Ratio, Timing, ratio_entries
-from lamae.sharding.errors import UsageError
+from lamae.cli import app as cli
 
 
 def make_result(name="loader", **ratios):

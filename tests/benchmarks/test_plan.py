@@ -8,7 +8,6 @@ from unittest import mock
 import pytest
 import torch
 
-from lamae import cli
 from lamae.benchmarks import rankstep
 from lamae.benchmarks.plan.forecast import forecast
 from lamae.benchmarks.plan.hardware import FETCHED, GPUS, PERSISTENT, HostCost
@@ -21,10 +20,11 @@ from lamae.benchmarks.plan.trace import Watch, trace_micro_batch
 from lamae.benchmarks.plan.traffic import Collective, step_traffic
 from lamae.benchmarks.ranks import RankPool
 from lamae.benchmarks.wire import sent_per_rank
-from lamae.config import load
+from lamae.cli import app as cli
 from lamae.model import build_model, layers
 from lamae.model.masking import draw_mask
 from lamae.train.blocks import checkpoint_activations
+from lamae.train.runconfig import load
 from lamae.train.schedule import plan_batch
 
 

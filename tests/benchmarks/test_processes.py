@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from lamae import cli
+from lamae.base.errors import LamaeError, UsageError
 from lamae.benchmarks import rankstep, scaling
 from lamae.benchmarks.ranks import RankPool
-from lamae.sharding.errors import LamaeError, UsageError
+from lamae.cli import app as cli
 
 ROOT = Path(__file__).parents[2]
 

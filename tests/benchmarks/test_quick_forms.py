@@ -12,13 +12,13 @@ import sys
 import pytest
 import torch
 
-from lamae import cli
 from lamae.benchmarks import cli as benchmarks_cli
 from lamae.benchmarks import kernels, loader, result, scaling, shard, step, timing
 from lamae.benchmarks.plan import validate
 from lamae.benchmarks.report import render_report
-from lamae.config import load
+from lamae.cli import app as cli
 from lamae.sharding.synth import synthesize
+from lamae.train.runconfig import load
 
 NUM_RECORDS = 64
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from lamae.benchmarks.step import DTYPES, TrainingStep, time_shares
-from lamae.config import RunConfig, load
 from lamae.model.config import ModelConfig
 from lamae.model.flops import count_flops
+from lamae.train.runconfig import RunConfig, load
 
 
 def small_config() -> RunConfig:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import zarr
 
-from lamae.cli import every_nth
+from lamae.base.leads import NUM_LEADS
+from lamae.cli.app import every_nth
 from lamae.cluster import profile
 from lamae.cluster.submit import submit
 from lamae.data.config import DataConfig
@@ -16,7 +17,6 @@ from lamae.data.loader import RingLoader
 from lamae.data.order import GlobalOrder
 from lamae.sharding.checked import file_sums, sums_digest
 from lamae.sharding.format import COLUMNS, INDEX_NAME, MANIFEST_NAME, ShardSet, manifest_text
-from lamae.sharding.leads import NUM_LEADS
 from lamae.sharding.options import PackOptions
 from tests.shardsets import random_adc, write_shard_set
 

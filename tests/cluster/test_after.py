@@ -2,11 +2,11 @@
 
 import pytest
 
+from lamae.base.errors import LamaeError
 from lamae.cluster import after, slurm
 from lamae.cluster.policy import REQUEUE, Decision
 from lamae.cluster.profile import Profile
 from lamae.cluster.submission import Submission
-from lamae.sharding.errors import LamaeError
 
 SAVED = Decision(REQUEUE, "saved")
 

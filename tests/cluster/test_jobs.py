@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from lamae.base.errors import LamaeError, UsageError
 from lamae.cluster import jobs, registry
 from lamae.cluster.profile import Profile
 from lamae.cluster.submission import Submission, attempt_folder, write_json
-from lamae.sharding.errors import LamaeError, UsageError
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import pytest
 from lamae.cluster import submission
 from lamae.cluster.policy import DONE, REQUEUE, STOP, decide
 from lamae.cluster.submission import NodeReport, RankEnd
-from lamae.train import loop, watchdog
+from lamae.train import loop
+from lamae.train.ranks import watchdog
 
 HOSTS = ("n1", "n2")
 

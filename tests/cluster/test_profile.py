@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from lamae.base.errors import UsageError
 from lamae.cluster import profile
-from lamae.sharding.errors import UsageError
 
 SHIPPED = sorted(Path("configs/cluster").glob("*.yaml"))
 

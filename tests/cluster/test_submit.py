@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import typer
 
+from lamae.base.errors import LamaeError, UsageError
 from lamae.cluster import profile, slurm, snapshot
 from lamae.cluster import submit as submit_module
 from lamae.cluster.submission import Submission
 from lamae.cluster.submit import VERBS, refuse_uneven_worlds, resolve_training, submit
-from lamae.sharding.errors import LamaeError, UsageError
 
 CPU = "configs/cluster/cpu-partition.yaml"
 GPU = "configs/cluster/generic-gpu.yaml"
@@ -106,7 +106,7 @@ def test_the_configuration_is_checked_at_submission(tmp_path):
 
 
 def test_every_verb_can_be_submitted_but_those_about_jobs_and_the_demonstration():
-    from lamae.cli import app
+    from lamae.cli.app import app
 
     verbs = typer.main.get_command(app).commands
     assert sorted([*VERBS, "submit", "jobs", "doctor", "demo"]) == sorted(verbs)
@@ -217,7 +217,7 @@ def test_a_run_has_one_job_at_a_time(tmp_path, monkeypatch):
 def test_a_job_imports_the_snapshot_and_not_the_checkout(tmp_path):
     snapshot.copy_code(tmp_path / "code")
     environment = {"PYTHONPATH": str(tmp_path / "code"), "PYTHONSAFEPATH": "1"}
-    code = "import lamae.config, lamae.cluster.job as job; print(lamae.config.__file__, job.__file__)"
+    code = "import lamae.console, lamae.cluster.job as job; print(lamae.console.__file__, job.__file__)"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert all(path.startswith(str(tmp_path / "code")) for path in done.stdout.split())
     assert (tmp_path / "code" / "lamae" / "configs" / "pretrain" / "tiny.yaml").is_file()
@@ -227,7 +227,7 @@ def test_a_job_knows_the_revision_it_was_submitted_from(tmp_path, monkeypatch):
     checkout = {"revision": "0123abcd", "diff_sha256": "ef", "diff": "+ changed"}
     monkeypatch.setattr(snapshot, "describe_code", lambda: checkout)
     snapshot.copy_code(tmp_path / "code")
-    code = "import json; from lamae.train.revision import describe_code; print(json.dumps(describe_code()))"
+    code = "import json; from lamae.base.revision import describe_code; print(json.dumps(describe_code()))"
     environment = {"PYTHONPATH": str(tmp_path / "code"), "PYTHONSAFEPATH": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == checkout

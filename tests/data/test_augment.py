@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from lamae.base.leads import LIMB_FROM_I_II
 from lamae.data.augment import LEADS_FROM_ELECTRODES
 from lamae.data.batch import Batch
 from lamae.data.config import SignalConfig
 from lamae.data.transforms import SignalTransform
 from lamae.sharding.format import NO_SAMPLE
-from lamae.sharding.leads import LIMB_FROM_I_II
 from tests.shardsets import random_adc
 
 GAIN = 200.0

@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lamae.base.errors import UsageError
 from lamae.data.config import DataConfig, SignalConfig
 from lamae.data.loader import RingLoader
 from lamae.data.mixture import Mixture
 from lamae.data.reader import RecordReader
 from lamae.data.transforms import MixtureTransform, SignalTransform
-from lamae.sharding.errors import UsageError
 from lamae.sharding.format import ShardSet
 from tests.shardsets import random_adc, write_shard_set
 

@@ -6,11 +6,11 @@ import webdataset
 import wfdb
 from scipy.signal import resample_poly
 
+from lamae.base.leads import canonical_columns
 from lamae.data.config import DataConfig, SignalConfig
 from lamae.data.loader import RingLoader
 from lamae.data.transforms import SignalTransform
 from lamae.sharding.format import ShardSet
-from lamae.sharding.leads import canonical_columns
 from lamae.sharding.pack import PackOptions, pack
 
 NUM_RECORDS = 12

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lamae.data.loader as loader_module
+from lamae.base.errors import LamaeError, UsageError
 from lamae.data.config import DataConfig
 from lamae.data.loader import RingLoader
 from lamae.data.order import GlobalOrder
 from lamae.data.reader import RecordReader
-from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.format import NO_SAMPLE, ShardSet
 from tests.shardsets import random_adc, write_shard_set
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 from scipy.signal import resample_poly
 
+from lamae.base.errors import UsageError
 from lamae.data.config import SignalConfig
 from lamae.data.reader import RecordReader
 from lamae.data.resample import BLOCK, Decimator
 from lamae.data.transforms import SignalTransform
-from lamae.sharding.errors import UsageError
 from lamae.sharding.format import NO_SAMPLE, ShardSet
 from tests.shardsets import random_adc, write_shard_set
 

@@ -6,9 +6,9 @@ from unittest.mock import patch
 
 import numpy as np
 
-from lamae.evaluate import embed as embedding
-from lamae.evaluate import inference
-from lamae.evaluate.finetune import FinetuneOptions, finetune
+from lamae.evaluate.embeddings import embed as embedding
+from lamae.evaluate.embeddings import inference
+from lamae.evaluate.finetune.finetune import FinetuneOptions, finetune
 from lamae.sharding.format import ShardSet
 from tests.evaluate.conftest import make_loaded
 

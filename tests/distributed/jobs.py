@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from lamae.sharding.errors import LamaeError
-from lamae.train import distributed
+from lamae.base.errors import LamaeError
 from lamae.train.inputs import Inputs
 from lamae.train.loop import train
+from lamae.train.ranks import distributed
 from tests.runs import tiny_config
 
 Job = tuple[Path, tuple[str, ...]]

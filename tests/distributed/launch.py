@@ -4,8 +4,8 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from lamae.base.errors import LamaeError
 from lamae.benchmarks import ranks
-from lamae.sharding.errors import LamaeError
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 200.0

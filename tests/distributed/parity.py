@@ -16,11 +16,11 @@ from lamae.model.config import MaskConfig, ModelConfig
 from lamae.model.layers import LayerNorm
 from lamae.model.masking import draw_mask
 from lamae.model.pretrain import build_model
-from lamae.train import distributed
 from lamae.train.blocks import checkpoint_activations
 from lamae.train.config import EngineConfig, OptimConfig
 from lamae.train.engine import Engine
 from lamae.train.optimizer import build_optimizer
+from lamae.train.ranks import distributed
 from lamae.train.schedule import plan_batch
 
 STEPS = 3

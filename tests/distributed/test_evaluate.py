@@ -8,9 +8,9 @@ import pytest
 from lamae.data.config import SignalConfig
 from lamae.data.transforms import SignalTransform
 from lamae.evaluate import store
-from lamae.evaluate.embed import read_embeddings
-from lamae.evaluate.finetune import RESULT_NAME, FinetuneOptions
-from lamae.evaluate.inference import read_signals
+from lamae.evaluate.embeddings.embed import read_embeddings
+from lamae.evaluate.embeddings.inference import read_signals
+from lamae.evaluate.finetune.finetune import RESULT_NAME, FinetuneOptions
 from lamae.sharding.format import ShardSet
 from tests.distributed.evaluating import run_embed, run_finetune
 from tests.evaluate.conftest import waves

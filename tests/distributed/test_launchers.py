@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lamae.launch import free_port
+from lamae.base.launch import free_port
 from lamae.train.loop import EXIT_DONE, train
 from tests.distributed.launch import ROOT
 from tests.runs import assert_same_state, losses, tiny_config, write_config

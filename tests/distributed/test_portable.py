@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lamae.train.checkpoint import list_checkpoints
+from lamae.train.checkpoint.format import list_checkpoints
 from lamae.train.engine import Engine
 from tests.distributed.jobs import run_jobs
 from tests.distributed.launch import RankPool

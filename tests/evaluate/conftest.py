@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from lamae import config as run_config
+from lamae.base.leads import LIMB_FROM_I_II
 from lamae.data.transforms import SignalTransform
-from lamae.evaluate import inference
+from lamae.evaluate.embeddings import inference
 from lamae.model import build_model
 from lamae.sharding.format import ShardSet
-from lamae.sharding.leads import LIMB_FROM_I_II
-from lamae.train.checkpoint import LoadedModel
-from lamae.train.subjects import describe_set, subject_set
+from lamae.train import runconfig
+from lamae.train.checkpoint.format import LoadedModel
+from lamae.train.checkpoint.subjects import describe_set, subject_set
 from tests.shardsets import write_shard_set
 
 NUM_RECORDS, NUM_SAMPLES, RATE_HZ = 60, 500, 100.0
@@ -48,7 +48,7 @@ def shard_set(tmp_path_factory):
 
 
 def make_loaded(shard_set: ShardSet, *, kind: str = "lamae", trained_on: str = "train") -> LoadedModel:
-    config = run_config.from_dict(
+    config = runconfig.from_dict(
         {
             "run": {"dir": "unused"},
             "data": {"path": str(shard_set.root)},

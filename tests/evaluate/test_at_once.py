@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lamae.evaluate import inference, store
-from lamae.evaluate.embed import embed, read_embeddings
-from lamae.evaluate.export import export
-from lamae.sharding.errors import LamaeError
+from lamae.base.errors import LamaeError
+from lamae.evaluate import store
+from lamae.evaluate.embeddings import inference
+from lamae.evaluate.embeddings.embed import embed, read_embeddings
+from lamae.evaluate.export.export import export
 from lamae.sharding.format import ShardSet
 from tests.evaluate.conftest import make_loaded, waves
 from tests.shardsets import write_shard_set

@@ -6,9 +6,9 @@ import pytest
 from lamae.evaluate import compare as comparing
 from lamae.evaluate import store
 from lamae.evaluate.compare import compare
-from lamae.evaluate.embed import read_embeddings
-from lamae.evaluate.labels import read_labels
-from lamae.evaluate.probe import probe_arrays
+from lamae.evaluate.embeddings.embed import read_embeddings
+from lamae.evaluate.labels.store import read_labels
+from lamae.evaluate.probe.fit import probe_arrays
 from lamae.model.config import MaskConfig
 from lamae.sharding.format import SPLITS
 

@@ -4,12 +4,20 @@ import numpy as np
 import pytest
 import torch
 
+from lamae.base import writing
+from lamae.base.errors import LamaeError, UsageError
 from lamae.data.reader import RecordReader
-from lamae.evaluate import embed as embed_module
-from lamae.evaluate import inference, store
-from lamae.evaluate.embed import NOT_PRETRAINED, PRETRAINED, UNKNOWN, embed, pretrained_flags, read_embeddings
-from lamae.sharding import writing
-from lamae.sharding.errors import LamaeError, UsageError
+from lamae.evaluate import store
+from lamae.evaluate.embeddings import embed as embed_module
+from lamae.evaluate.embeddings import inference
+from lamae.evaluate.embeddings.embed import (
+    NOT_PRETRAINED,
+    PRETRAINED,
+    UNKNOWN,
+    embed,
+    pretrained_flags,
+    read_embeddings,
+)
 from lamae.sharding.format import ShardSet
 from tests.evaluate.conftest import make_loaded, waves
 from tests.shardsets import write_shard_set

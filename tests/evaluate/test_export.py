@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import lamae
+from lamae.base.errors import LamaeError, UsageError
+from lamae.base.leads import LEADS
 from lamae.data.reader import RecordReader
-from lamae.evaluate import export as export_module
-from lamae.evaluate.export import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, export, load
-from lamae.evaluate.inference import transform_for
-from lamae.sharding.errors import LamaeError, UsageError
-from lamae.sharding.leads import LEADS
+from lamae.evaluate.embeddings.inference import transform_for
+from lamae.evaluate.export import export as export_module
+from lamae.evaluate.export.export import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, export, load
 
 ROOT = Path(__file__).resolve().parents[2]
 

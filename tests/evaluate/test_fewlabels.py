@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lamae.evaluate.fewlabels import FewLabelCurve, curve_difference, few_label_curve, training_rows
-from lamae.evaluate.groups import code_groups
-from lamae.sharding.errors import UsageError
+from lamae.base.errors import UsageError
+from lamae.evaluate.labels.groups import code_groups
+from lamae.evaluate.probe.fewlabels import FewLabelCurve, curve_difference, few_label_curve, training_rows
 from lamae.study.statistics import estimate
 from tests.evaluate.test_probe import simulate
 from tests.study.test_statistics import simulate as simulate_seeds

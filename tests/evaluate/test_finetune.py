@@ -8,10 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lamae.evaluate import inference, store
-from lamae.evaluate.classifier import Classifier
-from lamae.evaluate.embed import subject_numbers
-from lamae.evaluate.finetune import (
+from lamae.base.errors import LamaeError, UsageError
+from lamae.evaluate import store
+from lamae.evaluate.embeddings import inference
+from lamae.evaluate.embeddings.embed import subject_numbers
+from lamae.evaluate.finetune.classifier import Classifier
+from lamae.evaluate.finetune.finetune import (
     RESULT_NAME,
     SCORES_NAME,
     WEIGHTS_NAME,
@@ -19,9 +21,8 @@ from lamae.evaluate.finetune import (
     finetune,
     read_finetuned,
 )
-from lamae.evaluate.labels import read_labels
-from lamae.evaluate.result import difference
-from lamae.sharding.errors import LamaeError, UsageError
+from lamae.evaluate.labels.store import read_labels
+from lamae.evaluate.probe.result import difference
 from tests.evaluate.conftest import make_loaded
 
 OPTIONS = FinetuneOptions(steps=30, global_batch_size=10, evaluate_every=10, lr=1e-2)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import zarr
 
-from lamae.evaluate.demographics import embed_demographics
-from lamae.evaluate.embed import UNKNOWN, read_embeddings
-from lamae.evaluate.foreign import import_embeddings
-from lamae.sharding.errors import UsageError
+from lamae.base.errors import UsageError
+from lamae.evaluate.embeddings.embed import UNKNOWN, read_embeddings
+from lamae.evaluate.embeddings.foreign import import_embeddings
+from lamae.evaluate.probe.demographics import embed_demographics
 from lamae.sharding.format import ShardSet
 from tests.evaluate.conftest import waves
 from tests.shardsets import write_shard_set

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lamae.evaluate.csvrows import items, likelihoods, text_items
-from lamae.sharding.errors import UsageError
+from lamae.base.errors import UsageError
+from lamae.evaluate.labels.csvrows import items, likelihoods, text_items
 
 WHERE = "file.csv, line 7"
 

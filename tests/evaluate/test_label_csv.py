@@ -2,9 +2,9 @@
 
 import pytest
 
-from lamae.evaluate.labels import read_labels
-from lamae.evaluate.sources import build_labels
-from lamae.sharding.errors import UsageError
+from lamae.base.errors import UsageError
+from lamae.evaluate.labels.sources import build_labels
+from lamae.evaluate.labels.store import read_labels
 from lamae.sharding.format import ShardSet
 from tests.shardsets import random_adc, write_shard_set
 

@@ -6,10 +6,10 @@ import zipfile
 
 import pytest
 
-from lamae.evaluate.labels import read_labels
-from lamae.evaluate.snomed import CPSC, EQUIVALENT, NAMES, SCORED, SCP, columns_to_codes
-from lamae.evaluate.sources import build_labels
-from lamae.sharding.errors import UsageError
+from lamae.base.errors import UsageError
+from lamae.evaluate.labels.snomed import CPSC, EQUIVALENT, NAMES, SCORED, SCP, columns_to_codes
+from lamae.evaluate.labels.sources import build_labels
+from lamae.evaluate.labels.store import read_labels
 from lamae.sharding.sources import keys_of
 from tests.shardsets import random_adc, write_shard_set
 

@@ -5,12 +5,12 @@ import csv
 import numpy as np
 import pytest
 
-from lamae.evaluate.codes import choose_vocabulary
-from lamae.evaluate.headers import read_headers
-from lamae.evaluate.labels import NO_SPLIT, read_labels
-from lamae.evaluate.snomed import SCP
-from lamae.evaluate.sources import build_labels, detect_source, icd10_ancestors, read_ptbxl
-from lamae.sharding.errors import UsageError
+from lamae.base.errors import UsageError
+from lamae.evaluate.labels.codes import choose_vocabulary
+from lamae.evaluate.labels.headers import read_headers
+from lamae.evaluate.labels.snomed import SCP
+from lamae.evaluate.labels.sources import build_labels, detect_source, icd10_ancestors, read_ptbxl
+from lamae.evaluate.labels.store import NO_SPLIT, read_labels
 from lamae.sharding.format import SPLITS, ShardSet
 from tests.shardsets import random_adc, write_shard_set
 

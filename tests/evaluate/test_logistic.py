@@ -5,8 +5,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from lamae.evaluate import logistic
-from lamae.evaluate.logistic import LogisticSolver, Standardizer
+from lamae.evaluate.probe import logistic
+from lamae.evaluate.probe.logistic import LogisticSolver, Standardizer
 
 
 @pytest.fixture(scope="module")

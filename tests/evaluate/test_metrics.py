@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score
 
-from lamae.evaluate.auroc import average_precision, bootstrap_areas, subject_weights
-from lamae.evaluate.metrics import best_f1_threshold, brier, f1
+from lamae.evaluate.probe.auroc import average_precision, bootstrap_areas, subject_weights
+from lamae.evaluate.probe.metrics import best_f1_threshold, brier, f1
 
 
 @given(seed=st.integers(0, 10_000), num_levels=st.sampled_from([3, 1000]))

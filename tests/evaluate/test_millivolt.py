@@ -8,10 +8,10 @@ import pytest
 import torch
 import wfdb
 
-from lamae.evaluate.export import ExportedModel
-from lamae.evaluate.millivolt import to_adc
-from lamae.sharding.errors import UsageError
-from lamae.sharding.leads import LEADS
+from lamae.base.errors import UsageError
+from lamae.base.leads import LEADS
+from lamae.evaluate.embeddings.millivolt import to_adc
+from lamae.evaluate.export.export import ExportedModel
 from tests.evaluate.conftest import make_loaded
 
 # Ordinary records, and some with large amplitudes, offsets, spikes, wander and saturation.

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from lamae.base.errors import UsageError
+from lamae.base.rowfile import read_rows
 from lamae.evaluate import store
 from lamae.evaluate.online import OnlineProbe
 from lamae.model import build_model
-from lamae.sharding.errors import UsageError
 from lamae.sharding.format import ShardSet
-from lamae.train.rowfile import read_rows
 from tests.runs import tiny_config, write_config
 from tests.shardsets import write_shard_set
 

@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 
+from lamae.base.errors import UsageError
 from lamae.evaluate import store
-from lamae.evaluate.embed import PRETRAINED, UNKNOWN, Embeddings
-from lamae.evaluate.labels import NO_SPLIT, Labels
-from lamae.evaluate.probe import difference, probe, probe_arrays
-from lamae.sharding.errors import UsageError
+from lamae.evaluate.embeddings.embed import PRETRAINED, UNKNOWN, Embeddings
+from lamae.evaluate.labels.store import NO_SPLIT, Labels
+from lamae.evaluate.probe.fit import difference, probe, probe_arrays
 
 CODES = ["SEEN", "FAINT", "NOISE"]
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lamae.evaluate.auroc import auroc, macro
-from lamae.evaluate.readouts import KNN_TEMPERATURE, fit_knn, fit_logistic
+from lamae.evaluate.probe.auroc import auroc, macro
+from lamae.evaluate.probe.readouts import KNN_TEMPERATURE, fit_knn, fit_logistic
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from lamae.evaluate.inference import transform_for
-from lamae.evaluate.reconstruction import (
+from lamae.evaluate.embeddings.inference import transform_for
+from lamae.evaluate.reconstruct.reconstruction import (
     GROUPS,
     SITUATIONS,
     lead_moments,
@@ -15,7 +15,7 @@ from lamae.evaluate.reconstruction import (
     reconstruction_errors,
     situations,
 )
-from lamae.evaluate.trivial import LINEAR
+from lamae.evaluate.reconstruct.trivial import LINEAR
 from lamae.model.config import MaskConfig
 from tests.evaluate.conftest import make_loaded
 

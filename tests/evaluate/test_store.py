@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
+from lamae.base.errors import LamaeError, UsageError
 from lamae.evaluate import store
-from lamae.evaluate.embed import read_embeddings, write_records
-from lamae.evaluate.labels import read_labels
-from lamae.sharding.errors import LamaeError, UsageError
+from lamae.evaluate.embeddings.embed import read_embeddings, write_records
+from lamae.evaluate.labels.store import read_labels
 
 
 @pytest.fixture

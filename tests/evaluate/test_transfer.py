@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lamae.evaluate.embed import PRETRAINED
-from lamae.evaluate.probe import difference, probe_arrays
-from lamae.evaluate.transfer import join_embeddings_of, join_labels_of, left_out_of_both
-from lamae.sharding.errors import UsageError
+from lamae.base.errors import UsageError
+from lamae.evaluate.embeddings.embed import PRETRAINED
+from lamae.evaluate.probe.fit import difference, probe_arrays
+from lamae.evaluate.probe.transfer import join_embeddings_of, join_labels_of, left_out_of_both
 from tests.evaluate.test_probe import simulate
 
 

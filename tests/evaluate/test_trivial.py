@@ -3,8 +3,14 @@
 import numpy as np
 import pytest
 
-from lamae.evaluate.trivial import interpolate, predict_visible_mean, predictors, regress_on_leads, solve_limb_leads
-from lamae.sharding.leads import CHEST_LEADS, LIMB_FROM_I_II
+from lamae.base.leads import CHEST_LEADS, LIMB_FROM_I_II
+from lamae.evaluate.reconstruct.trivial import (
+    interpolate,
+    predict_visible_mean,
+    predictors,
+    regress_on_leads,
+    solve_limb_leads,
+)
 
 
 @pytest.fixture

@@ -2,10 +2,10 @@
 
 import torch
 
+from lamae.base.leads import NUM_LEADS
 from lamae.model import build_model
 from lamae.model.config import MaskConfig, ModelConfig
 from lamae.model.masking import Mask, draw_mask
-from lamae.sharding.leads import NUM_LEADS
 
 CONFIG = ModelConfig(
     patch_size=8,

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lamae.base.leads import CHEST_LEADS, LIMB_LEADS, NUM_LEADS
 from lamae.model.config import MaskConfig, num_visible
 from lamae.model.masking import Mask, draw_mask, show_all
-from lamae.sharding.leads import CHEST_LEADS, LIMB_LEADS, NUM_LEADS
 
 NUM_PATCHES = 20
 CONFIGS = [

@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lamae.config import load
 from lamae.model import PretrainModel, build_model
 from lamae.model.layers import LayerNorm, look_up
 from lamae.model.masking import draw_mask
+from lamae.train.runconfig import load
 
 SIZES = ("tiny", "small", "base", "large")
 # Relative, L2. The largest measured is .018: the pooling's query, whose gradient is made of differences between leads.

@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from lamae.base.errors import UsageError
+from lamae.base.leads import DERIVED_LEADS, INDEPENDENT_LEADS
 from lamae.model import PretrainModel, build_model
 from lamae.model.config import MaskConfig, ModelConfig
 from lamae.model.loss import error_parts
 from lamae.model.masking import Mask, draw_mask
-from lamae.sharding.errors import UsageError
-from lamae.sharding.leads import DERIVED_LEADS, INDEPENDENT_LEADS
 
 SMALL = ModelConfig(patch_size=10, width=32, depth=2, heads=2, latent_depth=1, decoder_width=16, decoder_heads=2)
 GRID = MaskConfig(kind="grid")

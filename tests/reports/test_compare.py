@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from lamae.evaluate import inference, store
+from lamae.base.errors import UsageError
+from lamae.evaluate import store
 from lamae.evaluate.compare import RANDOM_WEIGHTS, compare
-from lamae.evaluate.finetune import FinetuneOptions, finetune
-from lamae.evaluate.foreign import import_embeddings
+from lamae.evaluate.embeddings import inference
+from lamae.evaluate.embeddings.foreign import import_embeddings
+from lamae.evaluate.finetune.finetune import FinetuneOptions, finetune
 from lamae.model.config import MaskConfig
 from lamae.reports.compare import write_comparison
-from lamae.sharding.errors import UsageError
 from lamae.sharding.format import ShardSet
 from tests.evaluate.conftest import make_loaded, waves
 from tests.shardsets import write_shard_set

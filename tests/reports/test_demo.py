@@ -7,9 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from lamae.evaluate.probe import probe_arrays
-from lamae.evaluate.reconstruction import SITUATIONS, Reconstruction, ReconstructionErrors
-from lamae.evaluate.trivial import LINEAR, TRIVIAL
+from lamae.evaluate.probe.fit import probe_arrays
+from lamae.evaluate.reconstruct.reconstruction import SITUATIONS, Reconstruction, ReconstructionErrors
+from lamae.evaluate.reconstruct.trivial import LINEAR, TRIVIAL
 from lamae.reports.demo import judge, write_demo_report
 from tests.evaluate.test_probe import simulate
 

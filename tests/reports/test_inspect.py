@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from lamae.base.errors import UsageError
+from lamae.base.leads import LEADS
 from lamae.reports.inspect import describe_record, save_record_plot
-from lamae.sharding.errors import UsageError
 from lamae.sharding.format import ShardSet
-from lamae.sharding.leads import LEADS
 from tests.shardsets import random_adc, write_shard_set
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import wfdb
 
+from lamae.base.leads import LEADS, canonical_columns
 from lamae.reports.paper import MM_PER_INCH, MM_PER_MV, MM_PER_S, plot_record
-from lamae.sharding.leads import LEADS, canonical_columns
 
 
 def traces(figure):

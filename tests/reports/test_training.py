@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from lamae.base.leads import LEADS
 from lamae.data.reader import RecordReader
 from lamae.data.transforms import Signal, SignalTransform
 from lamae.model import build_model, encoder
@@ -12,7 +13,6 @@ from lamae.model.masking import draw_mask
 from lamae.reports.attention import lead_attention
 from lamae.reports.training import draw_figures, plot_lead_weights, plot_reconstruction
 from lamae.sharding.format import ShardSet
-from lamae.sharding.leads import LEADS
 from tests.evaluate.conftest import make_loaded, waves
 from tests.shardsets import write_shard_set
 

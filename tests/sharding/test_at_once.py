@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from lamae.sharding import writing
-from lamae.sharding.errors import LamaeError
-from lamae.sharding.writing import Lock, new_directory
+from lamae.base import writing
+from lamae.base.errors import LamaeError
+from lamae.base.writing import Lock, new_directory
 from tests.sharding.test_restart import REPOSITORY
 from tests.sharding.wfdbtree import write_mimic_tree
 

@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
+from lamae.base.errors import LamaeError
 from lamae.data.reader import RecordReader
-from lamae.sharding.errors import LamaeError
 from lamae.sharding.format import INDEX_NAME, MANIFEST_NAME, ShardSet, manifest_text
 from lamae.sharding.pack import PackOptions, pack
 from lamae.sharding.verify import verify

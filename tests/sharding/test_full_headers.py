@@ -8,10 +8,10 @@ import wfdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lamae.base.leads import LEADS
 from lamae.sharding.files import DirectoryFiles
 from lamae.sharding.format import NO_SAMPLE
 from lamae.sharding.header import HeaderError, parse
-from lamae.sharding.leads import LEADS
 from lamae.sharding.reading import RejectError, read_header
 from lamae.sharding.recording import audit, read_recording, shape_of
 from tests.sharding.wfdbtree import plausible_signal, write_record

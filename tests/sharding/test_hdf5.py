@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 
-from lamae.sharding.errors import LamaeError, UsageError
+from lamae.base.errors import LamaeError, UsageError
 from lamae.sharding.format import NO_SAMPLE, ShardSet
 from lamae.sharding.pack import PackOptions, pack, pack_part, plan
 from lamae.sharding.verify import verify

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lamae.sharding.leads import LEADS, canonical_columns, lead_index
+from lamae.base.leads import LEADS, canonical_columns, lead_index
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import os
 import pytest
 from typer.testing import CliRunner
 
-from lamae.cli import app
-from lamae.sharding.errors import LamaeError, UsageError
+from lamae.base.errors import LamaeError, UsageError
+from lamae.cli.app import app
 from lamae.sharding.pack import PackOptions, pack
 from tests.sharding.kill_points import digests
 from tests.sharding.wfdbtree import write_mimic_tree

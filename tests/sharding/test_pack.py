@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import wfdb
 
+from lamae.base.errors import LamaeError, UsageError
+from lamae.base.leads import LEADS
 from lamae.sharding import recording as recording_module
-from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.format import SPLITS, ShardSet
-from lamae.sharding.leads import LEADS
 from lamae.sharding.merge import merge
 from lamae.sharding.pack import PackOptions, pack, pack_part, pending_parts, plan
 from lamae.sharding.part import is_done

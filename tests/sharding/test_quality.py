@@ -5,9 +5,9 @@ import csv
 import numpy as np
 import pytest
 
+from lamae.base.leads import LEADS
 from lamae.sharding.files import DirectoryFiles
 from lamae.sharding.format import NO_SAMPLE
-from lamae.sharding.leads import LEADS
 from lamae.sharding.measures import Measures
 from lamae.sharding.quality import LEAD_FLAGS, RECORD_FLAGS, Assessment, QualityConfig, assess
 from lamae.sharding.recording import Recording, RejectError, read_recording

@@ -10,7 +10,7 @@ import zipfile
 
 import pytest
 
-from lamae.sharding.errors import LamaeError
+from lamae.base.errors import LamaeError
 from lamae.sharding.pack import PackOptions, pack
 from lamae.sharding.zipindex import ZipIndex
 from tests.sharding.test_pack import digests, rejects_of

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import wfdb
 
-from lamae.sharding.errors import LamaeError
+from lamae.base.errors import LamaeError
+from lamae.base.leads import LEADS
 from lamae.sharding.files import DirectoryFiles
 from lamae.sharding.format import NO_SAMPLE
-from lamae.sharding.leads import LEADS
 from lamae.sharding.reading import RejectError
 from lamae.sharding.recording import audit, read_recording
 from tests.sharding.wfdbtree import MIMIC_LEADS, plausible_signal, write_record

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lamae.sharding.errors import UsageError
+from lamae.base.errors import UsageError
 from lamae.sharding.format import NO_SAMPLE, ShardSet
 from lamae.sharding.pack import PackOptions, pack
 from lamae.sharding.recording import Recording, RejectError

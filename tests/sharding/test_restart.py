@@ -62,7 +62,7 @@ def test_killed_at_random_with_workers(tmp_path):
 def test_full_disk_is_one_line_and_the_same_command_goes_on(source, tmp_path):
     code = (
         "import resource, sys; from pathlib import Path\n"
-        "from lamae.sharding.errors import LamaeError; from lamae.sharding.pack import PackOptions, pack\n"
+        "from lamae.base.errors import LamaeError; from lamae.sharding.pack import PackOptions, pack\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
         "try: pack(Path(sys.argv[1]), Path(sys.argv[2]), options=PackOptions(shard_size=3))\n"
         "except LamaeError as error: print(error)\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lamae.sharding.errors import UsageError
+from lamae.base.errors import UsageError
 from lamae.sharding.files import open_files
 from lamae.sharding.sources import list_source
 from tests.sharding.wfdbtree import MIMIC_LEADS, plausible_signal, write_mimic_tree, write_record

@@ -6,15 +6,15 @@ import logging
 import numpy as np
 import pytest
 
-from lamae.evaluate.labels import read_labels
-from lamae.evaluate.protocol import split_rows
-from lamae.evaluate.sources import build_labels
+from lamae.base.errors import UsageError
+from lamae.base.tables import subject_number
+from lamae.evaluate.labels.sources import build_labels
+from lamae.evaluate.labels.store import read_labels
+from lamae.evaluate.probe.protocol import split_rows
 from lamae.reports.datacard import write_data_card
-from lamae.sharding.errors import UsageError
 from lamae.sharding.format import ShardSet
 from lamae.sharding.options import PackOptions
 from lamae.sharding.pack import pack, plan
-from lamae.sharding.tables import subject_number
 from tests.sharding.wfdbtree import MIMIC_LEADS, plausible_signal, write_record
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import wfdb
 
-from lamae.sharding.errors import LamaeError, UsageError
-from lamae.sharding.leads import LIMB_FROM_I_II, canonical_columns
+from lamae.base.errors import LamaeError, UsageError
+from lamae.base.leads import LIMB_FROM_I_II, canonical_columns
 from lamae.sharding.synth import synthesize
 
 NUM_RECORDS, NUM_SUBJECTS, SEED = 60, 24, 3

@@ -5,7 +5,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from lamae.sharding.leads import canonical_columns, lead_index
+from lamae.base.leads import canonical_columns, lead_index
 from lamae.sharding.synth.body import STORED_LEADS, record_leads
 from lamae.sharding.synth.findings import (
     AGE_SEX_CODE,

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lamae.sharding.errors import UsageError
-from lamae.sharding.leads import INDEPENDENT_LEADS, LEADS
+from lamae.base.errors import UsageError
+from lamae.base.leads import INDEPENDENT_LEADS, LEADS
 from lamae.sharding.synth import synthesize
 from lamae.sharding.synth.realism import (
     explained_by_three,

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lamae.base.errors import UsageError
+from lamae.base.tables import Table, record_key, whole_number
 from lamae.sharding.columns import typed_column, with_columns
-from lamae.sharding.errors import UsageError
 from lamae.sharding.options import PackOptions
 from lamae.sharding.selection import decide_splits
 from lamae.sharding.sources import Entry
-from lamae.sharding.tables import Table, record_key, whole_number
 
 
 def entries(*keys):

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from lamae.sharding.text import LogFormatter, csv_row, one_line, visible
+from lamae.base.text import LogFormatter, csv_row, one_line, visible
 
 
 def test_what_acts_and_is_not_seen_becomes_an_escape():

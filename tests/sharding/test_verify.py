@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from lamae.sharding.errors import LamaeError, UsageError
+from lamae.base.errors import LamaeError, UsageError
 from lamae.sharding.format import MANIFEST_NAME, ShardSet, manifest_text
 from lamae.sharding.pack import PackOptions, pack
 from lamae.sharding.verify import verify

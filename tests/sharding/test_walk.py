@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from lamae.base.errors import LamaeError, UsageError
 from lamae.sharding import walk
-from lamae.sharding.errors import LamaeError, UsageError
 from lamae.sharding.format import ShardSet
 from lamae.sharding.keys import keys_of
 from lamae.sharding.pack import PackOptions, pack

@@ -6,9 +6,9 @@ import wfdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lamae.evaluate.labels import read_labels
-from lamae.evaluate.sources import build_labels
-from lamae.sharding.errors import UsageError
+from lamae.base.errors import UsageError
+from lamae.evaluate.labels.sources import build_labels
+from lamae.evaluate.labels.store import read_labels
 from lamae.sharding.format import NO_SAMPLE, ShardSet
 from lamae.sharding.options import PackOptions
 from lamae.sharding.pack import pack

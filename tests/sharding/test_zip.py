@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lamae.sharding.errors import LamaeError, UsageError
+from lamae.base.errors import LamaeError, UsageError
 from lamae.sharding.files import ZipFiles, open_files
 from lamae.sharding.pack import PackOptions, pack, pack_part, plan
 from lamae.sharding.zipindex import ZipIndex

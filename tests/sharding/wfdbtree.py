@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lamae.sharding.leads import LIMB_FROM_I_II
+from lamae.base.leads import LIMB_FROM_I_II
 
 MIMIC_LEADS = ("I", "II", "III", "aVR", "aVF", "aVL", "V1", "V2", "V3", "V4", "V5", "V6")
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lamae.base.rowfile import read_rows
 from lamae.cluster.submission import list_attempts, newest_step, read_json
-from lamae.train.rowfile import read_rows
 from tests.slurm.minicluster import MiniCluster, wait_until
 
 LAMAE = (sys.executable, "-m", "lamae")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lamae.train.rowfile import read_rows
+from lamae.base.rowfile import read_rows
 from tests.slurm.minicluster import MiniCluster
 from tests.slurm.runs import TRAINING
 

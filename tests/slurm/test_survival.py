@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from lamae.base.revision import describe_code
 from lamae.cluster.submission import list_attempts, read_reports
-from lamae.config import load
-from lamae.train.revision import describe_code
+from lamae.train.runconfig import load
 from tests.slurm.minicluster import MiniCluster, wait_until
 from tests.slurm.runs import END_S, LAMAE, STEPS, Run, Submit
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from lamae.evaluate.sources import build_labels
+from lamae.evaluate.labels.sources import build_labels
 from lamae.sharding.format import ShardSet
 from tests.evaluate.conftest import waves
 from tests.runs import TINY

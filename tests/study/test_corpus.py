@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from lamae.evaluate.labels import read_labels
+from lamae.evaluate.labels.store import read_labels
 from lamae.sharding.format import ShardSet
 from lamae.study.corpus import build_corpus
 from lamae.study.plan import CorpusConfig

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lamae.evaluate.embed import NOT_PRETRAINED, PRETRAINED, Embeddings
-from lamae.evaluate.labels import Labels
-from lamae.sharding.errors import UsageError
+from lamae.base.errors import UsageError
+from lamae.evaluate.embeddings.embed import NOT_PRETRAINED, PRETRAINED, Embeddings
+from lamae.evaluate.labels.store import Labels
 from lamae.study import judge
 from lamae.study.judge import deal_folds, judge_embeddings, nested_share
 from lamae.study.plan import JudgeConfig

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lamae.config import to_yaml
-from lamae.sharding.errors import LamaeError
-from lamae.sharding.progress import ignore
+from lamae.base.errors import LamaeError
+from lamae.base.progress import ignore
+from lamae.base.settings import to_yaml
 from lamae.study import pool
 from lamae.study.directory import StudyDirectory
 from lamae.study.runs import VAL, Run

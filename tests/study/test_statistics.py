@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lamae.evaluate.auroc import Interval, auroc, subject_weights
+from lamae.evaluate.probe.auroc import Interval, auroc, subject_weights
 from lamae.study.statistics import Scores, difference, estimate, judge_scores, stratified_auroc, verdict
 
 RNG = np.random.default_rng

@@ -5,8 +5,8 @@ import json
 import pytest
 import yaml
 
+from lamae.base import writing
 from lamae.evaluate import store
-from lamae.sharding import writing
 from lamae.study import pool
 from lamae.study.directory import StudyDirectory
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lamae.config import RunConfig
+from lamae.train.runconfig import RunConfig
 from tests.runs import tiny_config, write_tiny_shards
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lamae.config import RunConfig
-from lamae.sharding.errors import UsageError
+from lamae.base.errors import UsageError
 from lamae.train.loop import train
+from lamae.train.runconfig import RunConfig
 from tests.runs import losses
 
 MakeConfig = Callable[..., RunConfig]

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from lamae.base.errors import LamaeError
 from lamae.sharding.checked import file_sha256
-from lamae.sharding.errors import LamaeError
-from lamae.train.checkpoint import (
+from lamae.train.checkpoint.format import (
     FORMAT_VERSION,
     CheckpointReader,
     list_checkpoints,
@@ -25,8 +25,8 @@ from lamae.train.checkpoint import (
     read_manifest,
     verify_checkpoint,
 )
-from lamae.train.durable import clear_unfinished, publish
-from lamae.train.saver import Snapshot, write_rank_file
+from lamae.train.checkpoint.saver import Snapshot, write_rank_file
+from lamae.train.checkpoint.writing import clear_unfinished, publish
 from lamae.train.state import TrainState
 
 KILLS = 48

@@ -8,10 +8,10 @@ import sys
 import pytest
 import torch
 
-from lamae.sharding.errors import LamaeError, UsageError
-from lamae.train import distributed
-from lamae.train.flags import FlagExchange, StopSignals
-from lamae.train.place import Place, find_place, is_said_here
+from lamae.base.errors import LamaeError, UsageError
+from lamae.train.ranks import distributed
+from lamae.train.ranks.flags import FlagExchange, StopSignals
+from lamae.train.ranks.place import Place, find_place, is_said_here
 
 MASTER = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29400"}
 SRUN = {

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from lamae.train.flags import StopSignals
+from lamae.train.ranks.flags import StopSignals
 
 
 @pytest.mark.parametrize("number", StopSignals.NUMBERS)

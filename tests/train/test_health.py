@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from lamae.sharding.errors import LamaeError
+from lamae.base.errors import LamaeError
+from lamae.base.rowfile import read_rows
 from lamae.sharding.format import ShardSet
-from lamae.train import distributed
-from lamae.train.health import SPIKE_MIN_HISTORY, Quarantine, SpikeDetector, check_weights
-from lamae.train.rowfile import read_rows
+from lamae.train.monitor.health import SPIKE_MIN_HISTORY, Quarantine, SpikeDetector, check_weights
+from lamae.train.ranks import distributed
 
 
 def test_a_spike_is_far_above_the_recent_losses_in_their_own_spread() -> None:

@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from lamae.config import RunConfig
-from lamae.sharding.errors import LamaeError, UsageError
-from lamae.train import distributed
-from lamae.train.checkpoint import list_checkpoints, load_model, manifest_digest, read_manifest
+from lamae.base.errors import LamaeError, UsageError
+from lamae.base.rowfile import read_rows
+from lamae.train.checkpoint.format import list_checkpoints, load_model, manifest_digest, read_manifest
+from lamae.train.checkpoint.subjects import subject_set_hash
 from lamae.train.config import OptimConfig
 from lamae.train.loop import EXIT_DONE, EXIT_STOPPED, train
-from lamae.train.rowfile import read_rows
+from lamae.train.ranks import distributed
+from lamae.train.runconfig import RunConfig
 from lamae.train.rundir import RunLock, open_run_directory
 from lamae.train.schedule import learning_rate
-from lamae.train.subjects import subject_set_hash
 from tests.runs import assert_same_state, losses
 from tests.shardsets import random_adc, write_shard_set
 

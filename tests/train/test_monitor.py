@@ -9,11 +9,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from lamae.config import RunConfig
+from lamae.base.rowfile import RowFile, Throttle, read_rows
 from lamae.train.clock import PHASES
 from lamae.train.loop import train
-from lamae.train.monitor import Monitor, format_duration
-from lamae.train.rowfile import RowFile, Throttle, read_rows
+from lamae.train.monitor.events import Monitor, format_duration
+from lamae.train.runconfig import RunConfig
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -102,7 +102,7 @@ def test_events_that_a_full_disk_swallows_cost_a_warning_and_the_next_are_writte
 
 def test_a_warning_held_back_is_counted() -> None:
     now = 0.0
-    with patch("lamae.train.rowfile.time.monotonic", lambda: now):
+    with patch("lamae.base.rowfile.time.monotonic", lambda: now):
         throttle = Throttle(10.0)
         assert throttle.asks() == ""
         assert throttle.asks() is None

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from lamae.config import RunConfig
-from lamae.sharding.errors import UsageError
+from lamae.base.errors import UsageError
 from lamae.train.clock import PHASES, StepTimes
 from lamae.train.inputs import Inputs
 from lamae.train.loop import EXIT_DONE, train
-from lamae.train.profiler import format_table
+from lamae.train.monitor.profiler import format_table
+from lamae.train.runconfig import RunConfig
 from tests.runs import assert_same_state, losses
 
 MakeConfig = Callable[..., RunConfig]

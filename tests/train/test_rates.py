@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from lamae.base.rowfile import read_rows
 from lamae.train.clock import StepClock, StepTimes
-from lamae.train.rates import Rates, peak_tflops
-from lamae.train.rowfile import read_rows
+from lamae.train.monitor.rates import Rates, peak_tflops
 from tests.runs import tiny_config
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from lamae.config import RunConfig
-from lamae.sharding.errors import LamaeError
+from lamae.base.errors import LamaeError
 from lamae.train.loop import train
-from lamae.train.runlog import RunLog
+from lamae.train.monitor.runlog import RunLog
+from lamae.train.runconfig import RunConfig
 
 MakeConfig = Callable[..., RunConfig]
 

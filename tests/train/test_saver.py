@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lamae.config import RunConfig
-from lamae.sharding.errors import LamaeError
-from lamae.sharding.writing import write_durably
-from lamae.train.checkpoint import list_checkpoints, verify_checkpoint
-from lamae.train.durable import publish
+from lamae.base.errors import LamaeError
+from lamae.base.writing import write_durably
+from lamae.train.checkpoint.format import list_checkpoints, verify_checkpoint
+from lamae.train.checkpoint.writing import publish
 from lamae.train.inputs import Inputs
 from lamae.train.loop import EXIT_DONE, train
+from lamae.train.runconfig import RunConfig
 from tests.runs import assert_same_state, losses
 
 MakeConfig = Callable[..., RunConfig]
@@ -84,7 +84,9 @@ def test_a_run_that_cannot_leave_a_checkpoint_says_so_and_keeps_the_one_before(
     assert train(make_config("run")) == EXIT_DONE
 
 
-@pytest.mark.parametrize("failing", ["lamae.train.saver.prune_checkpoints", "lamae.train.durable.write_durably"])
+@pytest.mark.parametrize(
+    "failing", ["lamae.train.checkpoint.saver.prune_checkpoints", "lamae.train.checkpoint.writing.write_durably"]
+)
 def test_what_fails_after_the_rename_does_not_undo_the_checkpoint(
     make_config: MakeConfig,
     tmp_path: Path,

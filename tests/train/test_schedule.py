@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamae.config import from_dict
-from lamae.sharding.errors import UsageError
+from lamae.base.errors import UsageError
 from lamae.train.config import OptimConfig
+from lamae.train.runconfig import from_dict
 from lamae.train.schedule import learning_rate, plan_batch, weight_decay
 
 OPTIM = OptimConfig(lr=1e-3, final_lr=1e-5, warmup_steps=10, weight_decay=0.1)

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from lamae.evaluate.embed import NOT_PRETRAINED, PRETRAINED, pretrained_flags
-from lamae.sharding.errors import UsageError
+from lamae.base.errors import UsageError
+from lamae.evaluate.embeddings.embed import NOT_PRETRAINED, PRETRAINED, pretrained_flags
 from lamae.sharding.format import ShardSet
-from lamae.train.checkpoint import load_model
+from lamae.train.checkpoint.format import load_model
 from lamae.train.loop import train
 from tests.runs import tiny_config
 from tests.shardsets import random_adc, write_shard_set

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from lamae.config import load
+from lamae.train.runconfig import load
 from lamae.train.schedule import plan_batch
 from lamae.train.start import announce
 from lamae.train.state import TrainState

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from lamae.sharding.format import ShardSet
-from lamae.train.subjects import hash_subjects, row_subjects, subject_set, subject_set_hash
+from lamae.train.checkpoint.subjects import hash_subjects, row_subjects, subject_set, subject_set_hash
 from tests.shardsets import random_adc, write_shard_set
 
 FROZEN = ["0x4eccfc74dc64dafe", "0x5e92a8f3b69b1105"]

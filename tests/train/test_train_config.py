@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from lamae.config import RunConfig
-from lamae.sharding.errors import UsageError
+from lamae.base.errors import UsageError
+from lamae.train.runconfig import RunConfig
 
 MakeConfig = Callable[..., RunConfig]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from lamae.config import RunConfig
-from lamae.sharding.errors import UsageError
+from lamae.base.errors import UsageError
+from lamae.base.rowfile import read_rows
 from lamae.train.loop import train
-from lamae.train.rowfile import read_rows
+from lamae.train.runconfig import RunConfig
 from tests.runs import assert_same_state, losses, tiny_config
 from tests.shardsets import random_adc, write_shard_set
 

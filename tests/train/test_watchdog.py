@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lamae.train.config import MonitorConfig
-from lamae.train.watchdog import EXIT_HUNG, MIN_STEPS, Watchdog
+from lamae.train.ranks.watchdog import EXIT_HUNG, MIN_STEPS, Watchdog
 
 HANGING = """
 import sys, time

@@ -1,0 +1,383 @@
+"""The one command, ``lamae``. Every verb is a thin layer over a function of its house and imports it lazily.
+
+Exit codes: 0 done, 1 failed, 2 bad usage or configuration (never retried), 75 stopped on request after saving.
+"""
+
+import os
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lamae import console
+from lamae.base import allocator
+from lamae.base.errors import LamaeError, UsageError
+from lamae.benchmarks import cli as bench_cli
+from lamae.benchmarks.plan import cli as plan_cli
+from lamae.cli import evaluate as cli_evaluate
+from lamae.cli import labels as cli_labels
+from lamae.cli import study as cli_study
+from lamae.cli import verbs
+from lamae.cluster import cli as cluster_cli
+from lamae.train.ranks.place import is_said_here
+
+app = typer.Typer(
+    name="lamae",
+    help="Pretrain and evaluate the latent attention masked autoencoder for 12-lead ECG.",
+    cls=verbs.Root,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+EXIT_INTERRUPTED = 130
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        console.say(f"lamae {metadata.version('lamae')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """Pretrain and evaluate the latent attention masked autoencoder for 12-lead ECG."""
+
+
+def main() -> None:
+    """Console entry point: runs the verb, turns bad input into one line and an exit code."""
+    console.set_up_logging()
+    console.say_when_terminated()
+    allocator.share_one_arena()
+    try:
+        app()
+    except LamaeError as error:
+        if is_said_here(error, os.environ):
+            console.print_error(str(error))
+        sys.exit(error.exit_code)
+    except SystemExit as leaving:
+        if leaving.code == EXIT_INTERRUPTED:  # what the command line makes of Ctrl-C, without a word
+            console.print_error(f"interrupted; {console.GOES_ON}")
+        raise
+    except BrokenPipeError:  # the reader of our output (head, less) has left
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+@app.command()
+def synth(
+    out: Annotated[Path, typer.Argument(help="Directory to make; must not exist or be empty.")],
+    records: Annotated[int, typer.Option(help="Number of ECGs.")] = 1000,
+    subjects: Annotated[int, typer.Option(help="Number of people they come from.")] = 400,
+    seed: Annotated[int, typer.Option(help="Same seed, same files.")] = 0,
+    defect_rate: Annotated[float, typer.Option(help="Share of records with NaN runs, flat or missing leads.")] = 0.01,
+) -> None:
+    """Write synthetic 12-lead ECGs as a MIMIC-IV-ECG tree, with ICD-10 codes visible in the waveforms."""
+    from lamae.sharding.synth import synthesize
+
+    with console.show_progress() as progress:
+        synthesize(
+            out,
+            num_records=records,
+            num_subjects=subjects,
+            seed=seed,
+            defect_rate=defect_rate,
+            progress=progress,
+        )
+    console.hint(f"next: lamae shard {out} {out.with_name(out.name + '-shards')}")
+
+
+@app.command()
+def shard(
+    source: Annotated[
+        Path, typer.Argument(help="MIMIC-IV-ECG, PTB-XL or CODE-15 %, any directory of WFDB records, or a .zip of one.")
+    ],
+    out: Annotated[Path, typer.Argument(help="Shard set to make: absent, empty, or begun by the same command.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Further options, such as quality.flat=reject.")
+    ] = None,
+    kind: Annotated[str, typer.Option("--source", help="mimic, ptbxl, code15, wfdb, or auto to detect it.")] = "auto",
+    workers: Annotated[int, typer.Option(help="Processes; any number gives the same bytes.")] = 1,
+    shard_size: Annotated[int, typer.Option(help="Records listed per tar.")] = 1024,
+    limit: Annotated[int | None, typer.Option(help="Only the first so many records of the sorted listing.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(metavar="HZ", help="Resample to this rate; without it, stored as recorded.")
+    ] = None,
+    seconds: Annotated[
+        float | None,
+        typer.Option(help="Length of every row: windows of longer records; shorter ones end in missing samples."),
+    ] = None,
+    windows: Annotated[str, typer.Option(help="With --seconds: first, centre, or all windows of a record.")] = "first",
+    overlap: Annotated[float, typer.Option(help="With --windows all: share that neighbours have in common.")] = 0.0,
+    min_seconds: Annotated[float, typer.Option(help="With --seconds: reject records shorter than this.")] = 0.0,
+    gain: Annotated[
+        float | None, typer.Option(help="Stored units per millivolt, where the headers' gains are wrong.")
+    ] = None,
+    splits_from: Annotated[Path | None, typer.Option(help="CSV with study_id or key, and strat_fold or fold.")] = None,
+    subjects_from: Annotated[
+        Path | None, typer.Option(help="CSV with study_id or key, and subject or patient_id: whose record each is.")
+    ] = None,
+    subject_pattern: Annotated[
+        str | None, typer.Option(metavar="REGEX", help="Its one group is the subject in a path: 'patient(\\d+)/'.")
+    ] = None,
+    audit: Annotated[
+        float, typer.Option(help="Share of records that stock wfdb reads too, compared bit for bit.")
+    ] = 0.01,
+    plan_only: Annotated[
+        bool,
+        typer.Option(
+            "--plan-only", help="Only say what is there and plan: then pack --parts anywhere, and merge without either."
+        ),
+    ] = False,
+    parts: Annotated[
+        str | None, typer.Option(metavar="K/N", help="Of a plan, pack part K and every N-th after it; do not merge.")
+    ] = None,
+    card: Annotated[
+        bool, typer.Option("--card/--no-card", help="Write OUT-card.html, a data card, beside OUT.")
+    ] = True,
+    examples: Annotated[bool, typer.Option("--examples/--no-examples", help="Show a few traces on the card.")] = True,
+    print_config: verbs.PrintConfig = False,
+) -> None:
+    """Pack WFDB records into WebDataset tar shards with an index, quality control and splits by subject.
+
+    Killed and started again with the same command, it goes on where it was.
+    """
+    from lamae.base.settings import explain, override
+    from lamae.sharding.format import REJECTS_NAME
+    from lamae.sharding.options import PackOptions
+    from lamae.sharding.pack import pack, pack_part
+    from lamae.sharding.plan import Plan, plan
+
+    options = PackOptions(
+        source=kind,
+        workers=workers,
+        shard_size=shard_size,
+        limit=limit,
+        rate_hz=rate,
+        seconds=seconds,
+        windows=windows,
+        overlap=overlap,
+        min_seconds=min_seconds,
+        gain=gain,
+        splits_from=str(splits_from) if splits_from else None,
+        subjects_from=str(subjects_from) if subjects_from else None,
+        subject_pattern=subject_pattern,
+        audit=audit,
+    )
+    if print_config:
+        console.say(explain(options, overrides=overrides or []))
+        return
+    options = override(options, overrides or [])
+
+    def announce(planned: Plan) -> None:
+        show = console.say if plan_only else console.hint
+        for name, text in planned.overview:
+            show(f"{name + ':':<18} {text}")
+
+    with console.show_progress() as progress:
+        if plan_only:
+            announce(plan(source, out, options=options, progress=progress))
+            return
+        if parts is not None:
+            for part in every_nth(parts, count=Plan.open(out).num_parts):
+                pack_part(source, out, part, progress=progress)
+            return
+        manifest = pack(source, out, options=options, progress=progress, announce=announce)
+    rows = [["records", f"{manifest['num_records']:,}"], ["subjects", f"{manifest['num_subjects']:,}"]]
+    rows += [[f"split {name}", f"{count['records']:,}"] for name, count in manifest["splits"].items()]
+    rows += [[f"rejected: {reason}", f"{count:,}"] for reason, count in manifest["rejects"].items()]
+    rows += [[f"leads flagged: {flag}", f"{count:,}"] for flag, count in manifest["lead_flags"].items() if count]
+    rows += [[f"records flagged: {flag}", f"{count:,}"] for flag, count in manifest["record_flags"].items() if count]
+    console.print_table(f"{out}: packed", ["", "number"], rows)
+    if manifest["rejects"]:
+        console.say(f"rejected, one by one: {out / REJECTS_NAME}")
+    for flag in ("gain_normalised", "gain_implausible"):
+        if manifest["record_flags"].get(flag):
+            console.say(
+                f"warning: the gains in the headers of {manifest['record_flags'][flag]:,} records give no millivolts "
+                f"({flag}); where you know the stored units per millivolt, pack with --gain, such as --gain 1000"
+            )
+    if empty := [name for name, count in manifest["splits"].items() if not count["records"]]:
+        console.say(
+            f"warning: no record is in {' or '.join(empty)}; "
+            f"with few subjects set split_fractions=[0.6,0.2,0.2] (and source_folds=false if the source has folds), "
+            f"or give --splits-from",
+        )
+    if card:
+        from lamae.reports.datacard import write_data_card
+
+        path = out.with_name(f"{out.name}-card.html")
+        try:
+            write_data_card(out, path, examples=examples)
+            console.say(f"data card: {path}")
+        except UsageError as error:
+            console.print_error(f"{error}; the shard set is complete without its card")
+    console.hint(f"next: lamae verify {out}")
+
+
+def every_nth(text: str, *, count: int) -> range:
+    """``K/N`` as K, K + N, K + 2 N, … below ``count``. Raises UsageError."""
+    first, _, stride = text.partition("/")
+    if not (first.isdecimal() and stride.isdecimal() and int(first) < int(stride)):
+        raise UsageError(f"--parts {text}: write K/N with K from 0 to N - 1, for example 0/16")
+    return range(int(first), count, int(stride))
+
+
+@app.command()
+def verify(shards: cli_evaluate.ShardsArgument) -> None:
+    """Check every byte of a shard set: tar hashes, record checksums, index, counts, splits."""
+    from lamae.sharding.verify import verify as verify_shard_set
+
+    with console.show_progress() as progress:
+        report = verify_shard_set(shards, progress=progress)
+    for problem in report.problems:
+        console.print_error(problem)
+    if report.problems:
+        remedy = "remove it and pack it again"
+        if report.only_shards:
+            remedy = "remove the tars named there and run the same 'lamae shard' again: it packs just those"
+        raise LamaeError(f"{shards}: {len(report.problems)} problems, named above; {remedy}")
+    console.say(f"{shards}: whole, {report.num_records:,} records in {report.num_shards:,} shards")
+
+
+@app.command()
+def inspect(
+    shards: cli_evaluate.ShardsArgument,
+    key: Annotated[str | None, typer.Argument(help="Record key; the first record when left out.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Where to write the plot (default: KEY.png here).")] = None,
+) -> None:
+    """Print a record and save its 12-lead plot on ECG paper (25 mm/s, 10 mm/mV)."""
+    from lamae.reports.inspect import describe_record, save_record_plot
+    from lamae.sharding.format import ShardSet
+
+    shard_set = ShardSet.open(shards)
+    row = shard_set.row_of(key) if key is not None else 0
+    title, columns, rows = describe_record(shard_set, row)
+    console.print_table(title, columns, rows)
+    path = save_record_plot(shard_set, row, save or Path(f"{shard_set.keys[row]}.png"))
+    console.say(f"plot: {path}")
+
+
+@app.command(context_settings={"allow_extra_args": False})
+def train(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="Configuration: a YAML file, or tiny, small, base or large.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Changes to it, such as train.steps=1000; --print-config lists all."),
+    ] = None,
+    print_config: verbs.PrintConfig = False,
+) -> None:
+    """Pretrain. Started again with the same run.dir, it goes on from the newest whole checkpoint.
+
+    One process as it stands; under torchrun, deepspeed or srun, one process per rank.
+    """
+    from lamae.base.settings import explain
+    from lamae.train.runconfig import RunConfig
+
+    if print_config:
+        console.say(explain(RunConfig(), config, overrides or [], kind="pretrain"))
+        return
+    raise typer.Exit(run_training(config, overrides or []))
+
+
+def run_training(config_path: str, overrides: list[str]) -> int:
+    """Load the configuration and train; the exit code. Figures are drawn by lamae.reports, probes by lamae.evaluate."""
+    from lamae.train import runconfig
+
+    config = runconfig.load(config_path, overrides)
+    probe = None
+    if config.monitor.probe_every:
+        if config.monitor.probe_labels is None:
+            raise UsageError(
+                f"monitor.probe_every={config.monitor.probe_every} needs monitor.probe_labels=LABELS.zarr, as "
+                "'lamae labels' writes it"
+            )
+        from lamae.evaluate.online import OnlineProbe
+
+        labels = Path(config.monitor.probe_labels)
+        probe = OnlineProbe(config, labels, num_records=config.monitor.probe_records)
+
+    from lamae.reports.training import draw_figures
+    from lamae.train.loop import train as train_loop
+
+    return train_loop(config, draw_figures=draw_figures, probe=probe)
+
+
+@app.command()
+def checkpoints(
+    run: Annotated[Path, typer.Argument(help="Run directory.")],
+    verify: Annotated[bool, typer.Option("--verify", help="Read every file and compare it with its hash.")] = False,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="Remove all but the newest so many (pinned ones stay).")
+    ] = None,
+) -> None:
+    """List, verify or prune the checkpoints of a run."""
+    from lamae.train.checkpoint import format as checkpoint
+
+    root = run / "checkpoints"
+    if not root.is_dir():
+        raise UsageError(f"{run}: no checkpoints/ in it; is this a run directory?")
+    if keep is not None:
+        for removed in checkpoint.prune_checkpoints(root, keep=keep):
+            console.say(f"removed {removed}")
+    infos = checkpoint.list_checkpoints(root)
+    rows, broken = [], 0
+    for info in infos:
+        problems = checkpoint.verify_checkpoint(info.path) if verify else []
+        broken += bool(problems)
+        state = "; ".join(problems) if problems else ("whole" if verify else "")
+        rows.append([info.path.name, f"{info.step:,}", f"{info.samples_consumed:,}", state])
+    console.print_table(f"{root}", ["checkpoint", "step", "samples", "state"], rows)
+    if broken:
+        raise LamaeError(f"{root}: {broken} of {len(infos)} checkpoints are broken; a resume passes over them")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Directory for everything the demo makes.")] = Path("demo"),
+    records: Annotated[int, typer.Option(min=100, help="Synthetic ECGs to make.")] = 4000,
+    seed: Annotated[int, typer.Option(help="Seed of the data and of both models.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="Training steps of each model.")] = 1000,
+    processes: Annotated[int, typer.Option(help="Training processes (default: one per core, at most 2).")] = 0,
+) -> None:
+    """The whole way in minutes: synth, shard, verify, train LAMAE and a baseline, embed, probe, report."""
+    from lamae.base.launch import usable_cores
+    from lamae.demo import run_demo
+
+    run_demo(
+        out,
+        num_records=records,
+        seed=seed,
+        num_processes=processes or min(2, usable_cores()),
+        steps=steps,
+    )
+
+
+app.command()(cli_labels.labels)
+app.command()(cli_evaluate.embed)
+app.command()(cli_evaluate.probe)
+app.command()(cli_evaluate.finetune)
+app.command()(cli_evaluate.compare)
+app.command()(cli_evaluate.export)
+app.command()(cli_evaluate.import_embeddings)
+app.command()(cli_study.study)
+app.command(context_settings=cluster_cli.SUBMIT_CONTEXT)(cluster_cli.submit)
+app.command()(cluster_cli.jobs)
+app.command()(cluster_cli.doctor)
+app.add_typer(bench_cli.app, name="bench")
+app.command()(plan_cli.plan)
+
+verbs.share_options(app)
+verbs.share_options(bench_cli.app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Embeddings of a shard set from a checkpoint, or brought from elsewhere."""

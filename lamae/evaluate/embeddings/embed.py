@@ -1,0 +1,339 @@
+"""``embeddings.zarr``: what a frozen model makes of each record of a shard set, row by row.
+
+record        float32 [N, D]    the model's own pooled embedding
+mean          float32 [N, D]    plain mean over the visible leads' tokens: one read-out common to all methods
+lead_weights  float32 [N, 12]   share of each lead in the pooling
+lead          float16 [N, 12, D]  per-lead latents, on request
+embedded      bool [N]          false for rows of other splits, and for those without any of the leads asked for
+subject       int32 [N]         groups records of one subject; a number within this shard set, no id
+split         uint8 [N]         as in the shard set
+pretrained    uint8 [N]         1 where the subject was in pretraining, 0 where not, 2 where that is not known
+"""
+
+import dataclasses
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import zarr
+
+from lamae.base.errors import LamaeError, UsageError
+from lamae.base.leads import LEADS, NUM_LEADS
+from lamae.base.progress import Progress, ignore
+from lamae.base.writing import Lock, sync
+from lamae.data.transforms import Signal
+from lamae.evaluate import store
+from lamae.evaluate.embeddings.inference import load_for_inference, read_signals
+from lamae.model import PretrainModel
+from lamae.sharding.format import ShardSet, lead_mask_to_bool
+from lamae.train import runconfig
+from lamae.train.checkpoint.format import LoadedModel
+from lamae.train.checkpoint.subjects import are_comparable, row_subjects
+from lamae.train.ranks import distributed
+from lamae.train.ranks.distributed import Ranks
+from lamae.train.ranks.place import find_place
+
+KIND = "embeddings"
+NOT_PRETRAINED, PRETRAINED, UNKNOWN = 0, 1, 2
+READOUTS = ("record", "mean")
+# Rows that one rank embeds and writes at a time: a chunk of every column, so that no two ranks write to the same file.
+MAX_BLOCK_ROWS, MIN_BLOCK_ROWS, BLOCKS_WANTED = 4096, 64, 256
+TIMEOUT_S = 24 * 3600.0  # a rank may wait that long for the others' blocks
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """An embeddings store in memory, one read-out of it; see the module's docstring for the columns."""
+
+    x_ND: np.ndarray
+    embedded_N: np.ndarray
+    subject_N: np.ndarray
+    split_N: np.ndarray
+    pretrained_N: np.ndarray
+    index_hash: str
+    name: str
+    made_by: str = ""
+    """Which weights, shown which leads; empty where another program did."""
+    source: str = ""
+    """Source of the shard set; empty where that is not known."""
+
+
+def embed(
+    run: Path,
+    shards: Path | ShardSet,
+    out: Path,
+    *,
+    batch_size: int = 64,
+    split: str = "all",
+    rows: np.ndarray | None = None,
+    leads: Sequence[int] | None = None,
+    per_lead: bool = False,
+    device: str = "cpu",
+    threads: int | None = None,
+    random_weights: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> bool:
+    """Embed ``split`` of ``shards``, or these ``rows`` of it, with the model of ``run`` and write ``out``.
+
+    False where the very same embeddings were there already. Interrupted, the same command goes on where it stopped, on
+    any number of ranks; under a launcher the ranks share the blocks. ``leads`` (canonical indices) shows the model only
+    these, and passes over records that have none of them; ``random_weights`` takes the same architecture untrained,
+    drawn from ``seed``; ``threads`` is torch's number of CPU threads. Raises UsageError when ``out`` exists and is not
+    the same, the recordings do not fit the model or there is nothing to embed.
+    """
+    ranks = _ranks(device, threads)
+    progress = progress if progress is not None and ranks.is_main else ignore
+    device = str(ranks.device)
+    shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
+    block_rows = _block_rows(shard_set.num_records)
+    rows = shard_set.rows_of_split(split) if rows is None else np.unique(rows)
+    chosen = list(range(NUM_LEADS) if leads is None else leads)
+    num_asked, names = len(rows), [LEADS[lead] for lead in chosen]
+    rows = rows[lead_mask_to_bool(shard_set.column("lead_mask")[rows])[:, chosen].any(1)]
+    loaded, model, transform = load_for_inference(
+        run, shard_set, device=device, random_weights=random_weights, seed=seed
+    )
+    attributes = {
+        **_origin(shard_set),
+        "model": loaded.config.model.kind,
+        "config_hash": runconfig.config_hash(loaded.config),
+        "step": 0 if random_weights else loaded.step,
+        "samples_consumed": 0 if random_weights else loaded.samples_consumed,
+        "random_weights_seed": seed if random_weights else None,
+        "weights_hash": weights_hash(model),
+        "leads": names,
+        "rows_sha256": rows_hash(rows),
+        "per_lead": per_lead,
+        "rows_per_block": block_rows,
+    }
+    if ranks.decide(lambda: store.is_finished(out, kind=KIND, attributes=attributes)):
+        return False
+    if not len(rows):
+        raise UsageError(f"{shard_set.root}: none of the {num_asked} records to embed has any of {', '.join(names)}")
+
+    def columns_of(some: np.ndarray, *, before: int) -> dict[str, np.ndarray]:
+        signals = read_signals(shard_set, some, transform=transform, batch_size=batch_size, device=device, leads=leads)
+        return _embed_all(
+            model, signals, per_lead=per_lead, progress=lambda done: progress("embed", before + done, len(rows))
+        )
+
+    shapes = {name: values.shape[1:] for name, values in columns_of(rows[:1], before=0).items()}
+    begin = (shard_set, attributes, None if random_weights else loaded, shapes)
+    with store.lock(out) as lock:
+        if not ranks.decide(lambda: _begin(out, lock, *begin)):
+            return False
+        writer = _Writer(out)
+        problem: LamaeError | None = None
+        try:
+            for block in np.unique(rows // block_rows)[ranks.rank :: ranks.world_size]:
+                first, end = np.searchsorted(rows, [block * block_rows, (block + 1) * block_rows])
+                if not writer.has(rows[first:end]):
+                    writer.add(rows[first:end], columns_of(rows[first:end], before=int(first)))
+        except LamaeError as error:
+            problem = error
+        # A rank that fails is waited for like any other: what the others have embedded is kept for the next start.
+        for found in ranks.gather(problem):
+            if found is not None:
+                raise found
+        ranks.decide(lambda: store.publish(out, kind=KIND, attributes=attributes))
+    return True
+
+
+def _block_rows(num_records: int) -> int:
+    """A function of the shard set alone, so that any number of ranks can go on with what another one began."""
+    return min(MAX_BLOCK_ROWS, max(MIN_BLOCK_ROWS, -(-num_records // BLOCKS_WANTED)))
+
+
+def _ranks(device: str, threads: int | None) -> Ranks:
+    """This process among those of a launcher, or alone without any process group."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if find_place(os.environ).world_size == 1:
+        return Ranks(0, 0, 1, 1, torch.device(device), None)
+    ranks = distributed.start(timeout_s=TIMEOUT_S, num_threads=threads or 0)
+    return ranks if device != "cpu" else dataclasses.replace(ranks, device=torch.device("cpu"))
+
+
+@torch.inference_mode()
+def _embed_all(
+    model: PretrainModel, signals: Iterator[Signal], *, per_lead: bool, progress: Callable[[int], None]
+) -> dict[str, np.ndarray]:
+    parts: dict[str, list[np.ndarray]] = {"record": [], "mean": [], "lead_weights": []}
+    for signal in signals:
+        embedding = model.embed(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL)
+        parts["record"].append(embedding.record_BD.float().cpu().numpy())
+        parts["mean"].append(embedding.mean_BD.float().cpu().numpy())
+        parts["lead_weights"].append(embedding.lead_weights_BL.float().cpu().numpy())
+        if per_lead:
+            parts.setdefault("lead", []).append(embedding.lead_BLD.to(torch.float16).cpu().numpy())
+        progress(sum(map(len, parts["record"])))
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+class _Writer:
+    """Fills a store under construction block by block. A block counts once its ``embedded`` flags are written."""
+
+    def __init__(self, out: Path) -> None:
+        self._folder = store.partial_path(out)
+        self._group = zarr.open_group(self._folder, mode="r+")
+        self._embedded = np.asarray(self._group["embedded"])
+
+    def has(self, rows: np.ndarray) -> bool:
+        return bool(self._embedded[rows].all())
+
+    def add(self, rows: np.ndarray, columns: dict[str, np.ndarray]) -> None:
+        """Write ``rows`` (ascending, of one block): the columns first, the flags last."""
+        start, stop = int(rows[0]), int(rows[-1]) + 1
+        for name, values in columns.items():
+            dense = np.zeros((stop - start, *values.shape[1:]), dtype=values.dtype)
+            dense[rows - start] = values
+            array = _array(self._group, name)
+            array[start:stop] = dense
+            # The flags must not outlive the columns in a power cut.
+            for path in (self._folder / name / "c" / str(start // array.chunks[0])).rglob("*"):
+                sync(path)
+        self._embedded[rows] = True
+        _array(self._group, "embedded")[start:stop] = self._embedded[start:stop]
+
+
+def _begin(
+    out: Path,
+    lock: Lock,
+    shard_set: ShardSet,
+    attributes: dict[str, Any],
+    loaded: LoadedModel | None,
+    shapes: dict[str, tuple[int, ...]],
+) -> bool:
+    """Take up what an earlier, interrupted call left if it was asked for the same; else make an empty store.
+
+    False where another process has finished it since we looked.
+    """
+    folder = store.take_lock(lock, out)
+    if store.is_finished(out, kind=KIND, attributes=attributes):
+        return False
+    if _is_same(folder, attributes):
+        return True
+    N = shard_set.num_records
+    group = store.create(folder, kind=KIND, attributes=attributes)
+    fixed = {
+        "subject": subject_numbers(shard_set),
+        "split": shard_set.column("split"),
+        "pretrained": pretrained_flags(shard_set, loaded),
+    }
+    for name, values in fixed.items():
+        store.add_column(group, name, shape=values.shape, dtype=str(values.dtype))[:] = values
+    for name, shape in shapes.items():
+        dtype = "float16" if name == "lead" else "float32"
+        store.add_column(group, name, shape=(N, *shape), dtype=dtype, rows_per_chunk=attributes["rows_per_block"])
+    store.add_column(group, "embedded", shape=(N,), dtype="bool", rows_per_chunk=attributes["rows_per_block"])
+    return True
+
+
+def _is_same(folder: Path, attributes: dict[str, Any]) -> bool:
+    """Whether an unfinished store was begun with these attributes; anything else there is removed."""
+    try:
+        group = zarr.open_group(folder, mode="r")
+        wanted = {"store_version": store.STORE_VERSION, **attributes}
+        if "embedded" in group and all(group.attrs.get(name) == value for name, value in wanted.items()):
+            return True
+    except (OSError, ValueError):
+        pass
+    shutil.rmtree(folder, ignore_errors=True)
+    return False
+
+
+def write_records(
+    out: Path,
+    shard_set: ShardSet,
+    record_ND: np.ndarray,
+    *,
+    embedded_N: np.ndarray,
+    pretrained_N: np.ndarray,
+    attributes: Mapping[str, Any],
+) -> bool:
+    """Write an embeddings store of one read-out, ``record``, that no model of ours made; False as ``store.write``."""
+    columns = {
+        "record": record_ND,
+        "embedded": embedded_N,
+        "subject": subject_numbers(shard_set),
+        "split": shard_set.column("split"),
+        "pretrained": pretrained_N,
+    }
+    return store.write(out, kind=KIND, columns=columns, attributes={**_origin(shard_set), **attributes})
+
+
+def _origin(shard_set: ShardSet) -> dict[str, Any]:
+    return {"index_sha256": shard_set.index_hash, "source": shard_set.manifest["source"]}
+
+
+def subject_numbers(shard_set: ShardSet) -> np.ndarray:
+    """int32 [N]: the same number for records of the same subject; it says nothing outside the shard set."""
+    _, subject = np.unique(shard_set.column("subject"), return_inverse=True)
+    return subject.astype(np.int32)
+
+
+def pretrained_flags(shard_set: ShardSet, loaded: LoadedModel | None) -> np.ndarray:
+    """uint8 [N]: PRETRAINED where the record's subject was in the checkpoint's pretraining; None: nobody was.
+
+    UNKNOWN where hashes cannot tell: see ``lamae.train.checkpoint.subjects.are_comparable``.
+    """
+    subjects = shard_set.column("subject")
+    if loaded is None:
+        return np.full(len(subjects), NOT_PRETRAINED, dtype=np.uint8)
+    hashes = row_subjects(shard_set, np.arange(len(subjects)))
+    seen = np.isin(hashes, loaded.subject_hashes)
+    comparable = are_comparable(shard_set, loaded.sets)
+    return np.where(seen, PRETRAINED, np.where(comparable, NOT_PRETRAINED, UNKNOWN)).astype(np.uint8)
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array:
+    array = group[name]
+    assert isinstance(array, zarr.Array)
+    return array
+
+
+def weights_hash(model: PretrainModel) -> str:
+    """First 16 hex digits of the sha256 over all parameters and buffers: which weights made these embeddings."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + b"\0")
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def rows_hash(rows: np.ndarray) -> str:
+    """sha256 over row numbers: one name for "exactly these records of the shard set"."""
+    return hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()
+
+
+def read_embeddings(path: Path, *, readout: str = "record") -> Embeddings:
+    """Load one read-out of an embeddings store. Raises UsageError or LamaeError as ``store.open_store``."""
+    group = store.open_store(path, kind=KIND)
+    if readout not in group:
+        raise UsageError(f"{path}: has no read-out {readout!r}; it has {', '.join(r for r in READOUTS if r in group)}")
+    try:
+        return Embeddings(
+            x_ND=np.asarray(group[readout], dtype=np.float32),
+            embedded_N=np.asarray(group["embedded"]),
+            subject_N=np.asarray(group["subject"]),
+            split_N=np.asarray(group["split"]),
+            pretrained_N=np.asarray(group["pretrained"]),
+            index_hash=str(group.attrs["index_sha256"]),
+            name=path.name,
+            source=str(group.attrs.get("source", "")),
+            made_by=f"{group.attrs['weights_hash']} {group.attrs['leads']}" if "weights_hash" in group.attrs else "",
+        )
+    except KeyError as error:
+        raise LamaeError(f"{path}: {error} is missing; embed again") from None
+
+
+def read_lead_weights(path: Path, *, rows: np.ndarray) -> np.ndarray:
+    """float32 ``[len(rows), 12]``: what each lead weighs in the pooled embedding of these rows."""
+    return store.open_store(path, kind=KIND)["lead_weights"][rows]

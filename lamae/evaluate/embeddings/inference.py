@@ -1,0 +1,88 @@
+"""From rows of a shard set to the model's input, in evaluation mode: no augmentation, no shuffling."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lamae.base.errors import UsageError
+from lamae.base.leads import NUM_LEADS
+from lamae.data.reader import RecordReader
+from lamae.data.transforms import Signal, SignalTransform
+from lamae.model import PretrainModel, build_model
+from lamae.sharding.format import ShardSet
+from lamae.train.checkpoint.format import LoadedModel, load_model
+
+
+def transform_for(loaded: LoadedModel, shard_set: ShardSet) -> SignalTransform:
+    """The run's transform for recordings of ``shard_set``.
+
+    Raises UsageError when their rate or length does not fit the model.
+    """
+    transform = SignalTransform(
+        loaded.config.signal, source_rate_hz=shard_set.rate_hz, num_samples=shard_set.num_samples
+    )
+    if transform.num_samples != loaded.num_samples:
+        raise UsageError(
+            f"{shard_set.root}: its records give {transform.num_samples} samples at {loaded.config.signal.rate_hz} Hz, "
+            f"the model takes {loaded.num_samples}; use records of the length it was trained on"
+        )
+    return transform
+
+
+def read_signals(
+    shard_set: ShardSet,
+    rows: np.ndarray,
+    *,
+    transform: SignalTransform,
+    batch_size: int,
+    device: str = "cpu",
+    leads: Sequence[int] | None = None,
+) -> Iterator[Signal]:
+    """Batches of ``rows``, in their order, the next one being read while one is used.
+
+    ``leads`` (canonical indices) withholds all others, as if they had not been recorded.
+    """
+    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    read = RecordReader(shard_set).read
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        pending = [thread.submit(read, rows) for rows in batches[:1]]
+        for following in range(1, len(batches) + 1):
+            batch = pending.pop().result()
+            pending += [thread.submit(read, rows) for rows in batches[following : following + 1]]
+            signal = transform(batch.to(device), seed=0, train=False)
+            yield signal if leads is None else withhold_leads(signal, keep=leads)
+
+
+def withhold_leads(signal: Signal, *, keep: Sequence[int]) -> Signal:
+    """The same records with only the leads ``keep``; the others look missing."""
+    kept_L = torch.zeros(NUM_LEADS, dtype=torch.bool, device=signal.x_BLT.device)
+    kept_L[list(keep)] = True
+    return dataclasses.replace(
+        signal,
+        x_BLT=signal.x_BLT * kept_L[:, None],
+        valid_BLT=signal.valid_BLT & kept_L[:, None],
+        lead_mask_BL=signal.lead_mask_BL & kept_L,
+    )
+
+
+def load_for_inference(
+    run: Path, shard_set: ShardSet, *, device: str = "cpu", random_weights: bool = False, seed: int = 0
+) -> tuple[LoadedModel, PretrainModel, SignalTransform]:
+    """The checkpoint, the model to use and its transform.
+
+    With ``random_weights`` the model is the checkpoint's architecture as initialised from ``seed``, which is what a
+    pretrained model has to beat.
+    """
+    loaded = load_model(run, device=device)
+    transform = transform_for(loaded, shard_set)
+    model = loaded.model
+    if random_weights:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = build_model(loaded.config.model, loaded.config.mask, num_samples=transform.num_samples)
+        model = model.to(device).eval()
+    return loaded, model, transform

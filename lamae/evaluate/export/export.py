@@ -1,0 +1,201 @@
+"""A pretrained model for others: three files without ids, and embeddings of raw numpy signals in five lines.
+
+    OUT/model.safetensors   weights, float32
+    OUT/config.json         format version, model, mask and signal configuration, input length, sha256 of the weights
+    OUT/README.md           model card
+
+The subjects it was pretrained on are told by their number only: hashes of ids from a small range can be undone.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from lamae.base import files, settings
+from lamae.base.errors import LamaeError, UsageError
+from lamae.base.leads import LEADS, NUM_LEADS
+from lamae.base.writing import new_directory
+from lamae.data.batch import Batch
+from lamae.data.config import SignalConfig
+from lamae.data.transforms import SignalTransform
+from lamae.evaluate import store
+from lamae.evaluate.embeddings.millivolt import UNITS_PER_MV, refuse_empty, to_adc, to_rate
+from lamae.evaluate.export.card import model_card
+from lamae.model import PretrainModel, build_model
+from lamae.sharding.checked import file_sha256
+from lamae.train import runconfig
+from lamae.train.checkpoint.format import load_model
+
+EXPORT_VERSION = 1
+WEIGHTS_NAME, CONFIG_NAME, CARD_NAME = "model.safetensors", "config.json", "README.md"
+
+
+def export(run: Path, out: Path) -> None:
+    """Write the model of a run or checkpoint to directory ``out``. Raises UsageError when ``out`` exists."""
+    store.refuse_existing(out)
+    loaded = load_model(run)
+    config = settings.to_dict(loaded.config)
+    # Not save_file, which gives its file to the owner alone: an export is for others.
+    weights = save({name: tensor.contiguous() for name, tensor in loaded.model.state_dict().items()})
+    content = {
+        "export_version": EXPORT_VERSION,
+        "model": config["model"],
+        "mask": config["mask"],
+        "signal": config["signal"],
+        "num_samples": loaded.num_samples,
+        "step": loaded.step,
+        "samples_consumed": loaded.samples_consumed,
+        "num_pretraining_subjects": len(loaded.subject_hashes),
+        "config_hash": runconfig.config_hash(loaded.config),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+    }
+    try:
+        with new_directory(out) as folder:
+            (folder / WEIGHTS_NAME).write_bytes(weights)
+            (folder / CONFIG_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            num_parameters = sum(p.numel() for p in loaded.model.parameters())
+            (folder / CARD_NAME).write_text(model_card(content, num_parameters=num_parameters), encoding="utf-8")
+    except OSError as error:
+        raise LamaeError(f"{out}: cannot be written ({error.strerror or error})") from None
+
+
+@dataclass
+class _Content:
+    """What reading needs of config.json."""
+
+    export_version: int
+    model: dict[str, Any]
+    mask: dict[str, Any]
+    signal: dict[str, Any]
+    num_samples: int
+    weights_sha256: str
+
+
+@dataclass(frozen=True)
+class SignalEmbedding:
+    """What a model makes of B signals; numpy, float32."""
+
+    record: np.ndarray
+    """[B, D]: the model's own pooled embedding."""
+    mean: np.ndarray
+    """[B, D]: plain mean of the tokens."""
+    lead_weights: np.ndarray
+    """[B, 12]: share of each lead in ``record``, canonical order I II III aVR aVL aVF V1..V6."""
+
+
+@dataclass(frozen=True)
+class ExportedModel:
+    """A model read by ``load``."""
+
+    model: PretrainModel
+    signal: SignalConfig
+    num_samples: int
+    device: str
+
+    @torch.inference_mode()
+    def embed(self, signal_mv: Any, rate_hz: float, leads: Sequence[str] = LEADS) -> SignalEmbedding:
+        """Embed one record [L, T] or a batch [B, L, T].
+
+        Args:
+            signal_mv: millivolt, any array of real numbers (numpy, torch, pandas, lists); NaN, or masked, where there
+                is no sample.
+            rate_hz: sampling rate, a whole multiple of the model's.
+            leads: name of each of the L rows, any subset of the twelve in any order.
+
+        Leads that are zero, flat or mostly missing count as not recorded, by the rules of packing (``QualityConfig``).
+        Records longer than those of pretraining are cut to their middle; shorter ones are taken as they are, down to
+        whole patches. Warns (``UserWarning``) where the amplitude makes millivolt unlikely. Raises UsageError where it
+        rules it out, for leads, rates, values or shapes that cannot be used, and for a record without any usable lead.
+        """
+        rate = to_rate(rate_hz)
+        if not 0 < rate < math.inf or round(rate / self.signal.rate_hz) * self.signal.rate_hz != rate:
+            raise UsageError(
+                f"rate_hz={rate_hz} is no whole multiple of the model's {self.signal.rate_hz} Hz; resample the signal"
+            )
+        adc_BLT, usable_BL = to_adc(signal_mv, leads)
+        config = dataclasses.replace(self.signal, seconds=0.0)
+        transform = SignalTransform(config, source_rate_hz=rate, num_samples=adc_BLT.shape[2])
+        kept = _middle(transform.num_samples, self.num_samples, self.model.config.patch_size)
+        B = len(adc_BLT)
+        batch = Batch(
+            adc=torch.from_numpy(adc_BLT),
+            gain=torch.full((B, NUM_LEADS), float(UNITS_PER_MV)),
+            baseline=torch.zeros(B, NUM_LEADS),
+            lead_mask=torch.from_numpy(usable_BL),
+            row=torch.arange(B),
+            epoch=torch.zeros(B, dtype=torch.int64),
+            samples_consumed=0,
+            may_miss_samples=torch.ones(B, dtype=torch.bool),
+        )
+        signal = transform(batch.to(self.device), seed=0, train=False)
+        valid_BLT = signal.valid_BLT[..., kept]
+        refuse_empty(valid_BLT.any(2).cpu().numpy())
+        found = self.model.embed(signal.x_BLT[..., kept], valid_BLT, signal.lead_mask_BL)
+        return SignalEmbedding(
+            record=found.record_BD.cpu().numpy(),
+            mean=found.mean_BD.cpu().numpy(),
+            lead_weights=found.lead_weights_BL.cpu().numpy(),
+        )
+
+
+def load(path: str | os.PathLike[str], *, device: str = "cpu") -> ExportedModel:
+    """Read an exported model.
+
+    Raises UsageError when ``path`` is none, LamaeError when it is damaged or newer than this lamae.
+    """
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter where torch was built without it
+        raise UsageError(f"device={device!r}: torch has no such device here ({str(error).splitlines()[0]})") from None
+    root = Path(path)
+    place = root / CONFIG_NAME
+    try:
+        content = files.read_json(place)
+    except FileNotFoundError:
+        raise UsageError(
+            f"{root}: no {CONFIG_NAME}, so this is no exported model; make one with 'lamae export RUN OUT'"
+        ) from None
+    version = content.get("export_version")
+    if isinstance(version, int) and version > EXPORT_VERSION:
+        raise LamaeError(f"{root}: export version {version} is newer than {EXPORT_VERSION}; upgrade lamae")
+    files.check_shape(place, content, _Content)
+    _check_weights(root / WEIGHTS_NAME, content["weights_sha256"])
+    sections = {name: content[name] for name in ("model", "mask", "signal")}
+    values = {"run": {"dir": "none"}, "data": {"path": "none"}, **sections}
+    config = runconfig.from_dict(values, source=str(place))
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(config.model, config.mask, num_samples=content["num_samples"])
+    try:
+        model.load_state_dict(load_file(root / WEIGHTS_NAME))
+    except (OSError, SafetensorError, RuntimeError) as error:  # of torch: another model
+        raise LamaeError(f"{root / WEIGHTS_NAME}: {' '.join(str(error).split())[:300]}; export again") from None
+    return ExportedModel(model.to(device).eval(), config.signal, content["num_samples"], device)
+
+
+def _check_weights(path: Path, sha256: str) -> None:
+    """Raises LamaeError unless the file has this sha256."""
+    try:
+        found = file_sha256(path)
+    except OSError as error:
+        raise LamaeError(f"{path}: {error.strerror or error}; export again") from None
+    if found != sha256:
+        raise LamaeError(f"{path}: damaged, its sha256 is not the one in {CONFIG_NAME}; copy it or export it again")
+
+
+def _middle(num_given: int, num_wanted: int, patch_size: int) -> slice:
+    length = min(num_given, num_wanted) // patch_size * patch_size
+    if length == 0:
+        raise UsageError(f"{num_given} samples at the model's rate are less than one patch of {patch_size}")
+    start = (num_given - length) // 2
+    return slice(start, start + length)

@@ -1,0 +1,1 @@
+"""Labels of a shard set from code tables, headers and CSV files."""

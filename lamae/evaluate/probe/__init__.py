@@ -1,0 +1,1 @@
+"""Linear probes on embeddings, their metrics and intervals."""

@@ -1,0 +1,106 @@
+"""How many labels an embedding needs: the probe on nested fractions of the training subjects.
+
+For each seed the training subjects are put in a random order and the first 1, 5, 10, … percent of them are used, so the
+smaller sets lie within the larger and every model sees the same ones. Val and test stay whole. Codes that a small set
+happens not to contain score one half, for every model alike, so that all fractions average over the same codes.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lamae.base.errors import UsageError
+from lamae.base.progress import Progress, ignore
+from lamae.evaluate.embeddings.embed import Embeddings
+from lamae.evaluate.labels.store import Labels
+from lamae.evaluate.probe.auroc import Interval, interval, macro, resample_seeds
+from lamae.evaluate.probe.fit import probe_arrays
+from lamae.evaluate.probe.result import NUM_DRAWS, ProbeResult, difference
+
+FRACTIONS = (0.01, 0.05, 0.1, 1.0)
+NUM_SEEDS = 3
+
+
+@dataclass(frozen=True)
+class FewLabelCurve:
+    """Probes by fraction of training subjects, one per seed."""
+
+    name: str
+    results: dict[float, list[ProbeResult]]
+
+    def macro(self, fraction: float, *, seed: int = 0) -> Interval:
+        """Macro AUROC, mean over seeds, with a 95 % interval over seeds and test subjects together."""
+        results = self.results[fraction]
+        values = np.array([macro(result.auroc_K) for result in results])
+        draws = np.stack([macro(result.draws_BK) for result in results])
+        return interval(float(values.mean()), resample_seeds(draws, np.random.default_rng(seed)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Macro AUROC by fraction, as plain values."""
+        return {f"{fraction:g}": dataclasses.asdict(self.macro(fraction)) for fraction in self.results}
+
+
+def parse_fractions(text: str) -> list[float]:
+    """``0.01,0.1,1`` as ascending numbers. Raises UsageError unless each lies above 0 and at most at 1."""
+    try:
+        fractions = sorted({float(part) for part in text.split(",")})
+    except ValueError:
+        raise UsageError(
+            f"fractions {text!r}: write numbers with commas between, for example 0.01,0.05,0.1,1"
+        ) from None
+    for fraction in fractions:
+        _check_fraction(fraction)
+    return fractions
+
+
+def _check_fraction(fraction: float) -> None:
+    if not 0 < fraction <= 1:
+        raise UsageError(f"label fraction {fraction:g} must lie above 0 and at most at 1")
+
+
+def few_label_curve(
+    features: Embeddings,
+    truth: Labels,
+    *,
+    fractions: Sequence[float] = FRACTIONS,
+    num_seeds: int = NUM_SEEDS,
+    method: str = "logistic",
+    transductive: bool = False,
+    num_draws: int = NUM_DRAWS,
+    progress: Progress | None = None,
+) -> FewLabelCurve:
+    """Probe ``features`` on every fraction and seed; the whole training set needs one seed only."""
+    progress = progress or ignore
+    results: dict[float, list[ProbeResult]] = {}
+    total = sum(1 if fraction >= 1 else num_seeds for fraction in fractions)
+    for fraction in sorted(fractions):
+        results[fraction] = []
+        for seed in range(1 if fraction >= 1 else num_seeds):
+            rows = training_rows(features, truth, fraction=fraction, seed=seed)
+            results[fraction].append(
+                probe_arrays(
+                    features, truth, method=method, transductive=transductive, num_draws=num_draws, train_rows=rows
+                )
+            )
+            progress("few labels", sum(map(len, results.values())), total)
+    return FewLabelCurve(features.name, results)
+
+
+def training_rows(features: Embeddings, truth: Labels, *, fraction: float, seed: int) -> np.ndarray:
+    """int64 rows of the first ``fraction`` of the training subjects in the order of ``seed``, at least two subjects."""
+    _check_fraction(fraction)
+    rows = truth.rows("train")
+    subjects = np.random.default_rng(seed).permutation(np.unique(features.subject_N[rows]))
+    chosen = subjects[: max(2, round(fraction * len(subjects)))]
+    return rows[np.isin(features.subject_N[rows], chosen)]
+
+
+def curve_difference(first: FewLabelCurve, second: FewLabelCurve, fraction: float, *, seed: int = 0) -> Interval:
+    """Macro AUROC of ``first`` minus ``second`` at a fraction, paired by seed and by test subject."""
+    pairs = list(zip(first.results[fraction], second.results[fraction], strict=True))
+    values = np.array([difference(a, b).macro.value for a, b in pairs])
+    draws = np.stack([macro(a.draws_BK - b.draws_BK) for a, b in pairs])
+    return interval(float(values.mean()), resample_seeds(draws, np.random.default_rng(seed)))

@@ -1,0 +1,102 @@
+"""From frozen features to scores: the ways in which a probe reads labels off embeddings.
+
+Each takes standardised features and labels of the three splits, chooses its one setting by the macro AUROC on val, and
+scores val and test.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from lamae.evaluate.probe.auroc import auroc, macro
+from lamae.evaluate.probe.logistic import LogisticSolver
+
+C_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+K_GRID = (5.0, 10.0, 20.0, 50.0, 100.0, 200.0)
+KNN_TEMPERATURE = 0.07
+METHODS = ("logistic", "knn")
+
+Splits = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Scores [N, K] of the val and test records under the chosen setting; larger means likelier."""
+
+    setting: float
+    """C of the logistic regression, number of neighbours of the kNN."""
+    val_macro: dict[float, float]
+    """Macro AUROC on val of every setting tried."""
+    val_NK: np.ndarray
+    test_NK: np.ndarray
+    probability: Callable[[np.ndarray], np.ndarray]
+    """Turns scores into probabilities."""
+
+
+def fit_logistic(x: Splits, y: Splits, *, device: str = "cpu", C_grid: tuple[float, ...] = C_GRID) -> Fit:
+    """One ridge-penalised logistic regression per code, one C for all.
+
+    A code with one class in train cannot be fitted; its records all get the same score, an AUROC of one half.
+    """
+    positives = y["train"].sum(0)
+    fitted = (positives > 0) & (positives < len(y["train"]))
+    solver = LogisticSolver(x["train"], y["train"][:, fitted], device=device) if fitted.any() else None
+    # From strong to weak penalty: each fit starts from the one before.
+    models = {C: solver.fit(C) for C in sorted(C_grid)} if solver is not None else {}
+
+    def score(C: float, split: str) -> np.ndarray:
+        odds = np.zeros((len(x[split]), y[split].shape[1]), dtype=np.float32)
+        if C in models:
+            odds[:, fitted] = models[C].decide(x[split])
+        return odds
+
+    return _choose(score, sorted(C_grid), y["val"], probability=lambda odds: 0.5 + 0.5 * np.tanh(0.5 * odds))
+
+
+def fit_knn(x: Splits, y: Splits, *, device: str = "cpu", k_grid: tuple[float, ...] = K_GRID) -> Fit:
+    """Votes of the nearest training records by cosine similarity, weighted by exp(similarity / 0.07)."""
+    num_train = len(x["train"])
+    largest = int(min(max(k_grid), num_train))
+    train = _unit_rows(x["train"], device)
+    labels = torch.as_tensor(y["train"], dtype=torch.float32, device=device)
+    nearest = {split: _nearest(_unit_rows(x[split], device), train, largest) for split in ("val", "test")}
+
+    def score(k: float, split: str) -> np.ndarray:
+        similarity, index = (found[:, : int(k)] for found in nearest[split])
+        weight = torch.softmax(similarity / KNN_TEMPERATURE, dim=1)
+        parts = zip(weight.split(256), index.split(256), strict=True)
+        return torch.cat([torch.einsum("nk,nkc->nc", w, labels[i]) for w, i in parts]).cpu().numpy()
+
+    settings = [k for k in sorted(k_grid, reverse=True) if k <= num_train] or [float(num_train)]
+    return _choose(score, settings, y["val"], probability=lambda votes: votes)
+
+
+def _choose(
+    score: Callable[[float, str], np.ndarray],
+    settings: list[float],
+    y_val: np.ndarray,
+    *,
+    probability: Callable[[np.ndarray], np.ndarray],
+) -> Fit:
+    """The setting with the best macro AUROC on val; of equals the first, which smooths most."""
+    val_macro: dict[float, float] = {}
+    best, best_scores = settings[0], None
+    for setting in settings:
+        scores = score(setting, "val")
+        val_macro[setting] = float(macro(auroc(scores, y_val)))
+        if best_scores is None or val_macro[setting] > val_macro[best]:
+            best, best_scores = setting, scores
+    assert best_scores is not None
+    return Fit(best, val_macro, best_scores, score(best, "test"), probability)
+
+
+def _unit_rows(x_ND: np.ndarray, device: str) -> torch.Tensor:
+    return torch.nn.functional.normalize(torch.as_tensor(x_ND, dtype=torch.float32, device=device), dim=1)
+
+
+def _nearest(x_ND: torch.Tensor, train_MD: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Similarity and index [N, k] of the k most similar training rows, the most similar first."""
+    found = [(part @ train_MD.T).topk(k, dim=1) for part in x_ND.split(1024)]
+    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])

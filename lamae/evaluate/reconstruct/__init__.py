@@ -1,0 +1,1 @@
+"""How well masked spans and leads are predicted, beside trivial predictions."""

@@ -1,0 +1,274 @@
+"""How well hidden samples are reconstructed, beside what needs no model, by lead and by what was hidden.
+
+Every hidden sample belongs to one situation:
+
+    hidden lead, visible instant    the whole lead is hidden, other leads show this instant
+    visible lead, hidden span       the lead shows other instants
+    hidden lead, hidden instant     neither the lead nor the instant is visible anywhere
+
+Errors of all predictors are taken on the same samples, before which a predictor without anything to go by falls back
+on the lead's training mean. Derived leads (III, aVR, aVL, aVF) are kept apart: they follow from I and II.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from lamae.base.leads import CHEST_LEADS, DERIVED_LEADS, INDEPENDENT_LEADS, LEADS, NUM_LEADS
+from lamae.base.progress import Progress, ignore
+from lamae.data.transforms import Signal, SignalTransform
+from lamae.evaluate.embeddings.inference import read_signals, transform_for
+from lamae.evaluate.probe.auroc import Interval, interval, subject_weights
+from lamae.evaluate.reconstruct.trivial import LINEAR, TRIVIAL, predictors
+from lamae.model.config import MaskConfig
+from lamae.model.masking import Mask, draw_mask
+from lamae.sharding.format import ShardSet
+from lamae.train.checkpoint.format import LoadedModel
+
+SITUATIONS = ("hidden lead, visible instant", "visible lead, hidden span", "hidden lead, hidden instant")
+MODEL = "model"
+GROUPS: dict[str, tuple[int, ...]] = {
+    **{LEADS[lead]: (lead,) for lead in INDEPENDENT_LEADS},
+    "I, II": (0, 1),
+    "V1-V6": CHEST_LEADS,
+    "I, II, V1-V6": INDEPENDENT_LEADS,
+    "derived": DERIVED_LEADS,
+}
+NUM_TRAIN_RECORDS = 512
+NUM_DRAWS = 1000
+
+
+@dataclass(frozen=True)
+class ReconstructionErrors:
+    """Sums of squared errors, kept per record so that their ratios can be resampled by subject."""
+
+    squared_RSLP: np.ndarray
+    """float64 [records, situations, 12 leads, predictors], in ``unit`` squared."""
+    count_RSL: np.ndarray
+    """Hidden samples behind each sum."""
+    defined_SLP: np.ndarray
+    """Of these, all records together, how many each predictor had something to go by for."""
+    predictors: tuple[str, ...]
+    """Names along the last axis; the first is the model."""
+    subject_R: np.ndarray
+    unit: str
+    """"mV", or "model units" where the transform does not keep amplitude."""
+
+    def mse(self, situation: str, group: str) -> dict[str, float]:
+        """Mean squared error by predictor over all hidden samples of a group of leads.
+
+        NaN where no sample was hidden, and for a predictor that had nothing to go by for any of them.
+        """
+        squared_BP, count_B = self._pool(np.ones((1, len(self.subject_R))), situation, group)
+        defined_P = self.defined_SLP[SITUATIONS.index(situation), list(GROUPS[group])].sum(0)
+        mse_P = np.where(defined_P > 0, squared_BP[0] / count_B[0], np.nan)
+        return dict(zip(self.predictors, mse_P.tolist(), strict=True))
+
+    def best_trivial(self, situation: str, group: str) -> tuple[str, float]:
+        """The trivial predictor with the least error, and that error."""
+        errors = self.mse(situation, group)
+        name = min(TRIVIAL, key=lambda trivial: np.nan_to_num(errors[trivial], nan=np.inf))
+        return name, errors[name]
+
+    def ratio(self, situation: str, group: str, *, against: str | None = None) -> Interval:
+        """Error of the model over that of ``against`` (default: the best trivial predictor), 95 % over subjects."""
+        other = self.predictors.index(against or self.best_trivial(situation, group)[0])
+        once, _ = self._pool(np.ones((1, len(self.subject_R))), situation, group)
+        draws, _ = self._pool(self._draws_BR, situation, group)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return interval(float(once[0, 0] / once[0, other]), draws[:, 0] / draws[:, other])
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row per situation and group of leads that occur: errors by predictor, ready for JSON."""
+        rows = []
+        for situation in SITUATIONS:
+            for group, leads in GROUPS.items():
+                count_RL = self.count_RSL[:, SITUATIONS.index(situation)][:, list(leads)]
+                if not count_RL.any():
+                    continue
+                name, _ = self.best_trivial(situation, group)
+                ratio = self.ratio(situation, group)
+                rows.append(
+                    {
+                        "situation": situation,
+                        "group": group,
+                        "num_samples": int(count_RL.sum()),
+                        "num_records": int(count_RL.any(1).sum()),
+                        "mse": self.mse(situation, group),
+                        "best_trivial": name,
+                        "ratio_to_best_trivial": dataclasses.asdict(ratio),
+                        "ratio_to_linear": dataclasses.asdict(self.ratio(situation, group, against=LINEAR)),
+                        "unit": f"{self.unit}²",
+                    }
+                )
+        return rows
+
+    @cached_property
+    def _draws_BR(self) -> np.ndarray:
+        return subject_weights(self.subject_R, num_draws=NUM_DRAWS, seed=0)
+
+    def _pool(self, weights_BR: np.ndarray, situation: str, group: str) -> tuple[np.ndarray, np.ndarray]:
+        s, leads = SITUATIONS.index(situation), list(GROUPS[group])
+        squared_RP = self.squared_RSLP[:, s][:, leads].sum(1)
+        count_R = self.count_RSL[:, s][:, leads].sum(1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            count_B = weights_BR @ count_R
+            return weights_BR @ squared_RP, np.where(count_B > 0, count_B, np.nan)
+
+
+@torch.inference_mode()
+def reconstruction_errors(
+    loaded: LoadedModel,
+    shards: Path | ShardSet,
+    rows: np.ndarray,
+    *,
+    mask: MaskConfig | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    device: str = "cpu",
+    train_rows: np.ndarray | None = None,
+    progress: Progress | None = None,
+) -> ReconstructionErrors:
+    """Hide parts of ``rows`` and compare what the model and the trivial predictors make of them.
+
+    ``mask`` is the run's own unless given; masks follow from ``seed`` and the row, so two models are judged on the
+    same hidden samples. The share of records decoded from their embedding alone (``mask.record_only_share``) is left
+    out: it is a training device. Only samples that this kind of model predicts at all are counted: the independent
+    baseline knows no hidden leads. ``train_rows`` (default: the train split without quality flags), at most
+    NUM_TRAIN_RECORDS of them, give lead means and covariance. Raises UsageError when recordings do not fit the model.
+    """
+    progress = progress or ignore
+    shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
+    transform = transform_for(loaded, shard_set)
+    train_rows = _unflagged(shard_set, shard_set.rows_of_split("train")) if train_rows is None else train_rows
+    mean_L, covariance_LL = lead_moments(shard_set, spread(train_rows, NUM_TRAIN_RECORDS), transform=transform)
+    trivial = predictors(mean_L, covariance_LL)
+    squared, count = [], []
+    defined_SLP = np.zeros((len(SITUATIONS), NUM_LEADS, 1 + len(trivial)), dtype=np.int64)
+    for signal in read_signals(shard_set, rows, transform=transform, batch_size=batch_size, device=device):
+        drawn = draw_evaluation_mask(loaded, signal, mask=mask, seed=seed)
+        y_BLT, predicted_BLT = loaded.model.reconstruct(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, drawn)
+        x_BLT = signal.x_BLT.double().cpu().numpy()
+        valid_BLT = signal.valid_BLT.cpu().numpy()
+        hidden_BLN = drawn.hidden_BLN.cpu().numpy()
+        hidden_BLT = hidden_BLN.repeat(loaded.config.model.patch_size, axis=2) & valid_BLT
+        visible_BLT = valid_BLT & ~hidden_BLT
+        judged_BLT = hidden_BLT & predicted_BLT.cpu().numpy()
+        situation_BLT = np.where(judged_BLT, situations(hidden_BLT, visible_BLT), -1)
+        which_BSLT = np.stack([situation_BLT == s for s in range(len(SITUATIONS))], axis=1)
+        guesses = [(y_BLT.double().cpu().numpy(), np.ones_like(hidden_BLT))]
+        guesses += [predict(x_BLT, visible_BLT) for predict in trivial.values()]
+        squared_P = []
+        for p, (guess_BLT, defined_BLT) in enumerate(guesses):
+            error_BLT = (np.where(defined_BLT, guess_BLT, mean_L[:, None]) - x_BLT) ** 2
+            squared_P.append(np.einsum("bslt,blt->bsl", which_BSLT, error_BLT))
+            defined_SLP[..., p] += np.einsum("bslt,blt->sl", which_BSLT, defined_BLT, dtype=np.int64)
+        squared.append(np.stack(squared_P, axis=-1))
+        count.append(which_BSLT.sum(-1))
+        progress("reconstruct", sum(map(len, count)), len(rows))
+    scale, unit = loaded.config.signal.output_scale
+    return ReconstructionErrors(
+        squared_RSLP=np.concatenate(squared) * scale**2,
+        count_RSL=np.concatenate(count),
+        defined_SLP=defined_SLP,
+        predictors=(MODEL, *trivial),
+        subject_R=shard_set.column("subject")[rows],
+        unit=unit,
+    )
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """One record as a figure shows it; arrays [12, T] in ``unit``."""
+
+    key: str
+    x_LT: np.ndarray
+    y_LT: np.ndarray
+    predicted_LT: np.ndarray
+    valid_LT: np.ndarray
+    rate_hz: float
+    unit: str
+
+
+@torch.inference_mode()
+def reconstruct_records(
+    loaded: LoadedModel,
+    shards: Path | ShardSet,
+    rows: np.ndarray,
+    *,
+    mask: MaskConfig | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> list[Reconstruction]:
+    """What the model makes of hidden parts of ``rows``, under the same masks as ``reconstruction_errors``."""
+    shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
+    transform = transform_for(loaded, shard_set)
+    scale, unit = loaded.config.signal.output_scale
+    found = []
+    for signal in read_signals(shard_set, rows, transform=transform, batch_size=16, device=device):
+        drawn = draw_evaluation_mask(loaded, signal, mask=mask, seed=seed)
+        y_BLT, predicted_BLT = loaded.model.reconstruct(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, drawn)
+        for b, row in enumerate(signal.row.tolist()):
+            found.append(
+                Reconstruction(
+                    key=shard_set.keys[row],
+                    x_LT=scale * signal.x_BLT[b].cpu().numpy(),
+                    y_LT=scale * y_BLT[b].cpu().numpy(),
+                    predicted_LT=predicted_BLT[b].cpu().numpy(),
+                    valid_LT=signal.valid_BLT[b].cpu().numpy(),
+                    rate_hz=float(loaded.config.signal.rate_hz),
+                    unit=unit,
+                )
+            )
+    return found
+
+
+def draw_evaluation_mask(loaded: LoadedModel, signal: Signal, *, mask: MaskConfig | None, seed: int) -> Mask:
+    """The masks under which a batch is judged: keyed by seed and row, nothing decoded from the embedding alone."""
+    return draw_mask(
+        dataclasses.replace(mask or loaded.config.mask, record_only_share=0.0),
+        seed=seed,
+        epoch_B=torch.zeros_like(signal.row),
+        row_B=signal.row,
+        lead_mask_BL=signal.lead_mask_BL,
+        num_patches=loaded.num_samples // loaded.config.model.patch_size,
+    )
+
+
+def situations(hidden_BLT: np.ndarray, visible_BLT: np.ndarray) -> np.ndarray:
+    """int8 [B, L, T]: index into SITUATIONS of every hidden sample, -1 elsewhere."""
+    lead_shown = visible_BLT.any(2, keepdims=True)
+    instant_shown = visible_BLT.any(1, keepdims=True)
+    kind = np.where(lead_shown, 1, np.where(instant_shown, 0, 2))
+    return np.where(hidden_BLT, kind, -1).astype(np.int8)
+
+
+def lead_moments(
+    shard_set: ShardSet, rows: np.ndarray, *, transform: SignalTransform, batch_size: int = 64
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean [12] and covariance [12, 12] of the leads over instants at which all twelve are valid, float64."""
+    total, outer, count = np.zeros(NUM_LEADS), np.zeros((NUM_LEADS, NUM_LEADS)), 0
+    for signal in read_signals(shard_set, rows, transform=transform, batch_size=batch_size):
+        whole_BT = signal.valid_BLT.all(1)
+        x_PL = signal.x_BLT.permute(0, 2, 1)[whole_BT].double().numpy()
+        total, outer, count = total + x_PL.sum(0), outer + x_PL.T @ x_PL, count + len(x_PL)
+    mean_L = total / max(count, 1)
+    return mean_L, outer / max(count, 1) - np.outer(mean_L, mean_L)
+
+
+def _unflagged(shard_set: ShardSet, rows: np.ndarray) -> np.ndarray:
+    """Those of ``rows`` without any quality flag, or all where that leaves none: one artefact spoils a covariance."""
+    clean = ~shard_set.column("lead_flags")[rows].any(1) & (shard_set.column("record_flags")[rows] == 0)
+    return rows[clean] if clean.any() else rows
+
+
+def spread(rows: Sequence[int] | np.ndarray, most: int) -> np.ndarray:
+    """At most ``most`` of ``rows``, evenly spread."""
+    rows = np.asarray(rows)
+    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]

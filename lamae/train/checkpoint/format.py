@@ -1,0 +1,343 @@
+"""The checkpoint on disk: what is in it, whether it is whole, and how to read it.
+
+    RUN/checkpoints/
+      latest                   name of the newest checkpoint, for people; replaced last
+      step-00000500/
+        checkpoint.json        state, configuration, data hashes, parameters and their fragments, sha256 of every file
+        rank-00000.safetensors one per rank: float32 master weights and moments, ``KIND/NAME/START`` one-dimensional
+        subjects.safetensors   hash set of the subjects trained on
+        pinned                 (optional, put there by a person) never pruned
+      .writing-…/              an unfinished one; removed at the next start
+
+A fragment is elements ``start .. start + numel`` of a flattened parameter. Fragments say nothing of ranks or stages, so
+any topology reads what any other wrote. A checkpoint appears by one rename, after all its bytes are durable.
+"""
+
+import hashlib
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file
+
+from lamae.base import files
+from lamae.base.errors import LamaeError, UsageError
+from lamae.sharding.checked import file_sha256
+from lamae.train.checkpoint.subjects import trained_sets
+from lamae.train.state import TrainState
+
+if TYPE_CHECKING:
+    from lamae.model.pretrain import PretrainModel
+    from lamae.train.runconfig import RunConfig
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "checkpoint.json"
+SUBJECTS_NAME = "subjects.safetensors"
+PINNED_NAME = "pinned"
+LATEST_NAME = "latest"
+WRITING_PREFIX = ".writing-"
+STEP_NAME = re.compile(r"step-(\d{8,})")
+
+log = logging.getLogger(__name__)
+
+
+def step_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def manifest_digest(manifest: dict[str, Any]) -> str:
+    rest = {key: value for key, value in manifest.items() if key != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+# -- listing, verifying, pruning -----------------------------------------------------------------------------------
+
+
+@dataclass
+class _FileEntry:
+    sha256: str
+    bytes: int
+
+
+@dataclass
+class _ParameterEntry:
+    shape: list[int]
+    fragments: list[list[Any]]
+    """File, first element, how many."""
+
+
+@dataclass
+class _Manifest:
+    """What every checkpoint says; those of pretraining also say what ``_Pretraining`` has."""
+
+    state: TrainState
+    files: dict[str, _FileEntry]
+    parameters: dict[str, _ParameterEntry]
+
+
+@dataclass
+class _Set:
+    name: str
+    source: str | None
+    index_hash: str
+
+
+@dataclass
+class _Pretraining:
+    config: dict[str, Any]
+    num_samples: int
+    subject_hash: str
+    index_hash: str
+    sets: list[_Set] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """One published checkpoint, not yet verified."""
+
+    path: Path
+    step: int
+    samples_consumed: int
+    """0 where the manifest is unreadable."""
+    num_bytes: int
+    pinned: bool
+
+
+def list_checkpoints(root: Path) -> list[CheckpointInfo]:
+    """The published checkpoints of a ``checkpoints`` directory, oldest first; none where there is no directory."""
+    found = []
+    for path in root.iterdir() if root.is_dir() else ():
+        match = STEP_NAME.fullmatch(path.name)
+        if match and path.is_dir():
+            num_bytes = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+            try:
+                samples_consumed = int(read_manifest(path)["state"]["samples_consumed"])
+            except LamaeError:
+                samples_consumed = 0
+            pinned = (path / PINNED_NAME).exists()
+            found.append(CheckpointInfo(path, int(match[1]), samples_consumed, num_bytes, pinned))
+    return sorted(found, key=lambda info: info.step)
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """``checkpoint.json`` of a checkpoint, checked against its own digest.
+
+    Raises LamaeError when it is missing, damaged, or of a newer format than this program reads.
+    """
+    file = path / MANIFEST_NAME
+    try:
+        manifest = files.read_json(file)
+    except FileNotFoundError:
+        raise LamaeError(f"{path}: no {MANIFEST_NAME}, so this is no checkpoint") from None
+    if isinstance(version := manifest.get("format_version"), int) and version > FORMAT_VERSION:
+        raise LamaeError(f"{path}: checkpoint format {version} is newer than {FORMAT_VERSION}, which this lamae reads")
+    if manifest.get("digest") != manifest_digest(manifest):
+        raise LamaeError(f"{file}: contents do not match their own digest")
+    # The digest shows damage; whoever wrote the file could also have written this.
+    files.check_shape(file, manifest, _Manifest)
+    fragments = [fragment for entry in manifest["parameters"].values() for fragment in entry["fragments"]]
+    for name in manifest["files"]:
+        files.check_plain(file, name)
+    for fragment in fragments:
+        if [type(value) for value in fragment] != [str, int, int] or fragment[0] not in manifest["files"]:
+            raise LamaeError(f"{file}: parameters: fragment {fragment!r:.80} is in none of its files")
+    return manifest
+
+
+def verify_checkpoint(path: Path, *, hashes: bool = True) -> list[str]:
+    """What is wrong with a checkpoint, one line each; empty when every byte is as written.
+
+    Without ``hashes`` no tensor is read: only the manifest, and that every file has its size.
+    """
+    try:
+        manifest = read_manifest(path)
+    except LamaeError as error:
+        return [str(error)]
+    problems = []
+    for name, entry in manifest["files"].items():
+        file = path / name
+        if not file.is_file():
+            problems.append(f"{file}: missing")
+        elif file.stat().st_size != entry["bytes"]:
+            problems.append(f"{file}: {file.stat().st_size} bytes, {entry['bytes']} were written")
+        elif hashes and file_sha256(file) != entry["sha256"]:
+            problems.append(f"{file}: sha256 differs from what was written")
+    return problems
+
+
+def newest_whole(root: Path) -> Path | None:
+    """The newest checkpoint that verifies; those passed over are named in the log. None when there is none.
+
+    Raises LamaeError at one of a newer format: passing over it would throw its steps away.
+    """
+    for info in reversed(list_checkpoints(root)):
+        problems = verify_checkpoint(info.path)
+        if not problems:
+            return info.path
+        if "is newer than" in problems[0]:
+            raise LamaeError(problems[0] + "; upgrade lamae or take another run.dir")
+        log.warning("%s is damaged and passed over: %s", info.path.name, "; ".join(problems))
+    return None
+
+
+def prune_checkpoints(root: Path, *, keep: int, keep_every: int = 0, published: Path | None = None) -> list[Path]:
+    """Remove all but the ``keep`` newest whole ones, the pinned and those at multiples of ``keep_every``.
+
+    Counting starts at ``published``, the one just written, else at the newest that verifies: what is newer is damaged
+    or left from steps taken back, so it counts for nothing and stays. Returns the removed; ``keep`` 0 removes nothing.
+    """
+    newest = (published or newest_whole(root)) if keep else None
+    if newest is None:
+        return []
+    infos = list_checkpoints(root)
+    candidates = infos[: [info.path.name for info in infos].index(newest.name) + 1]
+    kept = [info for info in candidates if not verify_checkpoint(info.path, hashes=False)][-keep:]
+    doomed = [
+        info.path
+        for info in candidates
+        if info.step < kept[0].step and not info.pinned and not (keep_every and info.step % keep_every == 0)
+    ]
+    for path in doomed:
+        # Renamed first, so that a kill halfway through never leaves half a checkpoint under its name.
+        hidden = path.with_name(f"{WRITING_PREFIX}pruned-{path.name}")
+        path.rename(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
+    return doomed
+
+
+# -- reading -------------------------------------------------------------------------------------------------------
+
+
+class CheckpointReader:
+    """The tensors of one checkpoint, whichever topology wrote it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest = read_manifest(path)
+        self._open_files: dict[str, Any] = {}
+
+    @property
+    def state(self) -> TrainState:
+        return TrainState.from_dict(self.manifest["state"])
+
+    @cached_property
+    def subjects(self) -> np.ndarray:
+        """Sorted uint64 hashes of the subjects trained on."""
+        try:
+            return np.asarray(load_file(self.path / SUBJECTS_NAME)["subjects"])
+        except (OSError, KeyError, SafetensorError) as error:
+            raise LamaeError(f"{self.path / SUBJECTS_NAME}: unreadable ({error})") from None
+
+    def read(self, kind: str, name: str, start: int, numel: int) -> torch.Tensor:
+        """float32 elements ``start .. start + numel`` of flattened parameter ``name``: ``master`` or a moment."""
+        values = torch.empty(numel, dtype=torch.float32)
+        filled = 0
+        for file, begin, length in self.manifest["parameters"][name]["fragments"]:
+            low, high = max(begin, start), min(begin + length, start + numel)
+            if low < high:
+                if file not in self._open_files:
+                    self._open_files[file] = safe_open(self.path / file, framework="pt")
+                part = self._open_files[file].get_slice(f"{kind}/{name}/{begin}")
+                values[low - start : high - start] = part[low - begin : high - begin]
+                filled += high - low
+        if filled != numel:
+            raise LamaeError(f"{self.path}: {numel - filled} of {numel} elements of {kind} {name} are missing")
+        return values
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Every parameter whole, float32, from the master weights."""
+        return {
+            name: self.read("master", name, 0, int(np.prod(entry["shape"], dtype=np.int64))).view(*entry["shape"])
+            for name, entry in self.manifest["parameters"].items()
+        }
+
+    def buffers(self) -> dict[str, torch.Tensor]:
+        """The model's persistent buffers, as rank 0 had them."""
+        with safe_open(self.path / "rank-00000.safetensors", framework="pt") as file:
+            names = [key for key in file.keys() if key.startswith("buffer/")]  # noqa: SIM118
+            return {name.removeprefix("buffer/"): file.get_tensor(name) for name in names}
+
+
+@dataclass
+class LoadedModel:
+    """A model as a checkpoint holds it, ready to evaluate, and where it comes from."""
+
+    model: "PretrainModel"
+    config: "RunConfig"
+    path: Path
+    step: int
+    samples_consumed: int
+    num_samples: int
+    """Samples per lead of the model's input."""
+    subject_hashes: np.ndarray
+    """Sorted uint64 hashes of the subjects it was pretrained on; see lamae.train.subjects."""
+    subject_hash: str
+    """One sha256 over that set."""
+    sets: list[dict[str, Any]]
+    """The shard sets it was trained on; see lamae.train.subjects."""
+
+
+def load_model(run_or_checkpoint: Path, *, device: str | torch.device = "cpu") -> LoadedModel:
+    """The model of a checkpoint directory, or of the newest whole checkpoint of a run directory, in eval mode, float32.
+
+    Raises UsageError where there is none and LamaeError where the one asked for is damaged.
+    """
+    from lamae.model.pretrain import build_model
+    from lamae.train.runconfig import from_dict
+
+    path = Path(run_or_checkpoint)
+    if (path / MANIFEST_NAME).is_file():
+        problems = verify_checkpoint(path)
+        if problems:
+            raise LamaeError(f"{path} is damaged: {'; '.join(problems)}")
+    else:
+        whole = newest_whole(path / "checkpoints")
+        if whole is None:
+            raise UsageError(f"{path}: neither a checkpoint nor a run directory with a whole one below checkpoints/")
+        path = whole
+    reader = CheckpointReader(path)
+    manifest = reader.manifest
+    files.check_shape(path / MANIFEST_NAME, manifest, _Pretraining)
+    config = from_dict(manifest["config"], source=str(path))
+    with torch.random.fork_rng():
+        model = build_model(config.model, config.mask, num_samples=int(manifest["num_samples"]))
+    load_weights(model, reader)
+    return LoadedModel(
+        model=model.to(device).eval(),
+        config=config,
+        path=path,
+        step=reader.state.step,
+        samples_consumed=reader.state.samples_consumed,
+        num_samples=int(manifest["num_samples"]),
+        subject_hashes=reader.subjects,
+        subject_hash=manifest["subject_hash"],
+        sets=trained_sets(manifest),
+    )
+
+
+def load_weights(model: torch.nn.Module, reader: CheckpointReader) -> None:
+    """Put a checkpoint's float32 weights and buffers into a model. Raises LamaeError where names or shapes differ."""
+    try:
+        model.load_state_dict({**reader.weights(), **reader.buffers()})
+    except (RuntimeError, SafetensorError) as error:
+        differences = " ".join(str(error).split())
+        raise LamaeError(f"{reader.path}: weights do not fit this model: {differences[:500]}") from None
+
+
+def differing_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any, Any]]:
+    """(dotted key, old value, new value) wherever two configurations differ; a missing key counts as None."""
+    for key in sorted({*old, *new}):
+        dotted, before, after = f"{prefix}{key}", old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            yield from differing_keys(before, after, f"{dotted}.")
+        elif before != after:
+            yield dotted, before, after

@@ -1,0 +1,93 @@
+"""Files that survive a kill or a power cut at any instant: written aside, synced, renamed.
+
+The last step of a checkpoint is here too: the directory that holds every rank's file gets its manifest and its name.
+"""
+
+import json
+import logging
+import shutil
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from lamae.base.writing import sync, write_durably
+from lamae.sharding.checked import file_sha256
+from lamae.train.checkpoint.format import (
+    FORMAT_VERSION,
+    LATEST_NAME,
+    MANIFEST_NAME,
+    SUBJECTS_NAME,
+    WRITING_PREFIX,
+    manifest_digest,
+    step_name,
+    verify_checkpoint,
+)
+
+log = logging.getLogger(__name__)
+
+
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write a safetensors file, durably. Raises OSError.
+
+    With the permissions of any new file: safetensors 0.8.0 renames a temporary one that only its owner may read.
+    """
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # a full disk comes as this, too
+        raise OSError(str(error)) from None
+    path.chmod(mode)
+    sync(path)
+
+
+def publish(temporary: Path, manifest: dict[str, Any], *, subjects: np.ndarray, root: Path) -> Path:
+    """Turn a directory that holds every rank's file into checkpoint ``step-…`` of ``root``, durably.
+
+    ``manifest`` names the ranks' files with their digests; the rest of what makes it whole is added here.
+    The rename is what publishes: raises OSError before it, and only warns of what fails after it. A whole checkpoint of
+    that step stays, for it holds the same.
+    """
+    final = root / step_name(manifest["state"]["step"])
+    if final.exists() and not verify_checkpoint(final):
+        shutil.rmtree(temporary, ignore_errors=True)
+        _settle(final)
+        return final
+    save_tensors({"subjects": torch.from_numpy(subjects)}, temporary / SUBJECTS_NAME)
+    subjects_entry = {
+        "sha256": file_sha256(temporary / SUBJECTS_NAME),
+        "bytes": (temporary / SUBJECTS_NAME).stat().st_size,
+    }
+    manifest = {**manifest, "format_version": FORMAT_VERSION}
+    manifest["files"] = {**manifest["files"], SUBJECTS_NAME: subjects_entry}
+    manifest["digest"] = manifest_digest(manifest)
+    write_durably(temporary / MANIFEST_NAME, json.dumps(manifest, indent=1))
+
+    if final.exists():  # damaged, or the run would have resumed from it
+        doomed = root / f"{WRITING_PREFIX}replaced-{final.name}"
+        shutil.rmtree(doomed, ignore_errors=True)
+        final.rename(doomed)
+        shutil.rmtree(doomed)
+    temporary.rename(final)
+    _settle(final)
+    return final
+
+
+def _settle(final: Path) -> None:
+    """Make the name of a published checkpoint durable and ``latest`` point to it."""
+    try:
+        sync(final.parent)
+        write_durably(final.parent / LATEST_NAME, final.name + "\n")
+    except OSError as error:
+        log.warning("%s is published, but %s could not be written: %s", final, LATEST_NAME, error)
+
+
+def clear_unfinished(root: Path) -> None:
+    """Remove what killed writers left behind."""
+    for path in root.glob(f"{WRITING_PREFIX}*"):
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,209 @@
+"""Turns steps into what is told of them: interval means, rates, spikes, quarantined records, figures."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from lamae.base.rowfile import RowFile, Throttle
+from lamae.data.batch import Batch
+from lamae.data.config import SignalConfig
+from lamae.data.loader import RingLoader
+from lamae.data.transforms import Signal
+from lamae.model.masking import Mask
+from lamae.train.clock import StepClock
+from lamae.train.engine import Engine, StepOutput
+from lamae.train.inputs import Inputs
+from lamae.train.monitor.events import Monitor
+from lamae.train.monitor.health import SPIKES_NAME, Quarantine, SpikeDetector, stop_if_hopeless
+from lamae.train.monitor.meter import Meter
+from lamae.train.monitor.rates import Rates
+from lamae.train.ranks.distributed import Ranks
+from lamae.train.rundir import MANIFEST_NAME
+from lamae.train.state import TrainState
+
+if TYPE_CHECKING:
+    from lamae.train.runconfig import RunConfig
+
+FIGURE_RECORDS = 16
+MAX_KEYS_IN_A_LINE = 8
+TELL_EVERY_S = 300.0
+
+DrawFigures = Callable[[torch.nn.Module, Signal, Mask, SignalConfig], dict[str, Any]]
+
+log = logging.getLogger(__name__)
+
+
+class Reporter:
+    """Follows a run step by step and tells about it every ``monitor.log_every`` steps. Called by all ranks alike."""
+
+    def __init__(
+        self,
+        config: "RunConfig",
+        *,
+        run_dir: Path,
+        inputs: Inputs,
+        ranks: Ranks,
+        state: TrainState,
+        clock: StepClock,
+        draw_figures: DrawFigures | None,
+    ) -> None:
+        from lamae.base.settings import to_dict, to_yaml
+
+        self._config = config
+        self._run_dir = run_dir
+        self._inputs = inputs
+        self._ranks = ranks
+        # What all ranks know alike, rank 0 tells.
+        self._level = logging.WARNING if ranks.is_main else logging.DEBUG
+        self._draw_figures = draw_figures
+        self._meter = Meter()
+        self._spikes = SpikeDetector(config.monitor.spike_zscore)
+        self._spike_rows = RowFile(run_dir / SPIKES_NAME, resume_step=state.step, is_main=ranks.is_main)
+        self._spike_throttle, self._notice_throttle = Throttle(TELL_EVERY_S), Throttle(TELL_EVERY_S)
+        self._quarantine = Quarantine(run_dir, inputs.records, ranks, resume_step=state.step)
+        self._rows: list[np.ndarray] = []
+        self._first_step = state.step + 1
+        self._rates = Rates(
+            config,
+            num_samples=inputs.num_samples,
+            ranks=ranks,
+            clock=clock,
+            run_dir=run_dir,
+            resume_step=state.step,
+        )
+        self._monitor = Monitor(
+            run_dir,
+            steps=config.train.steps,
+            resume_step=state.step,
+            tensorboard=config.monitor.tensorboard,
+            is_main=ranks.is_main,
+        )
+        self._monitor.text("config", to_yaml(config))
+        if ranks.is_main:
+            self._monitor.text("environment", (run_dir / MANIFEST_NAME).read_text())
+        self._monitor.hparams(to_dict(config))
+        if config.monitor.figures_every and draw_figures is None and ranks.is_main:
+            log.warning(
+                "monitor.figures_every=%d draws nothing: figures need 'lamae train' or 'torchrun -m lamae train'",
+                config.monitor.figures_every,
+            )
+
+    def begin(self) -> None:
+        """The first step is about to start: set-up time is not training time."""
+        self._rates.begin()
+
+    def note_step(self, state: TrainState, batch: Batch, outputs: list[StepOutput], *, applied: bool) -> None:
+        """Count a step. A skipped one goes to the quarantine; too many in a row raise LamaeError."""
+        self._meter.add_step(outputs)
+        self._rows.append(batch.row.numpy().copy())
+        if not applied:
+            keys = self._quarantine.add(
+                state.step,
+                rows=batch.row.numpy(),
+                epochs=batch.epoch.numpy(),
+                losses_B=torch.cat([output.loss_B for output in outputs]),
+            )
+            log.log(
+                self._level,
+                "step %d skipped: loss or gradient not finite; %d records quarantined: %s",
+                state.step,
+                len(keys),
+                _shorten(keys),
+            )
+            limit = self._config.train.max_skipped_in_a_row
+            stop_if_hopeless(state.skipped_in_a_row, limit=limit, step=state.step, run_dir=self._run_dir)
+
+    def is_due(self, step: int) -> bool:
+        return step % self._config.monitor.log_every == 0
+
+    def report(
+        self, state: TrainState, engine: Engine, loader: RingLoader, *, save_s: float | None, **of_this_step: float
+    ) -> None:
+        """Tell the steps since the last report, and what is known of this one, if there were any. Synchronises.
+
+        ``save_s`` is how long the latest checkpoint took, None before the first.
+        """
+        num_steps = len(self._rows)
+        if num_steps == 0:
+            return
+        interval = self._meter.read(self._ranks)
+        replaced = float(self._ranks.mean(torch.tensor([float(loader.num_replaced)]))[0])
+        values = {
+            "loss": interval.loss,
+            **of_this_step,
+            "gradient_norm": engine.gradient_norm(),
+            "skipped_steps": float(state.skipped_steps),
+            **self._rates.read(num_steps, data_wait_s=loader.wait_s, step=state.step),
+            "replaced_records": replaced * self._ranks.world_size,
+            **{f"parts/{name}": value for name, value in interval.parts.items()},
+        }
+        if save_s is not None:
+            values["checkpoint_s"] = save_s
+            self._compare_with_notice(save_s, step_s=values["step_s"])
+        line = self._monitor.train_line(state.step, values) if self._ranks.is_main else ""
+        self._monitor.scalars(state.step, values, samples=state.samples_consumed, line=line)
+        self._monitor.lead_weights(state.step, interval.lead_weights)
+        self._tell_spikes(interval.losses)
+        self._rows.clear()
+        self._first_step = state.step + 1
+        self._rates.begin()
+
+    def _compare_with_notice(self, save_s: float, *, step_s: float) -> None:
+        """A signal is acted on within two steps; then everything must be saved before the scheduler kills."""
+        needed_s = 2 * step_s + save_s
+        if not (0 < self._config.checkpoint.notice_s < needed_s and self._ranks.is_main):
+            return
+        if self._notice_throttle.asks() is not None:
+            log.warning(
+                "stopping takes %.1f s (two steps and a save), but checkpoint.notice_s=%g: ask the scheduler for more "
+                "notice, or what came after the checkpoint before will be lost",
+                needed_s,
+                self._config.checkpoint.notice_s,
+            )
+
+    def _tell_spikes(self, losses: list[float]) -> None:
+        """Every rank knows every step's loss, so all agree on which steps to ask each other's records for."""
+        for offset, loss in enumerate(losses):
+            zscore = self._spikes.spike(loss)
+            if zscore is None:
+                continue
+            step = self._first_step + offset
+            rows = np.concatenate(self._ranks.gather(self._rows[offset]))
+            keys = [self._inputs.records.keys[row] for row in rows]
+            self._spike_rows.add([{"step": step, "loss": loss, "zscore": round(zscore, 1), "keys": keys}])
+            more = self._spike_throttle.asks()
+            if more is not None:
+                log.log(
+                    self._level,
+                    "loss spike %.4f at step %d (z-score %.0f): %s%s; all in %s",
+                    loss,
+                    step,
+                    zscore,
+                    _shorten(keys),
+                    more,
+                    SPIKES_NAME,
+                )
+
+    def figures(self, step: int, engine: Engine) -> None:
+        """Draw a few fixed records, hidden by fixed masks, as the model now reconstructs them."""
+        every = self._config.monitor.figures_every
+        # At stage 3 the weights are gathered layer by layer: all ranks run the model or none can.
+        takes_part = self._ranks.is_main or engine.zero_stage == 3
+        if self._draw_figures is None or not every or step % every or not takes_part:
+            return
+        batch = self._inputs.fixed_batch(split="val", num_records=FIGURE_RECORDS)
+        signal, mask = self._inputs.prepare(batch, device=self._ranks.device, train=False)
+        with engine.evaluating() as model:
+            self._monitor.figures(step, self._draw_figures(model, signal, mask, self._config.signal))
+
+    def close(self) -> None:
+        self._monitor.close()
+
+
+def _shorten(keys: list[str]) -> str:
+    more = len(keys) - MAX_KEYS_IN_A_LINE
+    return " ".join(keys[:MAX_KEYS_IN_A_LINE]) + (f" and {more} more" if more > 0 else "")
