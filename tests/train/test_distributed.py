@@ -48,7 +48,7 @@ def test_a_launcher_that_names_no_meeting_point_is_refused() -> None:
 
 def test_alone_a_process_leaves_the_environment_to_its_children() -> None:
     program = (
-        "import os; from lamae.train import distributed\n"
+        "import os; from lamae.train.ranks import distributed\n"
         "ranks = distributed.start(timeout_s=30, num_threads=1)\n"
         "assert ranks.gather(1) == [1] and ranks.share('x') == 'x' and ranks.is_main\n"
         "print([name for name in ('RANK', 'WORLD_SIZE', 'MASTER_PORT') if name in os.environ])"
