@@ -15,7 +15,7 @@ from threading import Thread
 
 import ctypes
 
-from lamae.allocator import keep_freed_memory, share_one_arena
+from lamae.base.allocator import keep_freed_memory, share_one_arena
 
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: a fault is 4 KiB wherever this runs
 keep, on_thread, *sizes = map(int, sys.argv[1:])

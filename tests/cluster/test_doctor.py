@@ -57,7 +57,7 @@ def test_each_shortcoming_is_seen_and_answered(change, check, result):
 # One rank compares its gradients as they are, then doubled, as a wrong division by the world size would leave them.
 PARITY = """
 from lamae.cluster import examination
-from lamae.train import distributed
+from lamae.train.ranks import distributed
 from lamae.train.engine import Engine
 
 ranks = distributed.start(timeout_s=60, num_threads=1)

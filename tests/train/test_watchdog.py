@@ -15,7 +15,7 @@ HANGING = """
 import sys, time
 from pathlib import Path
 from lamae.train.config import MonitorConfig
-from lamae.train.watchdog import Watchdog
+from lamae.train.ranks.watchdog import Watchdog
 
 def wait_for_a_rank_that_never_comes():
     time.sleep(60)
@@ -37,7 +37,7 @@ STEPPING = """
 import sys, time
 from pathlib import Path
 from lamae.train.config import MonitorConfig
-from lamae.train.watchdog import Watchdog
+from lamae.train.ranks.watchdog import Watchdog
 
 with Watchdog(Path(sys.argv[1]), rank=0, config=MonitorConfig(hang_factor=1, hang_floor_s=1.5)) as watchdog:
     for _ in range(10):
