@@ -2,7 +2,8 @@
 
     defaults  <-  YAML file  <-  dotted overrides (``train.steps=1000 engine.zero_stage=2``)
 
-Unknown keys are errors that name the nearest known one. A dataclass may name keys of before in ``RENAMED``.
+Unknown keys are errors that name the nearest known one. A dataclass may name keys of before in ``RENAMED``
+and ``RETIRED``.
 """
 
 import dataclasses
@@ -139,13 +140,21 @@ def _dotted(overrides: Sequence[str]) -> DictConfig:
         raise UsageError(f"overrides {' '.join(overrides)}: {' '.join(str(error).split())}") from None
 
 
-def _rename(layer: DictConfig, renamed: Mapping[str, str]) -> DictConfig:
-    """Keys by the names they have today; checkpoints and configurations of before have others."""
-    for old, new in renamed.items():
+def _in_todays_keys(layer: DictConfig, kind: type) -> DictConfig:
+    """Checkpoints and configurations of before have keys that are called otherwise today, or gone.
+
+    A key of ``RETIRED`` is left out where it has the one value that today's program still does; any other is unknown.
+    """
+    renamed, retired = getattr(kind, "RENAMED", {}), getattr(kind, "RETIRED", {})
+    for old in (*renamed, *retired):
         section, _, name = old.rpartition(".")
         values = OmegaConf.select(layer, section)
-        if isinstance(values, DictConfig) and name in values:
-            OmegaConf.update(layer, new, values.pop(name))
+        if not isinstance(values, DictConfig) or name not in values:
+            continue
+        if old in renamed:
+            OmegaConf.update(layer, renamed[old], values.pop(name))
+        elif values[name] == retired[old]:
+            del values[name]
     return layer
 
 
@@ -153,10 +162,9 @@ def _merge(start: Any, layers: Sequence[Layer], unknown: str | None) -> DictConf
     """``start`` with ``layers`` merged over it; keys without a value are ``???``. Raises UsageError naming the key."""
     merged: Any = OmegaConf.structured(start)
     known = sorted(_dotted_keys(type(start)))
-    renamed = getattr(type(start), "RENAMED", {})
     for source, layer in layers:
         _refuse_interpolation(layer, source)
-        _refuse_unknown(_rename(layer, renamed), known, source, unknown)
+        _refuse_unknown(_in_todays_keys(layer, type(start)), known, source, unknown)
         for misfit in keys.misfits(type(start), OmegaConf.to_container(layer)):
             raise UsageError(f"{source}: {misfit}")
         try:

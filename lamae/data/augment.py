@@ -1,12 +1,10 @@
 """Augmentations that leave an ECG a possible ECG: each is a pure function of (seed, epoch, record).
 
-Noise and wander are drawn as electrode potentials and led through the definition of the twelve leads, so that
-III = II - I and its kin hold afterwards as they did before; the gain is one factor for all leads of a record.
+Noise is drawn as electrode potentials and led through the definition of the twelve leads, so that III = II - I and
+its kin hold afterwards as they did before; the gain is one factor for all leads of a record.
 
 B records, L leads (12), E electrodes (9), T samples.
 """
-
-import math
 
 import torch
 
@@ -15,9 +13,7 @@ from lamae.base.leads import LIMB_FROM_I_II, NUM_LEADS
 from lamae.data.config import SignalConfig
 
 # What a record's random numbers are for; crops use 1.
-_LEAD_DROPOUT, _GAIN, _NOISE, _WANDER = range(2, 6)
-_WANDER_HZ = (0.05, 0.5)
-_WANDER_TONES = 3
+_LEAD_DROPOUT, _GAIN, _NOISE = range(2, 5)
 
 
 def _leads_from_electrodes() -> torch.Tensor:
@@ -46,26 +42,15 @@ def drop_leads(
 def disturb(
     x_BLT: torch.Tensor, config: SignalConfig, *, seed: int, epoch: torch.Tensor, row: torch.Tensor
 ) -> torch.Tensor:
-    """Millivolt ``[B, 12, T]`` with the gain, noise and wander of ``config``."""
+    """Millivolt ``[B, 12, T]`` with the gain and noise of ``config``."""
     batch, _, num_samples = x_BLT.shape
     if config.gain_jitter > 0:
         key_B = keyed.record_keys(seed, epoch, row, purpose=_GAIN)
         x_BLT = x_BLT * torch.exp(config.gain_jitter * keyed.normal(key_B, 1, 1))
-    potential_BET = None
-    if config.noise_mv > 0:
-        key_B = keyed.record_keys(seed, epoch, row, purpose=_NOISE)
-        potential_BET = config.noise_mv * keyed.normal(key_B, 9, num_samples)
-    if config.wander_mv > 0:
-        key_B = keyed.record_keys(seed, epoch, row, purpose=_WANDER)
-        draws = keyed.uniform(key_B, 3, 9, _WANDER_TONES, 1)
-        low, high = (2 * math.pi * hz / config.rate_hz for hz in _WANDER_HZ)
-        angular = low + (high - low) * draws[:, 0]
-        sample_T = torch.arange(num_samples, device=x_BLT.device)
-        tones = draws[:, 2] * torch.sin(angular * sample_T + 2 * math.pi * draws[:, 1])
-        wander_BET = config.wander_mv / _WANDER_TONES * tones.sum(2)
-        potential_BET = wander_BET if potential_BET is None else potential_BET + wander_BET
-    if potential_BET is None:
+    if config.noise_mv == 0:
         return x_BLT
+    key_B = keyed.record_keys(seed, epoch, row, purpose=_NOISE)
+    potential_BET = config.noise_mv * keyed.normal(key_B, 9, num_samples)
     mixing = LEADS_FROM_ELECTRODES.to(x_BLT.device)
     with torch.autocast(x_BLT.device.type, enabled=False):
         return torch.baddbmm(x_BLT, mixing.expand(batch, -1, -1), potential_BET)

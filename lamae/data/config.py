@@ -94,10 +94,6 @@ class SignalConfig:
     clip_mv: float = 5.0
     """Samples beyond this many millivolt either way are clipped to it; 0 leaves them."""
 
-    highpass_hz: float = 0.0
-    """Zero-phase high-pass against baseline wander, usually 0.5; 0 is off. It bends the ST segment, which is
-    where infarction shows, and the run warns of it."""
-
     lead_dropout: float = 0.0
     """Augmentation: probability that a lead is withheld as if it had not been recorded; one always stays."""
 
@@ -108,9 +104,6 @@ class SignalConfig:
     noise_mv: float = 0.0
     """Augmentation: standard deviation of white noise, in millivolt, drawn at the electrodes so that limb-lead
     identities hold."""
-
-    wander_mv: float = 0.0
-    """Augmentation: amplitude, in millivolt, of slow baseline wander (0.05 to 0.5 Hz), drawn at the electrodes."""
 
     @property
     def output_scale(self) -> tuple[float, str]:
@@ -124,7 +117,6 @@ class SignalConfig:
         _require(self.scaling in SCALINGS, "signal.scaling", f"one of {', '.join(SCALINGS)}", self.scaling)
         _require(self.scale_mv > 0, "signal.scale_mv", "positive", self.scale_mv)
         _require(self.clip_mv >= 0, "signal.clip_mv", "0 (off) or positive", self.clip_mv)
-        _require(self.highpass_hz >= 0, "signal.highpass_hz", "0 (off) or positive", self.highpass_hz)
         _require(0 <= self.lead_dropout < 1, "signal.lead_dropout", "in [0, 1)", self.lead_dropout)
-        for name in ("gain_jitter", "noise_mv", "wander_mv"):
+        for name in ("gain_jitter", "noise_mv"):
             _require(getattr(self, name) >= 0, f"signal.{name}", "0 (off) or positive", getattr(self, name))

@@ -1,6 +1,6 @@
 """From ADC units as recorded to the float32 signal a model sees, for whole batches on the batch's device.
 
-    sentinel -> validity   resample   (high-pass)   crop   millivolt   (augment)   clip   scale   missing -> 0
+    sentinel -> validity   resample   crop   millivolt   (augment)   clip   scale   missing -> 0
 
 Shapes: B records, L leads (12), T samples.
 """
@@ -16,7 +16,6 @@ from lamae.base.errors import UsageError
 from lamae.data.augment import disturb, drop_leads
 from lamae.data.batch import Batch
 from lamae.data.config import SignalConfig
-from lamae.data.highpass import highpass
 from lamae.data.mixture import Mixture
 from lamae.data.resample import Decimator
 from lamae.sharding.format import NO_SAMPLE
@@ -71,10 +70,6 @@ class SignalTransform:
         self._num_positions = max(whole - wanted, 0) + 1 if wanted else 1
         self._num_padded = max(wanted - whole, 0)
         self._num_samples = wanted or whole
-        if config.highpass_hz > 0:
-            logger.warning(
-                "signal.highpass_hz=%g bends the ST segment, which is where infarction shows", config.highpass_hz
-            )
         if config.scaling != "global":
             logger.warning(
                 "signal.scaling=%s destroys amplitude, and with it voltage criteria (hypertrophy) and ST level",
@@ -90,15 +85,11 @@ class SignalTransform:
         """``train`` turns random crops and augmentations on; they depend on (seed, epoch, record) alone."""
         config = self.config
         x, valid = self._resample(batch)
-        if config.highpass_hz > 0:
-            x = highpass(x, valid, cutoff_hz=config.highpass_hz, rate_hz=config.rate_hz)
         if self._num_positions > 1:
             x, valid = self._crop(x, valid, batch, seed=seed if train else None)
         if self._num_padded:
             x, valid = F.pad(x, (0, self._num_padded)), F.pad(valid, (0, self._num_padded))
-        if config.highpass_hz == 0:  # else there is no baseline left
-            x = x.sub_(batch.baseline[..., None])
-        x = x.div_(batch.gain[..., None])
+        x = x.sub_(batch.baseline[..., None]).div_(batch.gain[..., None])
         lead_mask = batch.lead_mask
         if train:
             x = disturb(x, config, seed=seed, epoch=batch.epoch, row=batch.row)

@@ -3,14 +3,15 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from lamae.base.leads import NUM_LEADS
 
 KINDS = ("lamae", "independent", "aligned", "mean", "joint")
 SCOPES = ("summary", "aligned", "joint")
-POSITIONS = ("sincos", "learned")
-LOSSES = ("mse", "huber")
 ATTENTIONS = ("auto", "eager", "sdpa", "triton")
 
-MIXABLE_MASK_KINDS = ("grid", "random", "time", "block")
+MIXABLE_MASK_KINDS = ("grid", "random", "time")
 MASK_KINDS = (*MIXABLE_MASK_KINDS, "lead", "mixed")
 
 
@@ -54,27 +55,12 @@ class ModelConfig:
     decoder_heads: int = 3
     """Attention heads of the decoder."""
 
-    positions: str = "sincos"
-    """Time positions of patches: sincos (any length), or learned (lengths up to ``max_patches``)."""
-
-    max_patches: int = 256
-    """Longest record, in patches, that learned positions cover; no effect with sincos."""
-
-    lead_embedding: bool = True
-    """Tell encoder and decoder which lead a token belongs to. Off only with masks that hide no whole lead."""
-
     match_parameters: bool = False
     """Give ``independent`` and ``aligned`` as many further encoder blocks as LAMAE has latent blocks; no effect on
     the other kinds."""
 
     align_weight: float = 2.0
     """``aligned`` only: final weight of the pull between leads; a sigmoid of the training progress starts it at 0."""
-
-    loss: str = "mse"
-    """Reconstruction loss per sample: mse, or huber (quadratic below ``huber_delta``, linear above)."""
-
-    huber_delta: float = 1.0
-    """Where ``huber`` turns linear, in the model's input units."""
 
     normalize_targets: bool = False
     """Reconstruct patches with mean 0 and variance 1. Destroys amplitude: voltage criteria and ST level are lost."""
@@ -87,10 +73,8 @@ class ModelConfig:
         """Raises ValueError naming the key to change."""
         _one_of("model.kind", self.kind, KINDS)
         _one_of("model.scope", self.scope, SCOPES)
-        _one_of("model.positions", self.positions, POSITIONS)
-        _one_of("model.loss", self.loss, LOSSES)
         _one_of("model.attention", self.attention, ATTENTIONS)
-        for name in ("patch_size", "width", "heads", "decoder_width", "decoder_heads", "max_patches"):
+        for name in ("patch_size", "width", "heads", "decoder_width", "decoder_heads"):
             _at_least(f"model.{name}", getattr(self, name), 1)
         for name in ("depth", "latent_depth", "decoder_depth"):
             _at_least(f"model.{name}", getattr(self, name), 0)
@@ -109,8 +93,6 @@ class ModelConfig:
             )
         if self.align_weight < 0:
             raise ValueError(f"model.align_weight={self.align_weight} must not be negative")
-        if self.huber_delta <= 0:
-            raise ValueError(f"model.huber_delta={self.huber_delta} must be above 0")
 
 
 @dataclass
@@ -119,7 +101,7 @@ class MaskConfig:
 
     kind: str = "grid"
     """grid (whole leads, and the same instants in all the others), random (each lead its own patches), time (one span
-    in every lead), block (one span per lead), lead (whole leads only), mixed (drawn by ``weights``)."""
+    in every lead), lead (whole leads only), mixed (drawn by ``weights``)."""
 
     limb_tied: bool = True
     """The six limb leads are hidden or visible together: any two of them determine the other four."""
@@ -138,7 +120,7 @@ class MaskConfig:
     pooling. No effect on models that pool no instants: those decode every hidden lead so, or none."""
 
     weights: dict[str, float] = field(default_factory=lambda: {"grid": 0.5, "random": 0.25, "time": 0.25})
-    """mixed only: relative frequency of grid, random, time and block. Not of lead, whose records show every instant
+    """mixed only: relative frequency of grid, random and time. Not of lead, whose records show every instant
     and so have another shape. Kinds not named keep their default; 0 leaves one out."""
 
     def check(self) -> None:
@@ -162,6 +144,56 @@ class MaskConfig:
                 raise ValueError("mask.weights must give at least one kind a weight above 0")
 
 
+class Layout(NamedTuple):
+    """Which parts a kind of model is made of."""
+
+    exchanges: bool
+    """Leads exchange information in latent space."""
+
+    pools_instants: bool
+    """The leads' tokens of one instant are pooled, beside their summaries."""
+
+    depth: int
+    """Blocks of the encoder."""
+
+    latent_depth: int
+    """Blocks of the exchange."""
+
+    scope: str
+    """What the exchange connects; see ``ModelConfig.scope``."""
+
+    @classmethod
+    def of(cls, model: ModelConfig) -> "Layout":
+        if model.kind == "joint":  # one transformer over all tokens, as deep as LAMAE in all
+            return cls(True, True, 0, model.depth + model.latent_depth, "joint")
+        if model.kind in ("lamae", "mean"):
+            return cls(True, model.scope != "summary", model.depth, model.latent_depth, model.scope)
+        matched = model.latent_depth if model.match_parameters else 0
+        return cls(False, False, model.depth + matched, 0, "summary")
+
+
+class MaskShape(NamedTuple):
+    """What every record of a configuration shows, whatever is drawn for it."""
+
+    slots: int
+    """Slots for leads that may be visible."""
+
+    shown: int
+    """Patches visible in each of them."""
+
+    shares_times: bool
+    """All leads of a record show the same patches."""
+
+    @classmethod
+    def of(cls, mask: "MaskConfig", num_patches: int) -> "MaskShape":
+        kinds = set(kinds_drawn(mask))
+        return cls(
+            slots=NUM_LEADS - mask.hidden_leads if kinds <= {"grid", "lead"} else NUM_LEADS,
+            shown=num_patches if kinds == {"lead"} else num_visible(mask, num_patches),
+            shares_times="random" not in kinds,
+        )
+
+
 def check_together(model: ModelConfig, mask: MaskConfig, *, num_samples: int) -> None:
     """What only the whole run can tell: model, masks and record length fit. Raises ValueError naming the key."""
     if num_samples % model.patch_size:
@@ -174,18 +206,7 @@ def check_together(model: ModelConfig, mask: MaskConfig, *, num_samples: int) ->
         raise ValueError(
             f"model.patch_size={model.patch_size} leaves {num_patches} patch per lead; at least 2 are needed"
         )
-    if model.positions == "learned" and num_patches > model.max_patches:
-        raise ValueError(
-            f"model.max_patches={model.max_patches} is below the record's {num_patches} patches; raise it or use "
-            "model.positions=sincos"
-        )
-    kinds = kinds_drawn(mask)
-    if not model.lead_embedding and {"grid", "lead"} & set(kinds):
-        raise ValueError(
-            "model.lead_embedding=false cannot go with a mask.kind that hides whole leads: the decoder could not "
-            "know which lead is asked for"
-        )
-    if kinds == ["lead"] and model.kind in ("independent", "aligned"):
+    if kinds_drawn(mask) == ["lead"] and model.kind in ("independent", "aligned"):
         raise ValueError(
             f"mask.kind=lead leaves model.kind={model.kind} nothing to learn: it reconstructs no lead from another"
         )
@@ -193,9 +214,9 @@ def check_together(model: ModelConfig, mask: MaskConfig, *, num_samples: int) ->
 
 def without_effect(model: ModelConfig, mask: MaskConfig) -> Iterator[str]:
     """A sentence for every option that was changed from its default and does nothing beside the others."""
-    exchanges = model.kind not in ("independent", "aligned")
+    layout = Layout.of(model)
+    exchanges = layout.exchanges
     chooses_scope = model.kind in ("lamae", "mean")
-    pools_instants = exchanges and not (chooses_scope and model.scope == "summary")
     drawn = set(kinds_drawn(mask))
     hides_leads = bool({"grid", "lead"} & drawn)
     rules = (
@@ -207,10 +228,8 @@ def without_effect(model: ModelConfig, mask: MaskConfig) -> Iterator[str]:
             model.kind == "lamae" and model.scope != "joint",
             "only model.kind=lamae with scope summary or aligned has attention among leads alone",
         ),
-        (model, "model.max_patches", model.positions == "learned", "it needs model.positions=learned"),
         (model, "model.match_parameters", not exchanges, "it needs model.kind=independent or aligned"),
         (model, "model.align_weight", model.kind == "aligned", "it needs model.kind=aligned"),
-        (model, "model.huber_delta", model.loss == "huber", "it needs model.loss=huber"),
         (mask, "mask.limb_tied", drawn != {"time"}, "mask.kind=time is the same for all leads"),
         (mask, "mask.hidden_leads", hides_leads, "it needs masks of kind grid or lead"),
         (
@@ -223,7 +242,7 @@ def without_effect(model: ModelConfig, mask: MaskConfig) -> Iterator[str]:
         (
             mask,
             "mask.record_only_share",
-            hides_leads and pools_instants,
+            hides_leads and layout.pools_instants,
             "it needs masks of kind grid or lead, and a model that pools instants (scope aligned or joint)",
         ),
         (mask, "mask.weights", mask.kind == "mixed", "it needs mask.kind=mixed"),

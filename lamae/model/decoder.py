@@ -1,4 +1,4 @@
-"""From latents back to signal: one light decoder for all leads, told which lead it draws.
+"""From latents back to signal: one light decoder for all leads, given the lead to reconstruct.
 
 B batch, L leads (12), N patches, P samples per patch, V slots for leads, S patches per slot, D width, W decoder width.
 """
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lamae.base.leads import NUM_LEADS
 from lamae.model.config import ModelConfig
 from lamae.model.encoder import Latents, attend_within_lead
-from lamae.model.layers import Block, LayerNorm, Positions, invert_rows, linear, move_rows
+from lamae.model.layers import Block, LayerNorm, invert_rows, linear, move_rows, sincos_positions
 from lamae.model.masking import Mask
 
 
@@ -20,7 +20,7 @@ class Decoder(nn.Module):
     - the instant's pooled token: what all leads together say about that moment;
     - the record's (or the lead's own) summary, at every patch.
 
-    What comes from pooled sources is scaled by a vector of the lead asked for, because a lead is a projection of the
+    What comes from pooled sources is scaled by a vector of the target lead, because a lead is a projection of the
     same heart: the map from latent to lead is a product of the two, not a sum.
     """
 
@@ -31,9 +31,8 @@ class Decoder(nn.Module):
         self.instant = linear(config.width, width) if reads_instants else None
         self.summary = linear(config.width, width)
         self.hidden = nn.Parameter(torch.randn(width) * 0.02)
-        self.positions = Positions(config.positions, width, config.max_patches)
-        self.lead = nn.Parameter(torch.randn(NUM_LEADS, width) * 0.02) if config.lead_embedding else None
-        self.lead_scale = nn.Parameter(torch.randn(NUM_LEADS, width) * 0.5) if config.lead_embedding else None
+        self.lead = nn.Parameter(torch.randn(NUM_LEADS, width) * 0.02)
+        self.lead_scale = nn.Parameter(torch.randn(NUM_LEADS, width) * 0.5)
         self.blocks = nn.ModuleList(
             Block(width, config.decoder_heads, config.mlp_ratio) for _ in range(config.decoder_depth)
         )
@@ -54,7 +53,7 @@ class Decoder(nn.Module):
         """
         N = mask.num_patches
         own_BLNW = self._lay_out(self.own(latents.tokens_BVSD), latents, N)
-        everywhere_BLNW = self.summary(summary_BLD)[:, :, None] + self.positions(N, own_BLNW)
+        everywhere_BLNW = self.summary(summary_BLD)[:, :, None] + sincos_positions(N, own_BLNW.shape[-1]).to(own_BLNW)
         hidden = self.hidden.to(own_BLNW.dtype)
         shared_BLNW = everywhere_BLNW + hidden
         if instant_BSD is not None and self.instant is not None:
@@ -66,8 +65,7 @@ class Decoder(nn.Module):
             # Records whose hidden leads must come from the record embedding alone get no instants there.
             blind_BL = mask.record_only_B[:, None] & ~mask.visible_lead_BL
             shared_BLNW = torch.where(blind_BL[:, :, None, None], shared_BLNW, sighted_BLNW)
-        if self.lead is not None and self.lead_scale is not None:
-            shared_BLNW = torch.addcmul(self.lead[:, None], shared_BLNW, 1 + self.lead_scale[:, None])
+        shared_BLNW = torch.addcmul(self.lead[:, None], shared_BLNW, 1 + self.lead_scale[:, None])
         h = shared_BLNW + own_BLNW
         for block in self.blocks:
             h = block(h, attend_within_lead)

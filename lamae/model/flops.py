@@ -7,7 +7,7 @@ empty and patches that are laid out but not valid are computed, hence counted.
 from dataclasses import dataclass
 
 from lamae.base.leads import NUM_LEADS
-from lamae.model.config import MaskConfig, ModelConfig, kinds_drawn, num_visible
+from lamae.model.config import Layout, MaskConfig, MaskShape, ModelConfig
 
 
 @dataclass(frozen=True)
@@ -33,28 +33,15 @@ class Flops:
 
 def count_flops(model: ModelConfig, mask: MaskConfig, *, num_samples: int) -> Flops:
     """Of one pretraining record; every record of a configuration costs the same."""
-    kinds = set(kinds_drawn(mask))
     num_patches = num_samples // model.patch_size
-    hides_leads_only = kinds <= {"grid", "lead"}
-    shares_times = kinds <= {"grid", "lead", "time"}
-    leads = NUM_LEADS - mask.hidden_leads if hides_leads_only else NUM_LEADS
-    shown = num_patches if kinds == {"lead"} else num_visible(mask, num_patches)
+    leads, shown, shares_times = MaskShape.of(mask, num_patches)
+    exchanges, pools_instants, depth, latent_depth, scope = Layout.of(model)
     width, decoder_width = model.width, model.decoder_width
-
-    exchanges = model.kind in ("lamae", "mean", "joint")
-    scope = "joint" if model.kind == "joint" else model.scope
-    depth, latent_depth = model.depth, model.latent_depth if exchanges else 0
-    if model.kind == "joint":
-        depth, latent_depth = 0, model.depth + model.latent_depth
-    elif model.match_parameters and not exchanges:
-        depth += model.latent_depth
 
     encoder = depth * _block(model, tokens=leads * (1 + shown), width=width, groups=leads, length=1 + shown)
     embed = 2 * leads * shown * model.patch_size * width
 
-    instants = 0
-    if exchanges and scope != "summary":
-        instants = shown if shares_times else num_patches
+    instants = (shown if shares_times else num_patches) if pools_instants else 0
     tokens = leads * (1 + instants)
     groups, length = {"summary": (1, leads), "aligned": (1 + instants, leads), "joint": (1, tokens)}[scope]
     averages = model.kind == "mean"

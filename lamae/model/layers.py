@@ -141,21 +141,6 @@ def sincos_positions(count: int, width: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
-class Positions(nn.Module):
-    """Where in time a patch lies, as a vector: fixed sines and cosines, or learned."""
-
-    def __init__(self, kind: str, width: int, max_patches: int) -> None:
-        super().__init__()
-        self.width = width
-        self.learned = nn.Parameter(torch.randn(max_patches, width) * 0.02) if kind == "learned" else None
-
-    def forward(self, count: int, like: Tensor) -> Tensor:
-        """[count, width] in ``like``'s dtype, on its device."""
-        if self.learned is not None:
-            return self.learned[:count].to(like.dtype)
-        return sincos_positions(count, self.width).to(like)
-
-
 def look_up(table_RD: Tensor, index: Tensor) -> Tensor:
     """``table[index]``; by a product with zeros and ones where indexing would add up the rows' gradients narrowly."""
     if not (table_RD.requires_grad and sums_narrowly(table_RD)):

@@ -1,4 +1,4 @@
-"""Reconstruction loss: the mean over records of each record's mean over its own asked, valid samples.
+"""Reconstruction loss: the mean over records of each record's mean over its own valid target samples.
 
 So a gradient does not depend on how a global batch is cut into ranks and micro-batches, whatever is missing where.
 B batch, L leads (12), N patches, P samples per patch.
@@ -11,21 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lamae.base.leads import DERIVED_LEADS
-from lamae.model.config import ModelConfig
 from lamae.model.masking import Mask
 
 
-def sample_errors(config: ModelConfig, y_BLNP: Tensor, target_BLNP: Tensor) -> Tensor:
-    """float32 loss of every sample."""
-    if config.loss == "huber":
-        return F.huber_loss(y_BLNP, target_BLNP, reduction="none", delta=config.huber_delta)
-    return F.mse_loss(y_BLNP, target_BLNP, reduction="none")
-
-
-def record_means(error_BLNP: Tensor, asked_BLNP: Tensor) -> Tensor:
-    """[B]: mean over the asked samples of each record; 0 where nothing is asked for."""
-    total_B = torch.where(asked_BLNP, error_BLNP, 0.0).flatten(1).sum(1)
-    return total_B / asked_BLNP.flatten(1).sum(1).clamp(min=1)
+def record_means(error_BLNP: Tensor, target_BLNP: Tensor) -> Tensor:
+    """[B]: mean over the target samples of each record; 0 where it has none."""
+    total_B = torch.where(target_BLNP, error_BLNP, 0.0).flatten(1).sum(1)
+    return total_B / target_BLNP.flatten(1).sum(1).clamp(min=1)
 
 
 def lead_disagreement(lead_BVD: Tensor, slot_BV: Tensor) -> Tensor:
@@ -42,7 +34,7 @@ def alignment_weight(final: float, progress: float) -> float:
     return final / (1 + math.exp(-12 * (progress - 0.5)))
 
 
-def error_parts(error_BLNP: Tensor, asked_BLNP: Tensor, mask: Mask) -> dict[str, Tensor]:
+def error_parts(error_BLNP: Tensor, target_BLNP: Tensor, mask: Mask) -> dict[str, Tensor]:
     """Mean error over all samples of each way of being hidden in this batch; NaN where the batch has none.
 
     ``hidden_leads``: leads hidden wholly, at the instants that the others show (there the others can be read);
@@ -50,8 +42,8 @@ def error_parts(error_BLNP: Tensor, asked_BLNP: Tensor, mask: Mask) -> dict[str,
     Each also for I, II, V1..V6 alone (``…_independent``) and for the limb leads that follow from I and II
     (``…_derived``).
     """
-    total_BLN = torch.where(asked_BLNP, error_BLNP, 0.0).sum(-1)
-    count_BLN = asked_BLNP.sum(-1)
+    total_BLN = torch.where(target_BLNP, error_BLNP, 0.0).sum(-1)
+    count_BLN = target_BLNP.sum(-1)
     hidden_lead_BL1 = ~mask.visible_lead_BL[:, :, None]
     shown_BN = (~hidden_lead_BL1 & ~mask.hidden_BLN).any(1)
     ways_BLN = {

@@ -1,7 +1,7 @@
-"""What each record shows and what is asked for: a pure function of (seed, epoch, row) and of the leads it has.
+"""What each record shows and what is to be predicted: a pure function of (seed, epoch, row) and of the leads it has.
 
-Masks are drawn with integer tensor operations alone, record by record, so they are the same on any device, in any
-batch and at any world size. Shapes depend on the configuration only: a record that shows fewer leads than there are
+Masks are drawn by ``lamae.keyed``, record by record, so they are the same on any device, in any batch and at any world
+size. Shapes depend on the configuration only: a record that shows fewer leads than there are
 slots leaves slots empty.
 
 B batch, L leads (12), N patches, V slots for visible leads, S visible patches per slot.
@@ -14,14 +14,14 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
+from lamae import keyed
 from lamae.base.leads import CHEST_LEADS, LIMB_LEADS, NUM_LEADS
-from lamae.keyed import GOLDEN, mix, signed
-from lamae.model.config import MaskConfig, kinds_drawn, num_visible
+from lamae.model.config import MaskConfig, MaskShape, kinds_drawn, num_visible
 
 _LIMB = slice(LIMB_LEADS[0], LIMB_LEADS[-1] + 1)
 _CHEST = slice(CHEST_LEADS[0], CHEST_LEADS[-1] + 1)
-# Streams of random numbers of one record; a number is never used for two purposes.
-_STREAM_LEADS, _STREAM_TIMES, _STREAM_LIMB_HIDDEN, _STREAM_RECORD_ONLY, _STREAM_KIND = range(5)
+# What a record's random numbers are for; crops and augmentations use those below.
+_LEADS, _TIMES, _LIMB_HIDDEN, _RECORD_ONLY, _KIND = range(16, 21)
 
 
 @dataclass(frozen=True)
@@ -74,22 +74,20 @@ def draw_mask(
         lead_mask_BL: bool [B, 12], leads that the record has. Others are neither shown nor asked for.
         num_patches: patches per lead.
     """
-    key_B = _record_keys(seed, epoch_B.to(lead_mask_BL.device), row_B.to(lead_mask_BL.device))
-    draw = partial(_draw_kind, config, key_B=key_B, present_BL=lead_mask_BL, num_patches=num_patches)
+    draws = _Draws(seed, epoch_B.to(lead_mask_BL.device), row_B.to(lead_mask_BL.device))
     kinds = kinds_drawn(config)
-    drawn = [draw(kind) for kind in kinds]
+    drawn = [_draw_kind(config, kind, draws, lead_mask_BL, num_patches) for kind in kinds]
     if len(kinds) == 1:
         chosen = drawn[0]
     else:
-        choice_B = _weighted_choice(key_B, [config.weights[kind] for kind in kinds])
+        choice_B = draws.choice(_KIND, [config.weights[kind] for kind in kinds])
         chosen = _Drawn(*(_select(choice_B, options) for options in zip(*drawn, strict=True)))
-    hides_leads = all(kind in ("grid", "lead") for kind in kinds)
-    num_shown = num_patches if kinds == ["lead"] else num_visible(config, num_patches)
+    shape = MaskShape.of(config, num_patches)
     return _assemble(
         chosen.visible_BL,
         lead_mask_BL,
-        chosen.order_BGN.argsort(dim=2, stable=True)[:, :, :num_shown].sort(dim=2).values,
-        slots=NUM_LEADS - config.hidden_leads if hides_leads else NUM_LEADS,
+        chosen.order_BGN.argsort(dim=2, stable=True)[:, :, : shape.shown].sort(dim=2).values,
+        slots=shape.slots,
         num_patches=num_patches,
         record_only_B=chosen.record_only_B,
     )
@@ -111,24 +109,20 @@ class _Drawn(NamedTuple):
     record_only_B: Tensor
 
 
-def _draw_kind(config: MaskConfig, kind: str, *, key_B: Tensor, present_BL: Tensor, num_patches: int) -> _Drawn:
+def _draw_kind(config: MaskConfig, kind: str, draws: "_Draws", present_BL: Tensor, num_patches: int) -> _Drawn:
     never_B = torch.zeros_like(present_BL[:, 0])
     if kind in ("grid", "lead"):
-        order_BGN = _random_BK(key_B, _STREAM_TIMES, num_patches)[:, None, :]
-        record_only_B = _chance(key_B, _STREAM_RECORD_ONLY, config.record_only_share)
-        return _Drawn(_visible_leads(config, key_B, present_BL), order_BGN, record_only_B)
+        record_only_B = draws.chance(_RECORD_ONLY, config.record_only_share)
+        return _Drawn(_visible_leads(config, draws, present_BL), draws.order(_TIMES, 1, num_patches), record_only_B)
     if kind == "random":
-        order_BLN = _random_BK(key_B, _STREAM_TIMES, NUM_LEADS * num_patches).view(-1, NUM_LEADS, num_patches)
-        return _Drawn(present_BL, _tie_limb_leads(config, order_BLN), never_B)
+        order_BLN = draws.order(_TIMES, NUM_LEADS, num_patches)
+        if config.limb_tied:
+            order_BLN = torch.cat([order_BLN[:, :1].expand_as(order_BLN[:, _LIMB]), order_BLN[:, _CHEST]], dim=1)
+        return _Drawn(present_BL, order_BLN, never_B)
     num_starts = num_visible(config, num_patches) + 1
-    if kind == "time":
-        start_BG = _random_BK(key_B, _STREAM_TIMES, 1) % num_starts
-    else:
-        start_BG = _tie_limb_leads(config, _random_BK(key_B, _STREAM_TIMES, NUM_LEADS) % num_starts)
-    patch_N = torch.arange(num_patches, device=key_B.device)
-    after_BGN = patch_N - start_BG[:, :, None]
-    in_span_BGN = (after_BGN >= 0) & (after_BGN <= num_patches - num_starts)
-    return _Drawn(present_BL, in_span_BGN.long(), never_B)
+    after_B1N = torch.arange(num_patches, device=present_BL.device) - draws.order(_TIMES, 1, 1) % num_starts
+    in_span_B1N = (after_B1N >= 0) & (after_B1N <= num_patches - num_starts)
+    return _Drawn(present_BL, in_span_B1N.long(), never_B)
 
 
 def _select(choice_B: Tensor, options: tuple[Tensor, ...]) -> Tensor:
@@ -168,9 +162,9 @@ def _assemble(
     )
 
 
-def _visible_leads(config: MaskConfig, key_B: Tensor, present_BL: Tensor) -> Tensor:
+def _visible_leads(config: MaskConfig, draws: "_Draws", present_BL: Tensor) -> Tensor:
     """bool [B, 12]: never more leads than ``12 - hidden_leads``, at least one where the record has any."""
-    order_BL = _random_BK(key_B, _STREAM_LEADS, NUM_LEADS)
+    order_BL = draws.order(_LEADS, NUM_LEADS)
     if not config.limb_tied:
         num_present_B = present_BL.sum(1)
         num_hidden_B = (num_present_B * config.hidden_leads + 6) // 12
@@ -178,7 +172,7 @@ def _visible_leads(config: MaskConfig, key_B: Tensor, present_BL: Tensor) -> Ten
         return _all_but_first(present_BL, order_BL, num_hidden_B)
     limb_BL, chest_BL = present_BL[:, _LIMB], present_BL[:, _CHEST]
     has_limb_B, num_chest_B = limb_BL.any(1), chest_BL.sum(1)
-    hide_limb_B = _chance(key_B, _STREAM_LIMB_HIDDEN, config.limb_hidden_share) & has_limb_B & (num_chest_B > 0)
+    hide_limb_B = draws.chance(_LIMB_HIDDEN, config.limb_hidden_share) & has_limb_B & (num_chest_B > 0)
     # Of fewer chest leads proportionally fewer are hidden; without limb leads one of them must show.
     num_hidden_B = (num_chest_B * config.hidden_leads + 3) // 6
     num_hidden_B = torch.where(has_limb_B, num_hidden_B, torch.minimum(num_hidden_B, (num_chest_B - 1).clamp(min=0)))
@@ -194,40 +188,22 @@ def _all_but_first(present_BK: Tensor, order_BK: Tensor, num_hidden_B: Tensor) -
     return present_BK & (rank_BK >= num_hidden_B[:, None])
 
 
-def _tie_limb_leads(config: MaskConfig, draws_BL: Tensor) -> Tensor:
-    """Draws per lead ``[B, 12, …]``, where they are tied the same for the six limb leads."""
-    if not config.limb_tied:
-        return draws_BL
-    return torch.cat([draws_BL[:, :1].expand_as(draws_BL[:, _LIMB]), draws_BL[:, _CHEST]], dim=1)
+class _Draws:
+    """The random numbers of a batch's records: the same for a record wherever it stands; one key per purpose."""
 
+    def __init__(self, seed: int, epoch_B: Tensor, row_B: Tensor) -> None:
+        self._key_B = partial(keyed.record_keys, seed, epoch_B, row_B)
 
-# --- random numbers: a counter through the finaliser of SplitMix64 (Steele, Lea, Flood, OOPSLA 2014) ---------------
+    def order(self, purpose: int, *shape: int) -> Tensor:
+        """int64 ``[B, *shape]``, uniform over 0..2^63-1."""
+        return keyed.bits(self._key_B(purpose=purpose), *shape) & torch.iinfo(torch.int64).max
 
+    def chance(self, purpose: int, share: float) -> Tensor:
+        """bool ``[B]``, true in the given share of records."""
+        return keyed.uniform(self._key_B(purpose=purpose), 1)[:, 0] < share
 
-def _record_keys(seed: int, epoch_B: Tensor, row_B: Tensor) -> Tensor:
-    key_B = _next(torch.full_like(row_B, signed(seed)))
-    return _next(_next(key_B ^ epoch_B) ^ row_B)
-
-
-def _random_BK(key_B: Tensor, stream: int, count: int) -> Tensor:
-    """int64 [B, count], uniform over 0..2^63-1."""
-    counter_K = torch.arange(count, dtype=torch.int64, device=key_B.device)
-    stream_B = _next(key_B + signed((stream + 1) * GOLDEN))
-    return _next(stream_B[:, None] ^ counter_K) & torch.iinfo(torch.int64).max
-
-
-def _chance(key_B: Tensor, stream: int, share: float) -> Tensor:
-    """bool [B], true in the given share of records."""
-    return (_random_BK(key_B, stream, 1)[:, 0] >> 10) < round(share * 2**53)
-
-
-def _weighted_choice(key_B: Tensor, weights: list[float]) -> Tensor:
-    """int64 [B]: index drawn with the given relative frequencies."""
-    thresholds = [round(sum(weights[: i + 1]) / sum(weights) * 2**53) for i in range(len(weights) - 1)]
-    draw_B = _random_BK(key_B, _STREAM_KIND, 1)[:, 0] >> 10
-    return (draw_B[:, None] >= torch.tensor(thresholds, device=key_B.device)).sum(1)
-
-
-def _next(x: Tensor) -> Tensor:
-    """SplitMix64's step from one state: advance by the golden ratio, then finalise."""
-    return mix(x + signed(GOLDEN))
+    def choice(self, purpose: int, weights: list[float]) -> Tensor:
+        """int64 ``[B]``: index drawn with the given relative frequencies."""
+        draw_B1 = keyed.uniform(self._key_B(purpose=purpose), 1)
+        thresholds = [sum(weights[: i + 1]) / sum(weights) for i in range(len(weights) - 1)]
+        return (draw_B1 >= draw_B1.new_tensor(thresholds)).sum(1)

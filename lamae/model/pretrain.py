@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lamae.base.errors import UsageError
 from lamae.base.leads import NUM_LEADS
-from lamae.model.config import MaskConfig, ModelConfig, check_together
+from lamae.model.config import Layout, MaskConfig, ModelConfig, check_together
 from lamae.model.decoder import Decoder
 from lamae.model.encoder import Encoder, Exchange, Latents, on_shared_grid
 from lamae.model.layers import AttentionPool, LayerNorm, MeanPool, equal_weights
-from lamae.model.loss import alignment_weight, error_parts, lead_disagreement, record_means, sample_errors
+from lamae.model.loss import alignment_weight, error_parts, lead_disagreement, record_means
 from lamae.model.masking import Mask, show_all
 
 
@@ -27,8 +28,8 @@ class PretrainOutput:
     """Scalar float32: mean of ``loss_B``."""
 
     loss_B: Tensor
-    """float32: each record's mean over its own asked, valid samples; 0 where nothing can be asked. Kind ``aligned``
-    adds its pull between the leads."""
+    """float32: each record's mean over its own valid target samples; 0 where it has none. Kind ``aligned`` adds its
+    pull between the leads."""
 
     parts: dict[str, Tensor]
     """Detached scalars of this batch: error by way of being hidden, entropy of the pooling weights; NaN where the batch
@@ -85,24 +86,19 @@ class PretrainModel(nn.Module):
         super().__init__()
         self.config = config
         self.progress = 1.0
-        self.exchanges = config.kind in ("lamae", "mean", "joint")
-        depth, latent_depth, scope = config.depth, config.latent_depth, config.scope
-        if config.kind == "joint":  # one transformer over all tokens, as deep as LAMAE in all
-            depth, latent_depth, scope = 0, config.depth + config.latent_depth, "joint"
-        elif config.match_parameters and not self.exchanges:
-            depth += latent_depth
-        pools_instants = self.exchanges and scope != "summary"
+        layout = Layout.of(config)
+        self.exchanges = layout.exchanges
         pool = MeanPool if config.kind == "mean" else AttentionPool
-        self.encoder = Encoder(config, depth=depth)
+        self.encoder = Encoder(config, depth=layout.depth)
         self.exchange = (
-            Exchange(config, scope=scope, depth=latent_depth, averages=config.kind == "mean")
+            Exchange(config, scope=layout.scope, depth=layout.latent_depth, averages=config.kind == "mean")
             if self.exchanges
             else None
         )
         self.norm_summary = LayerNorm(config.width)
         self.pool_record = pool(config.width) if self.exchanges else None
-        self.pool_instant = pool(config.width) if pools_instants else None
-        self.decoder = Decoder(config, reads_instants=pools_instants)
+        self.pool_instant = pool(config.width) if layout.pools_instants else None
+        self.decoder = Decoder(config, reads_instants=layout.pools_instants)
 
     def set_progress(self, progress: float) -> None:
         """Share of the training that is done, 0 to 1, which weighs the pull of kind ``aligned``; others ignore it."""
@@ -113,24 +109,24 @@ class PretrainModel(nn.Module):
 
         Args:
             x_BLT: float32 signal; leads that are not in ``lead_mask_BL`` are ignored, whatever they hold.
-            valid_BLT: bool, samples that were recorded; others are neither read nor asked for, whatever they hold.
+            valid_BLT: bool, samples that were recorded; others are neither read nor predicted, whatever they hold.
             lead_mask_BL: bool, leads that the record has.
             mask: from ``draw_mask``.
         """
         x_BLT, valid_BLT = _recorded(x_BLT, valid_BLT, lead_mask_BL)
         valid_BLNP = self._patches(valid_BLT)
         pooled, y_BLNP = self._decode(x_BLT, valid_BLT, mask)
-        target_BLNP, _ = self._targets(self._patches(x_BLT), valid_BLNP)
-        error_BLNP = sample_errors(self.config, y_BLNP, target_BLNP)
-        asked_BLNP = self._asked_BLN(mask)[..., None] & valid_BLNP
-        loss_B = record_means(error_BLNP, asked_BLNP)
+        goal_BLNP, _ = self._targets(self._patches(x_BLT), valid_BLNP)
+        error_BLNP = F.mse_loss(y_BLNP, goal_BLNP, reduction="none")
+        target_BLNP = self._target_BLN(mask)[..., None] & valid_BLNP
+        loss_B = record_means(error_BLNP, target_BLNP)
         extra = {}
         if self.config.kind == "aligned":
             apart_B = lead_disagreement(pooled.normed_BVD, pooled.latents.slot_BV)
             loss_B = loss_B + alignment_weight(self.config.align_weight, self.progress) * apart_B
             extra["lead_disagreement"] = apart_B.detach().mean()
         with torch.no_grad():
-            parts = error_parts(error_BLNP, asked_BLNP, mask) | extra
+            parts = error_parts(error_BLNP, target_BLNP, mask) | extra
             parts["pool_entropy"] = _relative_entropy(pooled.weights_BV, pooled.latents.slot_BV)
             lead_weights_BL = _by_lead(pooled.weights_BV, mask.lead_BV)
         return PretrainOutput(loss=loss_B.mean(), loss_B=loss_B, parts=parts, lead_weights_BL=lead_weights_BL)
@@ -183,16 +179,16 @@ class PretrainModel(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, x_BLT: Tensor, valid_BLT: Tensor, lead_mask_BL: Tensor, mask: Mask) -> tuple[Tensor, Tensor]:
-        """``(y_BLT, predicted_BLT)``: the signal with everything asked for replaced by the model's prediction.
+        """``(y_BLT, predicted_BLT)``: the signal with all targets replaced by the model's prediction.
 
-        ``predicted`` is true where ``y`` is the prediction: what was hidden and this kind of model is asked for.
+        ``predicted`` is true where ``y`` is the prediction: what was hidden and is a target of this kind of model.
         With ``normalize_targets`` the true mean and variance of each patch are lent to the prediction.
         """
         x_BLT, valid_BLT = _recorded(x_BLT, valid_BLT, lead_mask_BL)
         _, y_BLNP = self._decode(x_BLT, valid_BLT, mask)
         x_BLNP = self._patches(x_BLT)
         _, (mean, deviation) = self._targets(x_BLNP, self._patches(valid_BLT))
-        predicted_BLNP = self._asked_BLN(mask)[..., None].expand_as(x_BLNP)
+        predicted_BLNP = self._target_BLN(mask)[..., None].expand_as(x_BLNP)
         y_BLNP = torch.where(predicted_BLNP, y_BLNP * deviation + mean, x_BLNP)
         return y_BLNP.flatten(2), predicted_BLNP.flatten(2)
 
@@ -231,9 +227,9 @@ class PretrainModel(nn.Module):
             instant_BSD, _ = self.pool_instant(latents.tokens_BVSD.transpose(1, 2), valid_BSV)
         return _Pooled(latents, summary_BVD, record_BD, weights_BV, summary_BLD, instant_BSD, known_BS)
 
-    def _asked_BLN(self, mask: Mask) -> Tensor:
+    def _target_BLN(self, mask: Mask) -> Tensor:
         """Patches this kind of model has to reconstruct. Without exchange a wholly hidden lead is not among them:
-        nothing but its name is known of it, so asking would only teach the average heart beat."""
+        nothing but its name is known of it, so it would only teach the average heart beat."""
         if not self.exchanges:
             return mask.hidden_BLN & mask.visible_lead_BL[:, :, None]
         return mask.hidden_BLN

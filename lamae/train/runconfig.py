@@ -45,6 +45,15 @@ class RunConfig:
     """Everything that decides what a pretraining run computes."""
 
     RENAMED: ClassVar = {"signal.crop_seconds": "signal.seconds"}
+    RETIRED: ClassVar = {
+        "model.positions": "sincos",
+        "model.max_patches": 256,
+        "model.lead_embedding": True,
+        "model.loss": "mse",
+        "model.huber_delta": 1.0,
+        "signal.highpass_hz": 0.0,
+        "signal.wander_mv": 0.0,
+    }
 
     run: RunSection = field(default_factory=RunSection)
     data: DataConfig = field(default_factory=DataConfig)

@@ -1,4 +1,4 @@
-"""Augmentations, per-lead scalings and the high-pass: what they do, what they leave alone, what they depend on."""
+"""Augmentations and per-lead scalings: what they do, what they leave alone, what they depend on."""
 
 import logging
 
@@ -16,7 +16,7 @@ from tests.shardsets import random_adc
 
 GAIN = 200.0
 NUM_RECORDS = 6
-EVERYTHING = {"lead_dropout": 0.4, "gain_jitter": 0.2, "noise_mv": 0.05, "wander_mv": 0.5, "seconds": 4.0}
+EVERYTHING = {"lead_dropout": 0.4, "gain_jitter": 0.2, "noise_mv": 0.05, "seconds": 4.0}
 
 
 def recordings(num_records: int = NUM_RECORDS) -> np.ndarray:
@@ -78,7 +78,7 @@ def test_evaluation_knows_no_augmentation():
     assert signal.lead_mask_BL.all()
 
 
-@pytest.mark.parametrize("config", [{"gain_jitter": 0.3}, {"noise_mv": 0.1}, {"wander_mv": 1.0}])
+@pytest.mark.parametrize("config", [{"gain_jitter": 0.3}, {"noise_mv": 0.1}])
 def test_limb_leads_still_determine_each_other(config):
     rounding = limb_violation(signal_of(batch_of(recordings())).x_BLT)
     assert difference(**config).abs().max() > 0.1
@@ -101,13 +101,6 @@ def test_noise_is_white_and_of_the_given_size_at_each_electrode():
     assert noise[:, :3].std() == pytest.approx(0.1 * 2**0.5, rel=0.03)
     spectrum = torch.fft.rfft(noise[:, 6:]).abs().square().mean((0, 1))
     assert spectrum[1:250].mean() / spectrum[250:500].mean() == pytest.approx(1, abs=0.15)
-
-
-def test_wander_is_slow_and_bounded():
-    wander = difference(wander_mv=0.3)
-    assert 0.1 < wander.abs().max() < 0.3 * 2
-    spectrum = torch.fft.rfft((wander - wander.mean(-1, keepdim=True)) * torch.hann_window(1000)).abs().square()
-    assert spectrum[..., 10:].sum() < 0.01 * spectrum.sum()  # 1 Hz and above
 
 
 def test_gain_is_one_factor_for_all_leads_of_a_record():
@@ -151,34 +144,3 @@ def test_per_lead_scalings_lose_amplitude_and_warn(scaling, caplog):
     else:
         assert values[:, 8].nanmean(-1).abs().min() > 0.05
     assert (signal.x_BLT[~signal.valid_BLT] == 0).all()
-
-
-def test_highpass_removes_wander_keeps_beats_and_warns(caplog):
-    time_s = np.arange(5000) / 500
-    slow = 300 * np.sin(2 * np.pi * 0.1 * time_s) + 1000
-    fast = 200 * np.sin(2 * np.pi * 8 * time_s)
-    adc = np.broadcast_to(slow + fast, (1, 12, 5000)).round().astype(np.int16)
-    with caplog.at_level(logging.WARNING):
-        x = signal_of(batch_of(adc), highpass_hz=0.5).x_BLT
-    assert "bends the ST segment" in caplog.text
-    expected = torch.from_numpy(fast[::5] / GAIN).float()
-    assert (x[0, 0] - expected)[100:-100].abs().max() < 0.1  # 1.5 mV of wander left: under a tenth
-    amplitude = (x[0, 0, 200:800] * expected[200:800]).sum() / expected[200:800].square().sum()
-    assert amplitude == pytest.approx(1, abs=0.01)
-
-
-def test_highpass_is_3_db_down_at_its_cutoff():
-    time_s = np.arange(5000) / 500
-    adc = np.broadcast_to(1000 * np.sin(2 * np.pi * 1.0 * time_s), (1, 12, 5000)).round().astype(np.int16)
-    x = signal_of(batch_of(adc), highpass_hz=1.0).x_BLT[0, 0, 200:800]
-    assert float(x.square().mean().sqrt()) * 2**0.5 == pytest.approx(1000 / GAIN * 2**-0.5, rel=0.01)
-
-
-def test_highpass_sees_neither_gaps_nor_edges():
-    adc = np.full((1, 12, 5000), 900, dtype=np.int16)
-    adc[0, 2, 2000:2100] = NO_SAMPLE
-    adc[0, 3, :1800] = NO_SAMPLE
-    signal = signal_of(batch_of(adc), highpass_hz=0.5)
-    assert torch.equal(signal.valid_BLT, signal_of(batch_of(adc)).valid_BLT)
-    # A constant has nothing above half a hertz, however much of it is missing.
-    assert signal.x_BLT.abs().max() < 1e-4

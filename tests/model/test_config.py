@@ -42,17 +42,11 @@ def test_defaults_are_allowed():
     [
         (ModelConfig(patch_size=24), MaskConfig(), "model.patch_size"),
         (ModelConfig(patch_size=1000), MaskConfig(), "model.patch_size"),
-        (ModelConfig(positions="learned", max_patches=39), MaskConfig(), "model.max_patches"),
-        (ModelConfig(lead_embedding=False), MaskConfig(), "model.lead_embedding"),
     ],
 )
 def test_what_cannot_go_together_is_refused(model: ModelConfig, mask: MaskConfig, key: str):
     with pytest.raises(ValueError, match=key):
         check_together(model, mask, num_samples=1000)
-
-
-def test_without_lead_embedding_masks_that_hide_no_whole_lead_are_allowed():
-    check_together(ModelConfig(lead_embedding=False), MaskConfig(kind="random"), num_samples=1000)
 
 
 def test_reading_the_configuration_does_not_import_torch():
@@ -68,15 +62,13 @@ def test_reading_the_configuration_does_not_import_torch():
         (ModelConfig(kind="aligned", latent_depth=4), MaskConfig(), "model.latent_depth=4"),
         (ModelConfig(kind="mean", attention="sdpa"), MaskConfig(), "model.attention=sdpa"),
         (ModelConfig(scope="joint", attention="eager"), MaskConfig(), "model.attention=eager"),
-        (ModelConfig(max_patches=9), MaskConfig(), "model.max_patches=9"),
         (ModelConfig(match_parameters=True), MaskConfig(), "model.match_parameters=True"),
         (ModelConfig(align_weight=1.0), MaskConfig(), "model.align_weight=1.0"),
-        (ModelConfig(huber_delta=0.5), MaskConfig(), "model.huber_delta=0.5"),
         (ModelConfig(), MaskConfig(kind="time", limb_tied=False), "mask.limb_tied=False"),
         (ModelConfig(), MaskConfig(kind="random", hidden_leads=4), "mask.hidden_leads=4"),
         (ModelConfig(), MaskConfig(limb_tied=False, limb_hidden_share=0.5), "mask.limb_hidden_share=0.5"),
         (ModelConfig(), MaskConfig(kind="lead", ratio=0.7), "mask.ratio=0.7"),
-        (ModelConfig(), MaskConfig(kind="block", record_only_share=0.5), "mask.record_only_share=0.5"),
+        (ModelConfig(), MaskConfig(kind="time", record_only_share=0.5), "mask.record_only_share=0.5"),
         (ModelConfig(scope="summary"), MaskConfig(record_only_share=0.5), "mask.record_only_share=0.5"),
         (ModelConfig(), MaskConfig(weights={"grid": 1.0}), "mask.weights"),
     ],
@@ -93,8 +85,8 @@ def test_an_option_that_does_nothing_is_named(model: ModelConfig, mask: MaskConf
         (ModelConfig(kind="independent", match_parameters=True, latent_depth=3), MaskConfig()),
         (ModelConfig(kind="joint", latent_depth=3), MaskConfig(record_only_share=0.5)),
         (ModelConfig(kind="mean", scope="joint"), MaskConfig(kind="lead", hidden_leads=2, limb_hidden_share=0.1)),
-        (ModelConfig(loss="huber", huber_delta=0.5), MaskConfig(kind="mixed", weights={"grid": 1.0}, ratio=0.6)),
-        (ModelConfig(positions="learned", max_patches=500, attention="eager"), MaskConfig(limb_tied=False)),
+        (ModelConfig(), MaskConfig(kind="mixed", weights={"grid": 1.0}, ratio=0.6)),
+        (ModelConfig(attention="eager"), MaskConfig(limb_tied=False)),
     ],
 )
 def test_options_that_do_something_are_not_named(model: ModelConfig, mask: MaskConfig):

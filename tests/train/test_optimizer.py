@@ -13,7 +13,7 @@ NORM_PARTS = ("weight", "bias")
 
 def test_only_weights_of_linear_layers_decay_in_the_model() -> None:
     sizes = {"width": 16, "depth": 1, "heads": 2, "decoder_width": 8, "decoder_heads": 2, "patch_size": 50}
-    model = build_model(ModelConfig(positions="learned", **sizes), MaskConfig(), num_samples=500)
+    model = build_model(ModelConfig(**sizes), MaskConfig(), num_samples=500)
     decayed = decayed_names(model)
     parameters = dict(model.named_parameters())
     assert decayed
@@ -23,9 +23,9 @@ def test_only_weights_of_linear_layers_decay_in_the_model() -> None:
         f"{name}.{part}" for name, m in model.named_modules() if isinstance(m, nn.LayerNorm) for part in NORM_PARTS
     }
     assert norms <= undecayed
-    # Every matrix is either decayed or a table of identities and positions.
+    # Every matrix is either decayed or a table of leads.
     tables = {name for name in undecayed if parameters[name].ndim == 2}
-    assert {"encoder.lead", "encoder.positions.learned"} <= tables
+    assert {"encoder.lead", "decoder.lead", "decoder.lead_scale"} == tables
     assert not any(name.endswith(".weight") for name in tables), tables
 
 

@@ -16,7 +16,7 @@ from lamae.train.state import TrainState
     [
         ([], []),
         (["mask.weights={random: 1.0}"], ["mask.weights"]),
-        (["model.kind=joint", "model.scope=summary", "model.huber_delta=2"], ["model.scope", "model.huber_delta"]),
+        (["model.kind=joint", "model.scope=summary", "model.align_weight=3"], ["model.scope", "model.align_weight"]),
     ],
 )
 def test_options_that_do_nothing_are_warned_of(overrides: list[str], warned: list[str], caplog):
