@@ -33,10 +33,14 @@ def shift_right(words: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def record_keys(seed: int, epoch_B: torch.Tensor, row_B: torch.Tensor, *, purpose: int) -> torch.Tensor:
-    """int64 ``[B]``: one key per record and purpose. Different purposes give unrelated numbers."""
-    key_B = torch.full_like(row_B, signed(seed * GOLDEN + purpose))
-    for part_B in (epoch_B, row_B):
-        key_B = mix(key_B + part_B * signed(GOLDEN) + 1)
+    """int64 ``[B]``: one key per record and purpose. Different purposes give unrelated numbers.
+
+    The parts are mixed in one after the other: by the sum of seed and epoch, epoch 1 of a seed would be epoch 0 of the
+    next.
+    """
+    key_B = mix(torch.full_like(row_B, signed(seed + GOLDEN)))
+    for part in (purpose, epoch_B, row_B):
+        key_B = mix((key_B ^ part) + signed(GOLDEN))
     return key_B
 
 
