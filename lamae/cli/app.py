@@ -264,6 +264,22 @@ def inspect(
     console.say(f"plot: {path}")
 
 
+@app.command()
+def card(
+    shards: Annotated[list[Path], typer.Argument(metavar="SHARDS...", help="Shard sets; several make one card.")],
+    out: Annotated[Path, typer.Option("--out", help="Where to write the page.")],
+    examples: Annotated[bool, typer.Option("--examples/--no-examples", help="Show a few traces on the card.")] = True,
+) -> None:
+    """Write a data card, one page of HTML, of one shard set or of several that are pretrained on together."""
+    from lamae.base.files import check_writable
+    from lamae.data.mixture import Mixture
+    from lamae.reports.mixturecard import write_card
+
+    check_writable("--out", out)
+    write_card(Mixture.open([str(path) for path in shards]), out, examples=examples)
+    console.say(f"data card: {out}")
+
+
 @app.command(context_settings={"allow_extra_args": False})
 def train(
     config: Annotated[

@@ -65,19 +65,24 @@ def _cards(shard_set: ShardSet) -> list[tuple[str, str, str]]:
     manifest, N = shard_set.manifest, shard_set.num_records
     rejected = sum(manifest.get("rejects", {}).values())
     hours = N * shard_set.num_samples / shard_set.rate_hz / 3600
-    flagged = int((shard_set.column("lead_flags").any(1) | (shard_set.column("record_flags") > 0)).sum())
+    flagged = num_flagged(shard_set)
     absent = int((~lead_mask_to_bool(shard_set.column("lead_mask"))).sum())
     return [
         ("records", f"{N:,}", f"{hours:,.1f} hours of ECG"),
-        ("subjects", f"{_num_subjects(shard_set.column('subject')):,}", _subjects_note(shard_set)),
+        ("subjects", f"{num_subjects(shard_set.column('subject')):,}", _subjects_note(shard_set)),
         ("rejected", f"{rejected:,}", f"{rejected / max(1, N + rejected):.2%} of those read"),
         ("records with any flag", f"{flagged:,}", f"{flagged / N:.1%}"),
         ("leads missing or masked", f"{absent:,}", f"{absent / (NUM_LEADS * N):.2%} of all leads"),
     ]
 
 
-def _num_subjects(subjects: np.ndarray) -> int:
+def num_subjects(subjects: np.ndarray) -> int:
     return len(np.unique(subjects))
+
+
+def num_flagged(shard_set: ShardSet) -> int:
+    """Records with any flag, of a lead or of the whole."""
+    return int((shard_set.column("lead_flags").any(1) | (shard_set.column("record_flags") > 0)).sum())
 
 
 def _subjects_note(shard_set: ShardSet) -> str:
@@ -90,7 +95,7 @@ def _subjects_note(shard_set: ShardSet) -> str:
 
 def _add_composition(page: Page, shard_set: ShardSet) -> None:
     split, subjects = shard_set.column("split"), shard_set.column("subject")
-    shared = np.unique(np.stack([subjects, split]), axis=1).shape[1] - _num_subjects(subjects)
+    shared = np.unique(np.stack([subjects, split]), axis=1).shape[1] - num_subjects(subjects)
     lead = "Splits are by subject: nobody is in two of them."
     if shard_set.unknown_patients:
         lead = f"Warning: {shard_set.unknown_patients}; one patient may be in train and test."
@@ -105,7 +110,7 @@ def _add_composition(page: Page, shard_set: ShardSet) -> None:
                 name,
                 f"{chosen.sum():,}",
                 f"{chosen.mean():.1%}",
-                f"{_num_subjects(subjects[chosen]):,}",
+                f"{num_subjects(subjects[chosen]):,}",
                 f"{chosen.sum() * shard_set.num_samples / shard_set.rate_hz / 3600:,.1f}",
             ]
         )
@@ -215,12 +220,13 @@ def _add_amplitudes(page: Page, shard_set: ShardSet) -> None:
 
 def _add_examples(page: Page, shard_set: ShardSet) -> None:
     page.section("Examples", lead="One unremarkable record, then one for each flag that occurs. 25 mm/s, 10 mm/mV.")
-    for title, row in _choose_examples(shard_set):
+    for title, row in choose_examples(shard_set):
         figure = plot_row(shard_set, row, title=f"{shard_set.keys[row]}   {title}")
         page.figure(figure, raster=True, alt=f"12-lead ECG, {title}")
 
 
-def _choose_examples(shard_set: ShardSet) -> list[tuple[str, int]]:
+def choose_examples(shard_set: ShardSet) -> list[tuple[str, int]]:
+    """What to show, as (what is to be seen, row): first a record without a flag, if there is one."""
     lead_flags, record_flags = shard_set.column("lead_flags"), shard_set.column("record_flags")
     clean = np.flatnonzero(~lead_flags.any(1) & (record_flags == 0))
     chosen = [("no flag", int(clean[len(clean) // 2]))] if len(clean) else []

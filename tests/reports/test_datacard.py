@@ -5,7 +5,9 @@ import re
 import numpy as np
 import pytest
 
+from lamae.data.mixture import Mixture
 from lamae.reports.datacard import write_data_card
+from lamae.reports.mixturecard import write_card
 from lamae.sharding.format import ShardSet
 from lamae.sharding.options import PackOptions
 from lamae.sharding.pack import pack
@@ -82,3 +84,24 @@ def test_a_packed_source_gives_its_rejects_and_rules(real_data, tmp_path):
     assert f"Data card: {manifest['num_records']} twelve-lead ECGs" in page
     assert "(limit 20 µV)" in page
     assert manifest["index_sha256"] in page
+
+
+def test_one_card_sets_several_shard_sets_side_by_side(shards, tmp_path):
+    other = write_shard_set(tmp_path / "other", random_adc(5, 500), keys=[f"hidden{row}" for row in range(5)])
+    write_card(Mixture([shards, ShardSet.open(other)]), tmp_path / "both.html", examples=False)
+    page = (tmp_path / "both.html").read_text()
+    rows = rows_of(page)
+    assert "25 twelve-lead ECGs from 2 shard sets" in page
+    assert all(f"<td>{cell}</td>" in page for cell in ("14 (7)", "2 (1)", "4 (2)", "80.0%"))
+    (hum,) = [cells for name, cells in rows.items() if name.startswith("hum: ")]
+    assert hum == ["5.0%", "–"]
+    assert "secret" not in page
+    assert "hidden" not in page
+
+
+def test_the_card_of_one_set_is_the_same_by_either_verb(shards, tmp_path):
+    write_data_card(shards, tmp_path / "one.html")
+    write_card(Mixture.of(shards), tmp_path / "mixture.html")
+    strip = re.compile(r'(id|href)="[^"]*"|data:image[^"]*')
+    one, mixture = (strip.sub("", (tmp_path / f"{name}.html").read_text()) for name in ("one", "mixture"))
+    assert one == mixture
