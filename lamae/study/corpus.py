@@ -15,7 +15,8 @@ from pathlib import Path
 from lamae.base.errors import UsageError
 from lamae.base.progress import Progress
 from lamae.evaluate.labels.sources import build_labels, read_ptbxl, read_rows
-from lamae.evaluate.labels.store import read_labels
+from lamae.evaluate.labels.store import Labels, read_labels
+from lamae.evaluate.probe.transfer import read_joined
 from lamae.evaluate.store import require_same_rows
 from lamae.sharding.format import MANIFEST_NAME, ShardSet
 from lamae.sharding.options import PackOptions
@@ -41,6 +42,12 @@ class Part:
 
     def labels_of(self, judge: JudgeConfig) -> Path:
         return self.labels.get(judge.labels, Path(judge.labels))
+
+    def truth_of(self, judge: JudgeConfig) -> Labels:
+        """A judge's labels; with ``test_shards`` the rows of that set follow the corpus's, and are its test split."""
+        if judge.test_labels is None:
+            return read_labels(self.labels_of(judge))
+        return read_joined(self.labels_of(judge), Path(judge.test_labels), test_split=judge.test_split)
 
 
 def open_parts(corpus: CorpusConfig, root: Path) -> list[Part]:
@@ -108,11 +115,15 @@ def check_labels(plan: StudyPlan, parts: list[Part]) -> None:
     for name, judge in plan.judges.items():
         for part in parts:
             path, shard_set = part.labels_of(judge), ShardSet.open(part.shards)
-            truth = read_labels(path)
-            require_same_rows(path, truth.index_hash, part.shards, shard_set.index_hash)
+            require_same_rows(path, read_labels(path).index_hash, part.shards, shard_set.index_hash)
+            truth = part.truth_of(judge)
             unknown = [code for code in judge.codes if code not in truth.codes]
             if unknown:
                 raise UsageError(f"judges.{name}.codes: {', '.join(unknown)} not in {path} ({', '.join(truth.codes)})")
+        if judge.test_shards is not None and judge.test_labels is not None:
+            tested = ShardSet.open(judge.test_shards)
+            found = read_labels(Path(judge.test_labels)).index_hash
+            require_same_rows(Path(judge.test_labels), found, tested.root, tested.index_hash)
 
 
 def check_sources(corpus: CorpusConfig, root: Path) -> None:

@@ -4,7 +4,7 @@ plan.yaml                   the plan, resolved; a study is never continued under
 corpus/                     see lamae.study.corpus
 runs/STAGE/NAME/            a run directory of ``lamae train``, and beside it
     run.json                what the run is
-    embeddings.zarr
+    embeddings.zarr         and embeddings-JUDGE.zarr for a judge that tests on another shard set
     reconstruction.npz      errors of judged records (final runs)
     judged.npz              AUROC, and AUROC in every bootstrap draw (final runs)
     done.json               written last: seconds by stage, and what was judged
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lamae.base import files, settings
 from lamae.base.errors import UsageError
-from lamae.study.plan import StudyPlan, changed_keys, load_plan
+from lamae.study.plan import StudyPlan, changed_keys, load_plan, slug
 from lamae.study.runs import Run
 
 PLAN_NAME = "plan.yaml"
@@ -43,8 +43,9 @@ class StudyDirectory:
     def run(self, name: str) -> Path:
         return self.root / "runs" / name
 
-    def embeddings(self, name: str) -> Path:
-        return self.run(name) / "embeddings.zarr"
+    def embeddings(self, name: str, judge: str | None = None) -> Path:
+        """Of the corpus, or of the other set that a judge tests on."""
+        return self.run(name) / (f"embeddings-{slug(judge)}.zarr" if judge else "embeddings.zarr")
 
     def reconstruction(self, name: str) -> Path:
         return self.run(name) / "reconstruction.npz"

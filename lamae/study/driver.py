@@ -57,6 +57,7 @@ def _run(plan: StudyPlan, study: StudyDirectory, *, workers: int, report_only: b
 
         parts = build_corpus(plan.corpus, study.corpus, workers=max(1, workers), progress=progress)
         check_labels(plan, parts)
+        _check_lengths(plan, parts)
         scores, choices, first_lr = search(plan, study, parts, do)
         runs = run_lists.final_runs(plan, choices, first_lr=first_lr)
         if report_only:
@@ -96,6 +97,23 @@ def check_runs(plan: StudyPlan) -> None:
             raise UsageError(f"{name}: {error}") from None
 
 
+def _check_lengths(plan: StudyPlan, parts: list[Part]) -> None:
+    """Raises UsageError where a model could not take the records that a judge tests it on."""
+    config = run_lists.configure(plan, [*plan.methods[plan.first_method], *plan.masks[plan.first_mask]])
+    if config.signal.seconds:  # longer records are cropped, shorter ones end in "no sample"
+        return
+    shard_set = ShardSet.open(parts[0].shards)
+    seconds = shard_set.num_samples / shard_set.rate_hz
+    for name, judge in plan.judges.items():
+        if judge.test_shards is not None:
+            other = ShardSet.open(judge.test_shards)
+            if other.num_samples / other.rate_hz != seconds:
+                raise UsageError(
+                    f"judges.{name}.test_shards: its records have {other.num_samples / other.rate_hz:g} s and the "
+                    f"corpus's {seconds:g} s; give all runs one length with 'set: [signal.seconds={seconds:g}]'"
+                )
+
+
 def list_runs(plan: StudyPlan) -> list[tuple[str, str, int, float]]:
     """(stage, run, steps, training TFLOP) of every run, before anything is known of the search: its choices are taken
     to be the first mask and the middle learning rate. Raises UsageError as ``run_study``."""
@@ -129,6 +147,6 @@ def _judge_demographics(
         out = study.root / "references" / f"age-sex-{number}.zarr"
         if not out.exists():
             embed_demographics(part.demographics, shard_set, out)
-        found[number] = Judgement.of({"record": read_embeddings(out)}, plan, part, shard_set)
+        found[number] = Judgement.of({"record": read_embeddings(out)}, plan, part, shard_set, {})
         progress("age and sex", number + 1, len(parts))
     return found

@@ -1,6 +1,5 @@
 """All that was judged of one run, as it is kept: by judge, read-out and share of the labels."""
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lamae.evaluate.embeddings.embed import Embeddings
-from lamae.evaluate.labels.store import read_labels
+from lamae.evaluate.probe.transfer import join_embeddings_of
 from lamae.sharding.format import ShardSet
 from lamae.study.corpus import Part
 from lamae.study.judge import judge_embeddings
@@ -28,14 +27,29 @@ class Judgement:
     by_key: dict[Key, Judged]
 
     @classmethod
-    def of(cls, features: Mapping[str, Embeddings], plan: StudyPlan, part: Part, shard_set: ShardSet) -> "Judgement":
-        """Judge the read-outs ``features``. Raises UsageError where a judge finds nothing to judge."""
+    def of(
+        cls,
+        features: Mapping[str, Embeddings],
+        plan: StudyPlan,
+        part: Part,
+        shard_set: ShardSet,
+        elsewhere: Mapping[str, Mapping[str, Embeddings]],
+    ) -> "Judgement":
+        """Judge the read-outs ``features``, those of other sets by the name of the judge that tests there.
+
+        A judge that tests elsewhere is left out where nothing is embedded there. Raises UsageError where a judge finds
+        nothing to judge.
+        """
         held_out_N = np.ones(shard_set.num_records, dtype=bool)
         held_out_N[shard_set.rows_of_split("train")] = False
         by_key = {}
         for name, judge in plan.judges.items():
-            truth = read_labels(part.labels_of(judge))
+            if judge.test_shards is not None and name not in elsewhere:
+                continue
+            truth = part.truth_of(judge)
             for readout, of in features.items():
+                if judge.test_shards is not None:
+                    of = join_embeddings_of(of, elsewhere[name][readout])
                 for fraction in judge.label_fractions:
                     scores = judge_embeddings(of, truth, judge, held_out_N=held_out_N, fraction=fraction)
                     by_key[name, readout, fraction] = judge_scores(scores)
@@ -71,5 +85,5 @@ class Judgement:
 
 def judging_hash(plan: StudyPlan) -> str:
     """Names how a plan judges: a run judged otherwise is judged again."""
-    judges = {name: dataclasses.asdict(judge) for name, judge in plan.judges.items()}
+    judges = {name: judge.to_plain() for name, judge in plan.judges.items()}
     return hashlib.sha256(json.dumps([judges, NUM_DRAWS], sort_keys=True).encode()).hexdigest()[:12]

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lamae.base import settings
 
@@ -17,6 +18,7 @@ KIND = "study"
 """Folder of the package's plans."""
 
 PROTOCOLS = ("splits", "patients")
+TEST_SPLITS = ("test", "all")
 
 
 @dataclass
@@ -125,6 +127,24 @@ class JudgeConfig:
     real: bool = False
     """Recorded from people: defaults are chosen by such judges alone."""
 
+    test_shards: str | None = None
+    """Another shard set to test on, of another hospital say: fitted on the corpus, C by its val split. Protocol
+    ``splits`` only; subjects of it that a run was pretrained on are refused."""
+
+    test_labels: str | None = None
+    """Labels store of ``test_shards``; judged are the codes that both stores have."""
+
+    test_split: str = "test"
+    """Which records of ``test_shards``: its test split, or ``all``."""
+
+    def to_plain(self) -> dict[str, Any]:
+        """What decides a judgement, as plain values: without what only tests across sets have, where there is none."""
+        values = dataclasses.asdict(self)
+        if self.test_shards is None:
+            for name in ("test_shards", "test_labels", "test_split"):
+                del values[name]
+        return values
+
     def check(self) -> None:
         if self.protocol not in PROTOCOLS:
             raise ValueError(f"protocol={self.protocol} is none of {', '.join(PROTOCOLS)}")
@@ -135,6 +155,12 @@ class JudgeConfig:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.folds < 2:
             raise ValueError(f"folds={self.folds} must be at least 2")
+        if (self.test_shards is None) != (self.test_labels is None):
+            raise ValueError("test_shards and test_labels go together: a shard set, and labels of it")
+        if self.test_shards is not None and self.protocol != "splits":
+            raise ValueError("test_shards needs protocol=splits: fitted on the corpus, tested on the other set")
+        if self.test_split not in TEST_SPLITS:
+            raise ValueError(f"test_split={self.test_split} is none of {', '.join(TEST_SPLITS)}")
 
 
 @dataclass
@@ -211,6 +237,8 @@ class StudyPlan:
                 raise ValueError(f"judges.{name}: {error}") from None
         if self.judges[self.search.judge].protocol != "splits":
             raise ValueError(f"search.judge={self.search.judge} must have protocol splits: its val split decides")
+        if self.judges[self.search.judge].test_shards is not None:
+            raise ValueError(f"search.judge={self.search.judge} must be of the corpus alone, without test_shards")
         if not 1 <= self.search.rates_per_mask <= len(self.search.learning_rates):
             raise ValueError(
                 f"search.rates_per_mask={self.search.rates_per_mask} must lie in 1..{len(self.search.learning_rates)}, "

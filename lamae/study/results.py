@@ -39,6 +39,10 @@ class Contender:
     by_seed: Mapping[int, Judgement]
     readouts: tuple[str, ...] = READOUTS
 
+    def has(self, judge: str) -> bool:
+        """Whether a judge scored it: age and sex are not known of every set."""
+        return all(any(of_judge == judge for of_judge, _, _ in of.by_key) for of in self.by_seed.values())
+
     def values(self, key: Key, codes: list[str] | None = None) -> Values:
         """Macro AUROC over some codes (default: all) by seed; a contender's only read-out stands in for any other."""
         judge, readout, fraction = key
@@ -98,6 +102,8 @@ def _compare(contenders: Mapping[str, Contender], key: Key, first: str) -> dict[
     codes = list(next(iter(contenders[first].by_seed.values())).by_key[key].codes)
     rows = []
     for name, contender in contenders.items():
+        if not contender.has(key[0]):
+            continue
         reference = name in (UNTRAINED, AGE_AND_SEX)
         row = {"name": name, "reference": reference, "macro_auroc": _plain(estimate(contender.values(key)))}
         if name != first:
@@ -117,6 +123,7 @@ def _by_code(contenders: Mapping[str, Contender], key: Key) -> dict[str, dict[st
     return {
         name: {code: _plain(estimate(contender.values(key, [code]))) for code in codes}
         for name, contender in contenders.items()
+        if contender.has(key[0])
     }
 
 

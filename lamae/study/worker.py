@@ -3,6 +3,7 @@
 python -m lamae.study.worker STUDY_DIR RUN_NAME DRIVER_PID
 """
 
+import functools
 import os
 import signal
 import sys
@@ -18,15 +19,14 @@ from lamae.base import files
 from lamae.base.errors import LamaeError
 from lamae.base.orphan import when_orphaned
 from lamae.base.writing import new_file
-from lamae.evaluate.embeddings.embed import READOUTS, embed, read_embeddings
-from lamae.evaluate.labels.store import read_labels
+from lamae.evaluate.embeddings.embed import READOUTS, Embeddings, embed, read_embeddings
 from lamae.evaluate.reconstruct.reconstruction import reconstruction_errors
 from lamae.sharding.format import ShardSet
 from lamae.study.corpus import Part, open_parts
 from lamae.study.directory import StudyDirectory
 from lamae.study.judge import rows_of_splits
 from lamae.study.judgement import Judgement, judging_hash
-from lamae.study.plan import StudyPlan, load_plan
+from lamae.study.plan import JudgeConfig, StudyPlan, load_plan
 from lamae.study.runs import FULL, Run, configure
 from lamae.train import loop
 from lamae.train.checkpoint.format import load_model
@@ -48,20 +48,28 @@ def run_one(study: StudyDirectory, name: str) -> int:
         if code:
             return int(code)
     source = study.run(run.weights_of or name)
-    if not study.embeddings(name).exists():
-        seconds.measure(
-            "embed",
-            lambda: embed(
-                source,
-                shard_set,
-                study.embeddings(name),
-                rows=rows_to_embed(plan, run, part),
-                batch_size=EMBED_BATCH if device == "cpu" else GPU_EMBED_BATCH,
-                device=device,
-                random_weights=run.weights_of is not None,
-                seed=config.train.seed,
-            ),
+
+    def embed_set(of: ShardSet, rows: np.ndarray, out: Path) -> None:
+        embed(
+            source,
+            of,
+            out,
+            rows=rows,
+            batch_size=EMBED_BATCH if device == "cpu" else GPU_EMBED_BATCH,
+            device=device,
+            random_weights=run.weights_of is not None,
+            seed=config.train.seed,
         )
+
+    if not study.embeddings(name).exists():
+        rows = rows_to_embed(plan, run, part, shard_set.num_records)
+        seconds.measure("embed", lambda: embed_set(shard_set, rows, study.embeddings(name)))
+    for judge_name, judge in tests_elsewhere(plan).items() if run.judged == FULL else ():
+        out = study.embeddings(name, judge_name)
+        if not out.exists():
+            other = ShardSet.open(str(judge.test_shards))
+            tested = rows_of_splits(part.truth_of(judge), judge)["test"] - shard_set.num_records
+            seconds.measure("embed", functools.partial(embed_set, other, tested, out))
     if run.judged == FULL:
         if run.weights_of is None and plan.reconstruct and not study.reconstruction(name).exists():
             seconds.measure("reconstruct", lambda: _reconstruct(plan, study, name, part, shard_set, device))
@@ -88,17 +96,23 @@ class _Seconds:
         files.write_json(self._path, {"cpu_s": self._by_stage, **values})
 
 
-def rows_to_embed(plan: StudyPlan, run: Run, part: Part) -> np.ndarray:
-    """Rows that some judge needs; of the search's runs none of any test split."""
+def tests_elsewhere(plan: StudyPlan) -> dict[str, JudgeConfig]:
+    """The judges that test on another shard set than the corpus, by name."""
+    return {name: judge for name, judge in plan.judges.items() if judge.test_shards is not None}
+
+
+def rows_to_embed(plan: StudyPlan, run: Run, part: Part, num_records: int) -> np.ndarray:
+    """Rows of the corpus, of ``num_records``, that some judge needs; of the search's runs none of any test split."""
     rows = []
     for judge in plan.judges.values() if run.judged == FULL else [plan.search_judge]:
-        truth = read_labels(part.labels_of(judge))
+        truth = part.truth_of(judge)
         if judge.protocol == "patients":
             rows.append(np.flatnonzero(truth.labelled_N))
         else:
             by_split = rows_of_splits(truth, judge)
             rows += [of for split, of in by_split.items() if run.judged == FULL or split != "test"]
-    return np.unique(np.concatenate(rows))
+    found = np.unique(np.concatenate(rows))
+    return found[found < num_records]
 
 
 def _reconstruct(
@@ -106,8 +120,9 @@ def _reconstruct(
 ) -> None:
     """Errors on the records that the first real judge (else the first) judges; trivial predictors get their moments
     from its other records."""
-    judge = next((judge for judge in plan.judges.values() if judge.real), next(iter(plan.judges.values())))
-    truth = read_labels(part.labels_of(judge))
+    here = [judge for name, judge in plan.judges.items() if name not in tests_elsewhere(plan)]
+    judge = next((judge for judge in here if judge.real), here[0])
+    truth = part.truth_of(judge)
     labelled = np.flatnonzero(truth.labelled_N)
     pretrained = np.isin(labelled, shard_set.rows_of_split("train"))
     rows = labelled[~pretrained] if judge.protocol == "patients" else rows_of_splits(truth, judge)["test"]
@@ -129,8 +144,12 @@ def _reconstruct(
 
 def _judge(plan: StudyPlan, study: StudyDirectory, name: str, part: Part, shard_set: ShardSet) -> None:
     """Every judge on every read-out and share of labels."""
-    features = {readout: read_embeddings(study.embeddings(name), readout=readout) for readout in READOUTS}
-    _save(study.judged(name), Judgement.of(features, plan, part, shard_set).to_columns())
+
+    def read(judge: str | None) -> dict[str, Embeddings]:
+        return {readout: read_embeddings(study.embeddings(name, judge), readout=readout) for readout in READOUTS}
+
+    elsewhere = {judge: read(judge) for judge in tests_elsewhere(plan)}
+    _save(study.judged(name), Judgement.of(read(None), plan, part, shard_set, elsewhere).to_columns())
 
 
 def _save(out: Path, columns: dict[str, np.ndarray]) -> None:

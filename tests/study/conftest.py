@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from omegaconf import OmegaConf
@@ -18,10 +19,19 @@ NUM_RECORDS = 60
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A shard set, its labels (FAST is what the waves show, COIN is not in them), and who is how old."""
-    folder = tmp_path_factory.mktemp("study")
+    return _make_set(tmp_path_factory.mktemp("study"), waves(NUM_RECORDS, 500))
+
+
+@pytest.fixture(scope="session")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The same of another hospital, whose recordings are longer."""
+    return _make_set(tmp_path_factory.mktemp("elsewhere"), waves(NUM_RECORDS, 700))
+
+
+def _make_set(folder: Path, adc: np.ndarray) -> dict[str, Path]:
     shards = write_shard_set(
         folder / "shards",
-        waves(NUM_RECORDS, 500),
+        adc,
         subjects=[1000 + record // 2 for record in range(NUM_RECORDS)],
         splits=["train"] * 28 + ["val"] * 12 + ["test"] * 20,
         rate_hz=100.0,

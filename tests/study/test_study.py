@@ -7,6 +7,7 @@ import yaml
 
 from lamae.base import writing
 from lamae.evaluate import store
+from lamae.evaluate.embeddings.embed import read_embeddings
 from lamae.study import pool
 from lamae.study.directory import StudyDirectory
 
@@ -64,6 +65,45 @@ def test_from_the_plan_to_the_report(lamae, write_plan, tmp_path, monkeypatch):
         assert 0 < (out / name).stat().st_size < 150_000
 
 
+def across(elsewhere, **more):
+    """A judge that fits on the corpus and tests on another set."""
+    values = {"test_shards": str(elsewhere["shards"]), "test_labels": str(elsewhere["labels"]), **more}
+    return [f"judges.splits.{key}={value}" for key, value in values.items()]
+
+
+def test_fitted_on_one_hospital_and_tested_on_another(lamae, write_plan, corpus, elsewhere, tmp_path):
+    changes = [change.replace("splits", "abroad") for change in across(elsewhere)]
+    changes += [f"judges.abroad.labels={corpus['labels']}", "sweep={}", "seeds=[0]"]
+    out = tmp_path / "study"
+    code, _, error = lamae("study", write_plan(*changes), "--out", out, "--workers", 0)
+    assert code == 2
+    assert "records have 7 s and the corpus's 5 s; give all runs one length with 'set: [signal.seconds=5]'" in error
+    assert not list(out.glob("runs/*")), "said before anything is trained"
+
+    out = tmp_path / "study of one length"
+    code, _, error = lamae("study", write_plan("set=[signal.seconds=5]", *changes), "--out", out, "--workers", 0)
+    assert code == 0, error
+    results = json.loads((out / "results.json").read_text())
+    rows = {row["name"]: row for entry in results["comparisons"] if entry["judge"] == "abroad" for row in entry["rows"]}
+    assert list(rows) == ["lamae", "joint", "random weights"]
+    assert "low" in rows["joint"]["difference"]
+    assert results["codes"]["abroad"]["lamae"]["FAST"]["value"] > 0.9
+    (run, *_) = out.glob("runs/final/lamae-*")
+    embedded = read_embeddings(run / "embeddings-abroad.zarr", readout="mean").embedded_N
+    assert embedded[40:].all()
+    assert not embedded[:40].any(), "of the other hospital nothing but its test split is looked at"
+
+
+def test_pretrained_patients_of_the_other_hospital_are_refused(lamae, write_plan, elsewhere, corpus, tmp_path):
+    changes = [change.replace("splits", "abroad") for change in across(elsewhere, test_split="all")]
+    changes += [f"judges.abroad.labels={corpus['labels']}", "sweep={}", "seeds=[0]", "set=[signal.seconds=5]"]
+    both = f"methods.lamae=['data.path=[{corpus['shards']},{elsewhere['shards']}]']"
+    plan = write_plan(*changes, both)
+    code, _, error = lamae("study", plan, "--out", tmp_path / "study", "--workers", 0)
+    assert code == 2
+    assert "subjects to be judged were in pretraining" in error
+
+
 def test_a_directory_keeps_to_its_plan(lamae, write_plan, tmp_path):
     out = tmp_path / "study"
     StudyDirectory(out).claim(_load(write_plan()))
@@ -96,6 +136,13 @@ def test_dry_run_lists_runs_and_makes_nothing(lamae, write_plan, tmp_path):
         ("search.judge=patients", "search.judge=patients must have protocol splits"),
         ("judges.splits.protocol=guess", "judges.splits: protocol=guess is none of splits, patients"),
         ("judges.splits.label_fractions=[0.5]", "judges.splits: label_fractions"),
+        ("judges.splits.test_shards=x", "judges.splits: test_shards and test_labels go together"),
+        ("judges.patients={labels: x, protocol: patients, test_shards: x, test_labels: x}", "needs protocol=splits"),
+        (
+            "judges.splits={labels: x, test_shards: x, test_labels: x}",
+            "search.judge=splits must be of the corpus alone",
+        ),
+        ("judges.patients={labels: x, test_shards: x, test_labels: x, test_split: val}", "test_split=val is none of"),
         ("seeds=[1,1]", "seeds=[1, 1] must be different"),
         ("stepz=3", "unknown key stepz; did you mean steps?"),
         ("methods.joint=[model.kind=joined]", "model.kind=joined is none of"),

@@ -61,6 +61,14 @@ def _read(path: Path, labels: Path, truth: Labels, readout: str) -> Embeddings:
     return features
 
 
+def read_joined(labels: Path, test_labels: Path, *, test_split: str) -> Labels:
+    """``join_labels_of`` two stores. Raises UsageError where both are of one shard set."""
+    truth, other = read_labels(labels), read_labels(test_labels)
+    if truth.index_hash == other.index_hash:
+        raise UsageError(f"{labels} and {test_labels} are labels of one shard set")
+    return join_labels_of(truth, other, test_split=test_split)
+
+
 def join_labels_of(fitted: Labels, tested: Labels, *, test_split: str = "test") -> Labels:
     """Train and val of ``fitted``, ``test_split`` ("test" or "all") of ``tested``, and the codes that both have.
 
