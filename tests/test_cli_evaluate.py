@@ -202,7 +202,8 @@ def test_a_probe_is_fitted_on_one_shard_set_and_tested_on_another(lamae, tmp_pat
         for noise in (0.5, 2.0):
             x = shown + noise * rng.normal(size=(120, 3))
             np.savez(tmp_path / "e.npz", embeddings=x, keys=np.array(keys))
-            assert lamae("import-embeddings", "e.npz", name, f"{name}-{noise}.zarr")[0] == 0
+            model = ("--model", f"noise {noise}")
+            assert lamae("import-embeddings", "e.npz", name, f"{name}-{noise}.zarr", *model)[0] == 0
         assert lamae("labels", name, f"{name}.csv", f"{name}-l.zarr")[0] == 0
     there = ("--test", "south-0.5.zarr", "south-l.zarr")
     other = ("--against", "north-2.0.zarr", "--against-test", "south-2.0.zarr", "--json", "r.json")
@@ -214,6 +215,7 @@ def test_a_probe_is_fitted_on_one_shard_set_and_tested_on_another(lamae, tmp_pat
     assert found["probe"]["auroc"]["I48"]["low"] > 0.6
     assert found["difference"]["auroc"]["I48"]["low"] > 0
     for arguments, message in (
+        (("--test", "south-2.0.zarr", "south-l.zarr"), "are of different models"),
         (("--test", "north-2.0.zarr", "north-l.zarr"), "are labels of one shard set; leave --test away"),
         (("--test", "north-2.0.zarr", "south-l.zarr"), "belong to different shard sets"),
         ((*there, "--against", "north-2.0.zarr"), "--against-test goes with --test and --against"),

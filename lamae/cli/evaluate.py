@@ -279,6 +279,9 @@ def import_embeddings(
     source: Annotated[Path, typer.Argument(help="NAME.npy with NAME.keys.txt beside it, NAME.npz or NAME.zarr.")],
     shards: ShardsArgument,
     out: Annotated[Path, typer.Argument(help="embeddings.zarr to make.")],
+    model: Annotated[
+        str | None, typer.Option(help="Name and version of the model: needed to probe across shard sets.")
+    ] = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Go on although some records have no embedding.")
     ] = False,
@@ -286,7 +289,7 @@ def import_embeddings(
     """Another model's embeddings, by record key, so that probe and compare treat them like ours."""
     from lamae.evaluate.embeddings.foreign import import_embeddings as import_them
 
-    count = import_them(source, shards, out, allow_missing=allow_missing)
+    count = import_them(source, shards, out, model=model, allow_missing=allow_missing)
     console.say(f"{count:,} records; next: lamae probe {out} LABELS.zarr")
 
 

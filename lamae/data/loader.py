@@ -235,8 +235,8 @@ class RingLoader(Iterator[Batch]):
         if self._batches_left is not None:
             self._batches_left -= 1
         slot.start = self._position + self._rank * self._size
-        if self._config.order == "window" and isinstance(self._order, GlobalOrder):
-            self._advise(self._rows_of_next_window, self._order, self._position)
+        if self._config.order == "window":
+            self._advise(self._rows_of_next_window, self._position)
         elif self._read_s > COLD_READ_S:
             self._advise(self._rows_at, slot.start, slot.start + self._size)
         self._position += self._global_batch_size
@@ -253,12 +253,12 @@ class RingLoader(Iterator[Batch]):
     def _rows_at(self, start: int, stop: int) -> np.ndarray:
         return self._rows[self._order.take(start, stop)[1]]
 
-    def _rows_of_next_window(self, order: GlobalOrder, position: int) -> np.ndarray:
+    def _rows_of_next_window(self, position: int) -> np.ndarray:
         """What this rank reads from ``position`` to the end of the next window, less what was hinted at before.
 
         The reader sorts it by file and offset, so a disk sees a long sweep per window instead of scattered reads.
         """
-        start, stop = self._advised_until, order.end_of_next_window(position)
+        start, stop = self._advised_until, self._order.end_of_next_window(position)
         if stop <= start:
             return np.empty(0, np.int64)
         self._advised_until = stop

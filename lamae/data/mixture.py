@@ -37,6 +37,9 @@ class Mixture:
     @classmethod
     def open(cls, paths: Sequence[str]) -> "Mixture":
         """Open every set. Raises as ``ShardSet.open``."""
+        for path in paths:
+            if "," in path and not Path(path).exists():
+                raise UsageError(f"{path}: no such directory; several shard sets are written data.path=[{path}]")
         return cls([ShardSet.open(path) for path in paths])
 
     @property

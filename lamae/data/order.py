@@ -178,6 +178,19 @@ class MixedOrder:
                     indices[low - start + mine] = self._first_index[place] + own_index
         return epochs, indices
 
+    def end_of_next_window(self, position: int) -> int:
+        """Where, of all sets, a window that follows the one in use ends first; at the latest with the epoch."""
+        length = self._slots.num_records
+        epoch, within = divmod(position, length)
+        set_of, _ = self._epoch(epoch)
+        ends = [length]
+        for place, stream in enumerate(self._streams):
+            mine = np.flatnonzero(set_of == place)
+            first = epoch * self.shares[place]
+            end = stream.end_of_next_window(first + int(np.searchsorted(mine, within))) - first
+            ends += mine[end : end + 1].tolist()
+        return epoch * length + min(ends)
+
     def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Of each sample of an epoch of the mixture: its set, and how many of that set come before it in the epoch."""
         slot = self._slots.permutation(epoch)

@@ -6,6 +6,8 @@ Shapes: B records, L leads (12), T samples.
 """
 
 import logging
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 # What a record's random numbers are for; the augmentations use 2 and above.
 _CROP = 1
+# What an error proposes; the QRS complex is gone below.
+_LOWEST_RATE_HZ = 50
 # A lead that is flatter than this keeps its size under the per-lead scalings.
 _FLAT_MV = 0.01
 
@@ -48,18 +52,29 @@ class Signal:
     """int64 ``[B]``"""
 
 
+def _fitting_rates(rates_hz: Sequence[float]) -> str:
+    """The highest rates of a model that divide all of ``rates_hz``, as a part of an error."""
+    common = math.gcd(*(int(rate) for rate in rates_hz)) if all(rate == int(rate) for rate in rates_hz) else 0
+    fitting = [str(rate) for rate in range(common, _LOWEST_RATE_HZ - 1, -1) if common % rate == 0]
+    return f"signal.rate_hz={' or '.join(fitting[:3])}" if fitting else "another signal.rate_hz"
+
+
 class SignalTransform:
     """Turns a ``Batch`` into a ``Signal``; nothing in it loops over records or waits for the device.
 
-    Raises UsageError when the configuration does not fit the source's rate or length.
+    Raises UsageError when the configuration does not fit the source's rate or length. ``all_rates_hz`` are those of
+    all sets of a mixture.
     """
 
-    def __init__(self, config: SignalConfig, *, source_rate_hz: float, num_samples: int) -> None:
+    def __init__(
+        self, config: SignalConfig, *, source_rate_hz: float, num_samples: int, all_rates_hz: Sequence[float] = ()
+    ) -> None:
         factor = source_rate_hz / config.rate_hz
         if factor < 1 or factor != int(factor):
+            fitting = _fitting_rates(all_rates_hz or [source_rate_hz])
             raise UsageError(
                 f"signal.rate_hz={config.rate_hz} must divide the shard set's {source_rate_hz:g} Hz without remainder; "
-                f"take another signal.rate_hz, or pack with 'lamae shard SOURCE OUT --rate {config.rate_hz}'"
+                f"take {fitting}, or pack with 'lamae shard SOURCE OUT --rate {config.rate_hz}'"
             )
         self.config = config
         self._decimate = Decimator(int(factor))
@@ -70,11 +85,6 @@ class SignalTransform:
         self._num_positions = max(whole - wanted, 0) + 1 if wanted else 1
         self._num_padded = max(wanted - whole, 0)
         self._num_samples = wanted or whole
-        if config.scaling != "global":
-            logger.warning(
-                "signal.scaling=%s destroys amplitude, and with it voltage criteria (hypertrophy) and ST level",
-                config.scaling,
-            )
 
     @property
     def num_samples(self) -> int:
@@ -149,11 +159,22 @@ class MixtureTransform:
     """
 
     def __init__(self, config: SignalConfig, records: Mixture) -> None:
+        if config.scaling != "global":
+            logger.warning(
+                "signal.scaling=%s destroys amplitude, and with it voltage criteria (hypertrophy) and ST level",
+                config.scaling,
+            )
         self._records = records
-        self._by_set = []
+        self._by_set: list[SignalTransform] = []
+        rates_hz = [shard_set.rate_hz for shard_set in records.sets]
         for shard_set in records.sets:
             try:
-                transform = SignalTransform(config, source_rate_hz=shard_set.rate_hz, num_samples=shard_set.num_samples)
+                transform = SignalTransform(
+                    config,
+                    source_rate_hz=shard_set.rate_hz,
+                    num_samples=shard_set.num_samples,
+                    all_rates_hz=rates_hz,
+                )
             except UsageError as error:
                 raise UsageError(f"{shard_set.root}: {error}") from None
             self._by_set.append(transform)

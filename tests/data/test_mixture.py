@@ -111,6 +111,29 @@ def test_every_record_is_heard_as_its_own_set_alone_would_give_it(opened):
     assert not short[:, 400:].any()
 
 
+def test_hints_of_a_mixture_name_what_is_read_window_by_window(opened, monkeypatch):
+    mixture, hints = Mixture([opened["a"], opened["b"]]), []
+    monkeypatch.setattr(RecordReader, "advise", lambda _, rows, *, until: hints.append(rows.tolist()))
+    config = DataConfig(path="", order="window", window_shards=1)
+    arguments = {"seed": 1, "global_batch_size": 6, "rank": 0, "world_size": 1}
+    with RingLoader(mixture, mixture.rows_of_split("train"), config=config, **arguments) as loader:
+        read = [row for batch, _ in zip(loader, range(25), strict=False) for row in batch.row.tolist()]
+        loader._adviser.submit(int).result()  # hints are given one after the other: all are now
+    hinted = [row for hint in hints for row in hint]
+    assert hinted[: len(read)] == read
+    assert len([hint for hint in hints if hint]) < 25, "fewer hints than batches: each sweeps through a window"
+
+
+def test_a_list_of_sets_without_brackets_is_explained():
+    with pytest.raises(UsageError, match=r"no such directory; several shard sets are written data.path=\[a,b\]"):
+        Mixture.open(["a,b"])
+
+
+def test_a_scaling_that_destroys_amplitude_is_warned_of_once(opened, caplog):
+    MixtureTransform(SignalConfig(rate_hz=100, seconds=4, scaling="lead_rms"), Mixture([opened["a"], opened["b"]]))
+    assert [message.partition(",")[0] for message in caplog.messages] == ["signal.scaling=lead_rms destroys amplitude"]
+
+
 def test_a_mixture_of_one_set_is_that_set(opened):
     mixture = Mixture.of(opened["a"])
     assert mixture.keys == opened["a"].keys
@@ -126,7 +149,7 @@ def test_what_cannot_be_mixed_is_refused_by_name(opened, tmp_path):
         MixtureTransform(SignalConfig(rate_hz=100), mixture)
     with pytest.raises(UsageError, match=r"signal.seconds=11 is longer than any record"):
         MixtureTransform(SignalConfig(rate_hz=100, seconds=11), mixture)
-    with pytest.raises(UsageError, match=r"/b: signal.rate_hz=200"):
+    with pytest.raises(UsageError, match=r"/b: signal.rate_hz=200 .*; take signal.rate_hz=100 or 50, or pack"):
         MixtureTransform(SignalConfig(rate_hz=200, seconds=4), Mixture([opened["c"], opened["b"]]))
     empty = ShardSet.open(write_shard_set(tmp_path / "empty", random_adc(2, 40), splits=["val", "val"]))
     with pytest.raises(UsageError, match=r"empty: no records in data.split=train"):

@@ -45,6 +45,9 @@ def test_rows_are_found_by_key(foreign, shard_set, tmp_path, form):
     np.testing.assert_array_equal(found.x_ND[:, 0], np.arange(shard_set.num_records))
     assert (found.pretrained_N == UNKNOWN).all(), "nobody knows whom it was trained on"
     assert found.index_hash == shard_set.index_hash
+    assert found.made_by == ""
+    import_embeddings(source, shard_set, tmp_path / "named.zarr", model="st-mem 1.0")
+    assert read_embeddings(tmp_path / "named.zarr").made_by == "imported st-mem 1.0"
 
 
 def test_missing_records_are_refused_unless_told(foreign, shard_set, tmp_path):

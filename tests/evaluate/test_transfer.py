@@ -16,7 +16,8 @@ def hospitals():
     """Two sets whose code SEEN lies in the same direction; each has a code of its own, and another order of codes."""
     here, truth = simulate(seed=0)
     there, other = simulate(300, seed=1)
-    there = dataclasses.replace(there, index_hash="j", name="there")
+    here = dataclasses.replace(here, made_by="one model")
+    there = dataclasses.replace(there, index_hash="j", name="there", made_by="one model")
     truth = dataclasses.replace(truth, codes=["SEEN", "FAINT", "HERE"], descriptions={"SEEN": "seen"})
     other = dataclasses.replace(other, codes=["SEEN", "THERE", "FAINT"], index_hash="j")
     other.label_NK[:] = other.label_NK[:, [0, 2, 1]]
@@ -69,5 +70,8 @@ def test_sets_that_have_nothing_in_common_are_refused():
         join_labels_of(dataclasses.replace(truth, codes=["A", "B", "C"]), other)
     with pytest.raises(UsageError, match="features and there are of different models"):
         join_embeddings_of(here, dataclasses.replace(there, made_by="another"))
+    unnamed = [dataclasses.replace(features, made_by="") for features in (here, there)]
+    with pytest.raises(UsageError, match="nothing says that one model made features and there; import both with --mod"):
+        join_embeddings_of(*unnamed)
     with pytest.raises(UsageError, match="20 and 19 dimensions"):
         join_embeddings_of(here, dataclasses.replace(there, x_ND=there.x_ND[:, 1:]))

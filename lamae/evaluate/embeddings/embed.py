@@ -328,7 +328,7 @@ def read_embeddings(path: Path, *, readout: str = "record") -> Embeddings:
             index_hash=str(group.attrs["index_sha256"]),
             name=path.name,
             source=str(group.attrs.get("source", "")),
-            made_by=f"{group.attrs['weights_hash']} {group.attrs['leads']}" if "weights_hash" in group.attrs else "",
+            made_by=_made_by(group.attrs),
         )
     except KeyError as error:
         raise LamaeError(f"{path}: {error} is missing; embed again") from None
@@ -337,3 +337,9 @@ def read_embeddings(path: Path, *, readout: str = "record") -> Embeddings:
 def read_lead_weights(path: Path, *, rows: np.ndarray) -> np.ndarray:
     """float32 ``[len(rows), 12]``: what each lead weighs in the pooled embedding of these rows."""
     return store.open_store(path, kind=KIND)["lead_weights"][rows]
+
+
+def _made_by(attributes: Any) -> str:
+    if "weights_hash" in attributes:
+        return f"{attributes['weights_hash']} {attributes['leads']}"
+    return str(attributes.get("made_by", ""))

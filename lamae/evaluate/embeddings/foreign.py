@@ -23,10 +23,11 @@ log = logging.getLogger(__name__)
 
 
 def import_embeddings(
-    source: Path, shards: Path | ShardSet, out: Path, *, name: str | None = None, allow_missing: bool = False
+    source: Path, shards: Path | ShardSet, out: Path, *, model: str | None = None, allow_missing: bool = False
 ) -> int:
     """Write ``out`` from foreign embeddings; how many records of the shard set have one.
 
+    ``model`` names what made them: stores of two shard sets are taken together only where it is the same.
     What the model was pretrained on is not known, and every report on it says so. Raises UsageError when the source is
     unreadable, holds repeated keys or values that are not finite in float32, or lacks records and ``allow_missing`` is
     false.
@@ -68,7 +69,7 @@ def import_embeddings(
         record,
         embedded_N=embedded,
         pretrained_N=np.full(shard_set.num_records, UNKNOWN, dtype=np.uint8),
-        attributes={"model": name or source.stem, "imported": True},
+        attributes={"model": model or source.stem, "imported": True, "made_by": f"imported {model}" if model else ""},
     )
     return len(rows)
 

@@ -47,7 +47,7 @@ def embed_demographics(file: Path, shards: Path | ShardSet, out: Path) -> int:
         record[shard_set.first_row],
         embedded_N=np.ones(shard_set.num_records, dtype=bool),
         pretrained_N=pretrained_flags(shard_set, None),
-        attributes={"model": "age and sex"},
+        attributes={"model": "age and sex", "made_by": "age and sex"},
     )
     return num_found
 

@@ -116,6 +116,10 @@ def join_embeddings_of(fitted: Embeddings, tested: Embeddings) -> Embeddings:
         raise UsageError(
             f"{fitted.name} and {tested.name} are of different models or leads; embed both sets with the same run"
         )
+    if not fitted.made_by:
+        raise UsageError(
+            f"nothing says that one model made {fitted.name} and {tested.name}; import both with --model NAME"
+        )
     if fitted.x_ND.shape[1] != tested.x_ND.shape[1]:
         raise UsageError(
             f"{fitted.name} and {tested.name} have {fitted.x_ND.shape[1]} and {tested.x_ND.shape[1]} dimensions"
