@@ -4,8 +4,9 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lamae.base.errors import EXIT_HUNG, EXIT_STOPPED, EXIT_USAGE
 from lamae.base.signals import STOP_SIGNALS
-from lamae.cluster.submission import EXIT_HUNG, EXIT_STOPPED, EXIT_USAGE, NodeReport, RankEnd
+from lamae.cluster.submission import NodeReport, RankEnd
 
 DONE, REQUEUE, STOP = "done", "requeue", "stop"
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lamae.base.errors import UsageError
+from lamae.base.errors import EXIT_STOPPED, UsageError
 from lamae.base.files import write_json
 from lamae.cluster.profile import Profile
 
@@ -108,16 +108,6 @@ class NodeReport:
 
     def write(self, attempt: Path) -> None:
         write_json(attempt / f"node-{self.node}.json", dataclasses.asdict(self))
-
-
-EXIT_STOPPED = 75
-"""A trainer's exit code after it was asked to stop and has saved."""
-
-EXIT_HUNG = 76
-"""A rank's exit code after its watchdog has seen no step for too long."""
-
-EXIT_USAGE = 2
-"""Bad usage or configuration: never tried again."""
 
 
 def read_reports(attempt: Path) -> list[NodeReport]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lamae.base import settings
-from lamae.base.errors import LamaeError, UsageError
+from lamae.base.errors import EXIT_USAGE, LamaeError, UsageError
 from lamae.cluster import jobs, registry, slurm
 from lamae.cluster.executor import script_text, send
 from lamae.cluster.job import NodeJob
@@ -21,7 +21,6 @@ from lamae.cluster.snapshot import copy_code
 from lamae.cluster.submission import (
     CODE_NAME,
     CONFIG_NAME,
-    EXIT_USAGE,
     JOB_ID_NAME,
     OTHER_JOBS_NAME,
     RUN_JOBS_NAME,
@@ -36,7 +35,19 @@ TRAIN = "train"
 SHARD = "shard"
 # All but those about jobs themselves and the demonstration, which starts ranks of its own on one machine.
 VERBS = (
-    *(TRAIN, SHARD, "synth", "verify", "inspect", "labels", "checkpoints", "embed", "import-embeddings", "probe"),
+    *(
+        TRAIN,
+        SHARD,
+        "synth",
+        "verify",
+        "inspect",
+        "card",
+        "labels",
+        "checkpoints",
+        "embed",
+        "import-embeddings",
+        "probe",
+    ),
     *("finetune", "compare", "study", "export", "bench", "plan"),
 )
 # What ranks do together; anything else is one process, on one node.

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lamae.base.errors import LamaeError
+from lamae.base.files import file_sha256
 
 ATTRIBUTES = "zarr.json"
 """Metadata of a group or array; that of the group itself holds its attributes."""
@@ -94,8 +95,3 @@ def _files_below(root: Path) -> list[str]:
 
 def _parts(name: str) -> list[str]:
     return name.split("/")
-
-
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

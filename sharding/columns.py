@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from lamae.base.errors import UsageError
+from lamae.base.files import file_sha256
 from lamae.base.tables import Table
-from lamae.sharding.checked import file_sha256
 from lamae.sharding.sources import Entry
 from lamae.sharding.splits import KEY_COLUMNS, values_by_key
 

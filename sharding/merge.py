@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from lamae.base.errors import LamaeError, UsageError
+from lamae.base.files import file_sha256
 from lamae.base.leads import LEADS
 from lamae.base.progress import Progress, ignore
 from lamae.base.text import csv_row
 from lamae.base.writing import new_file, own_name, put_in_place, sync, write_durably
-from lamae.sharding.checked import file_sha256, file_sums, sums_digest
+from lamae.sharding.checked import file_sums, sums_digest
 from lamae.sharding.columns import typed_column
 from lamae.sharding.format import (
     COLUMNS,

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lamae.base.errors import UsageError
+from lamae.base.files import file_sha256
 from lamae.base.tables import Table, record_key, whole_number
-from lamae.sharding.checked import file_sha256
 from lamae.sharding.format import SPLITS
 
 KEY_COLUMNS = ("key", "study_id", "ecg_id", "exam_id", "record")

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from lamae.base.errors import UsageError
+from lamae.base.files import file_sha256
 from lamae.base.tables import Table, subject_number
-from lamae.sharding.checked import file_sha256
 from lamae.sharding.options import PackOptions
 from lamae.sharding.sources import Entry
 from lamae.sharding.splits import KEY_COLUMNS, values_by_key

@@ -10,8 +10,6 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"`((?:lamae|make) [^`]+)`")
-# What starts our command, or the trainer by itself, behind a launcher or not.
-OURS = ("lamae", "lamae.train")
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,6 @@ def _ours(words: list[str]) -> list[str]:
     if words[:1] == ["lamae"]:
         return words[1:]
     for flag, module in pairwise(words):
-        if flag in ("-m", "--module") and module in OURS:
-            rest = words[words.index(module) + 1 :]
-            return ["train", *rest] if module == "lamae.train" else rest
+        if flag in ("-m", "--module") and module == "lamae":
+            return words[words.index(module) + 1 :]
     return []

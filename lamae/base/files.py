@@ -1,5 +1,6 @@
 """JSON files that nobody ever sees half-written, and that may come from anywhere. Imports nothing heavy."""
 
+import hashlib
 import json
 import tempfile
 from pathlib import Path
@@ -57,6 +58,12 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise LamaeError(f"{path}: expected a mapping of keys, not {values!r:.80}")
     return values
+
+
+def file_sha256(path: Path) -> str:
+    """Hex digest of a file's bytes, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_shape(path: Path, values: dict[str, Any], kind: type) -> None:

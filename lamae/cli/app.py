@@ -13,7 +13,7 @@ import typer
 
 from lamae import console
 from lamae.base import allocator
-from lamae.base.errors import LamaeError, UsageError
+from lamae.base.errors import EXIT_INTERRUPTED, LamaeError, UsageError
 from lamae.benchmarks import cli as bench_cli
 from lamae.benchmarks.plan import cli as plan_cli
 from lamae.cli import evaluate as cli_evaluate
@@ -32,8 +32,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-EXIT_INTERRUPTED = 130
-
 
 def _print_version(wanted: bool) -> None:
     if wanted:
@@ -46,6 +44,7 @@ def _common(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and leave.")
     ] = False,
+    local_rank: Annotated[int, typer.Option("--local_rank", hidden=True, help="The DeepSpeed launcher's.")] = 0,
 ) -> None:
     """Pretrain and evaluate the latent attention masked autoencoder for 12-lead ECG."""
 

@@ -325,7 +325,7 @@ def pick_device(name: str) -> str:
 
 def _digest(path: Path) -> str:
     """First 16 hex digits of a file's sha256."""
-    from lamae.sharding.checked import file_sha256
+    from lamae.base.files import file_sha256
 
     try:
         return file_sha256(path)[:16]

@@ -5,7 +5,7 @@ scored on records of val. The test split is not touched, and nothing is chosen: 
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,11 +18,9 @@ from lamae.evaluate.labels.store import read_labels
 from lamae.evaluate.probe.auroc import auroc, macro
 from lamae.evaluate.probe.logistic import LogisticSolver, Standardizer
 from lamae.evaluate.reconstruct.reconstruction import spread
+from lamae.model import PretrainModel
 from lamae.sharding.format import ShardSet
-
-if TYPE_CHECKING:
-    from lamae.model import PretrainModel
-    from lamae.train.runconfig import RunConfig
+from lamae.train.runconfig import RunConfig
 
 STRENGTH = 1e-2
 VAL_SHARE = 0.5
@@ -35,7 +33,7 @@ class OnlineProbe:
     Raises UsageError when the labels belong to other records, or leave nothing to fit or to score.
     """
 
-    def __init__(self, config: "RunConfig", labels: Path, *, num_records: int) -> None:
+    def __init__(self, config: RunConfig, labels: Path, *, num_records: int) -> None:
         truth = read_labels(labels)
         sets = [ShardSet.open(path) for path in config.data.paths]
         labelled = [shard_set for shard_set in sets if shard_set.index_hash == truth.index_hash]
@@ -65,6 +63,6 @@ class OnlineProbe:
     def _embed(self, model: torch.nn.Module, rows: np.ndarray) -> np.ndarray:
         device = str(next(model.parameters()).device)
         signals = read_signals(self._shard_set, rows, transform=self._transform, batch_size=BATCH_SIZE, device=device)
-        embed = cast("PretrainModel", model).embed
+        embed = cast(PretrainModel, model).embed
         parts = [embed(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL).record_BD for signal in signals]
         return torch.cat(parts).float().cpu().numpy()

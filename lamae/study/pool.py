@@ -11,7 +11,7 @@ import torch
 
 from lamae import console
 from lamae.base import signals
-from lamae.base.errors import LamaeError
+from lamae.base.errors import EXIT_STOPPED, LamaeError
 from lamae.base.launch import last_lines, usable_cores
 from lamae.base.progress import Progress
 from lamae.base.rowfile import last_row
@@ -19,7 +19,6 @@ from lamae.study import worker
 from lamae.study.directory import StudyDirectory
 from lamae.study.runs import Run
 from lamae.train import runconfig
-from lamae.train.loop import EXIT_STOPPED
 from lamae.train.monitor.events import METRICS_NAME, format_duration
 from lamae.train.rundir import CONFIG_NAME
 

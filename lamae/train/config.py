@@ -264,8 +264,7 @@ class MonitorConfig:
     """Steps between figures in TensorBoard (reconstruction per lead, lead weights); 0 draws none."""
 
     probe_every: int = 0
-    """Steps between online probes of the representation (macro AUROC on val records of ``probe_labels``); 0 never.
-    Only ``lamae train`` has one: ``python -m lamae.train`` warns."""
+    """Steps between online probes of the representation (macro AUROC on val records of ``probe_labels``); 0 never."""
 
     probe_labels: str | None = None
     """labels.zarr of this shard set, as ``lamae labels`` writes it, for ``probe_every``."""

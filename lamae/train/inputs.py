@@ -1,7 +1,6 @@
 """From the records of a run to what its model is given: shard set, rows, loader, signal and mask."""
 
 import logging
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,9 +13,7 @@ from lamae.data.transforms import MixtureTransform, Signal
 from lamae.model.masking import Mask, draw_mask
 from lamae.train.checkpoint.subjects import describe_set, subject_set, subject_set_hash
 from lamae.train.ranks.distributed import Ranks
-
-if TYPE_CHECKING:
-    from lamae.train.runconfig import RunConfig
+from lamae.train.runconfig import RunConfig
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +21,7 @@ log = logging.getLogger(__name__)
 class Inputs:
     """The data side of a run; the same on every rank."""
 
-    def __init__(self, config: "RunConfig") -> None:
+    def __init__(self, config: RunConfig) -> None:
         self._config = config
         self.records = Mixture.open(config.data.paths)
         self.rows = self.records.rows_of_split(config.data.split)

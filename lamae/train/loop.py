@@ -11,12 +11,13 @@ import logging
 import signal
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 
-from lamae.base.errors import LamaeError
+from lamae.base.errors import EXIT_DONE, EXIT_STOPPED, LamaeError
 from lamae.data.batch import Batch
+from lamae.model.pretrain import PretrainModel
 from lamae.train.checkpoint.format import CheckpointReader
 from lamae.train.checkpoint.saver import Saver
 from lamae.train.checkpoint.subjects import subject_set_hash
@@ -30,24 +31,19 @@ from lamae.train.ranks import distributed
 from lamae.train.ranks.distributed import Ranks
 from lamae.train.ranks.flags import FlagExchange, StopSignals
 from lamae.train.ranks.watchdog import Watchdog
+from lamae.train.runconfig import RunConfig
 from lamae.train.rundir import CHECKPOINTS_NAME, RunLock
 from lamae.train.schedule import BatchPlan, learning_rate, plan_batch, progress, weight_decay
 from lamae.train.start import announce, build_engine, describe_checkpoints, find_resumable, open_run
 from lamae.train.state import TrainState
 from lamae.train.validation import Probe, Validation
 
-if TYPE_CHECKING:
-    from lamae.model.pretrain import PretrainModel
-    from lamae.train.runconfig import RunConfig
-
-EXIT_DONE = 0
-EXIT_STOPPED = 75
 SAVE_ATTEMPTS_AT_END = 3
 
 log = logging.getLogger(__name__)
 
 
-def train(config: "RunConfig", *, draw_figures: DrawFigures | None = None, probe: Probe | None = None) -> int:
+def train(config: RunConfig, *, draw_figures: DrawFigures | None = None, probe: Probe | None = None) -> int:
     """Pretrain as ``config`` says, resuming ``run.dir`` where it holds a checkpoint; gives the process's exit code.
 
     ``draw_figures(model, signal, mask, config.signal)`` draws for TensorBoard every ``monitor.figures_every`` steps,
@@ -61,7 +57,7 @@ def train(config: "RunConfig", *, draw_figures: DrawFigures | None = None, probe
 
 
 def _train(
-    config: "RunConfig",
+    config: RunConfig,
     ranks: Ranks,
     lock: RunLock,
     run_log: RunLog,
@@ -120,7 +116,7 @@ def _train(
         for batch in clock.steps(loader, is_asked_for=is_looked_at):
             now: dict[str, Any] = {"step": state.step, "config": config.optim, "steps": config.train.steps}
             schedule = {"learning_rate": learning_rate(**now), "weight_decay": weight_decay(**now)}
-            cast("PretrainModel", engine.model).set_progress(progress(**now))
+            cast(PretrainModel, engine.model).set_progress(progress(**now))
             outputs = _step(engine, inputs, batch, plan, ranks, clock, **schedule)
             state.advance(samples_consumed=batch.samples_consumed, applied=engine.step_was_applied)
             reporter.note_step(state, batch, outputs, applied=engine.step_was_applied)

@@ -2,7 +2,7 @@
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -17,17 +17,15 @@ from lamae.train.inputs import Inputs
 from lamae.train.manifest import build_manifest
 from lamae.train.monitor.health import check_weights
 from lamae.train.ranks.distributed import Ranks
+from lamae.train.runconfig import RunConfig
 from lamae.train.rundir import RunLock, find_checkpoint, open_run_directory
 from lamae.train.schedule import BatchPlan
 from lamae.train.state import TrainState
 
-if TYPE_CHECKING:
-    from lamae.train.runconfig import RunConfig
-
 log = logging.getLogger(__name__)
 
 
-def find_resumable(config: "RunConfig", run_dir: Path, inputs: Inputs, lock: RunLock) -> Path | None:
+def find_resumable(config: RunConfig, run_dir: Path, inputs: Inputs, lock: RunLock) -> Path | None:
     """The checkpoint to resume, None where the run begins. For rank 0 alone; changes nothing in the directory.
 
     Waits until nobody else trains there.
@@ -51,7 +49,7 @@ def find_resumable(config: "RunConfig", run_dir: Path, inputs: Inputs, lock: Run
 
 
 def open_run(
-    config: "RunConfig", run_dir: Path, inputs: Inputs, ranks: Ranks, lock: RunLock, *, resumed_from: Path | None
+    config: RunConfig, run_dir: Path, inputs: Inputs, ranks: Ranks, lock: RunLock, *, resumed_from: Path | None
 ) -> None:
     """Prepare the directory of a run that has steps to take. For rank 0 alone.
 
@@ -75,7 +73,7 @@ def open_run(
 
 
 def build_engine(
-    config: "RunConfig",
+    config: RunConfig,
     inputs: Inputs,
     plan: BatchPlan,
     ranks: Ranks,
@@ -99,7 +97,7 @@ def build_engine(
 
 
 def describe_checkpoints(
-    config: "RunConfig", inputs: Inputs, engine: Engine, ranks: Ranks, *, subject_hash: str
+    config: RunConfig, inputs: Inputs, engine: Engine, ranks: Ranks, *, subject_hash: str
 ) -> dict[str, Any]:
     """What every checkpoint of this start says of itself beside its state."""
     from lamae.base.settings import to_dict
@@ -115,7 +113,7 @@ def describe_checkpoints(
     }
 
 
-def announce(config: "RunConfig", plan: BatchPlan, engine: Engine, state: TrainState, inputs: Inputs) -> None:
+def announce(config: RunConfig, plan: BatchPlan, engine: Engine, state: TrainState, inputs: Inputs) -> None:
     """One line in the log: what is about to be trained on what; and a warning for every option that does nothing."""
     for sentence in without_effect(config.model, config.mask):
         log.warning("%s", sentence)

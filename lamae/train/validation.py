@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,9 +11,7 @@ from lamae.data.reader import RecordReader
 from lamae.train.engine import Engine
 from lamae.train.inputs import Inputs
 from lamae.train.ranks.distributed import Ranks
-
-if TYPE_CHECKING:
-    from lamae.train.runconfig import RunConfig
+from lamae.train.runconfig import RunConfig
 
 SPLIT = "val"
 
@@ -30,12 +27,12 @@ class Validation:
     Raises UsageError when validation is asked for and the split is empty.
     """
 
-    def __init__(self, config: "RunConfig", inputs: Inputs, ranks: Ranks, *, probe: Probe | None = None) -> None:
+    def __init__(self, config: RunConfig, inputs: Inputs, ranks: Ranks, *, probe: Probe | None = None) -> None:
         self._every = config.train.validate_every
         self._probe_every = config.monitor.probe_every if probe is not None else 0
         if config.monitor.probe_every and probe is None and ranks.is_main:
             log.warning(
-                "monitor.probe_every=%d measures nothing: probes need 'lamae train' or 'torchrun -m lamae train'",
+                "monitor.probe_every=%d measures nothing without a probe: 'lamae train' has one",
                 config.monitor.probe_every,
             )
         self._probe = probe

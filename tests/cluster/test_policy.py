@@ -2,11 +2,9 @@
 
 import pytest
 
-from lamae.cluster import submission
+from lamae.base import errors
 from lamae.cluster.policy import DONE, REQUEUE, STOP, decide
 from lamae.cluster.submission import NodeReport, RankEnd
-from lamae.train import loop
-from lamae.train.ranks import watchdog
 
 HOSTS = ("n1", "n2")
 
@@ -123,8 +121,9 @@ def test_a_hang_is_retried_before_any_checkpoint_too_and_points_at_nobody():
     assert outcome(reports(76, 76), after=10, failures=3).action == STOP
 
 
-def test_exit_codes_are_those_of_the_trainer():
-    assert (submission.EXIT_HUNG, submission.EXIT_STOPPED) == (watchdog.EXIT_HUNG, loop.EXIT_STOPPED)
+def test_exit_codes_are_those_that_scripts_know():
+    codes = (errors.EXIT_DONE, errors.EXIT_FAILED, errors.EXIT_USAGE, errors.EXIT_STOPPED, errors.EXIT_HUNG)
+    assert codes == (0, 1, 2, 75, 76)
 
 
 def test_failures_are_bounded_and_back_off():

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from lamae.base.errors import EXIT_DONE, EXIT_STOPPED
 from lamae.sharding.format import ShardSet
 from lamae.train.checkpoint.format import list_checkpoints
-from lamae.train.loop import EXIT_DONE, EXIT_STOPPED
 from tests.distributed.launch import RankPool
 from tests.runs import assert_same_state, final_state, losses
 

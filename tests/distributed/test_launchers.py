@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from lamae.base.errors import EXIT_DONE
 from lamae.base.launch import free_port
-from lamae.train.loop import EXIT_DONE, train
+from lamae.train.loop import train
 from tests.distributed.launch import ROOT
 from tests.runs import assert_same_state, losses, tiny_config, write_config
 
-TRAIN = [sys.executable, "-m", "lamae.train"]
+TRAIN = [sys.executable, "-m", "lamae", "train"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
-DEEPSPEED = ["--num_accelerators=2", "--master_addr=127.0.0.1", "--module", "lamae.train"]
+DEEPSPEED = ["--num_accelerators=2", "--master_addr=127.0.0.1", "--module", "lamae", "train"]
 TIMEOUT_S = 200
 
 
@@ -43,7 +44,7 @@ def test_two_ranks_of_a_launcher_train_like_one(launcher: str, shards: Path, alo
     config = write_config(tiny_config(shards, tmp_path / "run", "engine.precision=fp32"), tmp_path / "run.yaml")
     port = free_port()
     command = {
-        "torchrun": [*TORCHRUN, f"--master-port={port}", "-m", "lamae.train"],
+        "torchrun": [*TORCHRUN, f"--master-port={port}", "-m", "lamae", "train"],
         "deepspeed": [str(Path(sys.executable).with_name("deepspeed")), f"--master_port={port}", *DEEPSPEED],
     }[launcher]
     done = run([*command, str(config), "train.steps=12", "train.stop_at=2"])

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lamae.base.errors import LamaeError
-from lamae.sharding.checked import file_sha256
+from lamae.base.files import file_sha256
 from lamae.train.checkpoint.format import (
     FORMAT_VERSION,
     CheckpointReader,

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from lamae.base.errors import LamaeError, UsageError
+from lamae.base.errors import EXIT_DONE, EXIT_STOPPED, LamaeError, UsageError
 from lamae.base.rowfile import read_rows
 from lamae.train.checkpoint.format import list_checkpoints, load_model, manifest_digest, read_manifest
 from lamae.train.checkpoint.subjects import subject_set_hash
 from lamae.train.config import OptimConfig
-from lamae.train.loop import EXIT_DONE, EXIT_STOPPED, train
+from lamae.train.loop import train
 from lamae.train.ranks import distributed
 from lamae.train.runconfig import RunConfig
 from lamae.train.rundir import RunLock, open_run_directory

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from lamae.base.errors import UsageError
+from lamae.base.errors import EXIT_DONE, UsageError
 from lamae.train.clock import PHASES, StepTimes
 from lamae.train.inputs import Inputs
-from lamae.train.loop import EXIT_DONE, train
+from lamae.train.loop import train
 from lamae.train.monitor.profiler import format_table
 from lamae.train.runconfig import RunConfig
 from tests.runs import assert_same_state, losses

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from lamae.base.errors import EXIT_DONE
 from lamae.sharding.pack import PackOptions, pack
-from lamae.train.loop import EXIT_DONE, train
+from lamae.train.loop import train
 from tests.runs import assert_same_state, losses, tiny_config
 
 

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lamae.base.errors import LamaeError
+from lamae.base.errors import EXIT_DONE, LamaeError
 from lamae.base.writing import write_durably
 from lamae.train.checkpoint.format import list_checkpoints, verify_checkpoint
 from lamae.train.checkpoint.writing import publish
 from lamae.train.inputs import Inputs
-from lamae.train.loop import EXIT_DONE, train
+from lamae.train.loop import train
 from lamae.train.runconfig import RunConfig
 from tests.runs import assert_same_state, losses
 

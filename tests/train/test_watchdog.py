@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from lamae.base.errors import EXIT_HUNG
 from lamae.train.config import MonitorConfig
-from lamae.train.ranks.watchdog import EXIT_HUNG, MIN_STEPS, Watchdog
+from lamae.train.ranks.watchdog import MIN_STEPS, Watchdog
 
 HANGING = """
 import sys, time

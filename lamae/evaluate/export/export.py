@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save
 
 from lamae.base import files, settings
 from lamae.base.errors import LamaeError, UsageError
+from lamae.base.files import file_sha256
 from lamae.base.leads import LEADS, NUM_LEADS
 from lamae.base.writing import new_directory
 from lamae.data.batch import Batch
@@ -33,7 +34,6 @@ from lamae.evaluate import store
 from lamae.evaluate.embeddings.millivolt import UNITS_PER_MV, refuse_empty, to_adc, to_rate
 from lamae.evaluate.export.card import model_card
 from lamae.model import PretrainModel, build_model
-from lamae.sharding.checked import file_sha256
 from lamae.train import runconfig
 from lamae.train.checkpoint.format import load_model
 

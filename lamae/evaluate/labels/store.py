@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from lamae.base.errors import LamaeError, UsageError
+from lamae.base.files import file_sha256
 from lamae.base.tables import record_key
 from lamae.evaluate import store
 from lamae.evaluate.labels.codes import CodeLists
-from lamae.sharding.checked import file_sha256
 from lamae.sharding.format import SPLITS, ShardSet
 
 NO_SPLIT = 255

@@ -22,7 +22,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,13 +31,11 @@ from safetensors.numpy import load_file
 
 from lamae.base import files
 from lamae.base.errors import LamaeError, UsageError
-from lamae.sharding.checked import file_sha256
+from lamae.base.files import file_sha256
+from lamae.model.pretrain import PretrainModel
 from lamae.train.checkpoint.subjects import trained_sets
+from lamae.train.runconfig import RunConfig
 from lamae.train.state import TrainState
-
-if TYPE_CHECKING:
-    from lamae.model.pretrain import PretrainModel
-    from lamae.train.runconfig import RunConfig
 
 FORMAT_VERSION = 1
 MANIFEST_NAME = "checkpoint.json"
@@ -271,8 +269,8 @@ class CheckpointReader:
 class LoadedModel:
     """A model as a checkpoint holds it, ready to evaluate, and where it comes from."""
 
-    model: "PretrainModel"
-    config: "RunConfig"
+    model: PretrainModel
+    config: RunConfig
     path: Path
     step: int
     samples_consumed: int

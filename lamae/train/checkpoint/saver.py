@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lamae.sharding.checked import file_sha256
+from lamae.base.files import file_sha256
 from lamae.train.checkpoint.format import WRITING_PREFIX, prune_checkpoints, step_name
 from lamae.train.checkpoint.writing import publish, save_tensors
 from lamae.train.config import CheckpointConfig

@@ -15,8 +15,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from lamae.base.files import file_sha256
 from lamae.base.writing import sync, write_durably
-from lamae.sharding.checked import file_sha256
 from lamae.train.checkpoint.format import (
     FORMAT_VERSION,
     LATEST_NAME,

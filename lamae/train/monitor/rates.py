@@ -5,7 +5,6 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -14,9 +13,7 @@ from lamae.model.flops import count_flops
 from lamae.train.clock import PHASES, StepClock, StepTimes
 from lamae.train.ranks.distributed import Ranks
 from lamae.train.ranks.stragglers import Stragglers
-
-if TYPE_CHECKING:
-    from lamae.train.runconfig import RunConfig
+from lamae.train.runconfig import RunConfig
 
 # Dense bfloat16 TFLOP/s from the vendors' data sheets, without sparsity. Devices not listed have no utilisation.
 PEAK_BF16_TFLOPS = {"H200": 989.0, "H100 80GB HBM3": 989.0, "H100 PCIe": 756.0, "A100": 312.0, "L40S": 362.0}
@@ -34,7 +31,7 @@ class Rates:
 
     def __init__(
         self,
-        config: "RunConfig",
+        config: RunConfig,
         *,
         num_samples: int,
         ranks: Ranks,

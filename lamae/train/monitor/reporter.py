@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,11 +22,9 @@ from lamae.train.monitor.health import SPIKES_NAME, Quarantine, SpikeDetector, s
 from lamae.train.monitor.meter import Meter
 from lamae.train.monitor.rates import Rates
 from lamae.train.ranks.distributed import Ranks
+from lamae.train.runconfig import RunConfig
 from lamae.train.rundir import MANIFEST_NAME
 from lamae.train.state import TrainState
-
-if TYPE_CHECKING:
-    from lamae.train.runconfig import RunConfig
 
 FIGURE_RECORDS = 16
 MAX_KEYS_IN_A_LINE = 8
@@ -42,7 +40,7 @@ class Reporter:
 
     def __init__(
         self,
-        config: "RunConfig",
+        config: RunConfig,
         *,
         run_dir: Path,
         inputs: Inputs,
@@ -86,11 +84,6 @@ class Reporter:
         if ranks.is_main:
             self._monitor.text("environment", (run_dir / MANIFEST_NAME).read_text())
         self._monitor.hparams(to_dict(config))
-        if config.monitor.figures_every and draw_figures is None and ranks.is_main:
-            log.warning(
-                "monitor.figures_every=%d draws nothing: figures need 'lamae train' or 'torchrun -m lamae train'",
-                config.monitor.figures_every,
-            )
 
     def begin(self) -> None:
         """The first step is about to start: set-up time is not training time."""

@@ -13,10 +13,9 @@ from pathlib import Path
 from types import TracebackType
 
 from lamae.base.awake import AwakeClock
+from lamae.base.errors import EXIT_HUNG
 from lamae.train.config import MonitorConfig
 
-EXIT_HUNG = 76
-"""Not 75: nothing was saved. Started again, the run goes on from its newest checkpoint."""
 MIN_STEPS = 3
 WINDOW = 64
 
