@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from lamae.base.leads import NUM_LEADS
-from lamae.benchmarks.plan.traffic import all_reduces_gradients
+from lamae.benchmarks.forecast.network import all_reduces_gradients
 from lamae.benchmarks.ranks import COLLECTIVE_TIMEOUT_S, Session
 from lamae.benchmarks.step import RECORD_SECONDS
 from lamae.benchmarks.wire import Wire, tap

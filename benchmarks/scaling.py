@@ -23,7 +23,7 @@ import torch
 from lamae.base.errors import UsageError
 from lamae.base.progress import Progress, ignore
 from lamae.benchmarks import rankstep
-from lamae.benchmarks.plan.traffic import step_traffic
+from lamae.benchmarks.forecast.network import step_traffic
 from lamae.benchmarks.ranks import RankPool, join_launched, network_interface, threads_per_rank
 from lamae.benchmarks.rankstep import StepCost
 from lamae.benchmarks.timing import Ratio, Timing, ratio_entries

@@ -176,9 +176,6 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
             f"{source}: {num_recorded} samples per lead; shard sets hold short records, up to {_MAX_SAMPLES} once "
             f"resampled and {MAX_SAMPLES_READ} before"
         )
-    listing_sha256 = hashlib.sha256()
-    for line in _listing_lines(entries):
-        listing_sha256.update(os.fsencode(line))
     content: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "source": listing.kind,
@@ -191,7 +188,7 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
         "num_listed": len(entries),
         "extra_columns": extra_names,
         "num_parts": -(-len(entries) // options.shard_size),
-        "listing_sha256": listing_sha256.hexdigest(),
+        "listing_sha256": _listing_sha256(entries),
         # Headers hold checksums of the samples, so these few tell another copy or version of the source from this one.
         "headers_sha256": hashlib.sha256(b"".join(headers.values())).hexdigest(),
     }
@@ -302,6 +299,13 @@ def _shape(files: Files, record: str, text: bytes) -> tuple[float, int] | Reject
         return shape_of(files, record, text)
     except RejectError as reject:  # packing the record will report it
         return reject
+
+
+def _listing_sha256(entries: Iterable[Entry]) -> str:
+    digest = hashlib.sha256()
+    for line in _listing_lines(entries):
+        digest.update(os.fsencode(line))
+    return digest.hexdigest()
 
 
 def _listing_lines(entries: Iterable[Entry]) -> Iterator[str]:

@@ -7,7 +7,7 @@ import os
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +15,7 @@ from lamae import console
 from lamae.base import allocator
 from lamae.base.errors import EXIT_INTERRUPTED, LamaeError, UsageError
 from lamae.benchmarks import cli as bench_cli
-from lamae.benchmarks.plan import cli as plan_cli
+from lamae.benchmarks.forecast import cli as forecast_cli
 from lamae.cli import evaluate as cli_evaluate
 from lamae.cli import labels as cli_labels
 from lamae.cli import study as cli_study
@@ -105,9 +105,7 @@ def shard(
     workers: Annotated[int, typer.Option(help="Processes; any number gives the same bytes.")] = 1,
     shard_size: Annotated[int, typer.Option(help="Records listed per tar.")] = 1024,
     limit: Annotated[int | None, typer.Option(help="Only the first so many records of the sorted listing.")] = None,
-    rate: Annotated[
-        float | None, typer.Option(metavar="HZ", help="Resample to this rate; without it, stored as recorded.")
-    ] = None,
+    rate: Annotated[float | None, typer.Option(metavar="HZ", help="Resample to this rate; else as recorded.")] = None,
     seconds: Annotated[
         float | None,
         typer.Option(help="Length of every row: windows of longer records; shorter ones end in missing samples."),
@@ -125,9 +123,7 @@ def shard(
     subject_pattern: Annotated[
         str | None, typer.Option(metavar="REGEX", help="Its one group is the subject in a path: 'patient(\\d+)/'.")
     ] = None,
-    audit: Annotated[
-        float, typer.Option(help="Share of records that stock wfdb reads too, compared bit for bit.")
-    ] = 0.01,
+    audit: Annotated[float, typer.Option(help="Share of records compared bit for bit with stock wfdb.")] = 0.01,
     plan_only: Annotated[
         bool,
         typer.Option(
@@ -148,10 +144,7 @@ def shard(
     Killed and started again with the same command, it goes on where it was.
     """
     from lamae.base.settings import explain, override
-    from lamae.sharding.format import REJECTS_NAME
     from lamae.sharding.options import PackOptions
-    from lamae.sharding.pack import pack, pack_part
-    from lamae.sharding.plan import Plan, plan
 
     options = PackOptions(
         source=kind,
@@ -172,7 +165,18 @@ def shard(
     if print_config:
         console.say(explain(options, overrides=overrides or []))
         return
-    options = override(options, overrides or [])
+    manifest = _pack(source, out, override(options, overrides or []), plan_only=plan_only, parts=parts)
+    if manifest is not None:
+        _print_packed(out, manifest)
+        if card:
+            _write_card(out, examples=examples)
+        console.hint(f"next: lamae verify {out}")
+
+
+def _pack(source: Path, out: Path, options: Any, *, plan_only: bool, parts: str | None) -> Any:
+    """Plan, pack some parts, or all of it; the manifest, None where the set is not made whole."""
+    from lamae.sharding.pack import pack, pack_part
+    from lamae.sharding.plan import Plan, plan
 
     def announce(planned: Plan) -> None:
         show = console.say if plan_only else console.hint
@@ -182,12 +186,18 @@ def shard(
     with console.show_progress() as progress:
         if plan_only:
             announce(plan(source, out, options=options, progress=progress))
-            return
+            return None
         if parts is not None:
             for part in every_nth(parts, count=Plan.open(out).num_parts):
                 pack_part(source, out, part, progress=progress)
-            return
-        manifest = pack(source, out, options=options, progress=progress, announce=announce)
+            return None
+        return pack(source, out, options=options, progress=progress, announce=announce)
+
+
+def _print_packed(out: Path, manifest: dict[str, Any]) -> None:
+    """Counts of a shard set, and what its user should look at."""
+    from lamae.sharding.format import REJECTS_NAME
+
     rows = [["records", f"{manifest['num_records']:,}"], ["subjects", f"{manifest['num_subjects']:,}"]]
     rows += [[f"split {name}", f"{count['records']:,}"] for name, count in manifest["splits"].items()]
     rows += [[f"rejected: {reason}", f"{count:,}"] for reason, count in manifest["rejects"].items()]
@@ -208,16 +218,17 @@ def shard(
             f"with few subjects set split_fractions=[0.6,0.2,0.2] (and source_folds=false if the source has folds), "
             f"or give --splits-from",
         )
-    if card:
-        from lamae.reports.datacard import write_data_card
 
-        path = out.with_name(f"{out.name}-card.html")
-        try:
-            write_data_card(out, path, examples=examples)
-            console.say(f"data card: {path}")
-        except UsageError as error:
-            console.print_error(f"{error}; the shard set is complete without its card")
-    console.hint(f"next: lamae verify {out}")
+
+def _write_card(out: Path, *, examples: bool) -> None:
+    from lamae.reports.datacard import write_data_card
+
+    path = out.with_name(f"{out.name}-card.html")
+    try:
+        write_data_card(out, path, examples=examples)
+        console.say(f"data card: {path}")
+    except UsageError as error:
+        console.print_error(f"{error}; the shard set is complete without its card")
 
 
 def every_nth(text: str, *, count: int) -> range:
@@ -388,7 +399,7 @@ app.command(context_settings=cluster_cli.SUBMIT_CONTEXT)(cluster_cli.submit)
 app.command()(cluster_cli.jobs)
 app.command()(cluster_cli.doctor)
 app.add_typer(bench_cli.app, name="bench")
-app.command()(plan_cli.plan)
+app.command()(forecast_cli.plan)
 
 verbs.share_options(app)
 verbs.share_options(bench_cli.app)

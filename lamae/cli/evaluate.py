@@ -90,8 +90,6 @@ def probe(
 
     With --test across hospitals: fitted on one shard set's patients, tested on another's, on the codes that both have.
     """
-    from lamae.evaluate.labels.codes import few
-    from lamae.evaluate.labels.groups import code_groups
     from lamae.evaluate.probe import fit as probing
     from lamae.evaluate.probe import transfer
     from lamae.evaluate.probe.fewlabels import few_label_curve, parse_fractions
@@ -110,27 +108,13 @@ def probe(
     results = [dataclasses.replace(result, left_out=left_out | result.left_out) for result in results]
     result, other = results[0], results[-1]
     summary: dict[str, Any] = {"probe": result.to_dict()}
-    columns, rows = ["code", "prevalence", "AUROC (95 %)"], _probe_rows(result, code_groups(result.codes))
+    summary: dict[str, Any] = {"probe": result.to_dict()}
+    difference = None
     if against is not None:
         difference = probing.difference(result, other)
         summary |= {"against": other.to_dict(), "difference": difference.to_dict()}
-        columns.append(f"minus {other.name}")
-        gaps = {**difference.by_code, "macro": difference.macro, **difference.groups}
-        gaps |= {f"macro {name.upper()}": gap for name, gap in difference.metrics.items()}
-        rows = [[*row, str(gaps[row[0]])] for row in rows]
-    if any(truth.descriptions.get(code) for code in result.codes):
-        columns.insert(1, "name")
-        rows = [[row[0], truth.descriptions.get(row[0], ""), *row[1:]] for row in rows]
-    console.print_table(
-        f"{result.name}: {method} probe on {len(result.test_rows):,} test records of {result.num_test_subjects:,} "
-        f"subjects, subjects seen in pretraining: {result.contamination}",
-        columns,
-        rows,
-    )
-    for reason in dict.fromkeys(result.left_out.values()):
-        codes = [code for code, its in result.left_out.items() if its == reason]
-        names = few([" ".join([code, truth.descriptions.get(code, "")]).strip() for code in codes])
-        console.say(f"left out of the macro ({reason}): {names}")
+    _print_probe(result, other.name, difference, truth.descriptions, method=method)
+    _print_left_out(result, truth.descriptions)
     if fractions:
         with console.show_progress() as progress:
             curves = [
@@ -150,6 +134,38 @@ def probe(
         from lamae.reports.values import finite
 
         files.write_json(json, finite(summary))
+
+
+def _print_probe(
+    result: "ProbeResult", other: str, difference: Any, descriptions: dict[str, str], *, method: str
+) -> None:
+    """AUROC of every code and group, and by how much it is above that of ``other`` where there is a difference."""
+    from lamae.evaluate.labels.groups import code_groups
+
+    columns, rows = ["code", "prevalence", "AUROC (95 %)"], _probe_rows(result, code_groups(result.codes))
+    if difference is not None:
+        columns.append(f"minus {other}")
+        gaps = {**difference.by_code, "macro": difference.macro, **difference.groups}
+        gaps |= {f"macro {name.upper()}": gap for name, gap in difference.metrics.items()}
+        rows = [[*row, str(gaps[row[0]])] for row in rows]
+    if any(descriptions.get(code) for code in result.codes):
+        columns.insert(1, "name")
+        rows = [[row[0], descriptions.get(row[0], ""), *row[1:]] for row in rows]
+    console.print_table(
+        f"{result.name}: {method} probe on {len(result.test_rows):,} test records of {result.num_test_subjects:,} "
+        f"subjects, subjects seen in pretraining: {result.contamination}",
+        columns,
+        rows,
+    )
+
+
+def _print_left_out(result: "ProbeResult", descriptions: dict[str, str]) -> None:
+    from lamae.evaluate.labels.codes import few
+
+    for reason in dict.fromkeys(result.left_out.values()):
+        codes = [code for code, its in result.left_out.items() if its == reason]
+        names = few([" ".join([code, descriptions.get(code, "")]).strip() for code in codes])
+        console.say(f"left out of the macro ({reason}): {names}")
 
 
 def _print_few_labels(curves: "list[FewLabelCurve]", fractions: list[float], *, num_seeds: int) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The verb ``labels``: diagnoses joined to the rows of a shard set."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -65,15 +65,12 @@ def labels(
     ] = False,
 ) -> None:
     """Join diagnoses to the rows of a shard set, and list how many records of each split have them."""
-    from lamae.evaluate.labels.sources import build_labels, detect_source
-    from lamae.sharding.format import SPLITS
+    from lamae.evaluate.labels.sources import build_labels
 
     if not out.exists():
         files.check_writable("labels", out)
     if source == "auto":
-        by_column = columns or leave_out or (label_column and file.is_file() and file.suffix != ".zip")
-        source = "csv" if by_column else detect_source(file, key_column=key_column)
-        console.hint(f"{file}: read as --source {source}")
+        source = _detect(file, key_column, by_column=bool(columns or leave_out or label_column))
     report = build_labels(
         shards,
         out,
@@ -94,6 +91,21 @@ def labels(
         task=task,
         min_likelihood=min_likelihood,
     )
+    _print_report(report, out, all_codes=all_codes)
+
+
+def _detect(file: Path, key_column: str | None, *, by_column: bool) -> str:
+    from lamae.evaluate.labels.sources import detect_source
+
+    is_csv = by_column and file.is_file() and file.suffix != ".zip"
+    source = "csv" if is_csv else detect_source(file, key_column=key_column)
+    console.hint(f"{file}: read as --source {source}")
+    return source
+
+
+def _print_report(report: Any, out: Path, *, all_codes: bool) -> None:
+    from lamae.sharding.format import SPLITS
+
     for note in report.notes:
         console.say(note)
     rows = report.rows()

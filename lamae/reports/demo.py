@@ -179,31 +179,7 @@ def _page(results: DemoResults, claims: Sequence[Claim]) -> Page:
         page.figure(plot_record(record["mv_LT"], rate_hz=record["rate_hz"], title=record["title"]), raster=True,
                     alt=f"12-lead ECG {record['title']}")  # fmt: skip
 
-    page.section("Training", lead="Loss on hidden samples, per record seen; thin lines are single logging steps.")
-    page.figure(
-        plot_loss(
-            {
-                name: ([line["samples"] for line in run["metrics"]], [line["loss"] for line in run["metrics"]])
-                for name, run in results["runs"].items()
-            }
-        )
-    )
-    page.table(
-        ["run", "parameters", "steps", "first loss", "last loss", "training time"],
-        [
-            [
-                name,
-                f"{run['num_parameters']:,}",
-                f"{run['steps']:,}",
-                f"{run['metrics'][0]['loss']:.3f}",
-                f"{run['metrics'][-1]['loss']:.3f}",
-                f"{run['wall_s']:.0f} s",
-            ]
-            for name, run in results["runs"].items()
-        ],
-        caption="Losses of different kinds of model are not comparable: they are asked for different samples.",
-    )
-
+    _add_training(page, results)
     page.section(
         "Reconstruction",
         lead="Shaded stretches were hidden from the model; the red line is what it put there from the rest.",
@@ -244,6 +220,33 @@ def _page(results: DemoResults, claims: Sequence[Claim]) -> Page:
         "method is."
     )
     return page
+
+
+def _add_training(page: Page, results: DemoResults) -> None:
+    page.section("Training", lead="Loss on hidden samples, per record seen; thin lines are single logging steps.")
+    page.figure(
+        plot_loss(
+            {
+                name: ([line["samples"] for line in run["metrics"]], [line["loss"] for line in run["metrics"]])
+                for name, run in results["runs"].items()
+            }
+        )
+    )
+    page.table(
+        ["run", "parameters", "steps", "first loss", "last loss", "training time"],
+        [
+            [
+                name,
+                f"{run['num_parameters']:,}",
+                f"{run['steps']:,}",
+                f"{run['metrics'][0]['loss']:.3f}",
+                f"{run['metrics'][-1]['loss']:.3f}",
+                f"{run['wall_s']:.0f} s",
+            ]
+            for name, run in results["runs"].items()
+        ],
+        caption="Losses of different kinds of model are not comparable: they are asked for different samples.",
+    )
 
 
 def _cards(results: DemoResults) -> list[tuple[str, str, str]]:

@@ -11,12 +11,13 @@ import logging
 import signal
 from contextlib import closing
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from lamae.base.errors import EXIT_DONE, EXIT_STOPPED, LamaeError
 from lamae.data.batch import Batch
+from lamae.data.loader import RingLoader
 from lamae.model.pretrain import PretrainModel
 from lamae.train.checkpoint.format import CheckpointReader
 from lamae.train.checkpoint.saver import Saver
@@ -102,50 +103,9 @@ def _train(
     watchdog = Watchdog(run_dir, rank=ranks.rank, config=config.monitor, between_s=between_s)
     announce(config, plan, engine, state, inputs)
 
-    def is_looked_at() -> bool:
-        return profiler.is_active or reporter.is_due(state.step + 1)
-
+    parts = _Parts(inputs, plan, ranks, engine, loader, clock, validation, reporter, profiler, saver, flags, watchdog)
     with StopSignals() as signals, loader, closing(reporter), closing(engine), closing(profiler), watchdog:
-        stopped, requested, save_again_at = 0, 0, -1
-        if config.train.validate_every:
-            with watchdog.paused():
-                validation.losses(state.step, engine)
-        first_step = state.step + 1
-        profiler.follow(state.step)
-        reporter.begin()
-        for batch in clock.steps(loader, is_asked_for=is_looked_at):
-            now: dict[str, Any] = {"step": state.step, "config": config.optim, "steps": config.train.steps}
-            schedule = {"learning_rate": learning_rate(**now), "weight_decay": weight_decay(**now)}
-            cast(PretrainModel, engine.model).set_progress(progress(**now))
-            outputs = _step(engine, inputs, batch, plan, ranks, clock, **schedule)
-            state.advance(samples_consumed=batch.samples_consumed, applied=engine.step_was_applied)
-            reporter.note_step(state, batch, outputs, applied=engine.step_was_applied)
-
-            agreed = flags.exchange([signals.received, profiler.request(state.step), *saver.flags()])
-            if agreed is not None:
-                stopped, requested, *saved = agreed
-                if not saver.follow(saved):
-                    save_again_at = state.step + config.monitor.log_every
-            clock.end_step()
-            watchdog.beat()
-            if state.step == first_step:
-                if watchdog.is_watching:  # collectives cannot tell a suspended rank from a lost one
-                    distributed.set_timeout(distributed.NEVER_S)
-                else:
-                    distributed.set_timeout(config.engine.step_timeout_s, keep=ranks.cpu_group)
-            with watchdog.paused():
-                measured = validation.measure(state.step, engine)
-                if stopped or measured or state.step == last_step or reporter.is_due(state.step):
-                    reporter.report(state, engine, loader, save_s=saver.last_seconds, **schedule, **measured)
-                if stopped:
-                    break
-                profiler.follow(state.step, requested=bool(requested))
-                reporter.figures(state.step, engine)
-                if _is_due(state.step, config.checkpoint.every) or state.step == save_again_at:
-                    saver.begin(engine, state)
-                    if not config.checkpoint.background and not saver.finish():
-                        save_again_at = state.step + config.monitor.log_every
-
+        stopped = _take_steps(config, parts, state, signals, last_step=last_step)
         with watchdog.paused():
             flags.close()
             _save_at_end(saver, engine, state)
@@ -154,6 +114,74 @@ def _train(
         log.info("stopped by %s after step %d; start again to go on", signal.Signals(stopped).name, state.step)
         return EXIT_STOPPED
     return EXIT_DONE
+
+
+class _Parts(NamedTuple):
+    """What the loop works with."""
+
+    inputs: Inputs
+    plan: BatchPlan
+    ranks: Ranks
+    engine: Engine
+    loader: RingLoader
+    clock: StepClock
+    validation: Validation
+    reporter: Reporter
+    profiler: Profiler
+    saver: Saver
+    flags: FlagExchange
+    watchdog: Watchdog
+
+
+def _take_steps(config: RunConfig, parts: _Parts, state: TrainState, signals: StopSignals, *, last_step: int) -> int:
+    """Train up to ``last_step``; the number of the signal that ended it before, 0 where none did."""
+    inputs, plan, ranks, engine, loader, clock, validation, reporter, profiler, saver, flags, watchdog = parts
+    stopped, requested, save_again_at = 0, 0, -1
+    if config.train.validate_every:
+        with watchdog.paused():
+            validation.losses(state.step, engine)
+    first_step = state.step + 1
+    profiler.follow(state.step)
+    reporter.begin()
+    is_looked_at = lambda: profiler.is_active or reporter.is_due(state.step + 1)
+    for batch in clock.steps(loader, is_asked_for=is_looked_at):
+        now: dict[str, Any] = {"step": state.step, "config": config.optim, "steps": config.train.steps}
+        schedule = {"learning_rate": learning_rate(**now), "weight_decay": weight_decay(**now)}
+        cast(PretrainModel, engine.model).set_progress(progress(**now))
+        outputs = _step(engine, inputs, batch, plan, ranks, clock, **schedule)
+        state.advance(samples_consumed=batch.samples_consumed, applied=engine.step_was_applied)
+        reporter.note_step(state, batch, outputs, applied=engine.step_was_applied)
+
+        agreed = flags.exchange([signals.received, profiler.request(state.step), *saver.flags()])
+        if agreed is not None:
+            stopped, requested, *saved = agreed
+            if not saver.follow(saved):
+                save_again_at = state.step + config.monitor.log_every
+        clock.end_step()
+        watchdog.beat()
+        if state.step == first_step:
+            _tighten_timeout(config, ranks, watchdog)
+        with watchdog.paused():
+            measured = validation.measure(state.step, engine)
+            if stopped or measured or state.step == last_step or reporter.is_due(state.step):
+                reporter.report(state, engine, loader, save_s=saver.last_seconds, **schedule, **measured)
+            if stopped:
+                break
+            profiler.follow(state.step, requested=bool(requested))
+            reporter.figures(state.step, engine)
+            if _is_due(state.step, config.checkpoint.every) or state.step == save_again_at:
+                saver.begin(engine, state)
+                if not config.checkpoint.background and not saver.finish():
+                    save_again_at = state.step + config.monitor.log_every
+    return stopped
+
+
+def _tighten_timeout(config: RunConfig, ranks: Ranks, watchdog: Watchdog) -> None:
+    """Collectives of the first step wait for set-up, later ones for a step alone."""
+    if watchdog.is_watching:  # which tells a suspended rank from a lost one; collectives cannot
+        distributed.set_timeout(distributed.NEVER_S)
+    else:
+        distributed.set_timeout(config.engine.step_timeout_s, keep=ranks.cpu_group)
 
 
 def _step(

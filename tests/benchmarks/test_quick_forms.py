@@ -14,7 +14,7 @@ import torch
 
 from lamae.benchmarks import cli as benchmarks_cli
 from lamae.benchmarks import kernels, loader, result, scaling, shard, step, timing
-from lamae.benchmarks.plan import validate
+from lamae.benchmarks.forecast import validate
 from lamae.benchmarks.report import render_report
 from lamae.cli import app as cli
 from lamae.sharding.synth import synthesize

@@ -1,15 +1,18 @@
-"""What the ranks of a job exchange in one optimiser step, by ZeRO stage.
+"""What ranks exchange in one optimiser step by ZeRO stage, and how long that takes on a topology.
 
-This is what DeepSpeed 0.19.8 does with the configuration of lamae.train.engine, as ``lamae bench scaling`` sees it at
-torch's collectives, and not what the ZeRO paper (Rajbhandari et al. 2020) says of the stages:
+DeepSpeed 0.19.8 with the configuration of lamae.train.engine, as ``lamae bench scaling`` sees it at torch's
+collectives (the ZeRO paper, Rajbhandari et al. 2020, says otherwise of stages 1 and 2):
 
 - gradients travel as float32 whatever the precision (``communication_data_type``);
 - stages 1 and 2 *all-reduce* their buckets of gradients, twice a reduce-scatter's bytes, and keep their own part;
-  with ``zero_optimization.use_multi_rank_bucket_allreduce`` off each rank's part is *reduced* to it alone instead, one
-  call per rank and bucket;
+  with ``zero_optimization.use_multi_rank_bucket_allreduce`` off each rank's part is *reduced* to it alone, one call per
+  rank and bucket;
 - stages 2 and 3 reduce after every micro-batch, stages 0 and 1 once per step;
-- stage 3 gathers each weight once per step, also with several micro-batches, as long as the model is below
-  ``stage3_max_live_parameters`` (a billion): what was gathered stays until the step.
+- stage 3 gathers each weight once per step, below ``stage3_max_live_parameters`` also with several micro-batches.
+
+Time is alpha + n / beta for n bytes. Within a node collectives run as rings; between nodes the devices of the same
+place form a ring of their own, and latency grows with the logarithm of the number of nodes (Thakur, Rabenseifner, Gropp
+2005; Sanders, Speck, Träff 2009).
 """
 
 import math
@@ -20,6 +23,8 @@ from typing import Any
 GRADIENT_BYTES = 4
 BUCKET_ELEMENTS = 50_000_000
 WEIGHT_BYTES = {"fp32": 4, "bf16": 2}
+RING_PASSES = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0, "reduce": 1.0}
+"""How often an operation goes around with a rank's share: an all-reduce is a reduce-scatter and an all-gather."""
 
 
 @dataclass(frozen=True)
@@ -67,5 +72,25 @@ def step_traffic(
 
 def all_reduces_gradients(deepspeed: Mapping[str, Any]) -> bool:
     """Whether raw DeepSpeed options leave its default way of reducing at stages 1 and 2."""
-    zero = deepspeed.get("zero_optimization", {})
-    return bool(zero.get("use_multi_rank_bucket_allreduce", True))
+    return bool(deepspeed.get("zero_optimization", {}).get("use_multi_rank_bucket_allreduce", True))
+
+
+@dataclass(frozen=True)
+class Link:
+    """What carries a message from device to device."""
+
+    bytes_per_s: float
+    latency_s: float
+
+
+def collective_s(
+    collective: Collective, *, world_size: int, devices_per_node: int, in_node: Link, between_nodes: Link
+) -> float:
+    """Seconds of all calls of one kind of collective."""
+    inside, nodes = min(world_size, devices_per_node), math.ceil(world_size / devices_per_node)
+    seconds = collective.calls * (inside - 1) * in_node.latency_s
+    seconds += collective.num_bytes * (inside - 1) / inside / in_node.bytes_per_s
+    if nodes > 1:
+        seconds += collective.calls * math.ceil(math.log2(nodes)) * between_nodes.latency_s
+        seconds += collective.num_bytes / inside * (nodes - 1) / nodes / between_nodes.bytes_per_s
+    return RING_PASSES[collective.operation] * seconds

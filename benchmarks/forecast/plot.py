@@ -1,4 +1,4 @@
-"""A plan as a picture: what a step's time goes to and what more devices bring. All of it modelled."""
+"""A forecast as a picture: what a step's time goes to and what more devices bring. All of it modelled."""
 
 import itertools
 from collections.abc import Sequence
@@ -7,17 +7,17 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lamae.benchmarks.plan.forecast import Forecast
+from lamae.benchmarks.forecast.forecast import Forecast
 from lamae.reports.style import INK, MUTED, SERIES, style_axes
 
 
 def save_plot(rows: Sequence[Forecast], path: Path, *, title: str) -> None:
-    """Write ``plot_plan`` in the format that the suffix of ``path`` names."""
+    """Write ``plot_forecast`` in the format that the suffix of ``path`` names."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    plot_plan(rows, title=title).savefig(path, dpi=150)
+    plot_forecast(rows, title=title).savefig(path, dpi=150)
 
 
-def plot_plan(rows: Sequence[Forecast], *, title: str) -> Figure:
+def plot_forecast(rows: Sequence[Forecast], *, title: str) -> Figure:
     """Left, a step's milliseconds by what they go to; right, records per second beside perfect scaling."""
     figure = Figure(figsize=(10.6, 4.0), layout="constrained")
     FigureCanvasAgg(figure)

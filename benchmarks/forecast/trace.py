@@ -42,8 +42,6 @@ class MicroBatch:
     """Held from the forward pass to the backward pass: activations and inputs, weights left out."""
     peak_bytes: int
     """The most that is held at once, without the weights' gradients that are finished by then."""
-    peak_with_gradients_bytes: int
-    """The most that is held at once where finished gradients stay."""
     moved_bytes: int
     """Read and written by everything but the products of large matrices."""
     operations: int
@@ -57,7 +55,7 @@ def trace_micro_batch(run: RunConfig, *, records: int, checkpointing: bool) -> M
         model = build_model(run.model, run.mask, num_samples=num_samples).to(DTYPES[run.engine.precision])
     if checkpointing:
         checkpoint_activations(model)
-    logging.getLogger("lamae.kernels").setLevel(logging.WARNING)  # what it chooses for meta is nobody's news
+    logging.getLogger("lamae.kernels").setLevel(logging.WARNING)  # what it chooses for meta helps nobody
     row_B = torch.arange(records)
     with Watch() as drawing:
         mask = draw_mask(
@@ -83,7 +81,6 @@ def trace_micro_batch(run: RunConfig, *, records: int, checkpointing: bool) -> M
         records=records,
         kept_bytes=kept,
         peak_bytes=watch.peak_bytes,
-        peak_with_gradients_bytes=watch.peak_with_gradients_bytes,
         moved_bytes=watch.moved_bytes + drawing.moved_bytes,
         operations=watch.operations + drawing.operations,
     )
@@ -100,7 +97,7 @@ class Watch(TorchDispatchMode):
     def __init__(self, *, own: Sequence[Tensor] = ()) -> None:
         super().__init__()
         self._alive = {tensor.untyped_storage()._cdata for tensor in own}
-        self.held_bytes = self.peak_bytes = self.peak_with_gradients_bytes = self.moved_bytes = self.operations = 0
+        self.held_bytes = self.peak_bytes = self.moved_bytes = self.operations = 0
         self._finished_bytes = 0
 
     def __torch_dispatch__(
@@ -125,7 +122,6 @@ class Watch(TorchDispatchMode):
         self._alive.add(key)
         self.held_bytes += num_bytes
         self.peak_bytes = max(self.peak_bytes, self.held_bytes - self._finished_bytes)
-        self.peak_with_gradients_bytes = max(self.peak_with_gradients_bytes, self.held_bytes)
         weakref.finalize(storage, self._drop, key, num_bytes)
 
     def finish_gradient(self, parameter: Tensor) -> None:
