@@ -108,7 +108,6 @@ def probe(
     results = [dataclasses.replace(result, left_out=left_out | result.left_out) for result in results]
     result, other = results[0], results[-1]
     summary: dict[str, Any] = {"probe": result.to_dict()}
-    summary: dict[str, Any] = {"probe": result.to_dict()}
     difference = None
     if against is not None:
         difference = probing.difference(result, other)
