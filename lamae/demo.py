@@ -18,8 +18,9 @@ import numpy as np
 
 from lamae import console
 from lamae.base import files, launch
-from lamae.base.errors import LamaeError, UsageError
+from lamae.base.errors import LamaeError
 from lamae.base.leads import CHEST_LEADS, LIMB_LEADS
+from lamae.base.outputs import make_or_resume
 from lamae.base.progress import Progress
 from lamae.sharding.format import MANIFEST_NAME, ShardSet
 
@@ -142,15 +143,9 @@ def run_demo(out: Path, *, num_records: int, seed: int, num_processes: int, step
 
 def _claim(out: Path, settings: Settings) -> None:
     """Take ``out`` for this demo, or go on with the one that is there."""
-    path = out / SETTINGS_NAME
-    if path.exists():
-        found = json.loads(path.read_text())
-        if found != dataclasses.asdict(settings):
-            raise UsageError(f"{out}: holds a demo made with other settings ({found}); take another --out or remove it")
-        return
-    if out.exists() and any(out.iterdir()):
-        raise UsageError(f"{out}: not empty and no demo; take another --out")
-    files.write_json(path, dataclasses.asdict(settings))
+    path, wanted = out / SETTINGS_NAME, dataclasses.asdict(settings)
+    make_or_resume(out, what="demo", found=files.read_json(path) if path.exists() else None, wanted=wanted)
+    files.write_json(path, wanted)
 
 
 def _synth(paths: Paths, settings: Settings, progress: Progress) -> None:

@@ -3,7 +3,6 @@
 Everything is written beside its place and renamed; dataset.json comes last. Killed anywhere, the merge starts over.
 """
 
-import csv
 import hashlib
 import os
 import shutil
@@ -15,11 +14,9 @@ from typing import Any
 import numpy as np
 
 from lamae.base.errors import LamaeError, UsageError
-from lamae.base.files import file_sha256
+from lamae.base.files import PARTIAL_SUFFIX, file_sha256, new_file, own_name, put_in_place, sync, write_csv, write_text
 from lamae.base.leads import LEADS
 from lamae.base.progress import Progress, ignore
-from lamae.base.text import csv_row
-from lamae.base.writing import new_file, own_name, put_in_place, sync, write_durably
 from lamae.sharding.checked import file_sums, sums_digest
 from lamae.sharding.columns import typed_column
 from lamae.sharding.format import (
@@ -41,7 +38,6 @@ from lamae.sharding.format import (
 from lamae.sharding.part import is_done, read_report
 from lamae.sharding.plan import Plan, lock_of
 from lamae.sharding.quality import LEAD_FLAGS, RECORD_FLAGS
-from lamae.sharding.tar import PARTIAL_SUFFIX
 
 _ROWS_PER_CHUNK = 1 << 16
 
@@ -89,7 +85,7 @@ def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
         )
     reports = [read_report(planned.part_path(part)) for part in range(planned.num_parts)]
     rejects = [reject for report in reports for reject in report["rejects"]]
-    _write_csv(out / REJECTS_NAME, ("key", "reason", "detail"), rejects)
+    write_csv(out / REJECTS_NAME, ("key", "reason", "detail"), rejects)
     extra = [values for report in reports for values in report["extra"]]
     num_records = len(extra)
     reasons = Counter(reason for _, reason, _ in rejects)
@@ -127,7 +123,7 @@ def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
             name: file_sha256(out / name) for name in (REJECTS_NAME, UNMATCHED_NAME) if (out / name).is_file()
         },
     }
-    write_durably(out / MANIFEST_NAME, manifest_text(manifest))
+    write_text(out / MANIFEST_NAME, manifest_text(manifest))
     return manifest
 
 
@@ -223,10 +219,3 @@ def _masked_leads(columns: dict[str, np.ndarray]) -> np.integer[Any]:
     usable = np.bitwise_count(columns["lead_mask"]).sum()
     missing = np.count_nonzero(columns["lead_flags"] & (1 << LEAD_FLAGS.index("missing")))
     return columns["lead_flags"].size - missing - usable
-
-
-def _write_csv(path: Path, header: tuple[str, ...], rows: list[Any]) -> None:
-    with new_file(path) as partial, partial.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(map(csv_row, rows))

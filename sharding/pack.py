@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from lamae.base.errors import LamaeError
+from lamae.base.files import sync
 from lamae.base.orphan import exit_with
 from lamae.base.progress import Progress, ignore
-from lamae.base.writing import sync
 from lamae.sharding.format import MANIFEST_NAME, SHARDS_NAME, ShardSet, shard_name
 from lamae.sharding.merge import finish, merge
 from lamae.sharding.options import PackOptions
@@ -82,8 +82,8 @@ def pending_parts(planned: Plan) -> list[int]:
 
 def _restore_lost(source: Path, planned: Plan, *, workers: int, progress: Progress) -> None:
     """Pack those tars of a complete set again that somebody removed, because verify named them."""
-    shards = ShardSet.open(planned.out).manifest["shards"]
-    lost = lost_shards(planned.out, {"shards": shards})
+    shard_set = ShardSet.open(planned.out)
+    shards, lost = shard_set.manifest["shards"], lost_shards(shard_set)
     if not lost:
         logger.info(
             "%s: complete already, with the same source and options; whether every byte is whole, lamae verify says",

@@ -14,9 +14,8 @@ import google_crc32c
 import numpy as np
 
 from lamae.base.errors import LamaeError
-from lamae.base.files import file_sha256
+from lamae.base.files import file_sha256, new_file
 from lamae.base.progress import Progress, ignore
-from lamae.base.writing import new_file
 from lamae.sharding.block import BlockReader
 from lamae.sharding.files import HEADER_SUFFIX, Files
 from lamae.sharding.format import COLUMNS, NO_SAMPLE, SHARDS_NAME, SPLITS, npy_header, shard_name

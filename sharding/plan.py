@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from lamae.base.errors import LamaeError, UsageError
+from lamae.base.files import new_directory, new_file, write_csv
+from lamae.base.lock import Lock
 from lamae.base.progress import Progress, ignore
-from lamae.base.text import csv_row
-from lamae.base.writing import Lock, new_directory, new_file
 from lamae.sharding.columns import with_columns
 from lamae.sharding.files import HEADER_SUFFIX, Files, ZipFiles, open_files
-from lamae.sharding.format import FORMAT_VERSION, MANIFEST_NAME, SHARDS_NAME, UNMATCHED_NAME, WORK_NAME
+from lamae.sharding.format import FORMAT_VERSION, MANIFEST_NAME, SHARDS_NAME, UNMATCHED_NAME, WORK_NAME, ShardSet
 from lamae.sharding.hdf5 import Hdf5Files
 from lamae.sharding.options import PackOptions
-from lamae.sharding.output import lost_shards, read_manifest, refuse_difference, refuse_unfit
+from lamae.sharding.output import lost_shards, refuse_difference, refuse_unfit
 from lamae.sharding.reading import MAX_SAMPLES_READ, RejectError, read_header
 from lamae.sharding.recording import shape_of
 from lamae.sharding.selection import capped, decide_splits
@@ -207,9 +207,9 @@ def _take_up(planned: Plan, unmatched: Reconciliation, entries: list[Entry], fil
     """Write the plan, or go on with the one that is there. Raises UsageError where that is another."""
     out, content = planned.out, planned.content
     if (out / MANIFEST_NAME).is_file():
-        manifest = read_manifest(out)
-        refuse_difference(manifest["plan"], content, out)
-        if not lost_shards(out, manifest) or (out / WORK_NAME).is_dir():
+        there_set = ShardSet.open(out)
+        refuse_difference(there_set.manifest.get("plan", {}), content, out)
+        if not lost_shards(there_set) or (out / WORK_NAME).is_dir():
             return
     try:
         if not (out / WORK_NAME).is_dir():
@@ -334,12 +334,9 @@ def _write(planned: Plan, unmatched: Reconciliation, entries: list[Entry], files
             (building / _LISTING_NAME / f"{part:06d}.csv").write_bytes(os.fsencode("".join(_listing_lines(chunk))))
         if isinstance(files, ZipFiles):
             files.index.save(building / _ZIP_INDEX_NAME)
-        # For people to read; a listing's own paths come back to the byte.
-        with (building / UNMATCHED_NAME).open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(("path", "status"))
-            for status in ("missing", "unlisted", "unused"):
-                writer.writerows(csv_row((path, status)) for path in getattr(unmatched, status))
+        statuses = ("missing", "unlisted", "unused")
+        rows = ((path, status) for status in statuses for path in getattr(unmatched, status))
+        write_csv(building / UNMATCHED_NAME, ("path", "status"), rows)
         _write_content(planned, building)
 
 

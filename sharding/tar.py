@@ -4,13 +4,13 @@ the same bytes everywhere. ``tar`` and ``webdataset`` read it; nothing here is s
 
 import hashlib
 import os
-import secrets
 from pathlib import Path
 from types import TracebackType
 
+from lamae.base.files import own_name
+
 BLOCK = 512
 MAX_NAME = 100
-PARTIAL_SUFFIX = ".partial"
 # name, then mode 0444, uid 0, gid 0 | size | mtime 0 | checksum | type '0', link name | magic, version, owners, device
 _MODE_UID_GID = b"0000444\0" + b"0000000\0" * 2
 _MTIME = b"00000000000\0"
@@ -43,7 +43,7 @@ class TarWriter:
     def __init__(self, path: Path) -> None:
         self._path = path
         # Two writers of one shard (a requeued job and its ghost) must not share a file.
-        self._partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
+        self._partial = own_name(path)
         self._file = self._partial.open("wb", buffering=0)
         self._pending: list[bytes | memoryview] = []
         self._digest = hashlib.sha256()

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lamae.base.errors import LamaeError, UsageError
-from lamae.base.writing import new_file
+from lamae.base.files import new_file
 from lamae.sharding.walk import is_hidden
 
 logger = logging.getLogger(__name__)

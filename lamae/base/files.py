@@ -1,14 +1,27 @@
-"""JSON files that nobody ever sees half-written, and that may come from anywhere. Imports nothing heavy."""
+"""Files that nobody ever sees half-written, and JSON that may come from anywhere. Imports nothing heavy.
 
+What is made in one go is built under a name of its own and renamed: of two processes that make the same, the second
+finds what the first has made. What is continued after a kill has one name, and a lock (lamae.base.lock).
+"""
+
+import csv
+import errno
 import hashlib
 import json
+import os
+import secrets
+import shutil
 import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lamae.base import keys
 from lamae.base.errors import LamaeError, UsageError
-from lamae.base.writing import new_file
+from lamae.base.text import csv_row
+
+PARTIAL_SUFFIX = ".partial"
 
 
 def check_writable(option: str, path: Path | None) -> None:
@@ -30,11 +43,41 @@ def check_writable(option: str, path: Path | None) -> None:
         ) from None
 
 
+# -- writing -------------------------------------------------------------------------------------------------------
+
+
+def own_name(path: Path) -> Path:
+    """A hidden name beside ``path`` that no other process has, on any node."""
+    return path.with_name(f".{path.name.lstrip('.')}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Where to write what replaces ``path`` at the end, in one rename; nothing is left of it where writing fails."""
+    partial = own_name(path)
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Make a file's bytes, or a directory's entries, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` in one rename: a reader, on another node too, sees the old text or the new."""
+    """Replace ``path`` in one rename: at any instant, a power cut's too, it holds the old text or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with new_file(path) as partial:
         partial.write_text(text, encoding="utf-8")
+        sync(partial)
+    sync(path.parent)
 
 
 def write_json(path: Path, values: dict[str, Any], *, sort_keys: bool = False) -> None:
@@ -43,6 +86,42 @@ def write_json(path: Path, values: dict[str, Any], *, sort_keys: bool = False) -
         write_text(path, json.dumps(values, indent=1, sort_keys=sort_keys) + "\n")
     except OSError as error:
         raise LamaeError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def write_csv(path: Path, heading: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
+    """Replace a table for people in one rename: cells are ``lamae.base.text.csv_row``. Raises OSError."""
+    with (
+        new_file(path) as partial,
+        partial.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(heading)
+        writer.writerows(map(csv_row, rows))
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """An empty directory that becomes ``path`` at the end, as ``put_in_place``; gone where anything fails."""
+    partial = own_name(path)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        put_in_place(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Rename a directory. Raises FileExistsError where another process has put something in its place by now."""
+    try:
+        os.rename(partial, path)
+    except OSError:
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, "another process has made it meanwhile", str(path)) from None
+        raise
+
+
+# -- reading -------------------------------------------------------------------------------------------------------
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -58,6 +137,14 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise LamaeError(f"{path}: expected a mapping of keys, not {values!r:.80}")
     return values
+
+
+def try_read_json(path: Path) -> dict[str, Any] | None:
+    """As ``read_json``; None where there is no such mapping, or none yet."""
+    try:
+        return read_json(path)
+    except (FileNotFoundError, LamaeError):
+        return None
 
 
 def file_sha256(path: Path) -> str:

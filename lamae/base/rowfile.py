@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lamae.base.errors import LamaeError
-from lamae.base.writing import write_durably
+from lamae.base.files import write_text
 
 TELL_FAILURES_EVERY_S = 60.0
 TAIL_BYTES = 1 << 16
@@ -74,7 +74,7 @@ class RowFile:
             try:
                 self._move_aside(foreign)
                 kept = [row for row in rows if row["step"] <= resume_step]
-                write_durably(path, "".join(json.dumps(row) + "\n" for row in kept))
+                write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
             except OSError as error:
                 raise LamaeError(f"{path}: {error.strerror or error}; make room and start again") from None
 

@@ -18,7 +18,9 @@ import numpy as np
 import zarr
 
 from lamae.base.errors import LamaeError, UsageError
-from lamae.base.writing import Lock, new_directory, put_in_place
+from lamae.base.files import new_directory, put_in_place
+from lamae.base.lock import Lock
+from lamae.base.outputs import refuse_other
 from lamae.sharding.checked import ATTRIBUTES, CheckedGroup, file_sums
 
 STORE_VERSION = 2
@@ -63,12 +65,7 @@ def is_finished(out: Path, *, kind: str, attributes: Mapping[str, Any]) -> bool:
     if not out.exists():
         return False
     found = open_store(out, kind=kind).attrs
-    wanted = json.loads(json.dumps(dict(attributes)))
-    differing = [name for name in wanted if found.get(name) != wanted[name]]
-    if differing:
-        raise UsageError(
-            f"{out}: exists and is another one (it differs in {', '.join(differing)}); remove it or choose another name"
-        )
+    refuse_other({name: found.get(name) for name in attributes}, attributes, f"{out}: exists and is another one")
     return True
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lamae.base.errors import UsageError
+from lamae.base.files import write_csv
 from lamae.base.progress import Progress
 from lamae.evaluate.labels.sources import build_labels, read_ptbxl, read_rows
 from lamae.evaluate.labels.store import Labels, read_labels
@@ -166,7 +167,7 @@ def _make_tree(corpus: CorpusConfig, tree: Path, progress: Progress) -> None:
         people.append([_study_of(path), "", ""])
     with (partial / "record_list.csv").open("a", newline="") as stream:
         csv.writer(stream).writerows([_subject_of(path), _study_of(path), _study_of(path), "", path] for path in paths)
-    _write_csv(partial / "demographics.csv", ["study_id", "age", "gender"], people)
+    write_csv(partial / "demographics.csv", ["study_id", "age", "gender"], people)
     os.rename(partial, tree)
 
 
@@ -188,7 +189,7 @@ def _add_ptbxl(source: Path, tree: Path, people: list[list[str]]) -> list[str]:
             labelled.append([str(study), *(str(int(name in codes)) for name in table.vocabulary)])
     if not paths:
         raise UsageError(f"{source}: none of the recordings that {file.name} lists at 500 Hz is there")
-    _write_csv(tree / "ptbxl_superclasses.csv", ["study_id", *table.vocabulary], labelled)
+    write_csv(tree / "ptbxl_superclasses.csv", ["study_id", *table.vocabulary], labelled)
     return paths
 
 
@@ -231,7 +232,7 @@ def _write_splits(corpus: CorpusConfig, tree: Path, out: Path, *, part: int) -> 
             split = "train"
         rows.append([_study_of(path), split])
     out.parent.mkdir(parents=True, exist_ok=True)
-    _write_csv(out, ["study_id", "split"], rows)
+    write_csv(out, ["study_id", "split"], rows)
 
 
 def part_of_subject(corpus: CorpusConfig, subject: str) -> int:
@@ -245,10 +246,3 @@ def _subject_of(path: str) -> str:
 
 def _study_of(path: str) -> str:
     return path.rpartition("/")[2]
-
-
-def _write_csv(path: Path, heading: list[str], rows: list[list[str]]) -> None:
-    with path.open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(heading)
-        writer.writerows(rows)

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from lamae.base import files, settings
 from lamae.base.errors import UsageError
-from lamae.study.plan import StudyPlan, changed_keys, load_plan, slug
+from lamae.base.outputs import make_or_resume
+from lamae.study.plan import StudyPlan, load_plan, slug
 from lamae.study.runs import Run
 
 PLAN_NAME = "plan.yaml"
@@ -68,17 +69,11 @@ class StudyDirectory:
 
         Seeds may be added or left out: no run depends on which others there are.
         """
+        found = None
         if self.plan.exists():
-            before = load_plan(self.plan)
-            changes = changed_keys(dataclasses.replace(before, seeds=plan.seeds), plan)
-            if changes:
-                raise UsageError(
-                    f"{self.root}: holds a study of another plan ({'; '.join(changes)}); take another --out"
-                )
-        elif self.root.exists() and any(self.root.iterdir()):
-            raise UsageError(f"{self.root}: not empty and no study; take another --out")
+            found = dataclasses.asdict(dataclasses.replace(load_plan(self.plan), seeds=plan.seeds))
+        make_or_resume(self.root, what="study", found=found, wanted=dataclasses.asdict(plan))
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            self.plan.write_text(settings.to_yaml(plan))
+            files.write_text(self.plan, settings.to_yaml(plan))
         except OSError as error:
             raise UsageError(f"{self.root}: cannot be written ({error.strerror or error})") from None

@@ -254,23 +254,3 @@ def slug(name: str) -> str:
 def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> StudyPlan:
     """The plan of a YAML file, or of a name, with overrides, checked. Raises UsageError naming the file or key."""
     return settings.load_as(StudyPlan(), path, overrides, kind=KIND)
-
-
-def changed_keys(old: StudyPlan, new: StudyPlan) -> list[str]:
-    """``key: old -> new`` of everything in which two plans differ."""
-    first, second = _flat(dataclasses.asdict(old)), _flat(dataclasses.asdict(new))
-    return [
-        f"{key}: {first.get(key, 'absent')} -> {second.get(key, 'absent')}"
-        for key in sorted({*first, *second})
-        if first.get(key) != second.get(key)
-    ]
-
-
-def _flat(values: dict, prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

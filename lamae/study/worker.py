@@ -17,8 +17,8 @@ import torch
 from lamae import console
 from lamae.base import files
 from lamae.base.errors import LamaeError
+from lamae.base.files import new_file
 from lamae.base.orphan import when_orphaned
-from lamae.base.writing import new_file
 from lamae.evaluate.embeddings.embed import READOUTS, Embeddings, embed, read_embeddings
 from lamae.evaluate.reconstruct.reconstruction import reconstruction_errors
 from lamae.sharding.format import ShardSet

@@ -4,7 +4,6 @@ import fcntl
 import json
 import logging
 import os
-import platform
 import signal
 import threading
 from contextlib import suppress
@@ -13,7 +12,8 @@ from typing import Any
 
 from lamae.base.awake import patiently
 from lamae.base.errors import LamaeError, UsageError
-from lamae.base.writing import write_durably
+from lamae.base.files import write_text
+from lamae.base.lock import POLL_S, Flock, is_at, signature
 from lamae.sharding.format import MANIFEST_NAME as SHARD_SET_NAME
 from lamae.train.checkpoint.format import CheckpointReader, newest_whole
 from lamae.train.checkpoint.writing import clear_unfinished
@@ -22,9 +22,6 @@ CONFIG_NAME = "config.yaml"
 MANIFEST_NAME = "manifest.json"
 CHECKPOINTS_NAME = "checkpoints"
 LOCK_NAME = ".lock"
-# Stopping takes two steps and a save; a client that a network file system has lost keeps its locks for longer.
-LOCK_PATIENCE_S = 150.0
-LOCK_POLL_S = 0.2
 # How often the holder looks whether the lock file is still its own, and how long a start waits for it to come back.
 LOCK_KEEP_EVERY_S = 5.0
 LOCK_RETURNS_S = 15.0
@@ -32,20 +29,20 @@ LOCK_RETURNS_S = 15.0
 log = logging.getLogger(__name__)
 
 
-class RunLock:
+class RunLock(Flock):
     """Keeps a second start out of a run directory while the first is still at work there, saving perhaps.
 
-    An flock on the directory ``checkpoints`` itself, which ends with its process however that ends, and which nobody
-    removes by mistake. NFS locks no directories: there it is one on ``checkpoints/.lock``, which elsewhere only says
-    who holds it. The holder puts that file back within ``LOCK_KEEP_EVERY_S`` where it was removed, and a start that
-    misses it beside checkpoints waits for that. Where the file system knows no locks at all there is none.
+    It is on the directory ``checkpoints`` itself, which nobody removes by mistake. NFS locks no directories: there it
+    is on ``checkpoints/.lock``, which elsewhere only says who holds it. The holder puts that file back within
+    ``LOCK_KEEP_EVERY_S`` where it was removed, and a start that misses it beside checkpoints waits for that.
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self._run_dir = run_dir
-        self._path = run_dir / CHECKPOINTS_NAME / LOCK_NAME
-        self._held: list[int] = []
-        """Descriptors that hold the lock."""
+        super().__init__(run_dir / CHECKPOINTS_NAME / LOCK_NAME, what=run_dir)
+        self.advice = (
+            "is training there; end it. If its machine is gone and the lock stays, go on in a copy: "
+            f"cp -r {run_dir} COPY, and run.dir=COPY"
+        )
         self._locks_file = False
         self._done = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="lamae-lock", daemon=True)
@@ -53,55 +50,24 @@ class RunLock:
     def take(self) -> bool:
         """Wait for a start that is about to leave; whether the lock was got by this call.
 
-        Does nothing in a directory without ``checkpoints``, or twice.
-
-        Raises LamaeError when the other one stays.
+        Does nothing in a directory without ``checkpoints``, or twice. Raises LamaeError when the other one stays.
         """
         if self._held or not self._path.parent.is_dir():
             return False
         try:
-            got = self._wait_for(self._path.parent, os.O_RDONLY)
-            self._locks_file = not got
-            if not got:
+            self._locks_file = not self._wait_for(self._path.parent, os.O_RDONLY)
+            if self._locks_file:
                 self._wait_for_the_file()
-                got = self._wait_for(self._path, os.O_RDWR | os.O_CREAT)
+                self._wait_for(self._path)
         except OSError:  # whether the directory can be written is checked, and said, elsewhere
             return False
-        if not got:
-            log.debug("%s: no locks here", self._path)
         return True
-
-    def _wait_for(self, path: Path, flags: int) -> bool:
-        """Get the lock on ``path``; False where it cannot be locked. Raises LamaeError when another one keeps it."""
-        descriptor, was_logged = os.open(path, flags, 0o666), False
-        self._held.append(descriptor)
-        for _ in patiently(LOCK_PATIENCE_S, poll_s=LOCK_POLL_S):
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return True
-            except BlockingIOError:
-                if not was_logged:
-                    log.info("%s: waiting for %s, which is still at work there", self._run_dir, self._holder())
-                was_logged = True
-            except OSError:
-                return False
-        self.close()
-        raise LamaeError(
-            f"{self._run_dir}: {self._holder()} is training there; end it. If its machine is gone and the lock "
-            f"stays, go on in a copy: cp -r {self._run_dir} COPY, and run.dir=COPY"
-        )
 
     def _wait_for_the_file(self) -> None:
         if any(self._path.parent.glob("step-*")):
-            for _ in patiently(LOCK_RETURNS_S, poll_s=LOCK_POLL_S):
+            for _ in patiently(LOCK_RETURNS_S, poll_s=POLL_S):
                 if self._path.exists():
                     return
-
-    def _holder(self) -> str:
-        try:
-            return self._path.read_text().strip() or "another process"
-        except OSError:
-            return "another process"
 
     def sign(self) -> None:
         """Say who holds the lock, from now until it is given back."""
@@ -111,17 +77,17 @@ class RunLock:
 
     def _put_up(self) -> None:
         with suppress(OSError):
-            if self._locks_file and not _is_at(self._held[-1], self._path):
+            if self._locks_file and not is_at(self._held[-1], self._path):
                 descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
                 self._held.append(descriptor)
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:  # while this process was suspended for long
-                    log.error("%s: %s trains there now; leaving", self._run_dir, self._holder())
+                    log.error("%s: %s trains there now; leaving", self._what, self._holder())
                     os.kill(os.getpid(), signal.SIGTERM)
                     return
             if not self._path.exists() or not self._path.stat().st_size or not self._keeper.is_alive():
-                self._path.write_text(f"process {os.getpid()} on {platform.node()}\n")
+                self._path.write_text(signature())
 
     def _keep(self) -> None:
         while not self._done.wait(LOCK_KEEP_EVERY_S):
@@ -131,16 +97,7 @@ class RunLock:
         self._done.set()
         if self._keeper.is_alive():
             self._keeper.join()
-        while self._held:
-            os.close(self._held.pop())
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether an open file is still the one of that name."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+        self._close()
 
 
 def find_checkpoint(run_dir: Path) -> CheckpointReader | None:
@@ -175,7 +132,7 @@ def open_run_directory(run_dir: Path, lock: RunLock, *, config_yaml: str, manife
             raise LamaeError(f"{run_dir}: another start trained here meanwhile; start again to go on from there")
         lock.sign()
         clear_unfinished(run_dir / CHECKPOINTS_NAME)
-        write_durably(run_dir / CONFIG_NAME, config_yaml)
-        write_durably(run_dir / MANIFEST_NAME, json.dumps(manifest, indent=1) + "\n")
+        write_text(run_dir / CONFIG_NAME, config_yaml)
+        write_text(run_dir / MANIFEST_NAME, json.dumps(manifest, indent=1) + "\n")
     except OSError as error:
         raise UsageError(f"run.dir={run_dir}: {error.strerror or error}; choose a directory you may write to") from None

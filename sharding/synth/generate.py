@@ -18,8 +18,9 @@ from typing import ClassVar
 import numpy as np
 
 from lamae.base.errors import LamaeError, UsageError
+from lamae.base.files import new_directory
+from lamae.base.outputs import refuse_foreign
 from lamae.base.progress import Progress, ignore
-from lamae.base.writing import new_directory
 from lamae.sharding.synth import tables
 from lamae.sharding.synth.plan import ID_SPACE, Ids, StratifiedFolds, fold_of_subject, records_per_subject
 from lamae.sharding.synth.record import Record, draw_records, draw_subject
@@ -71,11 +72,7 @@ def _check(out: Path, num_records: int, num_subjects: int, seed: int, defect_rat
         raise UsageError(f"seed is {seed}; it must not be negative")
     if not 0 <= defect_rate <= 1:
         raise UsageError(f"defect rate is {defect_rate}; it is a share of records, 0 to 1")
-    if out.is_dir():
-        if any(out.iterdir()):
-            raise UsageError(f"{out}: not empty; name a new directory or empty this one")
-    elif out.exists() or out.is_symlink():
-        raise UsageError(f"{out}: exists and is no directory; name a new one")
+    refuse_foreign(out)
 
 
 class _Tables:

@@ -83,7 +83,7 @@ def test_stopped_and_started_again_it_ends_as_if_it_had_not_been_stopped(fresh, 
         finetune(tmp_path / "run", shard_set, labels, tmp_path / "out", options=OPTIONS, progress=stop)
     assert not (tmp_path / "out").exists()
     other = dataclasses.replace(OPTIONS, lr=1e-3)
-    with pytest.raises(UsageError, match=r"another, unfinished fine-tuning for out \(it differs in finetune.lr\)"):
+    with pytest.raises(UsageError, match=r"another, unfinished fine-tuning for out \(options\.lr: "):
         finetune(tmp_path / "run", shard_set, labels, tmp_path / "out", options=other)
     halves = dataclasses.replace(OPTIONS, zero_stage=2)
     result = finetune(tmp_path / "run", shard_set, labels, tmp_path / "out", options=halves, progress=stop)
@@ -103,7 +103,7 @@ def test_a_finished_one_is_read_not_made_again(fresh, shard_set, labels, tmp_pat
     again = finetune(tmp_path / "run", shard_set, labels, tmp_path / "out", options=options, progress=never)
     np.testing.assert_array_equal(again.probability_NK, result.probability_NK)
     assert again.to_dict() == result.to_dict()
-    with pytest.raises(UsageError, match=r"exists and is another fine-tuning \(it differs in finetune.seed\)"):
+    with pytest.raises(UsageError, match=r"exists and is another fine-tuning \(options\.seed: 0 -> 1\)"):
         finetune(tmp_path, shard_set, labels, tmp_path / "out", options=dataclasses.replace(options, seed=1))
     truth = read_labels(labels)
     truth.label_NK[0] = 1 - truth.label_NK[0]

@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-from lamae.base import writing
+from lamae.base import lock
 from lamae.base.errors import LamaeError
-from lamae.base.writing import Lock, new_directory
+from lamae.base.files import new_directory
+from lamae.base.lock import Lock
 from tests.sharding.test_restart import REPOSITORY
 from tests.sharding.wfdbtree import write_mimic_tree
 
@@ -27,10 +28,10 @@ def test_two_packers_and_two_merges_at_once_give_one_whole_set(tmp_path, stage, 
 def test_who_waits_for_a_lock_is_told_whom_for_and_gets_it_when_its_holder_leaves(tmp_path, monkeypatch):
     holder, waiting = (Lock(tmp_path / "lock", what=tmp_path / "set") for _ in range(2))
     holder.take()
-    monkeypatch.setattr(writing, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(lock, "PATIENCE_S", 0.3)
     with pytest.raises(LamaeError, match=r"set: process \d+ on .* is writing there; wait for it, or end it"):
         waiting.take()
-    monkeypatch.setattr(writing, "PATIENCE_S", 20.0)
+    monkeypatch.setattr(lock, "PATIENCE_S", 20.0)
     threading.Timer(0.5, holder.release).start()
     start = time.monotonic()
     waiting.take()
@@ -40,7 +41,7 @@ def test_who_waits_for_a_lock_is_told_whom_for_and_gets_it_when_its_holder_leave
 
 
 def test_a_lock_can_be_shared_and_then_not_be_had_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(writing, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(lock, "PATIENCE_S", 0.2)
     one, other, alone = (Lock(tmp_path / "lock", what=tmp_path) for _ in range(3))
     one.take(shared=True)
     other.take(shared=True)

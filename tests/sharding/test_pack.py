@@ -245,7 +245,7 @@ def test_another_packing_is_refused_with_the_difference(mimic, tmp_path):
     pack(mimic, out, options=small())
     before = digests(out)
     assert pack(mimic, out, options=small())["num_records"] == 12
-    with pytest.raises(UsageError, match=r"options\.shard_size is 5 there and 4 now"):
+    with pytest.raises(UsageError, match=r"options\.shard_size: 5 -> 4"):
         pack(mimic, out, options=small(shard_size=4))
     next(mimic.rglob("*.hea")).unlink()
     with pytest.raises(UsageError, match="listing_sha256"):

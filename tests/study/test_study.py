@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from lamae.base import writing
+from lamae.base import lock as locks
 from lamae.evaluate import store
 from lamae.evaluate.embeddings.embed import read_embeddings
 from lamae.study import pool
@@ -201,7 +201,7 @@ def _load(path):
 
 
 def test_a_second_driver_is_kept_out(lamae, write_plan, tmp_path, monkeypatch):
-    monkeypatch.setattr(writing, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(locks, "PATIENCE_S", 0.2)
     with store.lock(tmp_path / "study") as lock:
         store.take_lock(lock, tmp_path / "study")
         code, _, error = lamae("study", write_plan(), "--out", tmp_path / "study", "--workers", 0)

@@ -314,9 +314,9 @@ def test_removing_the_lock_file_lets_nobody_in(
         real(descriptor, operation)
 
     train(make_config("run", "train.stop_at=2"))
-    monkeypatch.setattr("lamae.train.rundir.fcntl.flock", flock)
+    monkeypatch.setattr("lamae.base.lock.fcntl.flock", flock)
     monkeypatch.setattr("lamae.train.rundir.LOCK_KEEP_EVERY_S", 0.1)
-    monkeypatch.setattr("lamae.train.rundir.LOCK_PATIENCE_S", 0.3)
+    monkeypatch.setattr("lamae.base.lock.PATIENCE_S", 0.3)
     first = RunLock(tmp_path / "run")
     first.take()
     first.sign()
@@ -336,10 +336,10 @@ def test_a_second_start_waits_for_the_first_or_says_who_it_is(
     first = RunLock(tmp_path / "run")
     first.take()
     first.sign()
-    monkeypatch.setattr("lamae.train.rundir.LOCK_PATIENCE_S", 0.3)
+    monkeypatch.setattr("lamae.base.lock.PATIENCE_S", 0.3)
     with caplog.at_level("INFO"), pytest.raises(LamaeError, match=rf"process {os.getpid()} on .* is training there"):
         train(make_config("run"))
     assert "waiting for process" in caplog.text
     threading.Timer(0.1, first.close).start()
-    monkeypatch.setattr("lamae.train.rundir.LOCK_PATIENCE_S", 10.0)
+    monkeypatch.setattr("lamae.base.lock.PATIENCE_S", 10.0)
     assert train(make_config("run")) == EXIT_DONE

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lamae.base.errors import EXIT_DONE, LamaeError
-from lamae.base.writing import write_durably
+from lamae.base.files import write_text
 from lamae.train.checkpoint.format import list_checkpoints, verify_checkpoint
 from lamae.train.checkpoint.writing import publish
 from lamae.train.inputs import Inputs
@@ -85,7 +85,7 @@ def test_a_run_that_cannot_leave_a_checkpoint_says_so_and_keeps_the_one_before(
 
 
 @pytest.mark.parametrize(
-    "failing", ["lamae.train.checkpoint.saver.prune_checkpoints", "lamae.train.checkpoint.writing.write_durably"]
+    "failing", ["lamae.train.checkpoint.saver.prune_checkpoints", "lamae.train.checkpoint.writing.write_text"]
 )
 def test_what_fails_after_the_rename_does_not_undo_the_checkpoint(
     make_config: MakeConfig,
@@ -99,7 +99,7 @@ def test_what_fails_after_the_rename_does_not_undo_the_checkpoint(
     def fail_once_published(path: Path, *arguments: Any, **options: Any) -> None:
         if path in (root, root / "latest"):
             raise OSError(5, "Input/output error")
-        write_durably(path, *arguments, **options)
+        write_text(path, *arguments, **options)
 
     config = make_config("run", "train.steps=4", "checkpoint.every=2", "checkpoint.background=false")
     monkeypatch.setattr(failing, fail_once_published)

@@ -24,9 +24,10 @@ import torch
 import zarr
 
 from lamae.base.errors import LamaeError, UsageError
+from lamae.base.files import sync
 from lamae.base.leads import LEADS, NUM_LEADS
+from lamae.base.lock import Lock
 from lamae.base.progress import Progress, ignore
-from lamae.base.writing import Lock, sync
 from lamae.data.transforms import Signal
 from lamae.evaluate import store
 from lamae.evaluate.embeddings.inference import load_for_inference, read_signals

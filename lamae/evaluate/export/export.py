@@ -24,9 +24,8 @@ from safetensors.torch import load_file, save
 
 from lamae.base import files, settings
 from lamae.base.errors import LamaeError, UsageError
-from lamae.base.files import file_sha256
+from lamae.base.files import file_sha256, new_directory
 from lamae.base.leads import LEADS, NUM_LEADS
-from lamae.base.writing import new_directory
 from lamae.data.batch import Batch
 from lamae.data.config import SignalConfig
 from lamae.data.transforms import SignalTransform

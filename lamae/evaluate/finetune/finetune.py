@@ -26,8 +26,10 @@ from safetensors.numpy import load, save
 
 from lamae.base import files
 from lamae.base.errors import LamaeError, UsageError
+from lamae.base.files import put_in_place, sync
+from lamae.base.lock import Lock
+from lamae.base.outputs import refuse_other
 from lamae.base.progress import Progress, ignore
-from lamae.base.writing import Lock, put_in_place, sync
 from lamae.evaluate import store
 from lamae.evaluate.embeddings.embed import pretrained_flags, subject_numbers, weights_hash
 from lamae.evaluate.embeddings.inference import load_for_inference
@@ -189,9 +191,9 @@ def read_finetuned(out: Path, truth: Labels, subject_N: np.ndarray) -> ProbeResu
 
     Raises UsageError when ``out`` is none or was made on other labels, LamaeError when it is damaged.
     """
-    content = _read_json(out / RESULT_NAME)
-    if content is None:
+    if not (out / RESULT_NAME).is_file():
         raise UsageError(f"{out}: no {RESULT_NAME}, so this is no finished fine-tuning; make one with 'lamae finetune'")
+    content = files.read_json(out / RESULT_NAME)
     files.check_shape(out / RESULT_NAME, content, _Content)
     if content["request"].get("labels_sha256") != labels_hash(truth):
         raise UsageError(f"{out}: was fine-tuned on other labels; use the same, or fine-tune again")
@@ -233,11 +235,11 @@ def _is_finished(out: Path, request: dict[str, Any]) -> bool:
     """Whether ``out`` holds the result of this request; anything else there is refused."""
     if not out.exists():
         return False
-    content = _read_json(out / RESULT_NAME)
-    if content is None:
+    if not (out / RESULT_NAME).is_file():
         raise UsageError(f"{out}: exists and is no fine-tuning; remove it or choose another name")
+    content = files.read_json(out / RESULT_NAME)
     files.check_shape(out / RESULT_NAME, content, _Content)
-    _require_same(content["request"], request, f"{out}: exists and is another fine-tuning")
+    refuse_other(content["request"], request, f"{out}: exists and is another fine-tuning")
     return True
 
 
@@ -246,9 +248,9 @@ def _begin(out: Path, lock: Lock, request: dict[str, Any]) -> bool:
     folder = store.take_lock(lock, out)
     if _is_finished(out, request):
         return False
-    begun = _read_json(folder / REQUEST_NAME)
-    if begun is not None:
-        _require_same(begun, request, f"{folder}: holds another, unfinished fine-tuning for {out.name}")
+    if (folder / REQUEST_NAME).is_file():
+        begun = files.read_json(folder / REQUEST_NAME)
+        refuse_other(begun, request, f"{folder}: holds another, unfinished fine-tuning for {out.name}")
         return True
     shutil.rmtree(folder, ignore_errors=True)
     try:
@@ -257,16 +259,6 @@ def _begin(out: Path, lock: Lock, request: dict[str, Any]) -> bool:
     except OSError as error:
         raise UsageError(f"{out}: cannot be written ({error.strerror or error})") from None
     return True
-
-
-def _require_same(found: dict[str, Any], wanted: dict[str, Any], complaint: str) -> None:
-    wanted = json.loads(json.dumps(wanted))
-    options = found.get("options")
-    options = options if isinstance(options, dict) else {}
-    differing = [f"finetune.{key}" for key, value in wanted["options"].items() if options.get(key) != value]
-    differing += [key for key in wanted if key != "options" and found.get(key) != wanted[key]]
-    if differing:
-        raise UsageError(f"{complaint} (it differs in {', '.join(differing)}); remove it or choose another name")
 
 
 def _finish(out: Path, tuned: Tuned, content: dict[str, Any]) -> None:
@@ -287,11 +279,3 @@ def _finish(out: Path, tuned: Tuned, content: dict[str, Any]) -> None:
             path.unlink()
     except OSError as error:
         raise LamaeError(f"{out}: cannot be written ({error.strerror or error})") from None
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """None where there is no such file. Raises LamaeError when it is no JSON."""
-    try:
-        return files.read_json(path)
-    except FileNotFoundError:
-        return None

@@ -18,7 +18,6 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -329,13 +328,3 @@ def load_weights(model: torch.nn.Module, reader: CheckpointReader) -> None:
     except (RuntimeError, SafetensorError) as error:
         differences = " ".join(str(error).split())
         raise LamaeError(f"{reader.path}: weights do not fit this model: {differences[:500]}") from None
-
-
-def differing_keys(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any, Any]]:
-    """(dotted key, old value, new value) wherever two configurations differ; a missing key counts as None."""
-    for key in sorted({*old, *new}):
-        dotted, before, after = f"{prefix}{key}", old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            yield from differing_keys(before, after, f"{dotted}.")
-        elif before != after:
-            yield dotted, before, after

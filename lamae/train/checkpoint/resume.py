@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from lamae.base.errors import UsageError
-from lamae.train.checkpoint.format import CheckpointReader, differing_keys
+from lamae.base.outputs import differences
+from lamae.train.checkpoint.format import CheckpointReader
 from lamae.train.checkpoint.subjects import trained_sets
 from lamae.train.schedule import learning_rate, weight_decay
 
@@ -37,7 +38,7 @@ def check_resumable(
     """
     manifest = reader.manifest
     fatal, harmless = [], []
-    for key, old, new in differing_keys(_filled(manifest["config"]), config):
+    for key, old, new in differences(_filled(manifest["config"]), config):
         if key in FIXED_KEYS or key.startswith(FIXED_SECTIONS):
             fatal.append(f"{key}: {old} -> {new}")
         elif key not in IGNORED_KEYS:

@@ -15,8 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from lamae.base.files import file_sha256
-from lamae.base.writing import sync, write_durably
+from lamae.base.files import file_sha256, sync, write_text
 from lamae.train.checkpoint.format import (
     FORMAT_VERSION,
     LATEST_NAME,
@@ -66,7 +65,7 @@ def publish(temporary: Path, manifest: dict[str, Any], *, subjects: np.ndarray, 
     manifest = {**manifest, "format_version": FORMAT_VERSION}
     manifest["files"] = {**manifest["files"], SUBJECTS_NAME: subjects_entry}
     manifest["digest"] = manifest_digest(manifest)
-    write_durably(temporary / MANIFEST_NAME, json.dumps(manifest, indent=1))
+    write_text(temporary / MANIFEST_NAME, json.dumps(manifest, indent=1))
 
     if final.exists():  # damaged, or the run would have resumed from it
         doomed = root / f"{WRITING_PREFIX}replaced-{final.name}"
@@ -82,7 +81,7 @@ def _settle(final: Path) -> None:
     """Make the name of a published checkpoint durable and ``latest`` point to it."""
     try:
         sync(final.parent)
-        write_durably(final.parent / LATEST_NAME, final.name + "\n")
+        write_text(final.parent / LATEST_NAME, final.name + "\n")
     except OSError as error:
         log.warning("%s is published, but %s could not be written: %s", final, LATEST_NAME, error)
 
