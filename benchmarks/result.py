@@ -4,7 +4,6 @@ import importlib
 import json
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from lamae.base import files
 from lamae.base.errors import UsageError
 from lamae.base.progress import Progress, ignore
-from lamae.base.revision import installed_versions
+from lamae.base.revision import describe_code, installed_versions
 
 SCHEMA_VERSION = 1
 BENCHMARKS = {
@@ -104,17 +103,8 @@ def describe_hardware() -> dict[str, Any]:
 
 def revision() -> str | None:
     """Git revision of the code, with ``+changes`` when the tree differs from it; None outside a checkout."""
-    root = Path(__file__).parent
-    try:
-        head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True)
-        dirty = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"], cwd=root, capture_output=True, text=True
-        )
-    except OSError:
-        return None
-    if head.returncode != 0:
-        return None
-    return head.stdout.strip() + ("+changes" if dirty.stdout.strip() else "")
+    code = describe_code()
+    return code["revision"] and code["revision"][:7] + ("+changes" if code["diff"] else "")
 
 
 def _processor_name() -> str:

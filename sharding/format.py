@@ -129,12 +129,14 @@ class ShardSet:
     _columns: dict[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> "ShardSet":
-        """Open ``path``.
+    def open(cls, path: "str | os.PathLike[str] | ShardSet") -> "ShardSet":
+        """Open ``path``; one that is open already is returned as it is.
 
         Raises UsageError when it is no complete shard set and LamaeError when its manifest was changed since it was
         written, or was written by a newer version.
         """
+        if isinstance(path, ShardSet):
+            return path
         root = Path(path)
         manifest_path = root / MANIFEST_NAME
         if not manifest_path.is_file():

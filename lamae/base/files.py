@@ -43,6 +43,15 @@ def check_writable(option: str, path: Path | None) -> None:
         ) from None
 
 
+@contextmanager
+def writing(path: Path, error_kind: type[LamaeError] = LamaeError) -> Iterator[None]:
+    """Turns an OSError of the block into one line that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise error_kind(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
 # -- writing -------------------------------------------------------------------------------------------------------
 
 
@@ -82,10 +91,8 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, values: dict[str, Any], *, sort_keys: bool = False) -> None:
     """As ``write_text``. Raises LamaeError where ``path`` cannot be written."""
-    try:
+    with writing(path):
         write_text(path, json.dumps(values, indent=1, sort_keys=sort_keys) + "\n")
-    except OSError as error:
-        raise LamaeError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 def write_csv(path: Path, heading: Sequence[str], rows: Iterable[Iterable[object]]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lamae.base.errors import UsageError
+from lamae.base.files import writing
 
 MAX_DIFFERENCES = 3
 _DIGEST = re.compile(r"[0-9a-f]{12,64}")
@@ -70,9 +71,7 @@ def make_or_resume(out: Path, *, what: str, found: Mapping[str, Any] | None, wan
     """
     if found is not None:
         return refuse_other(found, wanted, f"{out}: holds a {what} with other settings", remedy="take another --out")
-    try:
+    with writing(out, UsageError):
         refuse_foreign(out, what=what)
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{out}: cannot be written ({error.strerror or error})") from None
     return None

@@ -80,6 +80,11 @@ class Table:
         for name in self.names:
             self.first_of(name)
 
+    def rows(self, *names: str) -> Iterator[tuple[int, dict[str, str]]]:
+        """As iterating, once these columns are known to be there."""
+        self.require(*names)
+        return iter(self)
+
     def where(self, line: int) -> str:
         """File and line, as errors begin."""
         return f"{self.path}, line {line}"

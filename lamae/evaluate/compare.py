@@ -103,7 +103,7 @@ def compare(
     progress = progress or ignore
     if not runs:
         raise UsageError("nothing to compare: name at least one run")
-    shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
+    shard_set = ShardSet.open(shards)
     truth = read_labels(labels)
     store.require_same_rows(labels, truth.index_hash, shard_set.root, shard_set.index_hash)
     subject_N = subject_numbers(shard_set)

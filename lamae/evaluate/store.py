@@ -18,7 +18,7 @@ import numpy as np
 import zarr
 
 from lamae.base.errors import LamaeError, UsageError
-from lamae.base.files import new_directory, put_in_place
+from lamae.base.files import new_directory, put_in_place, writing
 from lamae.base.lock import Lock
 from lamae.base.outputs import refuse_other
 from lamae.sharding.checked import ATTRIBUTES, CheckedGroup, file_sums
@@ -43,11 +43,9 @@ def take_lock(lock: Lock, out: Path) -> Path:
 
     Raises LamaeError where another process stays there, UsageError where nothing can be written beside ``out``.
     """
-    try:
+    with writing(out, UsageError):
         out.parent.mkdir(parents=True, exist_ok=True)
         lock.take()
-    except OSError as error:
-        raise _cannot_be_written(out, error) from None
     return partial_path(out)
 
 
@@ -120,16 +118,15 @@ def write(out: Path, *, kind: str, columns: Mapping[str, np.ndarray], attributes
                 f"{out}: exists with other contents ({', '.join(differing)}); remove it or choose another name"
             )
         return False
-    try:
-        with new_directory(out) as folder:
-            group = create(folder, kind=kind, attributes=attributes)
-            for name, values in columns.items():
-                add_column(group, name, shape=values.shape, dtype=str(values.dtype))[:] = values
-            seal(folder)
-    except FileExistsError:
-        return write(out, kind=kind, columns=columns, attributes=attributes)
-    except OSError as error:
-        raise _cannot_be_written(out, error) from None
+    with writing(out, UsageError):
+        try:
+            with new_directory(out) as folder:
+                group = create(folder, kind=kind, attributes=attributes)
+                for name, values in columns.items():
+                    add_column(group, name, shape=values.shape, dtype=str(values.dtype))[:] = values
+                seal(folder)
+        except FileExistsError:
+            return write(out, kind=kind, columns=columns, attributes=attributes)
     return True
 
 
@@ -174,10 +171,6 @@ def _digest(attributes: dict[str, Any]) -> str:
     """sha256 over attributes, the files' own among them."""
     sums = {name: sha256 for name, sha256 in attributes[SUMS_NAME].items() if name != ATTRIBUTES}
     return hashlib.sha256(json.dumps(attributes | {SUMS_NAME: sums}, sort_keys=True).encode()).hexdigest()
-
-
-def _cannot_be_written(out: Path, error: OSError) -> UsageError:
-    return UsageError(f"{out}: cannot be written ({error.strerror or error})")
 
 
 _VERB = {"labels": "labels", "embeddings": "embed"}

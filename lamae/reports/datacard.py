@@ -44,7 +44,7 @@ def write_data_card(shards: Path | ShardSet, out: Path, *, examples: bool = True
 
     Raises UsageError when ``shards`` is no shard set or ``out`` cannot be written.
     """
-    shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
+    shard_set = ShardSet.open(shards)
     manifest = shard_set.manifest
     page = Page(
         f"Data card: {shard_set.num_records:,} twelve-lead ECGs",

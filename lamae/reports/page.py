@@ -86,10 +86,8 @@ class Page:
 
     def write(self, path: Path) -> None:
         """Raises UsageError when ``path`` cannot be written."""
-        try:
+        with files.writing(path, UsageError):
             files.write_text(path, self.html())
-        except OSError as error:
-            raise UsageError(f"{path}: cannot be written ({error.strerror or error})") from None
 
 
 def figure_to_data_uri(figure: Figure, *, raster: bool = False, dpi: int = 110) -> str:

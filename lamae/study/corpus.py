@@ -15,7 +15,8 @@ from pathlib import Path
 from lamae.base.errors import UsageError
 from lamae.base.files import write_csv
 from lamae.base.progress import Progress
-from lamae.evaluate.labels.sources import build_labels, read_ptbxl, read_rows
+from lamae.base.tables import Table
+from lamae.evaluate.labels.sources import build_labels, read_ptbxl
 from lamae.evaluate.labels.store import Labels, read_labels
 from lamae.evaluate.probe.transfer import read_joined
 from lamae.evaluate.store import require_same_rows
@@ -156,7 +157,7 @@ def _make_tree(corpus: CorpusConfig, tree: Path, progress: Progress) -> None:
     )
     people = [
         [row["study_id"], row["age"], row["gender"]]
-        for _, row in read_rows(partial / "records_w_diag_icd10.csv", ["study_id", "age", "gender"])
+        for _, row in Table(partial / "records_w_diag_icd10.csv").rows("study_id", "age", "gender")
     ]
     paths: list[str] = []
     if corpus.ptbxl:
@@ -177,7 +178,7 @@ def _add_ptbxl(source: Path, tree: Path, people: list[list[str]]) -> list[str]:
     table = read_ptbxl(file)
     codes_of = dict(zip(table.key_choices[0], table.codes, strict=True))
     paths, labelled = [], []
-    for _, row in read_rows(file, ["ecg_id", "patient_id", "age", "sex", "filename_hr"]):
+    for _, row in Table(file).rows("ecg_id", "patient_id", "age", "sex", "filename_hr"):
         header = source / f"{row['filename_hr']}.hea"
         if not header.exists():
             continue
@@ -221,7 +222,7 @@ def _copy_record(header: Path, tree: Path, *, subject: int, study: int) -> str:
 def _write_splits(corpus: CorpusConfig, tree: Path, out: Path, *, part: int) -> None:
     """Which split each record is in when PTB-XL part ``part`` is kept out of pretraining."""
     rows = []
-    for _, row in read_rows(tree / "record_list.csv", ["path"]):
+    for _, row in Table(tree / "record_list.csv").rows("path"):
         path = row["path"]
         subject = _subject_of(path)
         if subject[0] == "1":

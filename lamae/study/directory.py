@@ -73,7 +73,5 @@ class StudyDirectory:
         if self.plan.exists():
             found = dataclasses.asdict(dataclasses.replace(load_plan(self.plan), seeds=plan.seeds))
         make_or_resume(self.root, what="study", found=found, wanted=dataclasses.asdict(plan))
-        try:
+        with files.writing(self.plan, UsageError):
             files.write_text(self.plan, settings.to_yaml(plan))
-        except OSError as error:
-            raise UsageError(f"{self.root}: cannot be written ({error.strerror or error})") from None

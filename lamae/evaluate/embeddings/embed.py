@@ -92,7 +92,7 @@ def embed(
     ranks = _ranks(device, threads)
     progress = progress if progress is not None and ranks.is_main else ignore
     device = str(ranks.device)
-    shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
+    shard_set = ShardSet.open(shards)
     block_rows = _block_rows(shard_set.num_records)
     rows = shard_set.rows_of_split(split) if rows is None else np.unique(rows)
     chosen = list(range(NUM_LEADS) if leads is None else leads)

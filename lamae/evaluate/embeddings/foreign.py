@@ -32,7 +32,7 @@ def import_embeddings(
     unreadable, holds repeated keys or values that are not finite in float32, or lacks records and ``allow_missing`` is
     false.
     """
-    shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
+    shard_set = ShardSet.open(shards)
     store.refuse_existing(out)
     x_MD, keys = read_foreign(source)
     row_by_key = shard_set.row_by_key

@@ -9,7 +9,6 @@ The subjects it was pretrained on are told by their number only: hashes of ids f
 
 import dataclasses
 import hashlib
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from safetensors.torch import load_file, save
 
 from lamae.base import files, settings
 from lamae.base.errors import LamaeError, UsageError
-from lamae.base.files import file_sha256, new_directory
+from lamae.base.files import file_sha256, new_directory, writing
 from lamae.base.leads import LEADS, NUM_LEADS
 from lamae.data.batch import Batch
 from lamae.data.config import SignalConfig
@@ -59,14 +58,11 @@ def export(run: Path, out: Path) -> None:
         "config_hash": runconfig.config_hash(loaded.config),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
-    try:
-        with new_directory(out) as folder:
-            (folder / WEIGHTS_NAME).write_bytes(weights)
-            (folder / CONFIG_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-            num_parameters = sum(p.numel() for p in loaded.model.parameters())
-            (folder / CARD_NAME).write_text(model_card(content, num_parameters=num_parameters), encoding="utf-8")
-    except OSError as error:
-        raise LamaeError(f"{out}: cannot be written ({error.strerror or error})") from None
+    with writing(out), new_directory(out) as folder:
+        (folder / WEIGHTS_NAME).write_bytes(weights)
+        files.write_json(folder / CONFIG_NAME, content)
+        num_parameters = sum(p.numel() for p in loaded.model.parameters())
+        (folder / CARD_NAME).write_text(model_card(content, num_parameters=num_parameters), encoding="utf-8")
 
 
 @dataclass

@@ -13,7 +13,6 @@ call goes on from the latest score on val; what is unfinished lies beside OUT, w
 
 import dataclasses
 import hashlib
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,7 @@ from safetensors.numpy import load, save
 
 from lamae.base import files
 from lamae.base.errors import LamaeError, UsageError
-from lamae.base.files import put_in_place, sync
+from lamae.base.files import put_in_place, sync, writing
 from lamae.base.lock import Lock
 from lamae.base.outputs import refuse_other
 from lamae.base.progress import Progress, ignore
@@ -131,7 +130,7 @@ def finetune(
         options.check()
     except ValueError as error:
         raise UsageError(str(error)) from None
-    shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
+    shard_set = ShardSet.open(shards)
     truth = read_labels(labels)
     store.require_same_rows(labels, truth.index_hash, shard_set.root, shard_set.index_hash)
     ranks = distributed.start(timeout_s=EngineConfig().timeout_s, num_threads=torch.get_num_threads())
@@ -253,29 +252,25 @@ def _begin(out: Path, lock: Lock, request: dict[str, Any]) -> bool:
         refuse_other(begun, request, f"{folder}: holds another, unfinished fine-tuning for {out.name}")
         return True
     shutil.rmtree(folder, ignore_errors=True)
-    try:
+    with writing(out, UsageError):
         folder.mkdir(parents=True)
-        (folder / REQUEST_NAME).write_text(json.dumps(request, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{out}: cannot be written ({error.strerror or error})") from None
+        files.write_json(folder / REQUEST_NAME, request)
     return True
 
 
 def _finish(out: Path, tuned: Tuned, content: dict[str, Any]) -> None:
     """Turn the folder of an unfinished fine-tuning into ``out``."""
     folder = store.partial_path(out)
-    try:
+    with writing(out):
         scores = save(tuned.odds)
         content["scores_sha256"] = hashlib.sha256(scores).hexdigest()
         (folder / SCORES_NAME).write_bytes(scores)
         shutil.copyfile(tuned.best_path, folder / WEIGHTS_NAME)
-        (folder / RESULT_NAME).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        for name in (SCORES_NAME, WEIGHTS_NAME, RESULT_NAME):
+        files.write_json(folder / RESULT_NAME, content)
+        for name in (SCORES_NAME, WEIGHTS_NAME):
             sync(folder / name)
         put_in_place(folder, out)
         # The result is whole; what only a restart needed goes.
         shutil.rmtree(out / CHECKPOINTS_NAME, ignore_errors=True)
         for path in (out / tuned.best_path.name, out / REQUEST_NAME):
             path.unlink()
-    except OSError as error:
-        raise LamaeError(f"{out}: cannot be written ({error.strerror or error})") from None

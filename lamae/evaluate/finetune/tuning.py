@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from lamae.base.errors import LamaeError
+from lamae.base.files import writing
 from lamae.base.progress import Progress
 from lamae.data.batch import Batch
 from lamae.data.config import DataConfig
@@ -235,7 +236,5 @@ class Tuner:
 
 
 def _save(weights: dict[str, torch.Tensor], path: Path) -> None:
-    try:
+    with writing(path):
         save_tensors(weights, path)
-    except OSError as error:
-        raise LamaeError(f"{path}: cannot be written ({error.strerror or error})") from None

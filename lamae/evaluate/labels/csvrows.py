@@ -3,11 +3,9 @@
 import ast
 import json
 import re
-from collections.abc import Iterator
-from pathlib import Path
 
 from lamae.base.errors import UsageError
-from lamae.base.tables import Table, whole_number
+from lamae.base.tables import whole_number
 
 BINARY = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "f": 0, "t": 1, "no": 0, "yes": 1}
 NO_VALUE = frozenset(("", "nan", "none", "null", "na", "n/a"))
@@ -16,18 +14,6 @@ _NUMPY_SCALAR = re.compile(r"\bnp\.\w+\(([^()]*)\)")  # numpy 2 prints a list of
 _CONTAINER = re.compile(r"(?:array|frozenset|set)\((.*?)(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
 _CLOSING = {"[": "]", "(": ")", "{": "}"}
 _ITEM = re.compile(r"""'([^']*)'|"([^"]*)"|([^\s,;:|'"\[\](){}]++)(?!['"])""")
-
-
-def read_heading(file: Path) -> list[str]:
-    """Names of the columns. Raises UsageError when the file cannot be read as CSV."""
-    return Table(file).names
-
-
-def read_rows(file: Path, wanted: list[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """(line number, row) of a CSV. Raises UsageError when it cannot be read or lacks a wanted column."""
-    table = Table(file)
-    table.require(*wanted)
-    yield from table
 
 
 def integer_key(text: str, column: str, where: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lamae.base.errors import UsageError
+from lamae.base.tables import Table
 from lamae.evaluate.labels.codes import CodeLists, choose_vocabulary, few
 from lamae.evaluate.labels.csvrows import (
     BINARY,
@@ -22,8 +23,6 @@ from lamae.evaluate.labels.csvrows import (
     integer_key,
     items,
     likelihoods,
-    read_heading,
-    read_rows,
     shortened,
     yes,
 )
@@ -58,7 +57,7 @@ def detect_source(file: Path, *, key_column: str | None = None) -> str:
         raise UsageError(f"{file}: is PTB-XL's folder; its labels are in {file / PTBXL_LIST}")
     if file.is_dir() or file.suffix.casefold() == ".zip":
         return "snomed"
-    heading = read_heading(file)
+    heading = Table(file).names
     if "study_id" in heading and any(column in heading for column in MIMIC_COLUMNS):
         return "mimic-icd10"
     if "scp_codes" in heading and "filename_hr" in heading:
@@ -82,7 +81,7 @@ def build_labels(
     those of the source's reader; None stands for its default. Raises UsageError when the file does not fit the source
     or the shard set, and for options that the source does not have.
     """
-    shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
+    shard_set = ShardSet.open(shards)
     if source not in READERS:
         raise UsageError(f"label source {source!r} is none of {', '.join(READERS)}")
     reader = READERS[source]
@@ -131,7 +130,7 @@ def read_mimic_icd10(
     normal: dict[str, frozenset[str]] = {}
     flag = {"ed2all": "ecg_taken_in_ed", "all2all": "ecg_taken_in_ed_or_hosp"}.get(protocol)
     wanted = ["study_id", column] + (["strat_fold", "ecg_no_within_stay", flag] if flag else [])
-    for line, row in read_rows(file, wanted):
+    for line, row in Table(file).rows(*wanted):
         where, cell = f"{file}, line {line}", row[column]
         keys.append(integer_key(row["study_id"], "study_id", where))
         lines.append(line)
@@ -207,7 +206,7 @@ def read_ptbxl(
     high_names, low_names, lines, split = [], [], array("L"), bytearray()
     codes, unknown, unrated = CodeLists(), Counter[str](), Counter[str]()
     to_snomed = ToSnomed(SCP, merge=merge)
-    for line, row in read_rows(file, ["scp_codes", "strat_fold", "filename_hr", "filename_lr"]):
+    for line, row in Table(file).rows("scp_codes", "strat_fold", "filename_hr", "filename_lr"):
         where = f"{file}, line {line}"
         high_names.append(Path(row["filename_hr"]).name)
         low_names.append(Path(row["filename_lr"]).name)
@@ -253,7 +252,7 @@ def _scp_translation(file: Path, task: str) -> tuple[dict[str, str], dict[str, s
     """Statement to label of the task, and every statement to its description."""
     translate, descriptions = {}, {}
     wanted = ["description", "diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass"]
-    for _, row in read_rows(file, wanted):
+    for _, row in Table(file).rows(*wanted):
         code = next(iter(row.values()))
         descriptions[code] = row["description"]
         group = {"superclass": "diagnostic_class", "subclass": "diagnostic_subclass"}.get(task)

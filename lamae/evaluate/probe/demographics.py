@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from lamae.base.errors import UsageError
+from lamae.base.tables import Table
 from lamae.evaluate.embeddings.embed import pretrained_flags, write_records
-from lamae.evaluate.labels.csvrows import integer_key, read_heading, read_rows
+from lamae.evaluate.labels.csvrows import integer_key
 from lamae.sharding.format import ShardSet
 
 OLDEST_YEARS = 89.0  # PTB-XL writes 300 for everyone older, MIMIC shifts them likewise
@@ -22,14 +23,14 @@ def embed_demographics(file: Path, shards: Path | ShardSet, out: Path) -> int:
 
     Others count as of unknown age and sex. Raises UsageError when the file is neither or nothing matches.
     """
-    shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
-    is_ptbxl = "filename_hr" in read_heading(file)
+    shard_set = ShardSet.open(shards)
+    is_ptbxl = "filename_hr" in Table(file).names
     wanted = ["filename_hr", "filename_lr", "age", "sex"] if is_ptbxl else ["study_id", "age", "gender"]
     row_by_key = shard_set.row_by_record
     record = np.zeros((shard_set.num_records, 5), dtype=np.float32)
     record[:, 2] = 1
     num_found = 0
-    for line, cells in read_rows(file, wanted):
+    for line, cells in Table(file).rows(*wanted):
         if is_ptbxl:
             keys = [Path(cells["filename_hr"]).name, Path(cells["filename_lr"]).name]
         else:

@@ -144,7 +144,7 @@ def reconstruction_errors(
     NUM_TRAIN_RECORDS of them, give lead means and covariance. Raises UsageError when recordings do not fit the model.
     """
     progress = progress or ignore
-    shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
+    shard_set = ShardSet.open(shards)
     transform = transform_for(loaded, shard_set)
     train_rows = _unflagged(shard_set, shard_set.rows_of_split("train")) if train_rows is None else train_rows
     mean_L, covariance_LL = lead_moments(shard_set, spread(train_rows, NUM_TRAIN_RECORDS), transform=transform)
@@ -207,7 +207,7 @@ def reconstruct_records(
     device: str = "cpu",
 ) -> list[Reconstruction]:
     """What the model makes of hidden parts of ``rows``, under the same masks as ``reconstruction_errors``."""
-    shard_set = shards if isinstance(shards, ShardSet) else ShardSet.open(shards)
+    shard_set = ShardSet.open(shards)
     transform = transform_for(loaded, shard_set)
     scale, unit = loaded.config.signal.output_scale
     found = []
