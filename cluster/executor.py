@@ -16,9 +16,10 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import _make_sbatch_string  # the text of a batch script on a machine without Slurm
 
 from lamae.base.errors import LamaeError
+from lamae.base.rundirectory import RunDirectory
 from lamae.cluster.job import NodeJob
 from lamae.cluster.profile import Profile
-from lamae.cluster.submission import CODE_NAME, LOGS_NAME, RUN_JOBS_NAME
+from lamae.cluster.submission import CODE_NAME, LOGS_NAME
 
 
 def executor_parameters(folder: Path, profile: Profile) -> dict[str, Any]:
@@ -32,8 +33,9 @@ def executor_parameters(folder: Path, profile: Profile) -> dict[str, Any]:
     srun = ["--ntasks-per-node=1", "--kill-on-bad-exit=1"]
     if profile.cpus_per_node:
         srun.append(f"--cpus-per-task={profile.cpus_per_node}")  # srun does not take it over from sbatch
+    run = folder.parent.parent
     return {
-        "name": f"lamae-{folder.parent.parent.name if folder.parent.name == RUN_JOBS_NAME else folder.name}",
+        "name": f"lamae-{run.name if folder.parent == RunDirectory(run).jobs else folder.name}",
         "timeout_min": profile.time_min,
         "cpus_per_task": profile.cpus_per_node or None,
         "gpus_per_node": profile.gpus_per_node or None,

@@ -18,6 +18,7 @@ from types import FrameType
 
 from lamae.base import signals as stopping
 from lamae.base.awake import AwakeClock, patiently
+from lamae.base.rundirectory import RunDirectory
 from lamae.cluster import policy
 from lamae.cluster.conclusion import conclude
 from lamae.cluster.place import NodePlace, find_node, meet, rank_environment
@@ -142,7 +143,7 @@ class _Signals:
 
 @dataclass
 class _Stall:
-    """Notices that a run no longer tells of steps and publishes no checkpoints."""
+    """Notices that a run logs no steps any more and publishes no checkpoints."""
 
     run_dir: Path
     patience_s: int
@@ -152,7 +153,7 @@ class _Stall:
     def noticed(self, now_s: float) -> bool:
         """``now_s``: by the watcher's clock, which never reads the file server's."""
         signs = []
-        for path in (self.run_dir / "metrics.jsonl", self.run_dir / "checkpoints"):
+        for path in (RunDirectory(self.run_dir).metrics, RunDirectory(self.run_dir).checkpoints):
             with contextlib.suppress(OSError):
                 signs.append(path.stat().st_mtime_ns)
         if signs != self.last_signs:

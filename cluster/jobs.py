@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from lamae.base.errors import LamaeError, UsageError
-from lamae.base.rowfile import last_row
+from lamae.base.rundirectory import RunDirectory
 from lamae.cluster import policy, registry, slurm
 from lamae.cluster.submission import (
     CANCELLED_NAME,
     DECISION_NAME,
     JOB_ID_NAME,
     LOGS_NAME,
-    RUN_JOBS_NAME,
     SUBMISSION_NAME,
     Submission,
     list_attempts,
-    newest_step,
     read_json,
 )
 from lamae.train import runconfig
@@ -87,7 +85,7 @@ def jobs_of_run(run: Path) -> list[Path]:
         of = Submission.read(folder).run_dir
         return of is None or not Path(of).is_dir() or Path(of).resolve() == run.resolve()
 
-    return [folder for folder in jobs_in(run / RUN_JOBS_NAME) if is_own(folder)]
+    return [folder for folder in jobs_in(RunDirectory(run).jobs) if is_own(folder)]
 
 
 def _is_readable(folder: Path) -> bool:
@@ -235,15 +233,14 @@ def _final_decision(folder: Path, submission: Submission) -> dict[str, Any] | No
 def _progress(
     submission: Submission,
 ) -> tuple[int | None, int | None, float | None, float | None, float | None]:
-    """Step, steps of the run, loss, records per second and seconds left, as far as the run has told."""
+    """Step, steps of the run, loss, records per second and seconds left, as far as the run has recorded."""
     if submission.run_dir is None:
         return None, None, None, None, None
-    run_dir = Path(submission.run_dir)
-    row = last_row(run_dir / "metrics.jsonl", with_key="loss")
-    published = newest_step(run_dir)
+    run = RunDirectory(Path(submission.run_dir))
+    row, published = run.last_metrics(with_key="loss"), run.newest_step()
     step = row.get("step", published if published != -1 else None)
     try:
-        config = runconfig.load(run_dir / "config.yaml")
+        config = runconfig.load(run.config)
     except LamaeError:  # not started yet
         return step, None, row.get("loss"), row.get("records_per_s"), None
     rate, eta = row.get("records_per_s"), None

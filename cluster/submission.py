@@ -24,6 +24,7 @@ from typing import Any
 
 from lamae.base.errors import EXIT_STOPPED, UsageError
 from lamae.base.files import write_json
+from lamae.base.rundirectory import RunDirectory
 from lamae.cluster.profile import Profile
 
 SUBMISSION_NAME = "submission.json"
@@ -35,7 +36,6 @@ LOGS_NAME = "logs"
 ATTEMPTS_NAME = "attempts"
 DECISION_NAME = "decision.json"
 RENDEZVOUS_NAME = "rendezvous.json"
-RUN_JOBS_NAME = "jobs"
 OTHER_JOBS_NAME = "lamae-jobs"
 
 
@@ -160,10 +160,7 @@ def _make_folder(root: Path, suffix: str) -> Path:
 
 def newest_step(run_dir: str | Path | None) -> int | None:
     """Step of the newest published checkpoint of a run, -1 where there is none; None where there is no run."""
-    if run_dir is None:
-        return None
-    names = (path.name for path in (Path(run_dir) / "checkpoints").glob("step-*"))
-    return max((int(match[1]) for name in names if (match := re.fullmatch(r"step-(\d+)", name))), default=-1)
+    return None if run_dir is None else RunDirectory(Path(run_dir)).newest_step()
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lamae.base import settings
 from lamae.base.errors import EXIT_USAGE, LamaeError, UsageError
+from lamae.base.rundirectory import RunDirectory
 from lamae.cluster import jobs, registry, slurm
 from lamae.cluster.executor import script_text, send
 from lamae.cluster.job import NodeJob
@@ -23,7 +24,6 @@ from lamae.cluster.submission import (
     CONFIG_NAME,
     JOB_ID_NAME,
     OTHER_JOBS_NAME,
-    RUN_JOBS_NAME,
     Submission,
     make_folder,
 )
@@ -100,7 +100,7 @@ def _submit_training(arguments: Sequence[str], *, profile: Profile, dry_run: boo
     config = resolve_training(arguments, profile=profile)
     submission = _submission(TRAIN, ["-m", "lamae", TRAIN, CONFIG_NAME], profile)
     submission.run_dir = config.run.dir
-    root = Path(config.run.dir) / RUN_JOBS_NAME
+    root = RunDirectory(Path(config.run.dir)).jobs
     for path in config.data.paths:
         if not Path(path).exists():
             log.warning("data.path=%s is not there as seen from here; do the nodes see it?", path)

@@ -22,6 +22,7 @@ from lamae.base.errors import LamaeError
 from lamae.base.leads import CHEST_LEADS, LIMB_LEADS
 from lamae.base.outputs import make_or_resume
 from lamae.base.progress import Progress
+from lamae.base.rundirectory import RunDirectory
 from lamae.sharding.format import MANIFEST_NAME, ShardSet
 
 if TYPE_CHECKING:
@@ -224,9 +225,7 @@ def _train(kind: str, paths: Paths, settings: Settings, progress: Progress) -> N
 
 
 def _last_step(run: Path) -> int:
-    from lamae.base.rowfile import last_row
-
-    return int(last_row(run / "metrics.jsonl", with_key="step").get("step", 0))
+    return int(RunDirectory(run).last_metrics().get("step", 0))
 
 
 def _embed(kind: str, paths: Paths, progress: Progress) -> None:
@@ -329,19 +328,17 @@ def _one_of_each(reconstructions: "Sequence[Reconstruction]") -> "list[Reconstru
 
 
 def _run_info(run: Path, loaded: Any, *, wall_s: float) -> Any:
-    from lamae.base.rowfile import read_rows
-
     return {
         "num_parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
         "steps": loaded.step,
         "wall_s": wall_s,
-        "metrics": read_rows(run / "metrics.jsonl"),
+        "metrics": RunDirectory(run).read_metrics(),
     }
 
 
 def _environment(run: Path, settings: Settings) -> dict[str, str]:
     """What it takes to run this again, from the run's own manifest."""
-    manifest = json.loads((run / "manifest.json").read_text())
+    manifest = RunDirectory(run).read_manifest()
     machine, versions = manifest["machine"], manifest["versions"]
     return {
         "command": f"lamae demo --records {settings.num_records} --seed {settings.seed} "

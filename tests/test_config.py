@@ -7,7 +7,7 @@ import pytest
 from lamae.base import keys, settings
 from lamae.base.errors import UsageError
 from lamae.cluster import profile
-from lamae.evaluate.finetune.finetune import FinetuneOptions
+from lamae.evaluate.finetune.options import FinetuneOptions
 from lamae.sharding.options import PackOptions
 from lamae.study.plan import StudyPlan, load_plan
 from lamae.train import runconfig

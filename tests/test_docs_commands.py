@@ -12,7 +12,7 @@ from typer.exceptions import TyperException
 from lamae.base.errors import UsageError
 from lamae.base.settings import override
 from lamae.cli import app as cli
-from lamae.evaluate.finetune.finetune import FinetuneOptions
+from lamae.evaluate.finetune.options import FinetuneOptions
 from lamae.sharding.options import PackOptions
 from lamae.study.plan import load_plan
 from lamae.train.runconfig import load

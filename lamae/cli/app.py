@@ -346,9 +346,10 @@ def checkpoints(
     ] = None,
 ) -> None:
     """List, verify or prune the checkpoints of a run."""
+    from lamae.base.rundirectory import RunDirectory
     from lamae.train.checkpoint import format as checkpoint
 
-    root = run / "checkpoints"
+    root = RunDirectory(run).checkpoints
     if not root.is_dir():
         raise UsageError(f"{run}: no checkpoints/ in it; is this a run directory?")
     if keep is not None:

@@ -261,8 +261,8 @@ def finetune(
     One process as it stands; under torchrun or srun, one process per rank.
     """
     from lamae.base import settings
-    from lamae.evaluate.finetune.finetune import FinetuneOptions
     from lamae.evaluate.finetune.finetune import finetune as finetune_model
+    from lamae.evaluate.finetune.options import FinetuneOptions
 
     if print_config:
         console.say(settings.explain(FinetuneOptions(), overrides=overrides or []))

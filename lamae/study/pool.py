@@ -14,13 +14,12 @@ from lamae.base import signals
 from lamae.base.errors import EXIT_STOPPED, LamaeError
 from lamae.base.launch import last_lines, usable_cores
 from lamae.base.progress import Progress
-from lamae.base.rowfile import last_row
+from lamae.base.rundirectory import RunDirectory
 from lamae.study import worker
 from lamae.study.directory import StudyDirectory
 from lamae.study.runs import Run
 from lamae.train import runconfig
-from lamae.train.monitor.events import METRICS_NAME, format_duration
-from lamae.train.rundir import CONFIG_NAME
+from lamae.train.monitor.events import format_duration
 
 POLL_S = 0.5
 SAY_EVERY_S = 30.0
@@ -75,10 +74,10 @@ def execute(
 
 def _describe(run: Path) -> str:
     """Where a run is: step, loss, time left."""
-    row = last_row(run / METRICS_NAME, with_key="loss")
+    row = RunDirectory(run).last_metrics(with_key="loss")
     if not row:
         return "no step yet"
-    steps = runconfig.load(run / CONFIG_NAME).train.steps
+    steps = runconfig.load(RunDirectory(run).config).train.steps
     loss = "not finite" if row["loss"] is None else f"{row['loss']:.4f}"
     left = "trained" if row["step"] >= steps else f"{format_duration((steps - row['step']) * row['step_s'])} left"
     return f"step {row['step']:,} of {steps:,}, loss {loss}, {left}"

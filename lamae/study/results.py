@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lamae.base import files
+from lamae.base.rundirectory import RunDirectory
 from lamae.evaluate.embeddings.embed import READOUTS
 from lamae.evaluate.labels.groups import code_groups
 from lamae.evaluate.probe.auroc import Interval, subject_weights
@@ -238,5 +239,5 @@ def _seconds(study: StudyDirectory, run: Run) -> dict[str, float]:
 
 
 def _machine(study: StudyDirectory, claim: Group) -> dict[str, Any]:
-    manifest = files.read_json(study.run(next(iter(claim.values())).name) / "manifest.json")
+    manifest = RunDirectory(study.run(next(iter(claim.values())).name)).read_manifest()
     return {"machine": manifest["machine"], "versions": manifest["versions"]}

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from lamae.base.errors import EXIT_DONE, EXIT_STOPPED, LamaeError
+from lamae.base.rundirectory import RunDirectory
 from lamae.data.batch import Batch
 from lamae.data.loader import RingLoader
 from lamae.model.pretrain import PretrainModel
@@ -33,7 +34,7 @@ from lamae.train.ranks.distributed import Ranks
 from lamae.train.ranks.flags import FlagExchange, StopSignals
 from lamae.train.ranks.watchdog import Watchdog
 from lamae.train.runconfig import RunConfig
-from lamae.train.rundir import CHECKPOINTS_NAME, RunLock
+from lamae.train.rundir import RunLock
 from lamae.train.schedule import BatchPlan, learning_rate, plan_batch, progress, weight_decay
 from lamae.train.start import announce, build_engine, describe_checkpoints, find_resumable, open_run
 from lamae.train.state import TrainState
@@ -88,7 +89,7 @@ def _train(
     engine = build_engine(config, inputs, plan, ranks, reader, clock)
     subjects = np.union1d(inputs.subjects, reader.subjects) if reader else inputs.subjects
     saver = Saver(
-        run_dir / CHECKPOINTS_NAME,
+        RunDirectory(run_dir).checkpoints,
         ranks=ranks,
         config=config.checkpoint,
         about=describe_checkpoints(config, inputs, engine, ranks, subject_hash=subject_set_hash(subjects)),

@@ -14,13 +14,11 @@ from lamae.base.awake import patiently
 from lamae.base.errors import LamaeError, UsageError
 from lamae.base.files import write_text
 from lamae.base.lock import POLL_S, Flock, is_at, signature
+from lamae.base.rundirectory import RunDirectory
 from lamae.sharding.format import MANIFEST_NAME as SHARD_SET_NAME
 from lamae.train.checkpoint.format import CheckpointReader, newest_whole
 from lamae.train.checkpoint.writing import clear_unfinished
 
-CONFIG_NAME = "config.yaml"
-MANIFEST_NAME = "manifest.json"
-CHECKPOINTS_NAME = "checkpoints"
 LOCK_NAME = ".lock"
 # How often the holder looks whether the lock file is still its own, and how long a start waits for it to come back.
 LOCK_KEEP_EVERY_S = 5.0
@@ -38,7 +36,7 @@ class RunLock(Flock):
     """
 
     def __init__(self, run_dir: Path) -> None:
-        super().__init__(run_dir / CHECKPOINTS_NAME / LOCK_NAME, what=run_dir)
+        super().__init__(RunDirectory(run_dir).checkpoints / LOCK_NAME, what=run_dir)
         self.advice = (
             "is training there; end it. If its machine is gone and the lock stays, go on in a copy: "
             f"cp -r {run_dir} COPY, and run.dir=COPY"
@@ -105,7 +103,7 @@ def find_checkpoint(run_dir: Path) -> CheckpointReader | None:
 
     Raises LamaeError where there are checkpoints but none of them is whole: starting over would bury them.
     """
-    root = run_dir / CHECKPOINTS_NAME
+    root = RunDirectory(run_dir).checkpoints
     path = newest_whole(root)
     if path is None and root.is_dir() and any(root.glob("step-*")):
         raise LamaeError(
@@ -125,14 +123,14 @@ def open_run_directory(run_dir: Path, lock: RunLock, *, config_yaml: str, manife
             f"run.dir={run_dir}: is a shard set, which nothing may be written into; take another directory"
         )
     try:
-        (run_dir / CHECKPOINTS_NAME).mkdir(parents=True, exist_ok=True)
+        RunDirectory(run_dir).checkpoints.mkdir(parents=True, exist_ok=True)
         if not os.access(run_dir, os.W_OK | os.X_OK):
             raise PermissionError(13, "not writable")
         if lock.take() and find_checkpoint(run_dir) is not None:
             raise LamaeError(f"{run_dir}: another start trained here meanwhile; start again to go on from there")
         lock.sign()
-        clear_unfinished(run_dir / CHECKPOINTS_NAME)
-        write_text(run_dir / CONFIG_NAME, config_yaml)
-        write_text(run_dir / MANIFEST_NAME, json.dumps(manifest, indent=1) + "\n")
+        clear_unfinished(RunDirectory(run_dir).checkpoints)
+        write_text(RunDirectory(run_dir).config, config_yaml)
+        write_text(RunDirectory(run_dir).manifest, json.dumps(manifest, indent=1) + "\n")
     except OSError as error:
         raise UsageError(f"run.dir={run_dir}: {error.strerror or error}; choose a directory you may write to") from None

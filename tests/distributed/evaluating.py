@@ -8,7 +8,8 @@ import numpy as np
 
 from lamae.evaluate.embeddings import embed as embedding
 from lamae.evaluate.embeddings import inference
-from lamae.evaluate.finetune.finetune import FinetuneOptions, finetune
+from lamae.evaluate.finetune.finetune import finetune
+from lamae.evaluate.finetune.options import FinetuneOptions
 from lamae.sharding.format import ShardSet
 from tests.evaluate.conftest import make_loaded
 

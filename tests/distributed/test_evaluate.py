@@ -10,7 +10,8 @@ from lamae.data.transforms import SignalTransform
 from lamae.evaluate import store
 from lamae.evaluate.embeddings.embed import read_embeddings
 from lamae.evaluate.embeddings.inference import read_signals
-from lamae.evaluate.finetune.finetune import RESULT_NAME, FinetuneOptions
+from lamae.evaluate.finetune.finetune import RESULT_NAME
+from lamae.evaluate.finetune.options import FinetuneOptions
 from lamae.sharding.format import ShardSet
 from tests.distributed.evaluating import run_embed, run_finetune
 from tests.evaluate.conftest import waves

@@ -13,7 +13,8 @@ from lamae.evaluate import store
 from lamae.evaluate.compare import RANDOM_WEIGHTS, compare
 from lamae.evaluate.embeddings import inference
 from lamae.evaluate.embeddings.foreign import import_embeddings
-from lamae.evaluate.finetune.finetune import FinetuneOptions, finetune
+from lamae.evaluate.finetune.finetune import finetune
+from lamae.evaluate.finetune.options import FinetuneOptions
 from lamae.model.config import MaskConfig
 from lamae.reports.compare import write_comparison
 from lamae.sharding.format import ShardSet

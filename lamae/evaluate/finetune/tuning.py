@@ -7,7 +7,7 @@ FOLDER/best-STEP.safetensors what the classifier computed with when val was best
 import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from lamae.data.loader import RingLoader
 from lamae.data.transforms import SignalTransform
 from lamae.evaluate.embeddings.inference import read_signals, withhold_leads
 from lamae.evaluate.finetune.classifier import Classifier
+from lamae.evaluate.finetune.options import FinetuneOptions
 from lamae.evaluate.probe.auroc import auroc, macro
 from lamae.sharding.format import ShardSet
 from lamae.train.checkpoint.format import CheckpointReader, newest_whole
@@ -32,9 +33,6 @@ from lamae.train.engine import Engine
 from lamae.train.ranks.distributed import Ranks
 from lamae.train.schedule import learning_rate, plan_batch, weight_decay
 from lamae.train.state import TrainState
-
-if TYPE_CHECKING:
-    from lamae.evaluate.finetune.finetune import FinetuneOptions
 
 MAX_SKIPPED_IN_A_ROW = 8
 CHECKPOINTS_NAME = "checkpoints"
@@ -59,7 +57,7 @@ class Tuner:
     def __init__(
         self,
         classifier: Classifier,
-        options: "FinetuneOptions",
+        options: FinetuneOptions,
         *,
         shard_set: ShardSet,
         transform: SignalTransform,

@@ -31,6 +31,7 @@ from safetensors.numpy import load_file
 from lamae.base import files
 from lamae.base.errors import LamaeError, UsageError
 from lamae.base.files import file_sha256
+from lamae.base.rundirectory import RunDirectory
 from lamae.model.pretrain import PretrainModel
 from lamae.train.checkpoint.subjects import trained_sets
 from lamae.train.runconfig import RunConfig
@@ -297,7 +298,7 @@ def load_model(run_or_checkpoint: Path, *, device: str | torch.device = "cpu") -
         if problems:
             raise LamaeError(f"{path} is damaged: {'; '.join(problems)}")
     else:
-        whole = newest_whole(path / "checkpoints")
+        whole = newest_whole(RunDirectory(path).checkpoints)
         if whole is None:
             raise UsageError(f"{path}: neither a checkpoint nor a run directory with a whole one below checkpoints/")
         path = whole

@@ -15,9 +15,8 @@ import numpy as np
 
 from lamae.base.leads import LEADS
 from lamae.base.rowfile import TELL_FAILURES_EVERY_S, RowFile, Throttle
+from lamae.base.rundirectory import RunDirectory
 
-METRICS_NAME = "metrics.jsonl"
-TENSORBOARD_NAME = "tensorboard"
 # Scalars that TensorBoard lists beside the settings of each run.
 RESULTS = ("loss/train", "loss/validation", "probe/macro_auroc")
 # TensorBoard lists groups (what stands before the slash) in alphabetical order and opens the first: the loss comes
@@ -51,13 +50,13 @@ class Monitor:
         self._steps = steps
         self._is_main = is_main
         self._tensorboard: Any = None
-        self._folder = run_dir / TENSORBOARD_NAME if tensorboard and is_main else None
+        self._folder = RunDirectory(run_dir).tensorboard if tensorboard and is_main else None
         self._throttle = Throttle(TELL_FAILURES_EVERY_S)
         self._began = time.perf_counter()
         self._first_step = resume_step
         if not is_main:
             return
-        self._rows = RowFile(run_dir / METRICS_NAME, resume_step=resume_step, is_main=is_main)
+        self._rows = RowFile(RunDirectory(run_dir).metrics, resume_step=resume_step, is_main=is_main)
         self._write(lambda _: None, purge_step=resume_step + 1)
 
     def _write(self, write: Callable[[Any], Any], *, purge_step: int | None = None) -> None:

@@ -11,10 +11,10 @@ import torch
 
 from lamae.base.errors import LamaeError
 from lamae.base.rowfile import RowFile
+from lamae.base.rundirectory import RunDirectory
 from lamae.data.mixture import Mixture
 from lamae.train.ranks.distributed import Ranks
 
-QUARANTINE_NAME = "quarantine.jsonl"
 SPIKES_NAME = "spikes.jsonl"
 SPIKE_WINDOW = 256
 SPIKE_MIN_RATIO = 1.5
@@ -55,7 +55,7 @@ class Quarantine:
     """Lists the records of skipped steps in ``quarantine.jsonl`` of the run directory, for people to look at."""
 
     def __init__(self, run_dir: Path, records: Mixture, ranks: Ranks, *, resume_step: int) -> None:
-        self._rows = RowFile(run_dir / QUARANTINE_NAME, resume_step=resume_step, is_main=ranks.is_main)
+        self._rows = RowFile(RunDirectory(run_dir).quarantine, resume_step=resume_step, is_main=ranks.is_main)
         self._records = records
         self._ranks = ranks
 
@@ -83,8 +83,8 @@ def stop_if_hopeless(skipped_in_a_row: int, *, limit: int, step: int, run_dir: P
     if skipped_in_a_row >= limit:
         raise LamaeError(
             f"{skipped_in_a_row} steps in a row, up to step {step}, had a loss or gradient that is not finite; the "
-            f"records are in {run_dir / QUARANTINE_NAME}. Resume from an earlier checkpoint with a lower optim.lr, "
-            "a lower optim.clip_norm or engine.precision=fp32",
+            f"records are in {RunDirectory(run_dir).quarantine}. Resume from an earlier checkpoint with a lower "
+            "optim.lr, a lower optim.clip_norm or engine.precision=fp32",
             all_ranks=True,
         )
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
+from lamae.base.rundirectory import RunDirectory
 from lamae.train.clock import PHASES, StepClock, StepTimes
 from lamae.train.config import ProfileConfig
 from lamae.train.ranks.distributed import Ranks
 
-REQUEST_NAME = "profile.now"
 FOLDER_NAME = "profile"
 MAX_MEMORY_EVENTS = 100_000
 
@@ -49,7 +49,7 @@ class Profiler:
         """For the flag exchange: 1 where somebody asks for a profile now. Rank 0 looks at logging steps."""
         if not self._ranks.is_main or self.is_active or step % self._look_every:
             return 0
-        return int((self._run_dir / REQUEST_NAME).exists())
+        return int(RunDirectory(self._run_dir).profile_request.exists())
 
     def follow(self, step: int, *, requested: bool = False) -> None:
         """After a step, and once before the first: end the window that ends here, begin the one that begins next.
@@ -62,7 +62,7 @@ class Profiler:
         if requested and not was_active:
             self._begin(step + 1, step + self._config.on_demand_steps)
             if self._ranks.is_main:
-                (self._run_dir / REQUEST_NAME).unlink(missing_ok=True)
+                RunDirectory(self._run_dir).profile_request.unlink(missing_ok=True)
         elif not self.is_active and self._config.steps and self._config.steps[0] == step + 1:
             self._begin(*self._config.steps)
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from lamae.base.rowfile import RowFile, Throttle
+from lamae.base.rundirectory import RunDirectory
 from lamae.data.batch import Batch
 from lamae.data.config import SignalConfig
 from lamae.data.loader import RingLoader
@@ -23,7 +24,6 @@ from lamae.train.monitor.meter import Meter
 from lamae.train.monitor.rates import Rates
 from lamae.train.ranks.distributed import Ranks
 from lamae.train.runconfig import RunConfig
-from lamae.train.rundir import MANIFEST_NAME
 from lamae.train.state import TrainState
 
 FIGURE_RECORDS = 16
@@ -82,7 +82,7 @@ class Reporter:
         )
         self._monitor.text("config", to_yaml(config))
         if ranks.is_main:
-            self._monitor.text("environment", (run_dir / MANIFEST_NAME).read_text())
+            self._monitor.text("environment", RunDirectory(run_dir).manifest.read_text())
         self._monitor.hparams(to_dict(config))
 
     def begin(self) -> None:

@@ -6,9 +6,8 @@ from types import TracebackType
 
 from lamae.base.errors import LamaeError
 from lamae.base.rowfile import TELL_FAILURES_EVERY_S, Throttle
+from lamae.base.rundirectory import RunDirectory
 from lamae.base.text import LogFormatter
-
-LOG_NAME = "log.txt"
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +22,7 @@ class RunLog(logging.Handler):
     def __init__(self, run_dir: Path, *, is_main: bool) -> None:
         super().__init__()
         self.setFormatter(LogFormatter("%Y-%m-%d %H:%M:%S"))
-        self._path = run_dir / LOG_NAME
+        self._path = RunDirectory(run_dir).log
         self._is_main = is_main
         self._early: list[str] | None = []
         self._throttle = Throttle(TELL_FAILURES_EVERY_S)

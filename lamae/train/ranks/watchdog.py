@@ -14,6 +14,7 @@ from types import TracebackType
 
 from lamae.base.awake import AwakeClock
 from lamae.base.errors import EXIT_HUNG
+from lamae.base.rundirectory import RunDirectory
 from lamae.train.config import MonitorConfig
 
 MIN_STEPS = 3
@@ -33,7 +34,7 @@ class Watchdog:
     """
 
     def __init__(self, run_dir: Path, *, rank: int, config: MonitorConfig, between_s: float = float("inf")) -> None:
-        self._path = run_dir / f"hang-rank-{rank:05d}.txt"
+        self._path = RunDirectory(run_dir).hang(rank)
         self._factor = config.hang_factor
         self._floor_s = config.hang_floor_s
         self._between_s = between_s

@@ -1,0 +1,90 @@
+"""A run directory as everything finds it: the names of its files, and what they say. Nothing else spells them.
+
+RUN/
+  config.yaml       the resolved configuration
+  manifest.json     machine, versions, data
+  metrics.jsonl     a row per logged step
+  log.txt           what the console says
+  checkpoints/      step-…, latest (lamae.train.checkpoint)
+  tensorboard/      events
+  quarantine.jsonl  batches whose step was skipped
+  profile.now       put there by a person: profile the next steps; profile/ holds what came of it
+  hang-rank-N.txt   stacks of a rank that the watchdog ended
+  jobs/NNN          submitted jobs (lamae.cluster)
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lamae.base import files, rowfile
+
+_STEP = re.compile(r"step-(\d+)")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths below ``root``, and the newest of what is there."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def manifest(self) -> Path:
+        return self.root / "manifest.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log.txt"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.root / "quarantine.jsonl"
+
+    @property
+    def profile_request(self) -> Path:
+        return self.root / "profile.now"
+
+    @property
+    def profiles(self) -> Path:
+        return self.root / "profile"
+
+    @property
+    def jobs(self) -> Path:
+        return self.root / "jobs"
+
+    def hang(self, rank: int) -> Path:
+        return self.root / f"hang-rank-{rank:05d}.txt"
+
+    def newest_step(self) -> int:
+        """Step of the newest published checkpoint, -1 where there is none."""
+        names = (path.name for path in self.checkpoints.glob("step-*"))
+        return max((int(match[1]) for name in names if (match := _STEP.fullmatch(name))), default=-1)
+
+    def last_metrics(self, *, with_key: str = "step") -> dict[str, Any]:
+        """The newest row of metrics that has ``with_key``; empty where there is none."""
+        return rowfile.last_row(self.metrics, with_key=with_key)
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Every row of metrics, oldest first."""
+        return rowfile.read_rows(self.metrics)
+
+    def read_manifest(self) -> dict[str, Any]:
+        """Raises FileNotFoundError, and LamaeError where it is no manifest."""
+        return files.read_json(self.manifest)
