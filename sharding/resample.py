@@ -1,23 +1,19 @@
 """Changing a record's sampling rate, for shard sets that are smaller than what was recorded.
 
-Polyphase filtering with a linear-phase Kaiser-window low-pass (Oppenheim and Schafer, Discrete-Time Signal Processing,
-section 7.6): flat to within 0.1 % up to 80 % of the lower of the two Nyquist frequencies, at least 60 dB down from that
-Nyquist frequency on. 500 to 250 Hz keeps everything up to 100 Hz and lets nothing above 125 Hz through. The result is
-rounded to whole ADC units again. Samples that a gap reaches through the filter become gaps.
+Polyphase filtering with the filter of ``lowpass``, which the loader uses too. The result is rounded to whole ADC
+units. Samples that a gap reaches through the filter become gaps.
 """
 
 from dataclasses import replace
 from fractions import Fraction
-from functools import lru_cache
 
 import numpy as np
 
 from lamae.sharding.format import NO_SAMPLE
+from lamae.sharding.lowpass import low_pass
 from lamae.sharding.reading import RejectError
 from lamae.sharding.recording import Recording
 
-PASSBAND = 0.8  # of the lower Nyquist frequency
-STOPBAND_DB = 60.0
 _MAX_TERM = 500  # of the fraction that the two rates make
 
 
@@ -34,22 +30,12 @@ def resample(recording: Recording, rate_hz: float) -> Recording:
     for lead in np.flatnonzero(missing.any(axis=1) & ~missing.all(axis=1)):
         gap = missing[lead]
         values[lead, gap] = np.interp(np.flatnonzero(gap), np.flatnonzero(~gap), values[lead, ~gap])
-    taps = _low_pass(up, down)
+    taps = low_pass(up, down)
     filtered = _polyphase(values, up, down, taps)
     samples = np.clip(np.rint(filtered), NO_SAMPLE + 1, 32767).astype(np.int16)
     if missing.any():
         samples[_dilated(missing, up, down, num_taps=len(taps), num_out=samples.shape[1])] = NO_SAMPLE
     return replace(recording, samples=samples, rate_hz=rate_hz)
-
-
-@lru_cache(maxsize=16)
-def _low_pass(up: int, down: int) -> np.ndarray:
-    """Symmetric taps at ``up`` times the input rate, gain 1 (resample_poly multiplies by ``up``)."""
-    from scipy.signal import firwin, kaiserord  # slow to import, and off by default
-
-    lower_nyquist = 1 / max(up, down)
-    num_taps, beta = kaiserord(STOPBAND_DB, (1 - PASSBAND) * lower_nyquist)
-    return np.asarray(firwin(num_taps | 1, (1 + PASSBAND) / 2 * lower_nyquist, window=("kaiser", beta)))
 
 
 def _polyphase(values: np.ndarray, up: int, down: int, taps: np.ndarray) -> np.ndarray:

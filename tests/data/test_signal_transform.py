@@ -11,6 +11,9 @@ from lamae.data.reader import RecordReader
 from lamae.data.resample import BLOCK, Decimator
 from lamae.data.transforms import SignalTransform
 from lamae.sharding.format import NO_SAMPLE, ShardSet
+from lamae.sharding.lowpass import low_pass
+from lamae.sharding.resample import resample
+from tests.sharding.test_resample import recording
 from tests.shardsets import random_adc, write_shard_set
 
 GAIN, BASELINE = 200.0, 30
@@ -33,13 +36,24 @@ def test_signal_is_millivolt_over_the_scale_resampled_as_by_scipy(tmp_path, rate
         batch_of(adc, tmp_path), seed=0, train=True
     )
     mv = (adc.astype(np.float64) - BASELINE) / GAIN
-    expected = resample_poly(mv, 1, 500 // rate_hz, axis=-1, padtype="edge") / 0.5
+    factor = 500 // rate_hz
+    expected = resample_poly(mv, 1, factor, axis=-1, padtype="edge", window=low_pass(1, factor)) / 0.5
     assert signal.x_BLT.dtype == torch.float32
     assert signal.x_BLT.shape == expected.shape
     # scipy pads with the record's edge values, then filters: the same at every sample, edges included.
     np.testing.assert_allclose(signal.x_BLT, expected, atol=2e-4)
     assert signal.valid_BLT.all()
     assert signal.lead_mask_BL.all()
+
+
+def test_a_record_is_the_same_wherever_it_was_resampled():
+    adc = random_adc(1, 5000)[0]
+    adc[2, 1000:1010] = NO_SAMPLE
+    packed = resample(recording(adc), 100.0).samples
+    loaded = Decimator(5)(torch.from_numpy(np.where(adc == NO_SAMPLE, 0, adc)))
+    touched = Decimator(5).touches(torch.from_numpy(adc == NO_SAMPLE)).numpy()
+    np.testing.assert_array_equal(packed == NO_SAMPLE, touched)
+    assert np.abs(packed - loaded.numpy())[~touched].max() <= 0.51  # packing rounds to whole ADC units
 
 
 def test_decimation_keeps_the_ecg_band_and_removes_what_would_alias():
@@ -67,9 +81,10 @@ def test_a_missing_sample_invalidates_exactly_what_the_filter_mixes_it_into(tmp_
     transform = transform_of(rate_hz=100, clip_mv=0)
     signal = transform(batch_of(adc, tmp_path), seed=0, train=False)
     invalid = ~signal.valid_BLT
-    # Output j at sample 5j of the source sees samples 5j - 50 to 5j + 50.
+    # Output j at sample 5j of the source sees as many samples to either side as the filter has taps there.
+    reach = len(low_pass(1, 5)) // 2
     expected = torch.zeros(3, 12, 1000, dtype=torch.bool)
-    expected[1, 4] = (torch.arange(1000) * 5 - place).abs() <= 50
+    expected[1, 4] = (torch.arange(1000) * 5 - place).abs() <= reach
     assert torch.equal(invalid, expected)
     assert (signal.x_BLT[invalid] == 0).all()
     # What is valid is what it would have been with the sample there.
