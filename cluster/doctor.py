@@ -50,7 +50,7 @@ def examine(cluster: str | None, overrides: Sequence[str], *, shards: Path | Non
         num_gpus = _num_gpus()
         overrides = [f"gpus_per_node={num_gpus}", f"ranks_per_node={num_gpus or 2}", *overrides]
     chosen = profile.load(cluster or profile.LOCAL, overrides)
-    return [*judge_versions(), *judge_results(_run_job(chosen, shards=shards, out=out.absolute()))]
+    return [*check_versions(), *check_results(_run_job(chosen, shards=shards, out=out.absolute()))]
 
 
 def _num_gpus() -> int:
@@ -101,7 +101,7 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def judge_versions() -> list[Finding]:
+def check_versions() -> list[Finding]:
     """Python and the packages whose versions matter, against those this project is proven with."""
     python = ".".join(map(str, sys.version_info[:3]))
     findings = [Finding("python", PASS, python)]
@@ -115,19 +115,19 @@ def judge_versions() -> list[Finding]:
     return findings
 
 
-def judge_results(results: dict[str, Any]) -> list[Finding]:
+def check_results(results: dict[str, Any]) -> list[Finding]:
     """What the examination measured, against what a long run needs."""
     world = results["world_size"]
     parity = results["parity_error"]
     findings = [
-        _judge(
+        _finding(
             "gradients against plain torch",
             parity <= PARITY_BOUND,
             f"{parity:.1e} relative, {world} ranks on {results['device']}",
             f"above {PARITY_BOUND:.0e}: do not train with this installation; compare its versions with constraints.txt",
             otherwise=FAIL,
         ),
-        _judge(
+        _finding(
             "clocks",
             results["clock_spread_s"] <= CLOCK_BOUND_S,
             f"{results['clock_spread_s']:.2f} s apart",
@@ -147,20 +147,20 @@ def _judge_node(node: dict[str, Any]) -> list[Finding]:
     devices = ", ".join(sorted(set(node["devices"])))
     findings = [
         Finding(f"{host}: GPUs", PASS, f"{len(node['devices'])} x {devices}" if devices else "none"),
-        _judge(
+        _finding(
             f"{host}: rename replaces",
             node["rename_replaces"],
             "yes" if node["rename_replaces"] else "no",
             "checkpoints cannot be published safely on this file system: choose another for run.dir",
             otherwise=FAIL,
         ),
-        _judge(
+        _finding(
             f"{host}: durable write",
             node["write_mb_per_s"] >= SLOW_WRITE_MB_PER_S,
             f"{node['write_mb_per_s']:.0f} MB/s",
             "checkpoints will take long: raise checkpoint.every, keep checkpoint.background on",
         ),
-        _judge(
+        _finding(
             f"{host}: free space",
             node["free_gb"] >= LITTLE_FREE_GB,
             f"{node['free_gb']:.0f} GB",
@@ -169,7 +169,7 @@ def _judge_node(node: dict[str, Any]) -> list[Finding]:
     ]
     if "records_per_s" in node:
         findings.append(
-            _judge(
+            _finding(
                 f"{host}: loader",
                 node["records_per_s"] >= SLOW_LOADER_RECORDS_PER_S,
                 f"{node['records_per_s']:,.0f} records/s per rank",
@@ -179,5 +179,5 @@ def _judge_node(node: dict[str, Any]) -> list[Finding]:
     return findings
 
 
-def _judge(check: str, good: bool, measured: str, advice: str, *, otherwise: str = WARN) -> Finding:
+def _finding(check: str, good: bool, measured: str, advice: str, *, otherwise: str = WARN) -> Finding:
     return Finding(check, PASS, measured) if good else Finding(check, otherwise, measured, advice)

@@ -132,7 +132,7 @@ def cancel(status: JobStatus) -> None:
         os.kill(int(status.job_id), 15)
 
 
-def judge(
+def state_of(
     *,
     queued: Sequence[slurm.QueueEntry],
     decision: dict[str, Any] | None,
@@ -175,7 +175,7 @@ def _status(
 ) -> JobStatus:
     own = [entry for name, entry in queued.items() if name == job_id or name.startswith(f"{job_id}_")]
     attempts = list_attempts(folder)
-    state, detail, exit_code = judge(
+    state, detail, exit_code = state_of(
         queued=own,
         decision=_final_decision(folder, submission) or (None if submission.array else _last_decision(attempts)),
         ended=ended.get(job_id),

@@ -1,6 +1,6 @@
 """A few neighbouring records of a shard, from their files to what is stored of them and their rows of the index.
 
-Records are taken one by one and judged together: numpy's cost per call is shared, and the samples stay in the cache.
+Records are taken one by one and examined together: numpy's cost per call is shared, and the samples stay in the cache.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ class Block:
 
 @dataclass(frozen=True)
 class _Taken:
-    """A record that could be read: rules judge what was recorded, the index describes what is stored."""
+    """A record that could be read: rules see what was recorded, the index describes what is stored."""
 
     entry: Entry
     recorded: Recording
@@ -50,7 +50,7 @@ class _Taken:
 
 
 class BlockReader:
-    """Reads and judges the records of a plan, a block at a time."""
+    """Reads and examines the records of a plan, a block at a time."""
 
     def __init__(self, files: Files, planned: Plan) -> None:
         self._files = files
@@ -170,7 +170,7 @@ def _take(files: Files, entry: Entry, planned: Plan, readers: Counter[str], room
 
 
 def _between(recorded: Recording, begin: int, end: int) -> Recording:
-    """What the rules judge: samples that were recorded, without what fills an archive's or a window's length."""
+    """What the rules see: samples that were recorded, without what fills an archive's or a window's length."""
     if (begin, end) == (0, recorded.samples.shape[1]):
         return recorded
     return replace(recorded, samples=recorded.samples[:, begin:end])

@@ -139,6 +139,7 @@ def _network_s(shape: ModelShape, machine: Machine, batch: BatchPlan, *, zero_st
             devices_per_node=machine.devices_per_node,
             in_node=machine.in_node,
             between_nodes=machine.between_nodes,
+            passes=machine.passes,
         )
         for one in traffic
     )

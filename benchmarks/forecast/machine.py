@@ -4,11 +4,12 @@ Rates are the vendors' for dense arithmetic, per device; bandwidths are per devi
 reaches of them is assumed, not measured: the shares below.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from lamae.base.errors import UsageError
-from lamae.benchmarks.forecast.network import Link
+from lamae.benchmarks.forecast.network import RING_PASSES, Link
 
 GB, TB, TFLOP = 1e9, 1e12, 1e12
 PRODUCTS_SHARE, MEMORY_SHARE, NETWORK_SHARE = 0.45, 0.7, 0.8
@@ -71,6 +72,8 @@ class Machine:
     in_node: Link
     between_nodes: Link
     storage_bytes_per_s: float
+    passes: Mapping[str, float] = field(default_factory=lambda: RING_PASSES)
+    """What collectives are worth, in passes around a ring."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

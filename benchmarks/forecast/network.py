@@ -84,13 +84,19 @@ class Link:
 
 
 def collective_s(
-    collective: Collective, *, world_size: int, devices_per_node: int, in_node: Link, between_nodes: Link
+    collective: Collective,
+    *,
+    world_size: int,
+    devices_per_node: int,
+    in_node: Link,
+    between_nodes: Link,
+    passes: Mapping[str, float] = RING_PASSES,
 ) -> float:
-    """Seconds of all calls of one kind of collective."""
+    """Seconds of all calls of one kind of collective; ``passes`` says what each is worth, around a ring."""
     inside, nodes = min(world_size, devices_per_node), math.ceil(world_size / devices_per_node)
     seconds = collective.calls * (inside - 1) * in_node.latency_s
     seconds += collective.num_bytes * (inside - 1) / inside / in_node.bytes_per_s
     if nodes > 1:
         seconds += collective.calls * math.ceil(math.log2(nodes)) * between_nodes.latency_s
         seconds += collective.num_bytes / inside * (nodes - 1) / nodes / between_nodes.bytes_per_s
-    return RING_PASSES[collective.operation] * seconds
+    return passes[collective.operation] * seconds

@@ -22,7 +22,7 @@ from lamae.benchmarks import rankstep
 from lamae.benchmarks.forecast.forecast import forecast
 from lamae.benchmarks.forecast.machine import Machine
 from lamae.benchmarks.forecast.model import ModelShape
-from lamae.benchmarks.forecast.network import Link
+from lamae.benchmarks.forecast.network import RING_PASSES, Link
 from lamae.benchmarks.forecast.trace import Watch
 from lamae.benchmarks.ranks import RankPool, Session
 from lamae.benchmarks.timing import Ratio, ratio_entries
@@ -100,7 +100,7 @@ def measure_machine(pool: RankPool, model: ModelConfig) -> Machine:
     """What the processes of a job reach when all of them work at once, in float32 operations of a model's width."""
     hidden = round(model.width * model.mlp_ratio)
     rates = pool.call(measure_device, width=model.width, heads=model.heads, hidden=hidden)
-    link = Link(float("inf"), 0.0) if pool.world_size == 1 else pool.call(measure_link)[0]
+    link, passes = (Link(float("inf"), 0.0), RING_PASSES) if pool.world_size == 1 else pool.call(measure_link)[0]
     return Machine(
         name=f"this machine, {pool.world_size} processes of one thread",
         flops_per_s=min(rate["flops"] for rate in rates),
@@ -114,6 +114,7 @@ def measure_machine(pool: RankPool, model: ModelConfig) -> Machine:
         in_node=link,
         between_nodes=link,
         storage_bytes_per_s=float("inf"),  # the steps that are compared read nothing
+        passes=passes,
     )
 
 
@@ -152,13 +153,22 @@ def measure_device(session: Session, *, width: int, heads: int, hidden: int) -> 
     }
 
 
-def measure_link(session: Session) -> Link:
-    """Rate and latency of all-reduces of two sizes, as the forecast's rings have them."""
+def measure_link(session: Session) -> tuple[Link, dict[str, float]]:
+    """Rate and latency of all-reduces of two sizes, as the forecast's rings have them, and what the other collectives are
+    worth beside the large one: Gloo's are no rings."""
     rankstep.join(session)
     world_size, small, large = dist.get_world_size(), torch.zeros(1), torch.zeros(LARGE_ELEMENTS)
+    part = torch.zeros(LARGE_ELEMENTS // world_size)
     small_s = _median_s(lambda: dist.all_reduce(small))
-    one_pass_s = max(_median_s(lambda: dist.all_reduce(large)) - small_s, 1e-9) / 2
-    return Link((world_size - 1) / world_size * large.nbytes / one_pass_s, small_s / (2 * (world_size - 1)))
+    seconds = {
+        "all_reduce": _median_s(lambda: dist.all_reduce(large)),
+        "all_gather": _median_s(lambda: dist.all_gather_into_tensor(large, part)),
+        "reduce_scatter": _median_s(lambda: dist.reduce_scatter_tensor(part, large)),
+    }
+    sending_s = {name: max(each - small_s, 1e-9) for name, each in seconds.items()}
+    one_pass_s = sending_s["all_reduce"] / 2
+    link = Link((world_size - 1) / world_size * large.nbytes / one_pass_s, small_s / (2 * (world_size - 1)))
+    return link, RING_PASSES | {name: each / one_pass_s for name, each in sending_s.items()}
 
 
 def _median_s(operation: Callable[[], object]) -> float:

@@ -148,7 +148,7 @@ def _in_todays_keys(layer: DictConfig, kind: type) -> DictConfig:
     renamed, retired = getattr(kind, "RENAMED", {}), getattr(kind, "RETIRED", {})
     for old in (*renamed, *retired):
         section, _, name = old.rpartition(".")
-        values = OmegaConf.select(layer, section)
+        values = OmegaConf.select(layer, section) if section else layer
         if not isinstance(values, DictConfig) or name not in values:
             continue
         if old in renamed:

@@ -1,4 +1,4 @@
-"""The verbs that judge models and give them away: embed, probe, compare, finetune, export and the like."""
+"""The verbs that evaluate models and give them away: embed, probe, compare, finetune, export and the like."""
 
 import dataclasses
 import os

@@ -27,7 +27,7 @@ def study(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the runs with their FLOPs; make nothing.")] = False,
     print_config: verbs.PrintConfig = False,
 ) -> None:
-    """Compare pretraining methods: search, runs over seeds, judgement, statistics, report.
+    """Compare pretraining methods: search, runs over seeds, scores, statistics, report.
 
     Killed and started again with the same command, it goes on where it was.
     """

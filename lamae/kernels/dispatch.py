@@ -121,11 +121,11 @@ def _checked(qkv: Tensor, lead_mask: Tensor | None) -> tuple[str, str]:
         mask_piece = lead_mask
         if lead_mask is not None and qkv.dim() > 4:
             mask_piece = lead_mask.expand(*qkv.shape[:-3])[:_CHECKED_GROUPS]
-        _verdicts[kind] = judge(piece, mask_piece, _load("triton"))
+        _verdicts[kind] = compare_with_eager(piece, mask_piece, _load("triton"))
     return _verdicts[kind]
 
 
-def judge(qkv: Tensor, lead_mask: Tensor | None, attention: Attention) -> tuple[str, str]:
+def compare_with_eager(qkv: Tensor, lead_mask: Tensor | None, attention: Attention) -> tuple[str, str]:
     """Triton if it agrees with eager on this input, otherwise eager, loudly."""
     tolerance = _TOLERANCE[qkv.dtype]
     try:

@@ -190,11 +190,11 @@ def _predictors_table(kind: str, by_run: Mapping[str, ReconstructionErrors]) -> 
     unit = next(iter(by_run.values())).unit if by_run else ""
     rows = []
     for situation in SITUATIONS:
-        judged = {name: errors for name, errors in by_run.items() if _is_judged(errors, situation)}
-        for name, errors in judged.items():
+        scored = {name: errors for name, errors in by_run.items() if _is_scored(errors, situation)}
+        for name, errors in scored.items():
             rows.append([f"{situation}: {name}", *_rms_cells(errors, situation, MODEL)])
-        if judged:
-            errors = next(iter(judged.values()))
+        if scored:
+            errors = next(iter(scored.values()))
             rows += [[f"{situation}: {p}", *_rms_cells(errors, situation, p)] for p in (*TRIVIAL, LINEAR)]
     return Table(
         f"Reconstruction, mask: {kind}, beside what needs no model",
@@ -204,7 +204,7 @@ def _predictors_table(kind: str, by_run: Mapping[str, ReconstructionErrors]) -> 
     )
 
 
-def _is_judged(errors: ReconstructionErrors, situation: str) -> bool:
+def _is_scored(errors: ReconstructionErrors, situation: str) -> bool:
     return any(math.isfinite(errors.mse(situation, group)[MODEL]) for group in GROUPS)
 
 
@@ -367,11 +367,11 @@ def _plot_robustness(robustness: Mapping[str, Mapping[str, ProbeResult]]) -> Fig
 def _plot_errors(by_run: Mapping[str, ReconstructionErrors]) -> Figure:
     """Root mean squared errors on the independent leads, runs beside the predictors without a model."""
     group = "I, II, V1-V6"
-    judged = {s: [name for name, errors in by_run.items() if _is_judged(errors, s)] for s in SITUATIONS}
-    shown = [s for s in SITUATIONS if judged[s]]
+    scored = {s: [name for name, errors in by_run.items() if _is_scored(errors, s)] for s in SITUATIONS}
+    shown = [s for s in SITUATIONS if scored[s]]
     series: dict[str, list[float]] = {}
     for name in (*TRIVIAL, LINEAR):
-        series[name] = [math.sqrt(by_run[judged[s][0]].mse(s, group)[name]) for s in shown]
+        series[name] = [math.sqrt(by_run[scored[s][0]].mse(s, group)[name]) for s in shown]
     for name, errors in by_run.items():
         series[name] = [math.sqrt(errors.mse(s, group)[MODEL]) for s in shown]
     unit = next(iter(by_run.values())).unit

@@ -86,14 +86,14 @@ class Claim:
 
 def write_demo_report(results: DemoResults, out: Path) -> dict[str, Any]:
     """Write ``out/report.html`` and ``out/report.json``; returns the latter's content."""
-    claims = judge(results)
+    claims = check_claims(results)
     summary = summarise(results, claims)
     _page(results, claims).write(out / "report.html")
     files.write_text(out / "report.json", json.dumps(finite(summary), indent=2, allow_nan=False) + "\n")
     return summary
 
 
-def judge(results: DemoResults) -> list[Claim]:
+def check_claims(results: DemoResults) -> list[Claim]:
     """The demo's claims, each decided by its numbers alone."""
     main, probes = results["main"], results["probes"]
     claims = [_judge_reconstruction(main, results["reconstruction"][main])]

@@ -62,21 +62,21 @@ _CAPTIONS = {
 
 def _tables(results: Mapping[str, Any]) -> list[Table]:
     tables = [
-        _comparison_table(judge, readout, results) for judge in results["plan"]["judges"] for readout in READOUT_NAMES
+        _comparison_table(task, readout, results) for task in results["plan"]["tasks"] for readout in READOUT_NAMES
     ]
-    tables += [_few_label_table(judge, results) for judge in results["plan"]["judges"]]
-    tables += [_code_table(judge, by_name) for judge, by_name in results["codes"].items()]
+    tables += [_few_label_table(task, results) for task in results["plan"]["tasks"]]
+    tables += [_code_table(task, by_name) for task, by_name in results["codes"].items()]
     if results["plan"]["sweep"]:
         tables += [_sweep_table(entry) for entry in results["sweep"]]
     tables += [_reconstruction_table(results), _search_table(results), _cost_table(results)]
     return [table for table in tables if table.rows]
 
 
-def _comparison_table(judge: str, readout: str, results: Mapping[str, Any]) -> Table:
+def _comparison_table(task: str, readout: str, results: Mapping[str, Any]) -> Table:
     first = next(iter(results["plan"]["methods"]))
     rows = []
     for entry in results["comparisons"]:
-        if (entry["judge"], entry["readout"], entry["labels"]) != (judge, readout, 1.0):
+        if (entry["task"], entry["readout"], entry["labels"]) != (task, readout, 1.0):
             continue
         for row in entry["rows"]:
             if entry["budget"] != "equal records" and row["name"] == first:
@@ -84,15 +84,15 @@ def _comparison_table(judge: str, readout: str, results: Mapping[str, Any]) -> T
             budget = "reference" if row["reference"] else entry["budget"]
             rows.append([row["name"], budget, _interval(row["macro_auroc"]), *_gap_cells(row)])
     return Table(
-        f"{judge}: {READOUT_NAMES[readout]}",
+        f"{task}: {READOUT_NAMES[readout]}",
         f"Macro AUROC of probes on frozen embeddings, and {first} minus each.",
         ["method", "budget", "macro AUROC (95 %)", f"{first} minus it (95 %)", f"{first} is"],
         rows,
     )
 
 
-def _few_label_table(judge: str, results: Mapping[str, Any]) -> Table:
-    entries = [e for e in _comparisons(results, judge=judge, readout="mean") if e["budget"] == "equal records"]
+def _few_label_table(task: str, results: Mapping[str, Any]) -> Table:
+    entries = [e for e in _comparisons(results, task=task, readout="mean") if e["budget"] == "equal records"]
     shares = [entry["labels"] for entry in entries]
     rows = []
     for number, name in enumerate(row["name"] for row in entries[0]["rows"]):
@@ -103,17 +103,17 @@ def _few_label_table(judge: str, results: Mapping[str, Any]) -> Table:
             cells.append(f"{row['macro_auroc']['value']:.3f}{gap}")
         rows.append([name, *cells])
     return Table(
-        f"{judge}: few labels",
+        f"{task}: few labels",
         "Macro AUROC by share of the training subjects, common read-out; after the semicolon the first minus it.",
         ["method", *(f"{share:.0%}" for share in shares)],
         rows if len(shares) > 1 else [],
     )
 
 
-def _code_table(judge: str, by_name: Mapping[str, Any]) -> Table:
+def _code_table(task: str, by_name: Mapping[str, Any]) -> Table:
     codes = list(next(iter(by_name.values())))
     return Table(
-        f"{judge}: by code",
+        f"{task}: by code",
         "AUROC at equal records, common read-out.",
         ["method", *codes],
         [[name, *(_interval(values[code]) for code in codes)] for name, values in by_name.items()],
@@ -122,7 +122,7 @@ def _code_table(judge: str, by_name: Mapping[str, Any]) -> Table:
 
 def _sweep_table(entry: Mapping[str, Any]) -> Table:
     return Table(
-        f"sweep, {entry['judge']}: {READOUT_NAMES[entry['readout']]}",
+        f"sweep, {entry['task']}: {READOUT_NAMES[entry['readout']]}",
         "One change at a time; each change minus the base.",
         ["change", "macro AUROC (95 %)", "minus the base (95 %)", "it is"],
         [[row["name"], _interval(row["macro_auroc"]), *_gap_cells(row)] for row in entry["rows"]],
@@ -131,7 +131,7 @@ def _sweep_table(entry: Mapping[str, Any]) -> Table:
 
 def _reconstruction_table(results: Mapping[str, Any]) -> Table:
     return Table(
-        "Reconstruction of judged records",
+        "Reconstruction of scored records",
         "Mean squared error over that of the best trivial predictor, and over that of linear regression from the "
         "leads visible at the same instant; below 1 is better than they are. A method that predicts "
         "no wholly hidden lead has no row there.",
@@ -199,25 +199,25 @@ def _markdown(results: Mapping[str, Any], tables: Sequence[Table], figures: Mapp
 
 
 def _plot_differences(results: Mapping[str, Any]) -> Figure:
-    """For every judge: the first method minus each other, and every change of the sweep minus the base."""
+    """For every task: the first method minus each other, and every change of the sweep minus the base."""
     first = next(iter(results["plan"]["methods"]))
     panels: list[tuple[str, list[tuple[str, Interval]]]] = []
-    for judge in results["plan"]["judges"]:
+    for task in results["plan"]["tasks"]:
         rows = [
             (row["name"] if row["reference"] else f"{row['name']}, {entry['budget']}", Interval(**row["difference"]))
-            for entry in _comparisons(results, judge=judge, readout="mean", labels=1.0)
+            for entry in _comparisons(results, task=task, readout="mean", labels=1.0)
             for row in entry["rows"]
             if "difference" in row
         ]
-        panels.append((f"{judge}: {first} minus", rows))
+        panels.append((f"{task}: {first} minus", rows))
         rows = [
             (row["name"], Interval(**row["difference"]))
             for entry in results["sweep"]
             for row in entry["rows"]
-            if (entry["judge"], entry["readout"]) == (judge, "mean") and "difference" in row
+            if (entry["task"], entry["readout"]) == (task, "mean") and "difference" in row
         ]
         if rows:
-            panels.append((f"{judge}: change minus base", rows))
+            panels.append((f"{task}: change minus base", rows))
     height = sum(0.9 + 0.24 * len(rows) for _, rows in panels)
     figure, ax = new_chart(8.0, height)
     ax.remove()
@@ -240,16 +240,16 @@ def _plot_differences(results: Mapping[str, Any]) -> Figure:
 
 
 def _plot_few_labels(results: Mapping[str, Any]) -> Figure:
-    judges = [
-        judge
-        for judge in results["plan"]["judges"]
-        if any(e["labels"] < 1 for e in _comparisons(results, judge=judge, readout="mean"))
+    tasks = [
+        task
+        for task in results["plan"]["tasks"]
+        if any(e["labels"] < 1 for e in _comparisons(results, task=task, readout="mean"))
     ]
-    figure, ax = new_chart(4.2 * len(judges), 3.2)
+    figure, ax = new_chart(4.2 * len(tasks), 3.2)
     ax.remove()
-    for ax, judge in zip(figure.subplots(1, len(judges), squeeze=False)[0], judges, strict=True):
+    for ax, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
         style_axes(ax)
-        entries = [e for e in _comparisons(results, judge=judge, readout="mean") if e["budget"] == "equal records"]
+        entries = [e for e in _comparisons(results, task=task, readout="mean") if e["budget"] == "equal records"]
         for number, row in enumerate(entries[0]["rows"]):
             values = [entry["rows"][number]["macro_auroc"]["value"] for entry in entries]
             color = SERIES[number % len(SERIES)]
@@ -257,7 +257,7 @@ def _plot_few_labels(results: Mapping[str, Any]) -> Figure:
         ax.set_xscale("log")
         ax.set_xticks([e["labels"] for e in entries], [f"{e['labels']:.0%}" for e in entries])
         ax.minorticks_off()
-        ax.set(title=judge, xlabel="training subjects with labels", ylabel="macro AUROC")
+        ax.set(title=task, xlabel="training subjects with labels", ylabel="macro AUROC")
     ax.legend(frameon=False, fontsize=8)
     return figure
 

@@ -1,1 +1,1 @@
-"""Controlled comparisons: what is compared on what, the runs, their judgement and its statistics."""
+"""Controlled comparisons: what is compared on what, the runs, their scores and its statistics."""

@@ -25,7 +25,7 @@ from lamae.sharding.options import PackOptions
 from lamae.sharding.pack import pack
 from lamae.sharding.splits import split_of_subject
 from lamae.sharding.synth import synthesize
-from lamae.study.plan import CorpusConfig, JudgeConfig, StudyPlan
+from lamae.study.plan import CorpusConfig, StudyPlan, TaskConfig
 
 SPLITS = ("train", "val", "test")
 # First digits of ids: synthetic subjects begin with 1 and their studies with 4.
@@ -42,14 +42,14 @@ class Part:
     demographics: Path | None = None
     """CSV with study_id, age and gender."""
 
-    def labels_of(self, judge: JudgeConfig) -> Path:
-        return self.labels.get(judge.labels, Path(judge.labels))
+    def labels_of(self, task: TaskConfig) -> Path:
+        return self.labels.get(task.labels, Path(task.labels))
 
-    def truth_of(self, judge: JudgeConfig) -> Labels:
-        """A judge's labels; with ``test_shards`` the rows of that set follow the corpus's, and are its test split."""
-        if judge.test_labels is None:
-            return read_labels(self.labels_of(judge))
-        return read_joined(self.labels_of(judge), Path(judge.test_labels), test_split=judge.test_split)
+    def truth_of(self, task: TaskConfig) -> Labels:
+        """A task's labels; with ``test_shards`` the rows of that set follow the corpus's, and are its test split."""
+        if task.test_labels is None:
+            return read_labels(self.labels_of(task))
+        return read_joined(self.labels_of(task), Path(task.test_labels), test_split=task.test_split)
 
 
 def open_parts(corpus: CorpusConfig, root: Path) -> list[Part]:
@@ -113,19 +113,19 @@ def build_corpus(corpus: CorpusConfig, root: Path, *, workers: int, progress: Pr
 
 
 def check_labels(plan: StudyPlan, parts: list[Part]) -> None:
-    """Raises UsageError unless every judge's labels belong to the corpus and hold the codes that it names."""
-    for name, judge in plan.judges.items():
+    """Raises UsageError unless every task's labels belong to the corpus and hold the codes that it names."""
+    for name, task in plan.tasks.items():
         for part in parts:
-            path, shard_set = part.labels_of(judge), ShardSet.open(part.shards)
+            path, shard_set = part.labels_of(task), ShardSet.open(part.shards)
             require_same_rows(path, read_labels(path).index_hash, part.shards, shard_set.index_hash)
-            truth = part.truth_of(judge)
-            unknown = [code for code in judge.codes if code not in truth.codes]
+            truth = part.truth_of(task)
+            unknown = [code for code in task.codes if code not in truth.codes]
             if unknown:
-                raise UsageError(f"judges.{name}.codes: {', '.join(unknown)} not in {path} ({', '.join(truth.codes)})")
-        if judge.test_shards is not None and judge.test_labels is not None:
-            tested = ShardSet.open(judge.test_shards)
-            found = read_labels(Path(judge.test_labels)).index_hash
-            require_same_rows(Path(judge.test_labels), found, tested.root, tested.index_hash)
+                raise UsageError(f"tasks.{name}.codes: {', '.join(unknown)} not in {path} ({', '.join(truth.codes)})")
+        if task.test_shards is not None and task.test_labels is not None:
+            tested = ShardSet.open(task.test_shards)
+            found = read_labels(Path(task.test_labels)).index_hash
+            require_same_rows(Path(task.test_labels), found, tested.root, tested.index_hash)
 
 
 def check_sources(corpus: CorpusConfig, root: Path) -> None:

@@ -4,10 +4,10 @@ plan.yaml                   the plan, resolved; a study is never continued under
 corpus/                     see lamae.study.corpus
 runs/STAGE/NAME/            a run directory of ``lamae train``, and beside it
     run.json                what the run is
-    embeddings.zarr         and embeddings-JUDGE.zarr for a judge that tests on another shard set
-    reconstruction.npz      errors of judged records (final runs)
-    judged.npz              AUROC, and AUROC in every bootstrap draw (final runs)
-    done.json               written last: seconds by stage, and what was judged
+    embeddings.zarr         and embeddings-JUDGE.zarr for a task that tests on another shard set
+    reconstruction.npz      errors of scored records (final runs)
+    scores.npz              AUROC, and AUROC in every bootstrap draw (final runs)
+    done.json               written last: seconds by stage, and what was scored
 references/                 age and sex
 search.json                 val scores of the search
 results.json, report.html, report.md, *.png
@@ -44,15 +44,15 @@ class StudyDirectory:
     def run(self, name: str) -> Path:
         return self.root / "runs" / name
 
-    def embeddings(self, name: str, judge: str | None = None) -> Path:
-        """Of the corpus, or of the other set that a judge tests on."""
-        return self.run(name) / (f"embeddings-{slug(judge)}.zarr" if judge else "embeddings.zarr")
+    def embeddings(self, name: str, task: str | None = None) -> Path:
+        """Of the corpus, or of the other set that a task tests on."""
+        return self.run(name) / (f"embeddings-{slug(task)}.zarr" if task else "embeddings.zarr")
 
     def reconstruction(self, name: str) -> Path:
         return self.run(name) / "reconstruction.npz"
 
-    def judged(self, name: str) -> Path:
-        return self.run(name) / "judged.npz"
+    def scored(self, name: str) -> Path:
+        return self.run(name) / "scores.npz"
 
     def done(self, name: str) -> Path:
         return self.run(name) / DONE_NAME

@@ -1,7 +1,7 @@
 """``lamae study``: makes what is missing of a study, stage by stage; it can be stopped and started at any time.
 
 corpus ─▶ search: learning rates ─▶ search: masks ─▶ equal records ─▶ equal FLOPs ─▶ sweep ─▶ references ─▶ report
-          each run:  train ─▶ embed ─▶ reconstruct ─▶ judge
+          each run:  train ─▶ embed ─▶ reconstruct ─▶ score
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,11 +20,11 @@ from lamae.sharding.format import ShardSet
 from lamae.study import runs as run_lists
 from lamae.study.corpus import Part, build_corpus, check_labels, check_sources
 from lamae.study.directory import StudyDirectory
-from lamae.study.judgement import Judgement, judging_hash
 from lamae.study.plan import StudyPlan
 from lamae.study.pool import execute
-from lamae.study.results import AGE_AND_SEX, UNTRAINED, Contender, collect
+from lamae.study.results import AGE_AND_SEX, UNTRAINED, Candidate, collect
 from lamae.study.runs import FULL, Choice, Run
+from lamae.study.runscores import RunScores, scoring_hash
 from lamae.study.search import search
 
 
@@ -44,11 +44,11 @@ def run_study(plan: StudyPlan, out: Path, *, workers: int, report_only: bool = F
 
 def _run(plan: StudyPlan, study: StudyDirectory, *, workers: int, report_only: bool) -> dict[str, Any]:
     study.claim(plan)
-    judged = judging_hash(plan)
+    scored = scoring_hash(plan)
 
     def is_done(run: Run) -> bool:
         path = study.done(run.name)
-        return path.exists() and (run.judged != FULL or files.read_json(path).get("judged") == judged)
+        return path.exists() and (run.scored != FULL or files.read_json(path).get("scored") == scored)
 
     with console.show_progress() as progress:
 
@@ -69,12 +69,12 @@ def _run(plan: StudyPlan, study: StudyDirectory, *, workers: int, report_only: b
         untrained = run_lists.untrained_runs(plan, runs.equal_records)
         do(UNTRAINED, untrained.values())
         references = {
-            UNTRAINED: Contender({seed: Judgement.read(study.judged(run.name)) for seed, run in untrained.items()})
+            UNTRAINED: Candidate({seed: RunScores.read(study.scored(run.name)) for seed, run in untrained.items()})
         }
-        demographics = _judge_demographics(plan, study, parts, progress)
+        demographics = _score_demographics(plan, study, parts, progress)
         if demographics:
             by_seed = {seed: demographics[run.part] for seed, run in untrained.items()}
-            references[AGE_AND_SEX] = Contender(by_seed, readouts=("record",))
+            references[AGE_AND_SEX] = Candidate(by_seed, readouts=("record",))
     results = collect(plan, study, parts, scores, choices, runs, references)
     write_study_report(results, study.root)
     return results
@@ -98,18 +98,18 @@ def check_runs(plan: StudyPlan) -> None:
 
 
 def _check_lengths(plan: StudyPlan, parts: list[Part]) -> None:
-    """Raises UsageError where a model could not take the records that a judge tests it on."""
+    """Raises UsageError where a model could not take the records that a task tests it on."""
     config = run_lists.configure(plan, [*plan.methods[plan.first_method], *plan.masks[plan.first_mask]])
     if config.signal.seconds:  # longer records are cropped, shorter ones end in "no sample"
         return
     shard_set = ShardSet.open(parts[0].shards)
     seconds = shard_set.num_samples / shard_set.rate_hz
-    for name, judge in plan.judges.items():
-        if judge.test_shards is not None:
-            other = ShardSet.open(judge.test_shards)
+    for name, task in plan.tasks.items():
+        if task.test_shards is not None:
+            other = ShardSet.open(task.test_shards)
             if other.num_samples / other.rate_hz != seconds:
                 raise UsageError(
-                    f"judges.{name}.test_shards: its records have {other.num_samples / other.rate_hz:g} s and the "
+                    f"tasks.{name}.test_shards: its records have {other.num_samples / other.rate_hz:g} s and the "
                     f"corpus's {seconds:g} s; give all runs one length with 'set: [signal.seconds={seconds:g}]'"
                 )
 
@@ -135,9 +135,9 @@ def list_runs(plan: StudyPlan) -> list[tuple[str, str, int, float]]:
     return list(rows.values())
 
 
-def _judge_demographics(
+def _score_demographics(
     plan: StudyPlan, study: StudyDirectory, parts: list[Part], progress: Progress
-) -> dict[int, Judgement]:
+) -> dict[int, RunScores]:
     """Age and sex as if they were an embedding, by part; empty where there is no file to tell."""
     found = {}
     for number, part in enumerate(parts):
@@ -147,6 +147,6 @@ def _judge_demographics(
         out = study.root / "references" / f"age-sex-{number}.zarr"
         if not out.exists():
             embed_demographics(part.demographics, shard_set, out)
-        found[number] = Judgement.of({"record": read_embeddings(out)}, plan, part, shard_set, {})
+        found[number] = RunScores.of({"record": read_embeddings(out)}, plan, part, shard_set, {})
         progress("age and sex", number + 1, len(parts))
     return found

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lamae.base import settings
 
@@ -51,10 +51,10 @@ class CorpusConfig:
     ``parts``: each run leaves one part out of pretraining."""
 
     parts: int = 2
-    """Part ``seed % parts`` of the PTB-XL patients is kept out of the pretraining of a seed, and judged."""
+    """Part ``seed % parts`` of the PTB-XL patients is kept out of the pretraining of a seed, and scored."""
 
     others: list[str] = field(default_factory=list)
-    """Further directories of WFDB records, pretrained on and not judged."""
+    """Further directories of WFDB records, pretrained on and not scored."""
 
     rate_hz: int = 100
     """Rate to which all recordings are brought when packed."""
@@ -73,8 +73,8 @@ class CorpusConfig:
 class SearchConfig:
     """How each method gets its own learning rate and mask, on validation data alone."""
 
-    judge: str = "synthetic"
-    """Which judge's val split decides; its protocol must be ``splits``."""
+    task: str = "synthetic"
+    """Which task's val split decides; its protocol must be ``splits``."""
 
     seed: int = 100
     """Seed of the search's runs."""
@@ -89,14 +89,14 @@ class SearchConfig:
     """How many of them the other masks are tried with: those that were best under the first."""
 
     fit_records: int = 1000
-    """In place of the judge's: a search may look at more records than the runs that are many."""
+    """In place of the task's: a search may look at more records than the runs that are many."""
 
     val_records: int = 800
-    """In place of the judge's ``judge_records``."""
+    """In place of the task's ``test_records``."""
 
 
 @dataclass
-class JudgeConfig:
+class TaskConfig:
     """Labels that frozen embeddings are probed for."""
 
     labels: str = "synthetic"
@@ -107,13 +107,13 @@ class JudgeConfig:
     not in pretraining, C by an inner cross-validation; patients that were are only fitted on."""
 
     codes: list[str] = field(default_factory=list)
-    """Codes to judge; all of them where none is named."""
+    """Codes to score; all of them where none is named."""
 
     fit_records: int = 1000
     """At most so many training records are embedded and fitted on; no effect on ``patients``."""
 
-    judge_records: int = 800
-    """At most so many val and so many test records are embedded and judged; no effect on ``patients``."""
+    test_records: int = 800
+    """At most so many val and so many test records are embedded and scored; no effect on ``patients``."""
 
     folds: int = 5
     """Outer folds of ``patients``."""
@@ -125,20 +125,20 @@ class JudgeConfig:
     """Shares of the training subjects whose labels are used; 1 must be among them."""
 
     real: bool = False
-    """Recorded from people: defaults are chosen by such judges alone."""
+    """Recorded from people: defaults are chosen by such tasks alone."""
 
     test_shards: str | None = None
     """Another shard set to test on, of another hospital say: fitted on the corpus, C by its val split. Protocol
     ``splits`` only; subjects of it that a run was pretrained on are refused."""
 
     test_labels: str | None = None
-    """Labels store of ``test_shards``; judged are the codes that both stores have."""
+    """Labels store of ``test_shards``; scored are the codes that both stores have."""
 
     test_split: str = "test"
     """Which records of ``test_shards``: its test split, or ``all``."""
 
     def to_plain(self) -> dict[str, Any]:
-        """What decides a judgement, as plain values: without what only tests across sets have, where there is none."""
+        """What decides how a run is scored, as plain values; ``test_*`` only where it tests on another set."""
         values = dataclasses.asdict(self)
         if self.test_shards is None:
             for name in ("test_shards", "test_labels", "test_split"):
@@ -150,7 +150,7 @@ class JudgeConfig:
             raise ValueError(f"protocol={self.protocol} is none of {', '.join(PROTOCOLS)}")
         if 1.0 not in self.label_fractions or not all(0 < share <= 1 for share in self.label_fractions):
             raise ValueError(f"label_fractions={self.label_fractions} must lie above 0, at most at 1, and hold 1.0")
-        for name in ("fit_records", "judge_records", "repeats"):
+        for name in ("fit_records", "test_records", "repeats"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.folds < 2:
@@ -166,6 +166,8 @@ class JudgeConfig:
 @dataclass
 class StudyPlan:
     """A whole study. Lists of ``key=value`` are overrides of a run's configuration."""
+
+    RENAMED: ClassVar = {"judges": "tasks", "search.judge": "search.task"}
 
     run: str = "configs/pretrain/tiny.yaml"
     """Configuration that every run starts from."""
@@ -187,21 +189,21 @@ class StudyPlan:
     """Masks that every method may choose from; the first is where learning rates are searched."""
 
     search: SearchConfig = field(default_factory=SearchConfig)
-    judges: dict[str, JudgeConfig] = field(default_factory=dict)
+    tasks: dict[str, TaskConfig] = field(default_factory=dict)
     sweep: dict[str, list[str]] = field(default_factory=dict)
     """One-factor changes of the first method under the first mask, by name."""
 
     reconstruct: dict[str, list[str]] = field(default_factory=dict)
-    """Masks under which reconstruction of judged real records is measured, by name."""
+    """Masks under which reconstruction of scored real records is measured, by name."""
 
     flops_tolerance: float = 0.03
     """A method whose FLOPs per record differ by more than this share from the first's also runs at equal FLOPs."""
 
     @property
-    def search_judge(self) -> JudgeConfig:
-        """The judge of the search, with the search's numbers of records."""
-        judge = self.judges[self.search.judge]
-        return dataclasses.replace(judge, fit_records=self.search.fit_records, judge_records=self.search.val_records)
+    def search_task(self) -> TaskConfig:
+        """The task of the search, with the search's numbers of records."""
+        task = self.tasks[self.search.task]
+        return dataclasses.replace(task, fit_records=self.search.fit_records, test_records=self.search.val_records)
 
     @property
     def first_method(self) -> str:
@@ -214,8 +216,8 @@ class StudyPlan:
         return next(iter(self.masks))
 
     def check(self) -> None:
-        if not self.methods or not self.masks or not self.judges:
-            raise ValueError("methods, masks and judges must each name at least one")
+        if not self.methods or not self.masks or not self.tasks:
+            raise ValueError("methods, masks and tasks must each name at least one")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds={self.seeds} must be different numbers, at least one")
         for section in ("methods", "masks"):
@@ -228,17 +230,17 @@ class StudyPlan:
                 raise ValueError(f"{key}={steps} must be at least 1")
         if not 0 <= self.flops_tolerance < math.inf:
             raise ValueError(f"flops_tolerance={self.flops_tolerance} must be 0 or more")
-        if self.search.judge not in self.judges:
-            raise ValueError(f"search.judge={self.search.judge} is none of the judges {', '.join(self.judges)}")
-        for name, judge in self.judges.items():
+        if self.search.task not in self.tasks:
+            raise ValueError(f"search.task={self.search.task} is none of the tasks {', '.join(self.tasks)}")
+        for name, task in self.tasks.items():
             try:
-                judge.check()
+                task.check()
             except ValueError as error:
-                raise ValueError(f"judges.{name}: {error}") from None
-        if self.judges[self.search.judge].protocol != "splits":
-            raise ValueError(f"search.judge={self.search.judge} must have protocol splits: its val split decides")
-        if self.judges[self.search.judge].test_shards is not None:
-            raise ValueError(f"search.judge={self.search.judge} must be of the corpus alone, without test_shards")
+                raise ValueError(f"tasks.{name}: {error}") from None
+        if self.tasks[self.search.task].protocol != "splits":
+            raise ValueError(f"search.task={self.search.task} must have protocol splits: its val split decides")
+        if self.tasks[self.search.task].test_shards is not None:
+            raise ValueError(f"search.task={self.search.task} must be of the corpus alone, without test_shards")
         if not 1 <= self.search.rates_per_mask <= len(self.search.learning_rates):
             raise ValueError(
                 f"search.rates_per_mask={self.search.rates_per_mask} must lie in 1..{len(self.search.learning_rates)}, "

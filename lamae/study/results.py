@@ -24,9 +24,9 @@ from lamae.sharding.format import ShardSet
 from lamae.study import runs as run_lists
 from lamae.study.corpus import Part
 from lamae.study.directory import StudyDirectory
-from lamae.study.judgement import Judgement, Key
 from lamae.study.plan import StudyPlan
 from lamae.study.runs import BASE, FLOPS, RECORDS, Choice, FinalRuns, Group, Run, Setting
+from lamae.study.runscores import Key, RunScores
 from lamae.study.statistics import NUM_DRAWS, Values, difference, estimate, verdict
 
 UNTRAINED, AGE_AND_SEX = "random weights", "age and sex"
@@ -34,22 +34,22 @@ RECONSTRUCTED = ("I, II", "V1-V6", "I, II, V1-V6")
 
 
 @dataclass(frozen=True)
-class Contender:
-    """One row of a comparison: what was judged of it, by seed."""
+class Candidate:
+    """One row of a comparison: what was scored of it, by seed."""
 
-    by_seed: Mapping[int, Judgement]
+    by_seed: Mapping[int, RunScores]
     readouts: tuple[str, ...] = READOUTS
 
-    def has(self, judge: str) -> bool:
-        """Whether a judge scored it: age and sex are not known of every set."""
-        return all(any(of_judge == judge for of_judge, _, _ in of.by_key) for of in self.by_seed.values())
+    def has(self, task: str) -> bool:
+        """Whether a task scored it: age and sex are not known of every set."""
+        return all(any(of_judge == task for of_judge, _, _ in of.by_key) for of in self.by_seed.values())
 
     def values(self, key: Key, codes: list[str] | None = None) -> Values:
-        """Macro AUROC over some codes (default: all) by seed; a contender's only read-out stands in for any other."""
-        judge, readout, fraction = key
+        """Macro AUROC over some codes (default: all) by seed; a candidate's only read-out stands in for any other."""
+        task, readout, fraction = key
         readout = readout if readout in self.readouts else self.readouts[0]
-        judged = {seed: of.by_key[judge, readout, fraction] for seed, of in self.by_seed.items()}
-        return {seed: (of.population, *of.macro_of(codes)) for seed, of in judged.items()}
+        scored = {seed: of.by_key[task, readout, fraction] for seed, of in self.by_seed.items()}
+        return {seed: (of.population, *of.macro_of(codes)) for seed, of in scored.items()}
 
 
 def collect(
@@ -59,30 +59,30 @@ def collect(
     scores: Mapping[Setting, float],
     choices: Mapping[str, Choice],
     runs: FinalRuns,
-    references: Mapping[str, Contender],
+    references: Mapping[str, Candidate],
 ) -> dict[str, Any]:
     """Everything that ``results.json`` holds, as plain values."""
-    at_records, at_flops, changes = (_contenders(study, group) for group in runs.stages.values())
+    at_records, at_flops, changes = (_candidates(study, group) for group in runs.stages.values())
     by_budget = {RECORDS: {**at_records, **references}, FLOPS: at_flops}
     keys = [
         (name, readout, fraction)
-        for name, judge in plan.judges.items()
+        for name, task in plan.tasks.items()
         for readout in READOUTS
-        for fraction in sorted(judge.label_fractions)
+        for fraction in sorted(task.label_fractions)
     ]
     return {
         "plan": dataclasses.asdict(plan),
         "search": [{**dataclasses.asdict(setting), "val_macro_auroc": score} for setting, score in scores.items()],
         "choices": {method: dataclasses.asdict(choice) for method, choice in choices.items()},
         "comparisons": [
-            {"judge": key[0], "readout": key[1], "labels": key[2], "budget": budget, **comparison}
+            {"task": key[0], "readout": key[1], "labels": key[2], "budget": budget, **comparison}
             for key in keys
             for budget, found in by_budget.items()
             for comparison in ([_compare(found, key, plan.first_method)] if found else [])
         ],
-        "codes": {name: _by_code({**at_records, **references}, (name, "mean", 1.0)) for name in plan.judges},
+        "codes": {name: _by_code({**at_records, **references}, (name, "mean", 1.0)) for name in plan.tasks},
         "sweep": [
-            {"judge": key[0], "readout": key[1], **_sweep(changes, key)} for key in keys if key[2] == 1.0 and changes
+            {"task": key[0], "readout": key[1], **_sweep(changes, key)} for key in keys if key[2] == 1.0 and changes
         ],
         "seeds": {stage: sorted({seed for _, seed in group}) for stage, group in runs.stages.items()},
         "reconstruction": _reconstruction(plan, study, parts, runs.equal_records),
@@ -91,26 +91,26 @@ def collect(
     }
 
 
-def _contenders(study: StudyDirectory, runs: Group) -> dict[str, Contender]:
-    by_name: dict[str, dict[int, Judgement]] = {}
+def _candidates(study: StudyDirectory, runs: Group) -> dict[str, Candidate]:
+    by_name: dict[str, dict[int, RunScores]] = {}
     for (name, seed), run in runs.items():
-        by_name.setdefault(name, {})[seed] = Judgement.read(study.judged(run.name))
-    return {name: Contender(by_seed) for name, by_seed in by_name.items()}
+        by_name.setdefault(name, {})[seed] = RunScores.read(study.scored(run.name))
+    return {name: Candidate(by_seed) for name, by_seed in by_name.items()}
 
 
-def _compare(contenders: Mapping[str, Contender], key: Key, first: str) -> dict[str, Any]:
-    """Every contender's macro AUROC, and by how much the first is above it, over all codes and over groups of them."""
-    codes = list(next(iter(contenders[first].by_seed.values())).by_key[key].codes)
+def _compare(candidates: Mapping[str, Candidate], key: Key, first: str) -> dict[str, Any]:
+    """Every candidate's macro AUROC, and by how much the first is above it, over all codes and over groups of them."""
+    codes = list(next(iter(candidates[first].by_seed.values())).by_key[key].codes)
     rows = []
-    for name, contender in contenders.items():
-        if not contender.has(key[0]):
+    for name, candidate in candidates.items():
+        if not candidate.has(key[0]):
             continue
         reference = name in (UNTRAINED, AGE_AND_SEX)
-        row = {"name": name, "reference": reference, "macro_auroc": _plain(estimate(contender.values(key)))}
+        row = {"name": name, "reference": reference, "macro_auroc": _plain(estimate(candidate.values(key)))}
         if name != first:
-            row |= _gap(contenders[first].values(key), contender.values(key))
+            row |= _gap(candidates[first].values(key), candidate.values(key))
         row["groups"] = {
-            group: _gap(contenders[first].values(key, members), contender.values(key, members))
+            group: _gap(candidates[first].values(key, members), candidate.values(key, members))
             for group, members in code_groups(codes).items()
             if name != first
         }
@@ -118,22 +118,22 @@ def _compare(contenders: Mapping[str, Contender], key: Key, first: str) -> dict[
     return {"rows": rows}
 
 
-def _by_code(contenders: Mapping[str, Contender], key: Key) -> dict[str, dict[str, Any]]:
-    some = next(iter(contenders.values()))
+def _by_code(candidates: Mapping[str, Candidate], key: Key) -> dict[str, dict[str, Any]]:
+    some = next(iter(candidates.values()))
     codes = next(iter(some.by_seed.values())).by_key[key].codes
     return {
-        name: {code: _plain(estimate(contender.values(key, [code]))) for code in codes}
-        for name, contender in contenders.items()
-        if contender.has(key[0])
+        name: {code: _plain(estimate(candidate.values(key, [code]))) for code in codes}
+        for name, candidate in candidates.items()
+        if candidate.has(key[0])
     }
 
 
-def _sweep(changes: Mapping[str, Contender], key: Key) -> dict[str, Any]:
+def _sweep(changes: Mapping[str, Candidate], key: Key) -> dict[str, Any]:
     rows = []
-    for name, contender in changes.items():
-        row: dict[str, Any] = {"name": name, "macro_auroc": _plain(estimate(contender.values(key)))}
+    for name, candidate in changes.items():
+        row: dict[str, Any] = {"name": name, "macro_auroc": _plain(estimate(candidate.values(key)))}
         if name != BASE:
-            row |= _gap(contender.values(key), changes[BASE].values(key))
+            row |= _gap(candidate.values(key), changes[BASE].values(key))
         rows.append(row)
     return {"rows": rows}
 
@@ -148,7 +148,7 @@ def _plain(value: Interval) -> dict[str, float]:
 
 
 def _reconstruction(plan: StudyPlan, study: StudyDirectory, parts: list[Part], claim: Group) -> list[dict[str, Any]]:
-    """Error on judged records over that of the best trivial predictor and of linear regression from the leads."""
+    """Error on scored records over that of the best trivial predictor and of linear regression from the leads."""
     rows = []
     subjects = [ShardSet.open(part.shards).column("subject") for part in parts]
     for number, mask in enumerate(plan.reconstruct):

@@ -20,14 +20,14 @@ RECORDS, FLOPS, SWEEP = "equal records", "equal FLOPs", "sweep"
 
 @dataclass(frozen=True)
 class Run:
-    """One pretraining, and how it is judged afterwards."""
+    """One pretraining, and how it is scored afterwards."""
 
     name: str
     """Its directory below ``runs/``."""
     overrides: tuple[str, ...]
     part: int
     """Of the corpus: which patients are kept out of pretraining."""
-    judged: str
+    scored: str
     """``full``, or ``val``: the search's runs, which no test record ever meets."""
     weights_of: str | None = None
     """Not trained: the architecture of this run with random weights drawn from the seed."""
@@ -177,7 +177,7 @@ def _search_run(plan: StudyPlan, setting: Setting) -> Run:
     overrides = [*plan.methods[setting.method], *plan.masks[setting.mask], *_rate(setting.lr)]
     overrides += [f"train.steps={plan.search.steps}", f"train.seed={plan.search.seed}"]
     name = f"search/{slug(setting.method)}-{slug(setting.mask)}-{setting.lr:g}"
-    return Run(name, tuple(overrides), part=0, judged=VAL)
+    return Run(name, tuple(overrides), part=0, scored=VAL)
 
 
 def _final_run(plan: StudyPlan, overrides: Sequence[str], seed: int, steps: int) -> Run:
@@ -186,4 +186,4 @@ def _final_run(plan: StudyPlan, overrides: Sequence[str], seed: int, steps: int)
     digest = runconfig.config_hash(config)[:8]
     parts = plan.corpus.parts if plan.corpus.ptbxl and not plan.corpus.shards else 1
     name = f"final/{config.model.kind}-{config.model.scope}-{config.mask.kind}-{digest}-seed{seed}"
-    return Run(name, (*overrides, f"train.steps={steps}", f"train.seed={seed}"), part=seed % parts, judged=FULL)
+    return Run(name, (*overrides, f"train.steps={steps}", f"train.seed={seed}"), part=seed % parts, scored=FULL)

@@ -11,9 +11,9 @@ from lamae.evaluate.probe.readouts import fit_logistic
 from lamae.study import runs as run_lists
 from lamae.study.corpus import Part
 from lamae.study.directory import StudyDirectory
-from lamae.study.judge import rows_of_splits
-from lamae.study.plan import JudgeConfig, StudyPlan
+from lamae.study.plan import StudyPlan, TaskConfig
 from lamae.study.runs import Choice, Run, Setting
+from lamae.study.scoring import rows_of_splits
 
 READOUT = "mean"  # common to all methods
 
@@ -25,10 +25,10 @@ def search(
     plan: StudyPlan, study: StudyDirectory, parts: list[Part], execute: Execute
 ) -> tuple[dict[Setting, float], dict[str, Choice], float]:
     """Val scores of every setting tried; each method's choice; the first method's rate under the first mask."""
-    judge = plan.search_judge
+    task = plan.search_task
 
     def scores_of(runs: Mapping[Setting, Run]) -> dict[Setting, float]:
-        return {setting: val_score(judge, study.embeddings(run.name), parts[run.part]) for setting, run in runs.items()}
+        return {setting: val_score(task, study.embeddings(run.name), parts[run.part]) for setting, run in runs.items()}
 
     by_rate = run_lists.learning_rate_runs(plan)
     execute("search: learning rates", by_rate.values())
@@ -50,11 +50,11 @@ def ranked(scores: Mapping[Setting, float], method: str) -> list[Setting]:
     return sorted((setting for setting in scores if setting.method == method), key=lambda setting: -scores[setting])
 
 
-def val_score(judge: JudgeConfig, embeddings: Path, part: Part) -> float:
+def val_score(task: TaskConfig, embeddings: Path, part: Part) -> float:
     """Macro AUROC on the val split, of a probe fitted on the train split under the best C."""
-    truth, features = read_labels(part.labels_of(judge)), read_embeddings(embeddings, readout=READOUT)
-    columns = [k for k, code in enumerate(truth.codes) if not judge.codes or code in judge.codes]
-    rows = {split: of[features.embedded_N[of]] for split, of in rows_of_splits(truth, judge).items() if split != "test"}
+    truth, features = read_labels(part.labels_of(task)), read_embeddings(embeddings, readout=READOUT)
+    columns = [k for k, code in enumerate(truth.codes) if not task.codes or code in task.codes]
+    rows = {split: of[features.embedded_N[of]] for split, of in rows_of_splits(truth, task).items() if split != "test"}
     # What scores would be given to test records is not asked for: val stands in.
     rows["test"] = rows["val"]
     scale = Standardizer.fit(features.x_ND[rows["train"]])

@@ -1,6 +1,6 @@
 """Uncertainty of a comparison over seeds and subjects: a hierarchical bootstrap, paired.
 
-Runs are judged on populations of subjects (with several parts of a corpus, each run on the part that it was not
+Runs are scored on populations of subjects (with several parts of a corpus, each run on the part that it was not
 pretrained on). In every draw the subjects of each population are drawn with replacement, the same ones for all runs,
 and so are its seeds:
 
@@ -27,12 +27,12 @@ class Scores:
     y_MK: np.ndarray
     subject_M: np.ndarray
     population: str
-    """The same for runs judged on the same records, whose subjects are then drawn together."""
+    """The same for runs scored on the same records, whose subjects are then drawn together."""
     codes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Judged:
+class Scored:
     """AUROC of one run by code, and in every draw of subjects."""
 
     auroc_K: np.ndarray
@@ -46,12 +46,12 @@ class Judged:
         return float(macro(self.auroc_K[columns])), np.asarray(macro(self.draws_BK[:, columns]))
 
 
-def judge_scores(scores: Scores, *, num_draws: int = NUM_DRAWS, seed: int = 0) -> Judged:
+def summarise(scores: Scores, *, num_draws: int = NUM_DRAWS, seed: int = 0) -> Scored:
     """AUROC within strata, mean over repeats."""
     once_1M = np.ones((1, len(scores.y_MK)))
     weights_BM = subject_weights(scores.subject_M, num_draws=num_draws, seed=seed)
     repeats = list(zip(scores.score_RMK, scores.stratum_RM, strict=True))
-    return Judged(
+    return Scored(
         auroc_K=np.mean([stratified_auroc(s, scores.y_MK, at, once_1M)[0] for s, at in repeats], axis=0),
         draws_BK=np.mean([stratified_auroc(s, scores.y_MK, at, weights_BM) for s, at in repeats], axis=0),
         population=scores.population,
@@ -101,7 +101,7 @@ def estimate(values: Values, *, seed: int = 0) -> Interval:
 def difference(first: Values, second: Values, *, seed: int = 0) -> Interval:
     """``first - second`` on the seeds that both have, paired by seed and by subject.
 
-    Raises ValueError where a seed was not judged on the same population in both, or none is common.
+    Raises ValueError where a seed was not scored on the same population in both, or none is common.
     """
     common = sorted(set(first) & set(second))
     if not common:
@@ -110,7 +110,7 @@ def difference(first: Values, second: Values, *, seed: int = 0) -> Interval:
     for number in common:
         (population, a, a_B), (other, b, b_B) = first[number], second[number]
         if population != other:
-            raise ValueError(f"seed {number} was judged on different records")
+            raise ValueError(f"seed {number} was scored on different records")
         gaps[number] = population, a - b, a_B - b_B
     return estimate(gaps, seed=seed)
 

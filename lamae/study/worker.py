@@ -1,4 +1,4 @@
-"""One run of a study in a process of its own: pretrain, embed, reconstruct, judge; what is done is not done again.
+"""One run of a study in a process of its own: pretrain, embed, reconstruct, score; what is done is not done again.
 
 python -m lamae.study.worker STUDY_DIR RUN_NAME DRIVER_PID
 """
@@ -24,10 +24,10 @@ from lamae.evaluate.reconstruct.reconstruction import reconstruction_errors
 from lamae.sharding.format import ShardSet
 from lamae.study.corpus import Part, open_parts
 from lamae.study.directory import StudyDirectory
-from lamae.study.judge import rows_of_splits
-from lamae.study.judgement import Judgement, judging_hash
-from lamae.study.plan import JudgeConfig, StudyPlan, load_plan
+from lamae.study.plan import StudyPlan, TaskConfig, load_plan
 from lamae.study.runs import FULL, Run, configure
+from lamae.study.runscores import RunScores, scoring_hash
+from lamae.study.scoring import rows_of_splits
 from lamae.train import loop
 from lamae.train.checkpoint.format import load_model
 
@@ -64,17 +64,17 @@ def run_one(study: StudyDirectory, name: str) -> int:
     if not study.embeddings(name).exists():
         rows = rows_to_embed(plan, run, part, shard_set.num_records)
         seconds.measure("embed", lambda: embed_set(shard_set, rows, study.embeddings(name)))
-    for judge_name, judge in tests_elsewhere(plan).items() if run.judged == FULL else ():
-        out = study.embeddings(name, judge_name)
+    for task_name, task in tests_elsewhere(plan).items() if run.scored == FULL else ():
+        out = study.embeddings(name, task_name)
         if not out.exists():
-            other = ShardSet.open(str(judge.test_shards))
-            tested = rows_of_splits(part.truth_of(judge), judge)["test"] - shard_set.num_records
+            other = ShardSet.open(str(task.test_shards))
+            tested = rows_of_splits(part.truth_of(task), task)["test"] - shard_set.num_records
             seconds.measure("embed", functools.partial(embed_set, other, tested, out))
-    if run.judged == FULL:
+    if run.scored == FULL:
         if run.weights_of is None and plan.reconstruct and not study.reconstruction(name).exists():
             seconds.measure("reconstruct", lambda: _reconstruct(plan, study, name, part, shard_set, device))
-        seconds.measure("judge", lambda: _judge(plan, study, name, part, shard_set))
-    seconds.write(judged=judging_hash(plan) if run.judged == FULL else None)
+        seconds.measure("task", lambda: _score(plan, study, name, part, shard_set))
+    seconds.write(scored=scoring_hash(plan) if run.scored == FULL else None)
     return 0
 
 
@@ -96,21 +96,21 @@ class _Seconds:
         files.write_json(self._path, {"cpu_s": self._by_stage, **values})
 
 
-def tests_elsewhere(plan: StudyPlan) -> dict[str, JudgeConfig]:
-    """The judges that test on another shard set than the corpus, by name."""
-    return {name: judge for name, judge in plan.judges.items() if judge.test_shards is not None}
+def tests_elsewhere(plan: StudyPlan) -> dict[str, TaskConfig]:
+    """The tasks that test on another shard set than the corpus, by name."""
+    return {name: task for name, task in plan.tasks.items() if task.test_shards is not None}
 
 
 def rows_to_embed(plan: StudyPlan, run: Run, part: Part, num_records: int) -> np.ndarray:
-    """Rows of the corpus, of ``num_records``, that some judge needs; of the search's runs none of any test split."""
+    """Rows of the corpus, of ``num_records``, that some task needs; of the search's runs none of any test split."""
     rows = []
-    for judge in plan.judges.values() if run.judged == FULL else [plan.search_judge]:
-        truth = part.truth_of(judge)
-        if judge.protocol == "patients":
+    for task in plan.tasks.values() if run.scored == FULL else [plan.search_task]:
+        truth = part.truth_of(task)
+        if task.protocol == "patients":
             rows.append(np.flatnonzero(truth.labelled_N))
         else:
-            by_split = rows_of_splits(truth, judge)
-            rows += [of for split, of in by_split.items() if run.judged == FULL or split != "test"]
+            by_split = rows_of_splits(truth, task)
+            rows += [of for split, of in by_split.items() if run.scored == FULL or split != "test"]
     found = np.unique(np.concatenate(rows))
     return found[found < num_records]
 
@@ -118,14 +118,14 @@ def rows_to_embed(plan: StudyPlan, run: Run, part: Part, num_records: int) -> np
 def _reconstruct(
     plan: StudyPlan, study: StudyDirectory, name: str, part: Part, shard_set: ShardSet, device: str
 ) -> None:
-    """Errors on the records that the first real judge (else the first) judges; trivial predictors get their moments
-    from its other records."""
-    here = [judge for name, judge in plan.judges.items() if name not in tests_elsewhere(plan)]
-    judge = next((judge for judge in here if judge.real), here[0])
-    truth = part.truth_of(judge)
+    """Errors on the records that the first real task (else the first) is scored on; trivial predictors get means and
+    covariances from its other records."""
+    here = [task for name, task in plan.tasks.items() if name not in tests_elsewhere(plan)]
+    task = next((task for task in here if task.real), here[0])
+    truth = part.truth_of(task)
     labelled = np.flatnonzero(truth.labelled_N)
     pretrained = np.isin(labelled, shard_set.rows_of_split("train"))
-    rows = labelled[~pretrained] if judge.protocol == "patients" else rows_of_splits(truth, judge)["test"]
+    rows = labelled[~pretrained] if task.protocol == "patients" else rows_of_splits(truth, task)["test"]
     loaded = load_model(study.run(name), device=device)
     columns = {"row": rows}
     for number, overrides in enumerate(plan.reconstruct.values()):
@@ -142,14 +142,14 @@ def _reconstruct(
     _save(study.reconstruction(name), columns)
 
 
-def _judge(plan: StudyPlan, study: StudyDirectory, name: str, part: Part, shard_set: ShardSet) -> None:
-    """Every judge on every read-out and share of labels."""
+def _score(plan: StudyPlan, study: StudyDirectory, name: str, part: Part, shard_set: ShardSet) -> None:
+    """Every task on every read-out and share of labels."""
 
-    def read(judge: str | None) -> dict[str, Embeddings]:
-        return {readout: read_embeddings(study.embeddings(name, judge), readout=readout) for readout in READOUTS}
+    def read(task: str | None) -> dict[str, Embeddings]:
+        return {readout: read_embeddings(study.embeddings(name, task), readout=readout) for readout in READOUTS}
 
-    elsewhere = {judge: read(judge) for judge in tests_elsewhere(plan)}
-    _save(study.judged(name), Judgement.of(read(None), plan, part, shard_set, elsewhere).to_columns())
+    elsewhere = {task: read(task) for task in tests_elsewhere(plan)}
+    _save(study.scored(name), RunScores.of(read(None), plan, part, shard_set, elsewhere).to_columns())
 
 
 def _save(out: Path, columns: dict[str, np.ndarray]) -> None:

@@ -16,7 +16,7 @@ def deepspeed_config(engine: EngineConfig, optim: OptimConfig, plan: BatchPlan) 
         "train_batch_size": plan.per_rank * plan.world_size,
         "train_micro_batch_size_per_gpu": plan.micro,
         "gradient_accumulation_steps": plan.accumulation,
-        # At stage 0 it would apply a step that is not finite; there the step is judged, and so clipped, here.
+        # At stage 0 it would apply a step that is not finite; there the step is checked, and so clipped, here.
         "gradient_clipping": optim.clip_norm if engine.zero_stage else 0.0,
         "communication_data_type": "fp32",
         "data_types": {"grad_accum_dtype": accumulate_in},

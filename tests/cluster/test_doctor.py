@@ -33,7 +33,7 @@ def results(findings):
 
 
 def test_a_good_installation_passes_every_check():
-    assert set(results(doctor.judge_results(GOOD)).values()) == {doctor.PASS}
+    assert set(results(doctor.check_results(GOOD)).values()) == {doctor.PASS}
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_good_installation_passes_every_check():
     ],
 )
 def test_each_shortcoming_is_seen_and_answered(change, check, result):
-    [finding] = [finding for finding in doctor.judge_results({**GOOD, **change}) if finding.check == check]
+    [finding] = [finding for finding in doctor.check_results({**GOOD, **change}) if finding.check == check]
     assert finding.result == result
     assert finding.advice
 

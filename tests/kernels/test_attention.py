@@ -74,13 +74,13 @@ def test_the_cuda_default_is_triton_where_it_can_compute(dtype, num_leads: int, 
 
 def test_a_kernel_that_agrees_with_eager_is_kept():
     qkv = torch.randn(4, 12, 3, 2, 8)
-    assert dispatch.judge(qkv, None, sdpa_attention)[0] == "triton"
+    assert dispatch.compare_with_eager(qkv, None, sdpa_attention)[0] == "triton"
 
 
 def test_the_first_batch_may_be_one_of_an_evaluation():
     with torch.inference_mode():
         qkv, mask = torch.randn(4, 12, 3, 2, 8), torch.rand(4, 12) < 0.8
-        assert dispatch.judge(qkv, mask, sdpa_attention)[0] == "triton"
+        assert dispatch.compare_with_eager(qkv, mask, sdpa_attention)[0] == "triton"
 
 
 def wrong_output(qkv: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -104,7 +104,7 @@ def no_driver(qkv: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
 def test_a_kernel_that_differs_on_the_first_batch_is_replaced_loudly(broken, caplog: pytest.LogCaptureFixture):
     qkv = torch.randn(4, 12, 3, 2, 8)
     with caplog.at_level(logging.WARNING):
-        chosen, _ = dispatch.judge(qkv, torch.rand(4, 12) < 0.8, broken)
+        chosen, _ = dispatch.compare_with_eager(qkv, torch.rand(4, 12) < 0.8, broken)
     assert chosen == "eager"
     assert "using eager" in caplog.text
 

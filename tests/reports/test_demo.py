@@ -10,7 +10,7 @@ import pytest
 from lamae.evaluate.probe.fit import probe_arrays
 from lamae.evaluate.reconstruct.reconstruction import SITUATIONS, Reconstruction, ReconstructionErrors
 from lamae.evaluate.reconstruct.trivial import LINEAR, TRIVIAL
-from lamae.reports.demo import judge, write_demo_report
+from lamae.reports.demo import check_claims, write_demo_report
 from tests.evaluate.test_probe import simulate
 
 
@@ -62,7 +62,7 @@ def results(*, model_error=0.5, noise=1.0):
 
 
 def verdicts(values):
-    return {claim.statement: claim.verdict for claim in judge(values)}
+    return {claim.statement: claim.verdict for claim in check_claims(values)}
 
 
 def verdict_about(values, words):

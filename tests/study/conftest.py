@@ -45,7 +45,7 @@ def _make_set(folder: Path, adc: np.ndarray) -> dict[str, Path]:
 
 @pytest.fixture
 def write_plan(corpus: dict[str, Path], tmp_path: Path):
-    """``write_plan("steps=3")``: a plan file of two methods, two masks and two judges, with dotted changes."""
+    """``write_plan("steps=3")``: a plan file of two methods, two masks and two tasks, with dotted changes."""
 
     def write(*changes: str, name: str = "plan.yaml") -> Path:
         run = tmp_path / "run.yaml"
@@ -57,8 +57,8 @@ def write_plan(corpus: dict[str, Path], tmp_path: Path):
             "corpus": {"shards": str(corpus["shards"]), "seconds": 5.0},
             "methods": {"lamae": ["model.kind=lamae"], "joint": ["model.kind=joint"]},
             "masks": {"grid": ["mask.kind=grid"], "random": ["mask.kind=random"]},
-            "search": {"judge": "splits", "steps": 1, "learning_rates": [1e-3]},
-            "judges": {
+            "search": {"task": "splits", "steps": 1, "learning_rates": [1e-3]},
+            "tasks": {
                 "splits": {"labels": str(corpus["labels"]), "label_fractions": [0.5, 1.0]},
                 "patients": {"labels": str(corpus["labels"]), "protocol": "patients", "folds": 3, "real": True},
             },

@@ -1,4 +1,4 @@
-"""The mixed corpus: nobody who is judged is pretrained on, and every source keeps its labels."""
+"""The mixed corpus: nobody who is scored is pretrained on, and every source keeps its labels."""
 
 import csv
 

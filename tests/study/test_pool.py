@@ -16,7 +16,7 @@ from lamae.study.directory import StudyDirectory
 from lamae.study.runs import VAL, Run
 from tests.runs import tiny_config
 
-RUN = Run("search/a", (), part=0, judged=VAL)
+RUN = Run("search/a", (), part=0, scored=VAL)
 SAVES = """
 import signal, sys, time
 def leave(*_):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lamae.evaluate.probe.auroc import Interval, auroc, subject_weights
-from lamae.study.statistics import Scores, difference, estimate, judge_scores, stratified_auroc, verdict
+from lamae.study.statistics import Scores, difference, estimate, stratified_auroc, summarise, verdict
 
 RNG = np.random.default_rng
 
@@ -32,8 +32,8 @@ def test_repeats_are_averaged_over_the_same_subjects():
     y = rng.random((60, 2)) < 0.4
     score = rng.normal(size=(2, 60, 2)) + y
     at = np.zeros((2, 60), dtype=int)
-    both = judge_scores(Scores(score, at, y, np.arange(60), "p", ("a", "b")), num_draws=50)
-    each = [judge_scores(Scores(score[[r]], at[[r]], y, np.arange(60), "p", ("a", "b")), num_draws=50) for r in (0, 1)]
+    both = summarise(Scores(score, at, y, np.arange(60), "p", ("a", "b")), num_draws=50)
+    each = [summarise(Scores(score[[r]], at[[r]], y, np.arange(60), "p", ("a", "b")), num_draws=50) for r in (0, 1)]
     np.testing.assert_allclose(both.draws_BK, (each[0].draws_BK + each[1].draws_BK) / 2)
 
 
@@ -82,7 +82,7 @@ def test_populations_weigh_alike_however_many_seeds_they_have():
     flat = np.zeros(10)
     values = {0: ("a", 1.0, flat + 1), 1: ("a", 1.0, flat + 1), 2: ("b", 0.0, flat)}
     assert estimate(values).value == 0.5
-    with pytest.raises(ValueError, match="seed 2 was judged on different records"):
+    with pytest.raises(ValueError, match="seed 2 was scored on different records"):
         difference(values, {**values, 2: ("a", 1.0, flat)})
     with pytest.raises(ValueError, match="no seed in common"):
         difference(values, {7: ("a", 1.0, flat)})

@@ -44,7 +44,7 @@ def test_from_the_plan_to_the_report(lamae, write_plan, tmp_path, monkeypatch):
     results = json.loads((out / "results.json").read_text())
     assert {entry["method"] for entry in results["search"]} == {"lamae", "joint"}
     names = {
-        (entry["judge"], entry["readout"], entry["labels"], entry["budget"]): [row["name"] for row in entry["rows"]]
+        (entry["task"], entry["readout"], entry["labels"], entry["budget"]): [row["name"] for row in entry["rows"]]
         for entry in results["comparisons"]
     }
     assert names["patients", "mean", 1.0, "equal records"] == ["lamae", "joint", "random weights"]
@@ -66,14 +66,14 @@ def test_from_the_plan_to_the_report(lamae, write_plan, tmp_path, monkeypatch):
 
 
 def across(elsewhere, **more):
-    """A judge that fits on the corpus and tests on another set."""
+    """A task that fits on the corpus and tests on another set."""
     values = {"test_shards": str(elsewhere["shards"]), "test_labels": str(elsewhere["labels"]), **more}
-    return [f"judges.splits.{key}={value}" for key, value in values.items()]
+    return [f"tasks.splits.{key}={value}" for key, value in values.items()]
 
 
 def test_fitted_on_one_hospital_and_tested_on_another(lamae, write_plan, corpus, elsewhere, tmp_path):
     changes = [change.replace("splits", "abroad") for change in across(elsewhere)]
-    changes += [f"judges.abroad.labels={corpus['labels']}", "sweep={}", "seeds=[0]"]
+    changes += [f"tasks.abroad.labels={corpus['labels']}", "sweep={}", "seeds=[0]"]
     out = tmp_path / "study"
     code, _, error = lamae("study", write_plan(*changes), "--out", out, "--workers", 0)
     assert code == 2
@@ -84,7 +84,7 @@ def test_fitted_on_one_hospital_and_tested_on_another(lamae, write_plan, corpus,
     code, _, error = lamae("study", write_plan("set=[signal.seconds=5]", *changes), "--out", out, "--workers", 0)
     assert code == 0, error
     results = json.loads((out / "results.json").read_text())
-    rows = {row["name"]: row for entry in results["comparisons"] if entry["judge"] == "abroad" for row in entry["rows"]}
+    rows = {row["name"]: row for entry in results["comparisons"] if entry["task"] == "abroad" for row in entry["rows"]}
     assert list(rows) == ["lamae", "joint", "random weights"]
     assert "low" in rows["joint"]["difference"]
     assert results["codes"]["abroad"]["lamae"]["FAST"]["value"] > 0.9
@@ -96,20 +96,20 @@ def test_fitted_on_one_hospital_and_tested_on_another(lamae, write_plan, corpus,
 
 def test_pretrained_patients_of_the_other_hospital_are_refused(lamae, write_plan, elsewhere, corpus, tmp_path):
     changes = [change.replace("splits", "abroad") for change in across(elsewhere, test_split="all")]
-    changes += [f"judges.abroad.labels={corpus['labels']}", "sweep={}", "seeds=[0]", "set=[signal.seconds=5]"]
+    changes += [f"tasks.abroad.labels={corpus['labels']}", "sweep={}", "seeds=[0]", "set=[signal.seconds=5]"]
     both = f"methods.lamae=['data.path=[{corpus['shards']},{elsewhere['shards']}]']"
     plan = write_plan(*changes, both)
     code, _, error = lamae("study", plan, "--out", tmp_path / "study", "--workers", 0)
     assert code == 2
-    assert "subjects to be judged were in pretraining" in error
+    assert "subjects to be scored were in pretraining" in error
 
 
 def test_a_directory_keeps_to_its_plan(lamae, write_plan, tmp_path):
     out = tmp_path / "study"
     StudyDirectory(out).claim(_load(write_plan()))
-    code, _, error = lamae("study", write_plan("steps=3", "judges.patients.folds=4"), "--out", out)
+    code, _, error = lamae("study", write_plan("steps=3", "tasks.patients.folds=4"), "--out", out)
     assert code == 2
-    assert "(judges.patients.folds: 3 -> 4; steps: 2 -> 3)" in error
+    assert "(steps: 2 -> 3; tasks.patients.folds: 3 -> 4)" in error
     StudyDirectory(out).claim(_load(write_plan("seeds=[0,1,2]")))
     assert _load(out / "plan.yaml").seeds == [0, 1, 2], "seeds may be added"
 
@@ -132,28 +132,28 @@ def test_dry_run_lists_runs_and_makes_nothing(lamae, write_plan, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("search.judge=nobody", "search.judge=nobody is none of the judges splits, patients"),
-        ("search.judge=patients", "search.judge=patients must have protocol splits"),
-        ("judges.splits.protocol=guess", "judges.splits: protocol=guess is none of splits, patients"),
-        ("judges.splits.label_fractions=[0.5]", "judges.splits: label_fractions"),
-        ("judges.splits.test_shards=x", "judges.splits: test_shards and test_labels go together"),
-        ("judges.patients={labels: x, protocol: patients, test_shards: x, test_labels: x}", "needs protocol=splits"),
+        ("search.task=nobody", "search.task=nobody is none of the tasks splits, patients"),
+        ("search.task=patients", "search.task=patients must have protocol splits"),
+        ("tasks.splits.protocol=guess", "tasks.splits: protocol=guess is none of splits, patients"),
+        ("tasks.splits.label_fractions=[0.5]", "tasks.splits: label_fractions"),
+        ("tasks.splits.test_shards=x", "tasks.splits: test_shards and test_labels go together"),
+        ("tasks.patients={labels: x, protocol: patients, test_shards: x, test_labels: x}", "needs protocol=splits"),
         (
-            "judges.splits={labels: x, test_shards: x, test_labels: x}",
-            "search.judge=splits must be of the corpus alone",
+            "tasks.splits={labels: x, test_shards: x, test_labels: x}",
+            "search.task=splits must be of the corpus alone",
         ),
-        ("judges.patients={labels: x, test_shards: x, test_labels: x, test_split: val}", "test_split=val is none of"),
+        ("tasks.patients={labels: x, test_shards: x, test_labels: x, test_split: val}", "test_split=val is none of"),
         ("seeds=[1,1]", "seeds=[1, 1] must be different"),
         ("stepz=3", "unknown key stepz; did you mean steps?"),
         ("methods.joint=[model.kind=joined]", "model.kind=joined is none of"),
         ("sweep.wide=[mask.ratio=2]", "mask.ratio=2"),
-        ("judges.splits.codes=[SLOW]", "judges.splits.codes: SLOW not in"),
+        ("tasks.splits.codes=[SLOW]", "tasks.splits.codes: SLOW not in"),
         ("corpus.shards=nowhere", "nowhere"),
         ("methods=[a, b]", "methods: expected a mapping of names to a list, each text, not ['a', 'b']"),
         ("methods.joint={model.kind: joint}", "methods.joint: expected a list, each text, not {'model.kind': 'joint'}"),
         ("methods.joint=[nonsense]", "methods.joint under masks.grid: override 'nonsense' has no '='"),
-        ("judges=[a]", "judges: expected a mapping of names to a mapping of keys, not ['a']"),
-        ("judges.splits.codes=FAST", "judges.splits.codes: expected a list, each text, not 'FAST'"),
+        ("tasks=[a]", "tasks: expected a mapping of names to a mapping of keys, not ['a']"),
+        ("tasks.splits.codes=FAST", "tasks.splits.codes: expected a list, each text, not 'FAST'"),
         ("seeds=3", "seeds: expected a list, each a whole number, not 3"),
         ("steps=0", "steps=0 must be at least 1"),
         ("flops_tolerance=nan", "flops_tolerance=nan must be 0 or more"),

@@ -230,7 +230,7 @@ def reconstruct_records(
 
 
 def draw_evaluation_mask(loaded: LoadedModel, signal: Signal, *, mask: MaskConfig | None, seed: int) -> Mask:
-    """The masks under which a batch is judged: keyed by seed and row, nothing decoded from the embedding alone."""
+    """The masks under which a batch is scored: keyed by seed and row, nothing decoded from the embedding alone."""
     return draw_mask(
         dataclasses.replace(mask or loaded.config.mask, record_only_share=0.0),
         seed=seed,

@@ -2,7 +2,7 @@
 
 Each predictor maps (x_BLT, visible_BLT) to (y_BLT, defined_BLT), float64 and bool, numpy. It may look at x only where
 ``visible`` is true. Where it has nothing to go by, ``defined`` is false; callers fall back on the lead's mean, so that
-all predictors are judged on the same samples.
+all predictors are scored on the same samples.
 
     zero                   0
     lead mean              the lead's mean over the training records

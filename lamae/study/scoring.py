@@ -16,55 +16,55 @@ from lamae.evaluate.labels.store import Labels
 from lamae.evaluate.probe.logistic import LogisticSolver, Standardizer
 from lamae.evaluate.probe.readouts import C_GRID, fit_logistic
 from lamae.evaluate.reconstruct.reconstruction import spread
-from lamae.study.plan import JudgeConfig
+from lamae.study.plan import TaskConfig
 from lamae.study.statistics import Scores, stratified_auroc
 
 INNER_FOLDS = 3
 
 
-def judge_embeddings(
-    features: Embeddings, truth: Labels, judge: JudgeConfig, *, held_out_N: np.ndarray, fraction: float = 1.0
+def score_embeddings(
+    features: Embeddings, truth: Labels, task: TaskConfig, *, held_out_N: np.ndarray, fraction: float = 1.0
 ) -> Scores:
     """Scores of one read-out. ``held_out_N``: rows whose subjects were kept out of pretraining.
 
     ``fraction`` of the training subjects are used, drawn anew (and nested) in every repeat. Raises UsageError where a
-    record to be judged was pretrained on.
+    record to be scored was pretrained on.
     """
-    columns = [k for k, code in enumerate(truth.codes) if not judge.codes or code in judge.codes]
+    columns = [k for k, code in enumerate(truth.codes) if not task.codes or code in task.codes]
     codes = tuple(truth.codes[k] for k in columns)
     y_NK = truth.label_NK[:, columns].astype(bool)
     usable_N = truth.labelled_N & features.embedded_N
-    if judge.protocol == "splits":
-        rows = {split: of[usable_N[of]] for split, of in rows_of_splits(truth, judge).items()}
-        judged = rows["test"]
+    if task.protocol == "splits":
+        rows = {split: of[usable_N[of]] for split, of in rows_of_splits(truth, task).items()}
+        scored = rows["test"]
         repeats = [
-            _score_splits(features, y_NK, rows, judged, fraction=fraction, seed=repeat)
-            for repeat in range(judge.repeats if fraction < 1 else 1)
+            _score_splits(features, y_NK, rows, scored, fraction=fraction, seed=repeat)
+            for repeat in range(task.repeats if fraction < 1 else 1)
         ]
     else:
-        judged = np.flatnonzero(usable_N & held_out_N)
+        scored = np.flatnonzero(usable_N & held_out_N)
         helpers = np.flatnonzero(usable_N & ~held_out_N)
         repeats = [
-            _score_patients(features, y_NK, judged, helpers, folds=judge.folds, fraction=fraction, seed=repeat)
-            for repeat in range(judge.repeats)
+            _score_patients(features, y_NK, scored, helpers, folds=task.folds, fraction=fraction, seed=repeat)
+            for repeat in range(task.repeats)
         ]
-    if not len(judged):
-        raise UsageError(f"{features.name}: no labelled record of a subject kept out of pretraining is left to judge")
-    if (features.pretrained_N[judged] == PRETRAINED).any():
-        raise UsageError(f"{features.name}: subjects to be judged were in pretraining")
+    if not len(scored):
+        raise UsageError(f"{features.name}: no labelled record of a subject kept out of pretraining is left to score")
+    if (features.pretrained_N[scored] == PRETRAINED).any():
+        raise UsageError(f"{features.name}: subjects to be scored were in pretraining")
     return Scores(
         score_RMK=np.stack([score for score, _ in repeats]),
         stratum_RM=np.stack([stratum for _, stratum in repeats]),
-        y_MK=y_NK[judged],
-        subject_M=features.subject_N[judged],
-        population=hashlib.sha256(judged.astype("<i8").tobytes()).hexdigest()[:12],
+        y_MK=y_NK[scored],
+        subject_M=features.subject_N[scored],
+        population=hashlib.sha256(scored.astype("<i8").tobytes()).hexdigest()[:12],
         codes=codes,
     )
 
 
-def rows_of_splits(truth: Labels, judge: JudgeConfig) -> dict[str, np.ndarray]:
-    """The labelled rows of each split that a judge of protocol ``splits`` uses, evenly spread."""
-    most = {"train": judge.fit_records, "val": judge.judge_records, "test": judge.judge_records}
+def rows_of_splits(truth: Labels, task: TaskConfig) -> dict[str, np.ndarray]:
+    """The labelled rows of each split that a task of protocol ``splits`` uses, evenly spread."""
+    most = {"train": task.fit_records, "val": task.test_records, "test": task.test_records}
     return {split: spread(truth.rows(split), count) for split, count in most.items()}
 
 
@@ -91,7 +91,7 @@ def _score_splits(
     features: Embeddings,
     y_NK: np.ndarray,
     rows: dict[str, np.ndarray],
-    judged: np.ndarray,
+    scored: np.ndarray,
     *,
     fraction: float,
     seed: int,
@@ -100,32 +100,32 @@ def _score_splits(
     if fraction < 1:
         fitted = nested_share(features.subject_N, fitted, fraction=fraction, seed=seed)
     scale = Standardizer.fit(features.x_ND[fitted])
-    x = {"train": fitted, "val": rows["val"], "test": judged}
+    x = {"train": fitted, "val": rows["val"], "test": scored}
     fit = fit_logistic(
         {split: scale.apply(features.x_ND[of]) for split, of in x.items()}, {split: y_NK[of] for split, of in x.items()}
     )
-    return fit.test_NK, np.zeros(len(judged), dtype=np.int64)
+    return fit.test_NK, np.zeros(len(scored), dtype=np.int64)
 
 
 def _score_patients(
     features: Embeddings,
     y_NK: np.ndarray,
-    judged: np.ndarray,
+    scored: np.ndarray,
     helpers: np.ndarray,
     *,
     folds: int,
     fraction: float,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    fold_M = deal_folds(features.subject_N[judged], y_NK[judged], folds=folds, seed=seed)
-    score_MK = np.zeros((len(judged), y_NK.shape[1]), dtype=np.float32)
+    fold_M = deal_folds(features.subject_N[scored], y_NK[scored], folds=folds, seed=seed)
+    score_MK = np.zeros((len(scored), y_NK.shape[1]), dtype=np.float32)
     for fold in range(folds):
         tested = fold_M == fold
-        fitted = np.concatenate([helpers, judged[~tested]])
+        fitted = np.concatenate([helpers, scored[~tested]])
         if fraction < 1:
             fitted = nested_share(features.subject_N, fitted, fraction=fraction, seed=seed)
         chosen_K = _inner_choice(features, y_NK, fitted, seed=seed)
-        by_C = _fit_path(features.x_ND, y_NK, fitted, judged[tested])
+        by_C = _fit_path(features.x_ND, y_NK, fitted, scored[tested])
         score_MK[tested] = np.stack([by_C[C][:, k] for k, C in enumerate(chosen_K)], axis=1)
     return score_MK, fold_M
 

@@ -1,4 +1,4 @@
-"""Probes judge subjects that nothing was learned from, and find what is there."""
+"""Probes score subjects that nothing was learned from, and find what is there."""
 
 import dataclasses
 
@@ -8,10 +8,10 @@ import pytest
 from lamae.base.errors import UsageError
 from lamae.evaluate.embeddings.embed import NOT_PRETRAINED, PRETRAINED, Embeddings
 from lamae.evaluate.labels.store import Labels
-from lamae.study import judge
-from lamae.study.judge import deal_folds, judge_embeddings, nested_share
-from lamae.study.plan import JudgeConfig
-from lamae.study.statistics import judge_scores
+from lamae.study import scoring
+from lamae.study.plan import TaskConfig
+from lamae.study.scoring import deal_folds, nested_share, score_embeddings
+from lamae.study.statistics import summarise
 
 N = 240
 HELD_OUT = np.arange(N) >= 120
@@ -43,21 +43,21 @@ def simulate(*, seed=0):
 @pytest.mark.parametrize("protocol", ["patients", "splits"])
 def test_finds_what_is_there_and_no_fingerprints(protocol):
     features, truth = simulate()
-    scores = judge_embeddings(features, truth, JudgeConfig(protocol=protocol), held_out_N=HELD_OUT)
-    seen, noise = judge_scores(scores, num_draws=20).auroc_K
+    scores = score_embeddings(features, truth, TaskConfig(protocol=protocol), held_out_N=HELD_OUT)
+    seen, noise = summarise(scores, num_draws=20).auroc_K
     assert seen > 0.9
     assert 0.3 < noise < 0.7
     assert scores.score_RMK.shape == ((2, 120, 2) if protocol == "patients" else (1, 80, 2))
 
 
 def test_no_label_reaches_a_score_of_its_own_fold(monkeypatch):
-    monkeypatch.setattr(judge, "deal_folds", lambda subject_M, y_MK, folds, seed: subject_M % folds)
+    monkeypatch.setattr(scoring, "deal_folds", lambda subject_M, y_MK, folds, seed: subject_M % folds)
     features, truth = simulate()
-    config = JudgeConfig(protocol="patients", repeats=1)
-    before = judge_embeddings(features, truth, config, held_out_N=HELD_OUT)
+    config = TaskConfig(protocol="patients", repeats=1)
+    before = score_embeddings(features, truth, config, held_out_N=HELD_OUT)
     label = truth.label_NK.copy()
     label[np.flatnonzero(HELD_OUT)[before.stratum_RM[0] == 0]] ^= 1
-    after = judge_embeddings(features, dataclasses.replace(truth, label_NK=label), config, held_out_N=HELD_OUT)
+    after = score_embeddings(features, dataclasses.replace(truth, label_NK=label), config, held_out_N=HELD_OUT)
     inside = before.stratum_RM[0] == 0
     np.testing.assert_array_equal(before.score_RMK[0, inside], after.score_RMK[0, inside])
     assert not np.allclose(before.score_RMK[0, ~inside], after.score_RMK[0, ~inside])
@@ -65,10 +65,10 @@ def test_no_label_reaches_a_score_of_its_own_fold(monkeypatch):
 
 def test_subjects_that_were_pretrained_on_are_refused():
     features, truth = simulate()
-    with pytest.raises(UsageError, match="subjects to be judged were in pretraining"):
-        judge_embeddings(features, truth, JudgeConfig(protocol="patients"), held_out_N=~HELD_OUT)
+    with pytest.raises(UsageError, match="subjects to be scored were in pretraining"):
+        score_embeddings(features, truth, TaskConfig(protocol="patients"), held_out_N=~HELD_OUT)
     with pytest.raises(UsageError, match="no labelled record"):
-        judge_embeddings(features, truth, JudgeConfig(protocol="patients"), held_out_N=np.zeros(N, dtype=bool))
+        score_embeddings(features, truth, TaskConfig(protocol="patients"), held_out_N=np.zeros(N, dtype=bool))
 
 
 def test_folds_are_of_subjects_and_even_in_labels():

@@ -1,0 +1,89 @@
+"""All that was scored of one run, as it is kept: by task, read-out and share of the labels."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lamae.evaluate.embeddings.embed import Embeddings
+from lamae.evaluate.probe.transfer import join_embeddings_of
+from lamae.sharding.format import ShardSet
+from lamae.study.corpus import Part
+from lamae.study.plan import StudyPlan
+from lamae.study.scoring import score_embeddings
+from lamae.study.statistics import NUM_DRAWS, Scored, summarise
+
+Key = tuple[str, str, float]
+"""Judge, read-out, share of the labels."""
+
+
+@dataclass(frozen=True)
+class RunScores:
+    """AUROC of one run under every task."""
+
+    by_key: dict[Key, Scored]
+
+    @classmethod
+    def of(
+        cls,
+        features: Mapping[str, Embeddings],
+        plan: StudyPlan,
+        part: Part,
+        shard_set: ShardSet,
+        elsewhere: Mapping[str, Mapping[str, Embeddings]],
+    ) -> "RunScores":
+        """Score the read-outs ``features``, those of other sets by the name of the task that tests there.
+
+        A task that tests elsewhere is left out where nothing is embedded there. Raises UsageError where a task finds
+        nothing to score.
+        """
+        held_out_N = np.ones(shard_set.num_records, dtype=bool)
+        held_out_N[shard_set.rows_of_split("train")] = False
+        by_key = {}
+        for name, task in plan.tasks.items():
+            if task.test_shards is not None and name not in elsewhere:
+                continue
+            truth = part.truth_of(task)
+            for readout, of in features.items():
+                if task.test_shards is not None:
+                    of = join_embeddings_of(of, elsewhere[name][readout])
+                for fraction in task.label_fractions:
+                    scores = score_embeddings(of, truth, task, held_out_N=held_out_N, fraction=fraction)
+                    by_key[name, readout, fraction] = summarise(scores)
+        return cls(by_key)
+
+    def to_columns(self) -> dict[str, np.ndarray]:
+        """Arrays for ``numpy.savez``."""
+        columns: dict[str, np.ndarray] = {}
+        about = {}
+        for number, (key, scored) in enumerate(self.by_key.items()):
+            columns[f"{number}/auroc"], columns[f"{number}/draws"] = scored.auroc_K, scored.draws_BK.astype(np.float32)
+            about[number] = {"key": key, "population": scored.population, "codes": scored.codes}
+        return columns | {"about": np.array(json.dumps(about))}
+
+    @classmethod
+    def from_columns(cls, columns: Mapping[str, np.ndarray]) -> "RunScores":
+        by_key: dict[Key, Scored] = {}
+        for number, entry in json.loads(str(columns["about"])).items():
+            task, readout, fraction = entry["key"]
+            by_key[task, readout, float(fraction)] = Scored(
+                auroc_K=columns[f"{number}/auroc"],
+                draws_BK=columns[f"{number}/draws"].astype(np.float64),
+                population=entry["population"],
+                codes=tuple(entry["codes"]),
+            )
+        return cls(by_key)
+
+    @classmethod
+    def read(cls, path: Path) -> "RunScores":
+        with np.load(path) as columns:
+            return cls.from_columns(columns)
+
+
+def scoring_hash(plan: StudyPlan) -> str:
+    """Names how a plan scores its runs: a run scored otherwise is scored again."""
+    tasks = {name: task.to_plain() for name, task in plan.tasks.items()}
+    return hashlib.sha256(json.dumps([tasks, NUM_DRAWS], sort_keys=True).encode()).hexdigest()[:12]
