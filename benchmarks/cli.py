@@ -138,7 +138,7 @@ def run_all(
         with ProcessPoolExecutor(1, mp_context=context, initializer=end_with, initargs=(os.getpid(),)) as process:
             try:
                 results[name] = process.submit(_measure, name, quick, {} if quick else IN_ALL.get(name, {})).result()
-            except Exception as error:  # whatever it was, it is told below and the command fails
+            except Exception as error:  # whatever it was, it is reported below and the command fails
                 failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
                 console.print_error(f"{name}: {failed[name]}")
                 continue

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from lamae.train.ranks.distributed import Ranks
 
 TIMEOUT_S = 600.0
-# Of a rank's collectives: it is to tell of a peer that is gone before nobody waits for it any more.
+# Of a rank's collectives: it has to notice a peer that is gone before nobody waits for it any more.
 COLLECTIVE_TIMEOUT_S = 300.0
 # After one rank has failed, the others can only notice it or hang.
 FAILED_GRACE_S = 10.0
@@ -79,7 +79,7 @@ class RankPool:
         traceback where one failed, died or did not answer; the pool is closed then, for its ranks are out of step.
         """
         for connection in self._connections.values():
-            with contextlib.suppress(OSError):  # its end is told by what it does not answer
+            with contextlib.suppress(OSError):  # its end shows in what it does not answer
                 connection.send((function.__module__, function.__qualname__, arguments))
         answers = self._collect()
         if self._launched is not None:

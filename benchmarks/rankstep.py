@@ -109,7 +109,7 @@ def map_large_blocks(session: Session) -> None:
     """Have the C library map every large block on its own, and give it back when it is freed.
 
     It keeps freed blocks otherwise, on a CPU because training asks it to (lamae.base.allocator), and what a process
-    holds tells more of that than of the program (glibc, mallopt(3)). Call it first: what was kept before is still
+    holds says more of that than of the program (glibc, mallopt(3)). Call it first: what was kept before is still
     handed out. Slower; does nothing without glibc.
     """
     join(session)
@@ -120,7 +120,7 @@ def map_large_blocks(session: Session) -> None:
 
 
 def peak_bytes(session: Session) -> int | None:
-    """The most memory that model, engine and steps have held since ``open_steps``; None where it is not told."""
+    """The most memory that model, engine and steps have held since ``open_steps``; None where that is not known."""
     peak = _status_bytes("VmHWM")
     return None if peak is None or not session["peak_was_reset"] else peak - session["resident_before"]
 

@@ -6,8 +6,8 @@ backward, DeepSpeed's reduction and step) on synthetic signal in memory. The job
 turns. Started by a launcher as several processes, on one node or more, this is a benchmark of all of them: a job of n
 ranks is then on the first n.
 
-The communication share counts time inside collectives, which is sending *and* waiting for slower ranks. Bytes are told
-three ways: computed by the planner, counted at torch's collectives, and what the network interface between the ranks
+The communication share counts time inside collectives, which is sending *and* waiting for slower ranks. Bytes come
+three ways: computed by the forecast, counted at torch's collectives, and what the network interface between the ranks
 (loopback on one node) sent meanwhile.
 """
 
@@ -191,7 +191,7 @@ class _Hardware:
 
     def sent_bytes(self) -> dict[str, int] | None:
         """Sent so far by all machines of the job, by interface: ranks of one machine meet at loopback. None where that
-        is not told."""
+        is not known."""
         names = dict.fromkeys(("lo", self.interface)) if self.interface else ()
         own = {name: interface_bytes(name) for name in names}
         if self.launched is not None:
@@ -308,7 +308,7 @@ def _gpus_of_a_machine(launched: Ranks | None) -> int:
 
 
 def visible_gpus() -> list[str]:
-    """What tells each GPU that this process may use from any other."""
+    """An identity of each GPU that this process may use."""
     return [str(torch.cuda.get_device_properties(i).uuid) for i in range(torch.cuda.device_count())]
 
 

@@ -60,7 +60,7 @@ def tap(world_size: int) -> Wire:
 
 
 def interface_bytes(name: str) -> int | None:
-    """Bytes that this machine ever sent by a network interface, whoever sent them; None where that is not told."""
+    """Bytes that this machine ever sent by a network interface, whoever sent them; None where that is not known."""
     try:
         lines = INTERFACES.read_text().splitlines()
     except OSError:

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def put_back(job_id: str, folder: Path, submission: Submission, decision: Decision) -> None:
-    """Put the job back in the queue, later and without the culprit's node where the decision says so.
+    """Put the job back in the queue, later and without the failing node where the decision says so.
 
     Where this site forbids that it is submitted anew, to start when this one has left. Raises LamaeError where neither
     works.
@@ -39,7 +39,7 @@ def put_back(job_id: str, folder: Path, submission: Submission, decision: Decisi
     if fields.get("JobState") == "CANCELLED":
         raise LamaeError("it was cancelled")
     known = slurm.expand_nodes(fields.get("ExcNodeList", ""))
-    excluded = {*known, *_culprit_to_avoid(decision, fields, known, wanted=submission.profile.exclude_culprits)}
+    excluded = {*known, *_node_to_avoid(decision, fields, known, wanted=submission.profile.exclude_failing_nodes)}
     changes = {}
     if len(excluded) > len(known):
         changes["ExcNodeList"] = ",".join(sorted(excluded))
@@ -68,11 +68,11 @@ def _requeue(job_id: str, changes: Mapping[str, str]) -> bool:
     return True
 
 
-def _culprit_to_avoid(
+def _node_to_avoid(
     decision: Decision, fields: Mapping[str, str], excluded: Collection[str], *, wanted: bool
 ) -> list[str]:
     """The host that the failure points at, where the job's partition has enough usable nodes without it."""
-    host = decision.culprit
+    host = decision.failing_node
     if host is None or not wanted:
         return []
     if "Partition" not in fields or "NumNodes" not in fields:
@@ -117,7 +117,7 @@ def _insist(action: Callable[[], None]) -> None:
 def main() -> None:
     """``python -m lamae.cluster.after FOLDER``, in the batch script."""
     set_up_logging()
-    # Requeueing the job tells everything in it to end, this process too; it has a few changes to make first.
+    # Requeueing the job ends everything in it, this process too; it has a few changes to make first.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     folder = Path(sys.argv[1])
     submission = Submission.read(folder)

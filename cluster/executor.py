@@ -23,7 +23,7 @@ from lamae.cluster.submission import CODE_NAME, LOGS_NAME
 
 
 def executor_parameters(folder: Path, profile: Profile) -> dict[str, Any]:
-    """What submitit's AutoExecutor is told: one task per node, which starts the node's ranks.
+    """The parameters of submitit's AutoExecutor: one task per node, which starts the node's ranks.
 
     folder: the job's; named after the run where it is inside one.
     """

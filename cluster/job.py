@@ -163,7 +163,7 @@ class _Stall:
 
 @dataclass
 class _Watch:
-    """Waits for the ranks of a node and for the news of other nodes."""
+    """Waits for the ranks of a node and for the reports of other nodes."""
 
     ranks: list[subprocess.Popen[bytes]]
     report: NodeReport
@@ -186,7 +186,7 @@ class _Watch:
             self._set_deadline()
             self._end_a_stall()
             if self.now_s > self.deadline:
-                self._put_down()
+                self._kill_others()
             time.sleep(POLL_S)
 
     def _collect(self) -> bool:
@@ -228,12 +228,12 @@ class _Watch:
             self._signal_all(signal.SIGABRT)
             self.deadline = self.now_s + FAILED_GRACE_S
 
-    def _put_down(self) -> None:
+    def _kill_others(self) -> None:
         waited_for_a_failure = self.peer_failed or self.report.failed
         for rank, end in zip(self.ranks, self.report.ranks, strict=True):
             if rank.poll() is None:
                 log.warning("rank %d did not leave after another rank had ended: killing it", end.rank)
-                end.put_down = waited_for_a_failure
+                end.killed_by_us = waited_for_a_failure
         self._signal_all(signal.SIGABRT)
         for _ in patiently(ABORT_GRACE_S, poll_s=POLL_S):
             if all(rank.poll() is not None for rank in self.ranks):

@@ -53,7 +53,7 @@ class Rendezvous:
 
 
 def meet(attempt: Path, place: NodePlace, *, run_dir: str | None) -> Rendezvous:
-    """Node 0 chooses a fresh port and tells the others through the attempt's folder.
+    """Node 0 chooses a fresh port and writes it into the attempt's folder for the others.
 
     A restart has an attempt of its own, so nobody waits at the port of an attempt that is over.
     Raises LamaeError where node 0 does not turn up.

@@ -30,7 +30,7 @@ class Decision:
     exit_code: int = 0
     """Exit code of the job when it is not requeued."""
 
-    culprit: str | None = None
+    failing_node: str | None = None
     """Host at which the failure points."""
 
     is_failure: bool = False
@@ -63,7 +63,7 @@ def decide(
     failures_before: earlier attempts of this job that counted as failures.
     """
     ends = [(report.host, end) for report in reports for end in report.ranks]
-    own = [(host, end) for host, end in ends if not end.put_down]
+    own = [(host, end) for host, end in ends if not end.killed_by_us]
     lost = sorted(set(hosts) - {report.host for report in reports if report.finished})
     got_on = step_after is not None and step_before is not None and step_after > step_before
 
@@ -84,11 +84,11 @@ def decide(
         what = _describe_fruitless_stop(is_training=step_after is not None, keeps_work=keeps_work)
         return _restart(what, None, step_after, failures_before, max_restarts, backoff_s)
 
-    culprit, what = _cause(bad, lost)
+    failing_node, what = _cause(bad, lost)
     if not lost and not got_on and all((end.code or 0) > 0 and end.code != EXIT_HUNG for _, end in bad):
         reason = f"{what} without getting past the step it started from: an error of the code or data; see the log"
         return Decision(STOP, reason, bad[0][1].code or 1, is_failure=True, step=step_after)
-    return _restart(what, culprit, step_after, failures_before, max_restarts, backoff_s)
+    return _restart(what, failing_node, step_after, failures_before, max_restarts, backoff_s)
 
 
 def _cause(bad: list[tuple[str, RankEnd]], lost: list[str]) -> tuple[str | None, str]:
@@ -114,11 +114,11 @@ def _describe_fruitless_stop(*, is_training: bool, keeps_work: bool) -> str:
 
 
 def _restart(
-    what: str, culprit: str | None, step: int | None, failures_before: int, max_restarts: int, backoff_s: int
+    what: str, failing_node: str | None, step: int | None, failures_before: int, max_restarts: int, backoff_s: int
 ) -> Decision:
     if failures_before >= max_restarts:
         reason = f"{what}; restarted {failures_before} times already (max_restarts={max_restarts})"
-        return Decision(STOP, reason, 1, culprit, is_failure=True, step=step)
+        return Decision(STOP, reason, 1, failing_node, is_failure=True, step=step)
     delay_s = min(LONGEST_BACKOFF_S, backoff_s * 2**failures_before)
     reason = f"{what}; restart {failures_before + 1} of at most {max_restarts}"
-    return Decision(REQUEUE, reason, 1, culprit, is_failure=True, delay_s=delay_s, step=step)
+    return Decision(REQUEUE, reason, 1, failing_node, is_failure=True, delay_s=delay_s, step=step)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lamae.base import settings
 
@@ -18,6 +18,8 @@ PACKAGED = {"kind": "cluster", "unknown": "options of sbatch belong under slurm:
 @dataclass
 class Profile:
     """Resources, environment and patience of the jobs sent to one cluster."""
+
+    RENAMED: ClassVar = {"exclude_culprits": "exclude_failing_nodes"}
 
     kind: str = "slurm"
     """``slurm``, or ``local`` to run the same on this machine without a scheduler."""
@@ -57,7 +59,7 @@ class Profile:
     jobs should fit in."""
 
     save_before_end_s: int = 120
-    """How long before the time limit a run is told to save and leave."""
+    """How long before the time limit a run is asked to save and leave."""
 
     setup: list[str] = field(default_factory=list)
     """Shell lines run on the first node before anything else, for example ``module load cuda``."""
@@ -82,10 +84,10 @@ class Profile:
     """Delay before the first restart after a failure; doubled at each further one, up to an hour."""
 
     stall_s: int = 1800
-    """End and restart a training run that has told of no step and published no checkpoint for so long, starting
+    """End and restart a training run that has logged no step and published no checkpoint for so long, starting
     included; the log then shows where each rank was. 0 never does."""
 
-    exclude_culprits: bool = True
+    exclude_failing_nodes: bool = True
     """After a failure that points at one node, restart without that node wherever enough others are usable."""
 
     def check(self) -> None:

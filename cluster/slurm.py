@@ -83,7 +83,7 @@ def max_array_size() -> int | None:
 
 
 def requeue(job_id: str) -> None:
-    """Put a running job back in the queue. Its processes, the caller among them, are told to end."""
+    """Put a running job back in the queue. Its processes, the caller among them, get SIGTERM."""
     _checked("scontrol", "requeue", job_id)
 
 

@@ -72,7 +72,8 @@ class Submission:
         """Raises UsageError where the folder holds no submission."""
         try:
             values = json.loads((folder / SUBMISSION_NAME).read_text())
-            return cls(**{**values, "profile": Profile(**values["profile"])})
+            profile = {Profile.RENAMED.get(name, name): value for name, value in values["profile"].items()}
+            return cls(**{**values, "profile": Profile(**profile)})
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UsageError(f"{folder}: not a job of 'lamae submit' ({error})") from None
 
@@ -88,7 +89,7 @@ class RankEnd:
     at: float = 0.0
     """Unix time by its node's clock."""
 
-    put_down: bool = False
+    killed_by_us: bool = False
     """Killed by us because another rank had failed: a consequence, never a cause."""
 
 

@@ -70,9 +70,9 @@ class BlockReader:
         """
         block = Block()
         taken: list[_Taken] = []
-        for entry, room in zip(entries, self._samples, strict=False):
+        for entry, out in zip(entries, self._samples, strict=False):
             try:
-                taken += _take(self._files, entry, self._planned, block.readers, room)
+                taken += _take(self._files, entry, self._planned, block.readers, out)
             except RejectError as reject:
                 block.rejects.append((entry.key, reject.reason, reject.detail))
         for _, run in groupby(taken, key=lambda record: record.shape):  # of several rates where they are resampled
@@ -85,10 +85,10 @@ class BlockReader:
 
     def _judge(self, taken: list[_Taken], block: Block) -> None:
         """Apply the quality rules to records of one shape, and add them and their rows to ``block``."""
-        measures = as_recorded = Measures([record.recorded for record in taken], room=self._values)
+        measures = as_recorded = Measures([record.recorded for record in taken], out=self._values)
         found = assess(as_recorded, self._quality)
         if any(record.stored is not record.recorded for record in taken):
-            measures = Measures([record.stored for record in taken], room=self._values)
+            measures = Measures([record.stored for record in taken], out=self._values)
         accepted = []
         for n, record in enumerate(taken):
             if (reject := found.rejects.get(n)) is not None:
@@ -122,10 +122,10 @@ def is_audited(key: str, share: float) -> bool:
     return draw < share
 
 
-def _take(files: Files, entry: Entry, planned: Plan, readers: Counter[str], room: np.ndarray) -> list[_Taken]:
+def _take(files: Files, entry: Entry, planned: Plan, readers: Counter[str], out: np.ndarray) -> list[_Taken]:
     """Read a record and bring it, or windows of it, to the shard set's rate and length. Raises RejectError."""
     options = planned.options
-    recorded = read_recording(files, entry.path, room=room)
+    recorded = read_recording(files, entry.path, out=out)
     if recorded.fast and is_audited(entry.key, options["audit"]):
         audit(files, entry.path, recorded)
         readers["audited"] += 1

@@ -29,10 +29,10 @@ _MAX_GAIN, _MOVING_UNITS = 1e5, 100
 class Measures:
     """Measures of N recordings of one length and sampling rate; arrays are [N, 12], leads in canonical order.
 
-    ``room``, float64 [12, T], is written over where it fits: fresh memory costs as much as what is done in it.
+    ``out``, float64 [12, T], is written over where it fits: fresh memory costs as much as what is done in it.
     """
 
-    def __init__(self, recordings: Sequence[Recording], *, room: np.ndarray | None = None) -> None:
+    def __init__(self, recordings: Sequence[Recording], *, out: np.ndarray | None = None) -> None:
         N, self.num_samples = len(recordings), recordings[0].samples.shape[1]
         self.rate_hz = recordings[0].rate_hz
         self._samples = [recording.samples for recording in recordings]
@@ -49,10 +49,10 @@ class Measures:
         # Of every whole second, the sum and the products with sine and cosine at each mains frequency, ADC units.
         self._seconds = np.empty((N, num_weights, NUM_LEADS, self._num_seconds))
         self._sums, self._squares = np.empty((N, NUM_LEADS)), np.empty((N, NUM_LEADS))
-        if room is None or room.shape != (NUM_LEADS, self.num_samples):
-            room = np.empty((NUM_LEADS, self.num_samples))
+        if out is None or out.shape != (NUM_LEADS, self.num_samples):
+            out = np.empty((NUM_LEADS, self.num_samples))
         for n in range(N):
-            self._pass_over(n, room)
+            self._pass_over(n, out)
         self.has_samples = self.present & (self.num_missing < self.num_samples)
         count = np.maximum(self.num_samples - self.num_missing, 1)
         mean = self._sums / count
@@ -61,7 +61,7 @@ class Measures:
         self.std_mv = np.where(self.has_samples, std / self.gain, 0.0)
 
     def _pass_over(self, n: int, values: np.ndarray) -> None:
-        """Fill row ``n`` of everything that needs every sample; ``values`` is room for float64 [12, T]."""
+        """Fill row ``n`` of everything that needs every sample; ``values`` holds float64 [12, T]."""
         samples = self._samples[n]
         np.minimum.reduce(samples, axis=1, out=self.min_adc[n])
         np.maximum.reduce(samples, axis=1, out=self.max_adc[n])

@@ -90,8 +90,8 @@ def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
     num_records = len(extra)
     reasons = Counter(reason for _, reason, _ in rejects)
     if num_records == 0:
-        told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        raise LamaeError(f"{out}: no record was accepted ({told}); see {out / REJECTS_NAME}")
+        listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        raise LamaeError(f"{out}: no record was accepted ({listed}); see {out / REJECTS_NAME}")
     for part in range(planned.num_parts):
         sync(out / SHARDS_NAME / shard_name(part))
     columns, index_files = _write_index(planned, num_records, extra, progress)

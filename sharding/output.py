@@ -8,7 +8,7 @@ from lamae.base.errors import UsageError
 from lamae.base.outputs import refuse_foreign, refuse_other
 from lamae.sharding.format import MANIFEST_NAME, SHARDS_NAME, WORK_NAME, ShardSet, shard_name
 
-# What to say of a difference whose two values tell a reader nothing.
+# What to say of a difference whose two values mean nothing to a reader.
 _DIGESTS = {
     "listing_sha256": "the source lists other records (listing_sha256)",
     "headers_sha256": "the records have other headers (headers_sha256)",

@@ -189,7 +189,7 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
         "extra_columns": extra_names,
         "num_parts": -(-len(entries) // options.shard_size),
         "listing_sha256": _listing_sha256(entries),
-        # Headers hold checksums of the samples, so these few tell another copy or version of the source from this one.
+        # Headers hold checksums of the samples, so these few distinguish another version of the source from this one.
         "headers_sha256": hashlib.sha256(b"".join(headers.values())).hexdigest(),
     }
     planned = Plan(out, content, files.base, overview(listing, found, content))

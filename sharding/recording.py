@@ -36,8 +36,8 @@ class Recording:
     notes: tuple[str, ...] = ()  # what to count, such as "unchecked": no checksums
 
 
-def read_recording(files: Files, record: str, *, room: np.ndarray | None = None) -> Recording:
-    """Read ``record`` (its path without suffix), into ``room`` where its samples fit there.
+def read_recording(files: Files, record: str, *, out: np.ndarray | None = None) -> Recording:
+    """Read ``record`` (its path without suffix), into ``out`` where its samples fit there.
 
     Raises RejectError, and LamaeError where a file cannot be read for a reason that may pass.
     """
@@ -50,7 +50,7 @@ def read_recording(files: Files, record: str, *, room: np.ndarray | None = None)
         if len(data) < expected:
             raise RejectError("truncated", f"{header.data_file} has {len(data)} of {expected} bytes")
         if len(data) == expected:
-            return _decode(header, data, room)
+            return _decode(header, data, out)
     full = read_full(files, record, text)
     layout = _layout(full.names, full.gains, full.baselines)
     samples = _canonical(full.rows, layout)
@@ -96,10 +96,10 @@ def _canonical(rows: list[np.ndarray], layout: "_Layout") -> np.ndarray:
     return samples
 
 
-def _decode(header: Header, data: bytes, room: np.ndarray | None) -> Recording:
+def _decode(header: Header, data: bytes, out: np.ndarray | None) -> Recording:
     layout = _layout(header.names, header.gains, header.baselines)
     shape = (len(layout.order), header.num_samples)
-    signals = room if room is not None and room.shape == shape else np.empty(shape, np.int16)
+    signals = out if out is not None and out.shape == shape else np.empty(shape, np.int16)
     recorded = np.frombuffer(data, "<i2").reshape(shape[::-1])
     for row, column in enumerate(layout.order):
         signals[row] = recorded[:, column]
@@ -134,7 +134,7 @@ class _Layout:
 
 @lru_cache(maxsize=256)  # an archive has few different layouts
 def _layout(names: tuple[str, ...], gains: tuple[float, ...], baselines: tuple[int, ...]) -> _Layout:
-    """Raises RejectError where the twelve leads cannot be told, or their gains or baselines cannot be used.
+    """Raises RejectError where the twelve leads cannot be identified, or their gains or baselines cannot be used.
 
     A gain of 0 never comes here: WFDB defines it as 200 per millivolt.
     """

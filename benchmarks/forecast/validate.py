@@ -154,8 +154,8 @@ def measure_device(session: Session, *, width: int, heads: int, hidden: int) -> 
 
 
 def measure_link(session: Session) -> tuple[Link, dict[str, float]]:
-    """Rate and latency of all-reduces of two sizes, as the forecast's rings have them, and what the other collectives are
-    worth beside the large one: Gloo's are no rings."""
+    """Rate and latency of all-reduces of two sizes, as the forecast's rings have them, and what the other collectives
+    are worth beside the large one: Gloo's are no rings."""
     rankstep.join(session)
     world_size, small, large = dist.get_world_size(), torch.zeros(1), torch.zeros(LARGE_ELEMENTS)
     part = torch.zeros(LARGE_ELEMENTS // world_size)

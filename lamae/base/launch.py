@@ -13,7 +13,7 @@ from lamae.base.awake import patiently
 from lamae.base.errors import LamaeError
 
 POLL_S = 0.2
-# Ranks that are told to stop save first; this is how long they may take.
+# Ranks that are asked to stop save first; this is how long they may take.
 STOP_GRACE_S = 60.0
 
 

@@ -127,7 +127,7 @@ class SignalTransform:
         """ADC units at the model's rate, and where they are valid."""
         x = self._decimate(batch.adc)
         valid = batch.lead_mask[..., None].expand(x.shape).clone()
-        # Missing samples are rare: the index tells which records hold any, so only those pay for looking.
+        # Missing samples are rare: the index says which records hold any, so only those pay for looking.
         incomplete = batch.may_miss_samples.nonzero().flatten().to(batch.adc.device, non_blocking=True)
         if len(incomplete):
             adc = batch.adc[incomplete]

@@ -77,7 +77,7 @@ def build(kernel: str, *, architecture: int, dtype: str, head_dim: int, num_lead
         "UPCAST": False,
     }
     signature = {name: _type_of(name, dtype, constants) for name in function.arg_names}
-    # The launcher tells the compiler of pointers and strides that are multiples of 16, which decides how wide it loads.
+    # The launcher says which pointers and strides are multiples of 16, which decides how wide the compiler loads.
     aligned = {
         (index,): [["tt.divisibility", 16]]
         for index, name in enumerate(function.arg_names)

@@ -195,7 +195,7 @@ class MaskShape(NamedTuple):
 
 
 def check_together(model: ModelConfig, mask: MaskConfig, *, num_samples: int) -> None:
-    """What only the whole run can tell: model, masks and record length fit. Raises ValueError naming the key."""
+    """Model, masks and record length fit together. Raises ValueError naming the key."""
     if num_samples % model.patch_size:
         raise ValueError(
             f"model.patch_size={model.patch_size} does not divide the record's {num_samples} samples "

@@ -123,7 +123,7 @@ def _judge_probe(main: str, other: str, gain: Interval, is_random: bool) -> Clai
     note = "" if gain.excludes_zero else " The interval includes 0: a tie on this many test subjects."
     return Claim(
         verdict,
-        f"{main}'s frozen embeddings tell diagnoses apart better than those of {tail}",
+        f"{main}'s frozen embeddings separate diagnoses better than those of {tail}",
         f"Macro AUROC difference {_signed(gain)}, paired bootstrap over test subjects.{note}",
     )
 

@@ -138,7 +138,7 @@ def list_runs(plan: StudyPlan) -> list[tuple[str, str, int, float]]:
 def _score_demographics(
     plan: StudyPlan, study: StudyDirectory, parts: list[Part], progress: Progress
 ) -> dict[int, RunScores]:
-    """Age and sex as if they were an embedding, by part; empty where there is no file to tell."""
+    """Age and sex as if they were an embedding, by part; empty where no file has them."""
     found = {}
     for number, part in enumerate(parts):
         if part.demographics is None:

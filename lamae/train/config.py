@@ -255,7 +255,7 @@ class CheckpointConfig:
 
 @dataclass
 class MonitorConfig:
-    """What a run tells, and how often."""
+    """What a run logs, and how often."""
 
     log_every: int = 10
     """Steps between log lines, metrics and TensorBoard scalars."""

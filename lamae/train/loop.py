@@ -3,7 +3,7 @@
 1  the ranks find each other; data, batch plan and the checkpoint to resume from are the same on all of them
 2  model and engine, holding that checkpoint's state if there is one
 3  loader -> Batch -> signal and mask -> loss -> gradients, micro-batch by micro-batch; one optimiser step
-4  between steps: what ranks agree on, what to tell, what to save
+4  between steps: what ranks agree on, what to report, what to save
 5  a last checkpoint and an exit code: 0 done (or at train.stop_at), 75 stopped by a signal after saving
 """
 
@@ -179,7 +179,7 @@ def _take_steps(config: RunConfig, parts: _Parts, state: TrainState, signals: St
 
 def _tighten_timeout(config: RunConfig, ranks: Ranks, watchdog: Watchdog) -> None:
     """Collectives of the first step wait for set-up, later ones for a step alone."""
-    if watchdog.is_watching:  # which tells a suspended rank from a lost one; collectives cannot
+    if watchdog.is_watching:  # which distinguishes a suspended rank from a lost one; collectives cannot
         distributed.set_timeout(distributed.NEVER_S)
     else:
         distributed.set_timeout(config.engine.step_timeout_s, keep=ranks.cpu_group)

@@ -91,10 +91,10 @@ def noise_uv(mv_NLT: np.ndarray, *, rate_hz: float = 500) -> np.ndarray:
 
 
 def hidden_chest_lead(mv_NLT: np.ndarray, lead: int) -> tuple[np.ndarray, np.ndarray]:
-    """How well the other seven independent leads tell a chest lead, R² by record, two ways.
+    """How well the other seven independent leads predict a chest lead, R² by record, two ways.
 
-    First with weights fitted on the record itself (what is there to be told), then with one set of weights fitted on
-    the other half of the records (what can be told without knowing the body).
+    First with weights fitted on the record itself (what can be predicted at best), then with one set of weights fitted
+    on the other half of the records (what can be predicted without knowing the body).
     """
     others = [other for other in INDEPENDENT_LEADS if other != lead]
     x, y = mv_NLT[:, others], mv_NLT[:, lead]
@@ -143,8 +143,8 @@ def rows(mv_NLT: np.ndarray) -> dict[str, str]:
         table[f"{LEADS[lead]} standard deviation, mV"] = _percentiles(steady[:, lead].std(axis=-1), spread, 3)
     for lead in (LEADS.index(name) for name in ("V1", "V3", "V5")):
         own, pooled = hidden_chest_lead(steady, lead)
-        table[f"{LEADS[lead]} told by the others, own weights, R² p10 / median"] = _percentiles(own, (10, 50), 2)
-        table[f"{LEADS[lead]} told by the others, shared weights, R² p10 / median"] = _percentiles(pooled, (10, 50), 2)
+        table[f"{LEADS[lead]} from the others, own weights, R² p10 / median"] = _percentiles(own, (10, 50), 2)
+        table[f"{LEADS[lead]} from the others, shared weights, R² p10 / median"] = _percentiles(pooled, (10, 50), 2)
     return table
 
 

@@ -50,34 +50,34 @@ def test_a_saved_run_goes_back_as_it_was(scheduler):
     assert scheduler == [("requeue", "7")]
 
 
-def test_a_failure_waits_and_avoids_the_culprit(scheduler):
-    put_back(scheduler, Decision(REQUEUE, "killed", culprit="n2", delay_s=60))
+def test_a_failure_waits_and_avoids_the_failing_node(scheduler):
+    put_back(scheduler, Decision(REQUEUE, "killed", failing_node="n2", delay_s=60))
     assert scheduler == [("requeue", "7"), ("update", ("ExcNodeList", "n2"), ("StartTime", "now+60"))]
 
 
-def test_the_culprit_is_kept_where_too_few_nodes_would_be_left(scheduler):
+def test_the_failing_node_is_kept_where_too_few_nodes_would_be_left(scheduler):
     scheduler.job["ExcNodeList"] = "n1"
-    put_back(scheduler, Decision(REQUEUE, "killed", culprit="n2"))
+    put_back(scheduler, Decision(REQUEUE, "killed", failing_node="n2"))
     assert scheduler == [("requeue", "7")]
 
 
 def test_the_job_is_put_back_although_the_controller_cannot_say_what_it_needs(scheduler):
     scheduler.job.clear()
-    put_back(scheduler, Decision(REQUEUE, "killed", culprit="n2", delay_s=60))
+    put_back(scheduler, Decision(REQUEUE, "killed", failing_node="n2", delay_s=60))
     assert scheduler == [("requeue", "7"), ("update", ("StartTime", "now+60"))]
 
 
 def test_exclusions_add_up_and_can_be_switched_off(scheduler):
     scheduler.job |= {"ExcNodeList": "n1", "NumNodes": "1-2"}
-    put_back(scheduler, Decision(REQUEUE, "killed", culprit="n2"))
+    put_back(scheduler, Decision(REQUEUE, "killed", failing_node="n2"))
     assert scheduler == [("requeue", "7"), ("update", ("ExcNodeList", "n1,n2"))]
-    put_back(scheduler, Decision(REQUEUE, "killed", culprit="n3"), exclude_culprits=False)
+    put_back(scheduler, Decision(REQUEUE, "killed", failing_node="n3"), exclude_failing_nodes=False)
     assert scheduler[2:] == [("requeue", "7")]
 
 
 def test_where_jobs_are_not_requeued_the_job_is_submitted_anew_when_the_old_one_has_left(scheduler):
     scheduler.job |= {"Requeue": "0", "ExcNodeList": "n3", "NumNodes": "1"}
-    decision = Decision(REQUEUE, "killed", culprit="n2", delay_s=60)
+    decision = Decision(REQUEUE, "killed", failing_node="n2", delay_s=60)
     assert put_back(scheduler, decision, slurm={"nice": 3}, exclude="n3") == "8"
     assert scheduler == [("sbatch", "n2,n3", {"nice": 3, "dependency": "afterany:7", "begin": "now+60"})]
 

@@ -83,7 +83,7 @@ def test_a_killed_rank_ends_the_hanging_one_and_the_job_goes_on_with_a_fresh_por
     assert process.wait(30) == 0
     assert [entry["action"] for entry in decisions(folder)] == [REQUEUE, DONE]
     first = json.loads((list_attempts(folder)[0] / "node-0.json").read_text())["ranks"]
-    assert [(end["code"], end["put_down"]) for end in first] == [(-6, True), (-9, False)]
+    assert [(end["code"], end["killed_by_us"]) for end in first] == [(-6, True), (-9, False)]
     ports = {(read_json(attempt / "rendezvous.json") or {})["port"] for attempt in list_attempts(folder)}
     assert len(ports) == 2
 

@@ -9,10 +9,10 @@ from lamae.cluster.submission import NodeReport, RankEnd
 HOSTS = ("n1", "n2")
 
 
-def reports(*codes: int | None, finished: bool = True, put_down: int | None = None) -> list[NodeReport]:
+def reports(*codes: int | None, finished: bool = True, killed_by_us: int | None = None) -> list[NodeReport]:
     """One rank per node, ending a second apart in the order given."""
     return [
-        NodeReport(i, HOSTS[i], [RankEnd(i, code, at=100.0 + i, put_down=i == put_down)], finished=finished)
+        NodeReport(i, HOSTS[i], [RankEnd(i, code, at=100.0 + i, killed_by_us=i == killed_by_us)], finished=finished)
         for i, code in enumerate(codes)
     ]
 
@@ -61,9 +61,9 @@ def test_a_cancelled_job_is_never_put_back(codes):
 @pytest.mark.parametrize("codes", [(-10, -15), (-12, 1), (75, -12), (-10, -6)])
 def test_a_stop_before_ranks_can_listen_is_a_stop_whatever_it_does_to_the_others(codes):
     decision = outcome(reports(*codes), after=10)
-    assert (decision.action, decision.culprit) == (REQUEUE, None)
+    assert (decision.action, decision.failing_node) == (REQUEUE, None)
     assert "stopped on request" in decision.reason
-    assert outcome(reports(-10, -9), after=10).culprit == "n2"
+    assert outcome(reports(-10, -9), after=10).failing_node == "n2"
 
 
 def test_stops_that_never_get_further_are_bounded():
@@ -88,23 +88,23 @@ def test_a_usage_error_on_any_rank_is_never_retried(codes):
 
 def test_a_killed_rank_names_its_node_although_the_other_failed_first():
     decision = outcome(reports(1, -9))
-    assert (decision.action, decision.culprit, decision.is_failure) == (REQUEUE, "n2", True)
+    assert (decision.action, decision.failing_node, decision.is_failure) == (REQUEUE, "n2", True)
     assert "SIGKILL" in decision.reason
 
 
-def test_a_rank_we_put_down_is_not_the_culprit():
-    assert outcome(reports(-9, -11, put_down=0)).culprit == "n2"
+def test_a_rank_we_killed_is_not_the_cause():
+    assert outcome(reports(-9, -11, killed_by_us=0)).failing_node == "n2"
 
 
 def test_an_abort_points_at_nobody():
     decision = outcome(reports(-6, -6), after=10)
-    assert (decision.action, decision.culprit) == (REQUEUE, None)
+    assert (decision.action, decision.failing_node) == (REQUEUE, None)
 
 
-def test_a_node_without_a_last_word_is_the_culprit():
+def test_a_node_without_a_last_report_is_the_cause():
     lost = [*reports(1, 0)[:1], NodeReport(1, "n2", [RankEnd(1, None)])]
-    assert outcome(lost).culprit == "n2"
-    assert outcome(reports(1)).culprit == "n2"
+    assert outcome(lost).failing_node == "n2"
+    assert outcome(reports(1)).failing_node == "n2"
 
 
 def test_an_exception_is_retried_only_if_the_run_got_further():
@@ -116,7 +116,7 @@ def test_an_exception_is_retried_only_if_the_run_got_further():
 
 def test_a_hang_is_retried_before_any_checkpoint_too_and_points_at_nobody():
     decision = outcome(reports(76, 1), after=10)  # the second lost its connection when the first had left
-    assert (decision.action, decision.is_failure, decision.culprit, decision.delay_s) == (REQUEUE, True, None, 30)
+    assert (decision.action, decision.is_failure, decision.failing_node, decision.delay_s) == (REQUEUE, True, None, 30)
     assert "no step for too long" in decision.reason
     assert outcome(reports(76, 76), after=10, failures=3).action == STOP
 

@@ -95,9 +95,9 @@ def test_one_rank_killed(rank: int, submit: Submit, uninterrupted: Run):
     os.kill(run.rank_pid(rank), signal.SIGKILL)
     run.wait_done()
     first = run.decisions()[0]
-    culprit = f"n{rank + 1}"
-    assert (first["action"], first["culprit"], first["is_failure"]) == ("requeue", culprit, True)
-    assert culprit not in hosts_of_last_attempt(run)
+    failing_node = f"n{rank + 1}"
+    assert (first["action"], first["failing_node"], first["is_failure"]) == ("requeue", failing_node, True)
+    assert failing_node not in hosts_of_last_attempt(run)
     assert_same_run(run, uninterrupted)
 
 
@@ -107,7 +107,7 @@ def test_the_program_that_watches_a_nodes_ranks_killed(submit: Submit, uninterru
     os.kill(parent_of(run.rank_pid(1)), signal.SIGKILL)
     run.wait_done()
     first = run.decisions()[0]
-    assert (first["action"], first["culprit"], first["reason"][:15]) == ("requeue", "n2", "no word from n2")
+    assert (first["action"], first["failing_node"], first["reason"][:15]) == ("requeue", "n2", "no word from n2")
     assert_same_run(run, uninterrupted)
 
 

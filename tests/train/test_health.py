@@ -64,14 +64,16 @@ def test_weights_out_of_range_are_refused_by_name(value: float) -> None:
         check_weights(model)
 
 
-def test_quarantine_names_culprits_else_suspects_and_forgets_steps_taken_again(shards: Path, tmp_path: Path) -> None:
+def test_quarantine_names_records_at_fault_else_suspects_and_forgets_steps_taken_again(
+    shards: Path, tmp_path: Path
+) -> None:
     ranks = distributed.start(timeout_s=30, num_threads=1)
     shard_set = ShardSet.open(shards)
     rows, epochs = np.array([3, 9]), np.array([0, 1])
     quarantine = Quarantine(tmp_path, shard_set, ranks, resume_step=0)
-    culprits = quarantine.add(5, rows=rows, epochs=epochs, losses_B=torch.tensor([1.0, float("inf")]))
+    at_fault = quarantine.add(5, rows=rows, epochs=epochs, losses_B=torch.tensor([1.0, float("inf")]))
     suspects = quarantine.add(6, rows=rows, epochs=epochs, losses_B=torch.tensor([1.0, 2.0]))
-    assert culprits == [shard_set.keys[9]]
+    assert at_fault == [shard_set.keys[9]]
     assert suspects == [shard_set.keys[3], shard_set.keys[9]]
     told = read_rows(tmp_path / "quarantine.jsonl")
     assert [(row["step"], row["row"], row["epoch"], row["not_finite"]) for row in told] == [

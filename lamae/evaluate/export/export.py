@@ -4,7 +4,7 @@
     OUT/config.json         format version, model, mask and signal configuration, input length, sha256 of the weights
     OUT/README.md           model card
 
-The subjects it was pretrained on are told by their number only: hashes of ids from a small range can be undone.
+Of the subjects it was pretrained on their number alone is given: hashes of ids from a small range can be undone.
 """
 
 import dataclasses

@@ -2,7 +2,7 @@
 
     train split ──standardise, fit every setting──▶ val split ──best macro AUROC──▶ test split ──▶ AUROC, intervals
 
-Test records are touched once. Subjects that were in pretraining are refused as test subjects unless told otherwise.
+Test records are touched once. Subjects that were in pretraining are refused as test subjects unless ``transductive``.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a run tells: a line in the log, a row in metrics.jsonl, TensorBoard events. Rank 0 alone writes.
+"""What a run reports: a line in the log, a row in metrics.jsonl, TensorBoard events. Rank 0 alone writes.
 
 A restarted run continues the same files: rows and events beyond the step it resumes from are cut, so that no curve
 doubles back.
@@ -114,13 +114,13 @@ class Monitor:
             return
         from torch.utils.tensorboard.summary import hparams
 
-        told = {
+        shown = {
             f"{section}.{key}": value
             for section, values in sections.items()
             for key, value in values.items()
             if isinstance(value, bool | int | float | str)
         }
-        summaries = hparams(told, dict.fromkeys(RESULTS, 0.0))
+        summaries = hparams(shown, dict.fromkeys(RESULTS, 0.0))
         self._write(lambda board: [board.file_writer.add_summary(each, self._first_step) for each in summaries])
 
     def text(self, name: str, text: str) -> None:

@@ -62,7 +62,7 @@ class Quarantine:
     def add(self, step: int, *, rows: np.ndarray, epochs: np.ndarray, losses_B: torch.Tensor) -> list[str]:
         """Note this rank's share of a skipped step; called by all ranks. Gives the keys that were noted.
 
-        Records whose own loss is not finite are the culprits; where there is none (the gradient overflowed), every
+        Records whose own loss is not finite are at fault; where there is none (the gradient overflowed), every
         record of the step is a suspect.
         """
         bad = ~torch.isfinite(losses_B).cpu().numpy()

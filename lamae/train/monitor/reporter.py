@@ -1,4 +1,4 @@
-"""Turns steps into what is told of them: interval means, rates, spikes, quarantined records, figures."""
+"""Turns steps into what is reported of them: interval means, rates, spikes, quarantined records, figures."""
 
 import logging
 from collections.abc import Callable
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Follows a run step by step and tells about it every ``monitor.log_every`` steps. Called by all ranks alike."""
+    """Follows a run step by step and reports every ``monitor.log_every`` steps. Called by all ranks alike."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Reporter:
         self._run_dir = run_dir
         self._inputs = inputs
         self._ranks = ranks
-        # What all ranks know alike, rank 0 tells.
+        # What all ranks know alike, rank 0 reports.
         self._level = logging.WARNING if ranks.is_main else logging.DEBUG
         self._draw_figures = draw_figures
         self._meter = Meter()

@@ -1,1 +1,1 @@
-"""The processes of a run: their group, where each runs, what they tell each other, what becomes of a hung one."""
+"""The processes of a run: their group, where each runs, what they agree on, what becomes of a hung one."""

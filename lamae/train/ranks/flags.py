@@ -1,7 +1,7 @@
-"""What ranks tell each other between steps: a few integers on the CPU group, begun at one step and read at the next.
+"""What ranks agree on between steps: a few integers on the CPU group, begun at one step and read at the next.
 
 Every rank reads the same maximum at the same step, so whatever follows from it (save and leave, publish a
-checkpoint) happens on all of them at once, and no step waits for a device or for a slow rank's news.
+checkpoint) happens on all of them at once, and no step waits for a device or for a slow rank's message.
 """
 
 import signal
