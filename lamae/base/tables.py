@@ -128,12 +128,16 @@ def record_key(text: str, keys: Container[str]) -> str:
     """The one of ``keys`` that ``text`` spells, as it stands or as a whole number; ``text`` where it spells none.
 
     Tables of ids go through spreadsheets and pandas, which write study 40000000 as 40000000.0 where a column has gaps.
+    PTB-XL's ecg_id 1 is record 00001_hr or 00001_lr.
     """
     text = text.strip()
     if text in keys:
         return text
     number = whole_number(text)
-    return str(number) if number is not None and str(number) in keys else text
+    if number is None:
+        return text
+    spelled = (str(number), f"{number:05d}_hr", f"{number:05d}_lr")
+    return next((key for key in spelled if key in keys), text)
 
 
 def subject_number(text: str) -> int | None:

@@ -13,6 +13,7 @@ import numpy as np
 from lamae.base.errors import UsageError
 from lamae.evaluate.embeddings.embed import PRETRAINED, Embeddings
 from lamae.evaluate.labels.store import Labels
+from lamae.evaluate.probe.fewlabels import nested_share
 from lamae.evaluate.probe.logistic import LogisticSolver, Standardizer
 from lamae.evaluate.probe.readouts import C_GRID, fit_logistic
 from lamae.evaluate.reconstruct.reconstruction import spread
@@ -66,12 +67,6 @@ def rows_of_splits(truth: Labels, task: TaskConfig) -> dict[str, np.ndarray]:
     """The labelled rows of each split that a task of protocol ``splits`` uses, evenly spread."""
     most = {"train": task.fit_records, "val": task.test_records, "test": task.test_records}
     return {split: spread(truth.rows(split), count) for split, count in most.items()}
-
-
-def nested_share(subject_N: np.ndarray, rows: np.ndarray, *, fraction: float, seed: int) -> np.ndarray:
-    """Rows of the first ``fraction`` of the subjects in the order of ``seed``: smaller shares lie within larger."""
-    subjects = np.random.default_rng(seed).permutation(np.unique(subject_N[rows]))
-    return rows[np.isin(subject_N[rows], subjects[: max(2, round(fraction * len(subjects)))])]
 
 
 def deal_folds(subject_M: np.ndarray, y_MK: np.ndarray, *, folds: int, seed: int) -> np.ndarray:

@@ -173,3 +173,7 @@ def test_loading_leaves_the_callers_random_numbers_alone(exported):
     torch.manual_seed(3)
     load(exported)
     assert torch.equal(torch.rand(2), expected)
+
+
+def test_a_model_prints_as_one_line(exported):
+    assert re.fullmatch(r"<lamae, [\d.]+ M parameters, [\d.]+ s at \d+ Hz, on cpu>", repr(load(exported)))

@@ -73,6 +73,8 @@ def test_a_key_that_is_there_as_it_stands_is_no_number():
     assert record_key(" 007 ", {"007", "7"}) == "007"
     assert record_key("007.0", {"7"}) == "7"
     assert record_key("a.0", {"a"}) == "a.0"
+    assert record_key("1.0", {"00001_hr", "00002_hr"}) == "00001_hr"  # PTB-XL's ecg_id
+    assert record_key("17", {"00017_lr"}) == "00017_lr"
     assert [whole_number(text) for text in ("17.0", "1_7", "٣", "1.5", "nan", "9007199254740993.0")] == [
         *(17, None, None, None, None, 9007199254740993)
     ]

@@ -98,6 +98,13 @@ class ExportedModel:
     num_samples: int
     device: str
 
+    def __repr__(self) -> str:
+        millions = sum(parameter.numel() for parameter in self.model.parameters()) / 1e6
+        seconds, rate_hz = self.num_samples / self.signal.rate_hz, self.signal.rate_hz
+        return (
+            f"<{self.model.config.kind}, {millions:.1f} M parameters, {seconds:g} s at {rate_hz} Hz, on {self.device}>"
+        )
+
     @torch.inference_mode()
     def embed(self, signal_mv: Any, rate_hz: float, leads: Sequence[str] = LEADS) -> SignalEmbedding:
         """Embed one record [L, T] or a batch [B, L, T].

@@ -92,10 +92,13 @@ def few_label_curve(
 def training_rows(features: Embeddings, truth: Labels, *, fraction: float, seed: int) -> np.ndarray:
     """int64 rows of the first ``fraction`` of the training subjects in the order of ``seed``, at least two subjects."""
     _check_fraction(fraction)
-    rows = truth.rows("train")
-    subjects = np.random.default_rng(seed).permutation(np.unique(features.subject_N[rows]))
-    chosen = subjects[: max(2, round(fraction * len(subjects)))]
-    return rows[np.isin(features.subject_N[rows], chosen)]
+    return nested_share(features.subject_N, truth.rows("train"), fraction=fraction, seed=seed)
+
+
+def nested_share(subject_N: np.ndarray, rows: np.ndarray, *, fraction: float, seed: int) -> np.ndarray:
+    """Rows of the first ``fraction`` of the subjects in the order of ``seed``: smaller shares lie within larger."""
+    subjects = np.random.default_rng(seed).permutation(np.unique(subject_N[rows]))
+    return rows[np.isin(subject_N[rows], subjects[: max(2, round(fraction * len(subjects)))])]
 
 
 def curve_difference(first: FewLabelCurve, second: FewLabelCurve, fraction: float, *, seed: int = 0) -> Interval:

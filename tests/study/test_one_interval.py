@@ -1,0 +1,56 @@
+"""Probe, few labels, compare and study say the same of the same embeddings: value, interval and paired difference."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from lamae.evaluate.probe.fewlabels import curve_difference, few_label_curve
+from lamae.evaluate.probe.fit import difference as probe_difference
+from lamae.evaluate.probe.fit import probe_arrays
+from lamae.study import statistics
+from lamae.study.plan import TaskConfig
+from lamae.study.scoring import score_embeddings
+from tests.evaluate.test_probe import simulate
+
+
+def studied(features, truth, *, fraction=1.0, repeats=1):
+    """By seed, what a study has of one run, its three repeats of few labels taken as one value."""
+    task = TaskConfig(fit_records=10**6, test_records=10**6, repeats=repeats)
+    held_out_N = np.ones(len(features.subject_N), dtype=bool)
+    scores = score_embeddings(features, truth, task, held_out_N=held_out_N, fraction=fraction)
+    summary = statistics.summarise(scores)
+    return {0: (summary.population, *summary.macro_of())}
+
+
+@pytest.fixture
+def two_models():
+    features, truth = simulate(seed=0)
+    noise = np.random.default_rng(1).normal(size=features.x_ND.shape).astype(np.float32)
+    return features, dataclasses.replace(features, x_ND=features.x_ND + noise, name="noisier"), truth
+
+
+def test_all_ways_to_score_an_embedding_give_the_same_interval(two_models):
+    features, _, truth = two_models
+    probe = probe_arrays(features, truth).macro  # what probe, compare and the demo print
+    curve = few_label_curve(features, truth, fractions=[1.0]).macro(1.0)
+    study = statistics.estimate(studied(features, truth))
+    for other in (curve, study):
+        assert (other.value, other.low, other.high) == pytest.approx((probe.value, probe.low, probe.high), abs=1e-6)
+
+
+def test_all_ways_to_compare_two_give_the_same_difference(two_models):
+    first, second, truth = two_models
+    probe = probe_difference(probe_arrays(first, truth), probe_arrays(second, truth)).macro
+    curves = [few_label_curve(features, truth, fractions=[1.0]) for features in (first, second)]
+    curve = curve_difference(*curves, 1.0)
+    study = statistics.difference(*(studied(features, truth) for features in (first, second)))
+    for other in (curve, study):
+        assert (other.value, other.low, other.high) == pytest.approx((probe.value, probe.low, probe.high), abs=1e-6)
+
+
+def test_few_labels_are_the_same_subjects_in_a_study_and_in_a_probe(two_models):
+    features, _, truth = two_models
+    curve = few_label_curve(features, truth, fractions=[0.1], num_seeds=1).results[0.1][0]
+    _, value, _ = studied(features, truth, fraction=0.1)[0]
+    assert value == pytest.approx(curve.macro.value, abs=1e-6)
