@@ -34,8 +34,9 @@ from lamae.sharding.files import DirectoryFiles
 from lamae.sharding.format import ShardSet
 from lamae.sharding.merge import merge
 from lamae.sharding.options import PackOptions
+from lamae.sharding.packplan import Plan
 from lamae.sharding.part import pack_part
-from lamae.sharding.plan import Plan, plan
+from lamae.sharding.plan import plan
 from lamae.sharding.quality import LEAD_FLAGS, RECORD_FLAGS, QualityConfig
 from lamae.sharding.synth import synthesize
 from lamae.sharding.tar import member

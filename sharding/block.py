@@ -14,7 +14,7 @@ import numpy as np
 from lamae.base.leads import NUM_LEADS
 from lamae.sharding.files import Files
 from lamae.sharding.measures import Measures
-from lamae.sharding.plan import Plan
+from lamae.sharding.packplan import Plan
 from lamae.sharding.quality import QualityConfig, assess
 from lamae.sharding.reading import RejectError
 from lamae.sharding.recording import Recording, audit, read_recording

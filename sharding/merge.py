@@ -35,8 +35,8 @@ from lamae.sharding.format import (
     manifest_text,
     shard_name,
 )
+from lamae.sharding.packplan import Plan, lock_of
 from lamae.sharding.part import is_done, read_report
-from lamae.sharding.plan import Plan, lock_of
 from lamae.sharding.quality import LEAD_FLAGS, RECORD_FLAGS
 
 _ROWS_PER_CHUNK = 1 << 16

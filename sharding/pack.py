@@ -23,8 +23,9 @@ from lamae.sharding.format import MANIFEST_NAME, SHARDS_NAME, ShardSet, shard_na
 from lamae.sharding.merge import finish, merge
 from lamae.sharding.options import PackOptions
 from lamae.sharding.output import is_complete, lost_shards
+from lamae.sharding.packplan import Plan
 from lamae.sharding.part import forget_damaged, is_done, pack_part, read_report
-from lamae.sharding.plan import Plan, plan
+from lamae.sharding.plan import plan
 
 __all__ = ["PackOptions", "merge", "pack", "pack_part", "pending_parts", "plan"]
 

@@ -20,7 +20,7 @@ from lamae.sharding.block import BlockReader
 from lamae.sharding.files import HEADER_SUFFIX, Files
 from lamae.sharding.format import COLUMNS, NO_SAMPLE, SHARDS_NAME, SPLITS, npy_header, shard_name
 from lamae.sharding.output import is_complete
-from lamae.sharding.plan import Plan, lock_of
+from lamae.sharding.packplan import Plan, lock_of
 from lamae.sharding.recording import Recording
 from lamae.sharding.sources import Entry
 from lamae.sharding.tar import TarWriter, member

@@ -9,7 +9,7 @@ import pytest
 import zarr
 
 from lamae.base.leads import NUM_LEADS
-from lamae.cli.app import every_nth
+from lamae.cli.data import every_nth
 from lamae.cluster import profile
 from lamae.cluster.submit import submit
 from lamae.data.config import DataConfig
