@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from lamae.base.outputs import differences
+
 MOVED, WITHIN, ONLY_ONE = "moved", "within spread", "only in one"
 # What has to agree for absolute figures to be comparable, and is named when ratios are compared all the same.
 CONDITIONS = ("benchmark", "quick", "hardware", "versions", "revision")
@@ -43,16 +45,8 @@ def compare(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
 
 def differing_conditions(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """What differs between the circumstances of two results, one line each."""
-    lines = []
-    for key in CONDITIONS:
-        old, new = before.get(key), after.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            for part in sorted({*old, *new}):
-                if old.get(part) != new.get(part):
-                    lines.append(f"{part}: {old.get(part)} -> {new.get(part)}")
-        elif old != new:
-            lines.append(f"{key}: {old} -> {new}")
-    return lines
+    then, now = ({key: result.get(key) for key in CONDITIONS} for result in (before, after))
+    return [f"{key}: {old} -> {new}" for key, old, new in differences(then, now)]
 
 
 def _spread(result: dict[str, Any], name: str) -> tuple[float, float] | None:

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from lamae.base import files
 from lamae.cluster.policy import Decision, decide
 from lamae.cluster.submission import (
     CANCELLED_NAME,
@@ -13,9 +14,7 @@ from lamae.cluster.submission import (
     Submission,
     list_attempts,
     newest_step,
-    read_json,
     read_reports,
-    write_json,
 )
 
 log = logging.getLogger(__name__)
@@ -23,9 +22,9 @@ log = logging.getLogger(__name__)
 
 def conclude(folder: Path, submission: Submission, attempt: Path, *, hosts: Sequence[str]) -> Decision:
     """Decide what follows an attempt on ``hosts``, and leave the decision in its folder."""
-    earlier = (read_json(path / DECISION_NAME) for path in _attempts_alike(folder, submission, attempt))
+    earlier = (files.try_read_json(path / DECISION_NAME) for path in _attempts_alike(folder, submission, attempt))
     failures = sum(bool(values and values["is_failure"]) for values in earlier)
-    start = read_json(attempt / RENDEZVOUS_NAME) or {}
+    start = files.try_read_json(attempt / RENDEZVOUS_NAME) or {}
     decision = decide(
         read_reports(attempt),
         hosts=hosts,
@@ -43,7 +42,7 @@ def conclude(folder: Path, submission: Submission, attempt: Path, *, hosts: Sequ
 
 def record(decision: Decision, attempt: Path) -> None:
     """Leave the decision in the attempt's folder, in place of any before it."""
-    write_json(attempt / DECISION_NAME, dataclasses.asdict(decision))
+    files.write_json(attempt / DECISION_NAME, dataclasses.asdict(decision))
     log.info("%s: %s", decision.action, decision.reason)
 
 

@@ -10,13 +10,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from lamae.base import files
 from lamae.base.awake import patiently
 from lamae.base.errors import LamaeError
 from lamae.cluster import jobs, profile
 from lamae.cluster.executor import send
 from lamae.cluster.job import NodeJob
 from lamae.cluster.snapshot import copy_code
-from lamae.cluster.submission import CODE_NAME, JOB_ID_NAME, OTHER_JOBS_NAME, Submission, make_folder, read_json
+from lamae.cluster.submission import CODE_NAME, JOB_ID_NAME, OTHER_JOBS_NAME, Submission, make_folder
 
 PASS, WARN, FAIL = "pass", "warn", "fail"
 
@@ -77,7 +78,7 @@ def _run_job(chosen: profile.Profile, *, shards: Path | None, out: Path) -> dict
         _remove(folder)
         raise
     status = jobs.follow(folder, write=lambda _text: None)
-    results = read_json(folder / RESULTS_NAME)
+    results = files.try_read_json(folder / RESULTS_NAME)
     if results is None:
         log = jobs.log_path(folder, status.job_id)
         raise LamaeError(f"doctor: the examination did not end well: {status.detail}; see {log}")

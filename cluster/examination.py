@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from lamae.cluster.submission import write_json
+from lamae.base import files
 from lamae.data.config import DataConfig
 from lamae.data.loader import RingLoader
 from lamae.model.config import MaskConfig, ModelConfig
@@ -208,7 +208,7 @@ def main() -> None:
     ranks = distributed.start(timeout_s=120, num_threads=1)
     found = examine(ranks, out=out, shards=shards[0] if shards else None)
     if ranks.is_main:
-        write_json(results, found)
+        files.write_json(results, found)
     ranks.barrier()
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lamae.base import files
 from lamae.base.errors import LamaeError, UsageError
 from lamae.base.rundirectory import RunDirectory
 from lamae.cluster import policy, registry, slurm
@@ -19,7 +20,6 @@ from lamae.cluster.submission import (
     SUBMISSION_NAME,
     Submission,
     list_attempts,
-    read_json,
 )
 from lamae.train import runconfig
 
@@ -216,14 +216,14 @@ def _count_restarts(submission: Submission, attempts: Sequence[Path]) -> int:
 
 
 def _last_decision(attempts: Sequence[Path]) -> dict[str, Any] | None:
-    return read_json(attempts[-1] / DECISION_NAME) if attempts else None
+    return files.try_read_json(attempts[-1] / DECISION_NAME) if attempts else None
 
 
 def _final_decision(folder: Path, submission: Submission) -> dict[str, Any] | None:
     """The decision that ended the job, of an array the worst one once every task has one; None while it goes on."""
     last_of_task: dict[str, dict[str, Any] | None] = {}
     for attempt in list_attempts(folder):
-        last_of_task[attempt.name.rsplit("-", 1)[0]] = read_json(attempt / DECISION_NAME)
+        last_of_task[attempt.name.rsplit("-", 1)[0]] = files.try_read_json(attempt / DECISION_NAME)
     decisions = [decision for decision in last_of_task.values() if decision and decision["action"] != policy.REQUEUE]
     if not decisions or len(decisions) < max(1, len(submission.array)):
         return None

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lamae.base import files
 from lamae.base.awake import patiently
 from lamae.base.errors import LamaeError
 from lamae.base.launch import free_port
-from lamae.cluster.submission import RENDEZVOUS_NAME, newest_step, read_json, write_json
+from lamae.cluster.submission import RENDEZVOUS_NAME, newest_step
 
 LOOPBACK = "127.0.0.1"
 RENDEZVOUS_TIMEOUT_S = 300.0
@@ -62,10 +63,10 @@ def meet(attempt: Path, place: NodePlace, *, run_dir: str | None) -> Rendezvous:
     if place.node == 0:
         address = LOOPBACK if place.num_nodes == 1 else own_address(place.host)
         rendezvous = Rendezvous(address, free_port(""), newest_step(run_dir))
-        write_json(path, rendezvous.__dict__)
+        files.write_json(path, rendezvous.__dict__)
         return rendezvous
     for _ in patiently(RENDEZVOUS_TIMEOUT_S, poll_s=0.2):
-        values = read_json(path)
+        values = files.try_read_json(path)
         if values:
             return Rendezvous(**values)
     raise LamaeError(f"{path}: not there after {RENDEZVOUS_TIMEOUT_S:.0f} s; is this folder shared between the nodes?")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lamae.base import settings
+from lamae.base.validate import at_least, one_of
 
 KINDS = ("slurm", "local")
 LOCAL = "local"
@@ -92,8 +93,7 @@ class Profile:
 
     def check(self) -> None:
         """Raises ValueError naming the key to change."""
-        if self.kind not in KINDS:
-            raise ValueError(f"kind={self.kind!r} is none of {', '.join(KINDS)}")
+        one_of(self, kind=KINDS)
         _, high = self.node_range()
         if self.kind == "local" and high != 1:
             raise ValueError(f"nodes={self.nodes}: kind=local has one node; set nodes=1 or kind=slurm")
@@ -101,20 +101,8 @@ class Profile:
             raise ValueError(
                 "setup: a local job inherits the shell it is submitted from; run these lines there instead"
             )
-        for name in (
-            "gpus_per_node",
-            "cpus_per_node",
-            "ranks_per_node",
-            "mem_gb",
-            "max_restarts",
-            "backoff_s",
-            "stall_s",
-        ):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be 0 or more")
-        for name in ("time_min", "save_before_end_s", "array_tasks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        at_least(self, gpus_per_node=0, cpus_per_node=0, ranks_per_node=0, mem_gb=0)
+        at_least(self, max_restarts=0, backoff_s=0, stall_s=0, time_min=1, save_before_end_s=1, array_tasks=1)
         if self.save_before_end_s >= self.time_min * 60:
             raise ValueError(
                 f"save_before_end_s={self.save_before_end_s} leaves no time to run within time_min={self.time_min}"

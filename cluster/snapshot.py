@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 import lamae
+from lamae.base import files
 from lamae.base.revision import REVISION_NAME, describe_code
-from lamae.cluster.submission import write_json
 
 
 def copy_code(destination: Path) -> None:
@@ -15,4 +15,4 @@ def copy_code(destination: Path) -> None:
     """
     source = Path(lamae.__file__).parent  # a checkout's links become folders of the copy
     shutil.copytree(source, destination / "lamae", ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
-    write_json(destination / REVISION_NAME, describe_code())
+    files.write_json(destination / REVISION_NAME, describe_code())

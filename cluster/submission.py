@@ -16,14 +16,12 @@ FOLDER is ``RUN/jobs/NNN`` for training and ``lamae-jobs/NNN-VERB`` for anything
 """
 
 import dataclasses
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from lamae.base.errors import EXIT_STOPPED, UsageError
-from lamae.base.files import write_json
+from lamae.base import files
+from lamae.base.errors import EXIT_STOPPED, LamaeError, UsageError
 from lamae.base.rundirectory import RunDirectory
 from lamae.cluster.profile import Profile
 
@@ -65,16 +63,16 @@ class Submission:
     """Unix time."""
 
     def write(self, folder: Path) -> None:
-        write_json(folder / SUBMISSION_NAME, dataclasses.asdict(self))
+        files.write_json(folder / SUBMISSION_NAME, dataclasses.asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> "Submission":
         """Raises UsageError where the folder holds no submission."""
         try:
-            values = json.loads((folder / SUBMISSION_NAME).read_text())
+            values = files.read_json(folder / SUBMISSION_NAME)
             profile = {Profile.RENAMED.get(name, name): value for name, value in values["profile"].items()}
             return cls(**{**values, "profile": Profile(**profile)})
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (FileNotFoundError, LamaeError, TypeError, KeyError, AttributeError) as error:
             raise UsageError(f"{folder}: not a job of 'lamae submit' ({error})") from None
 
 
@@ -108,14 +106,14 @@ class NodeReport:
         return any(end.code not in (None, 0, EXIT_STOPPED) for end in self.ranks)
 
     def write(self, attempt: Path) -> None:
-        write_json(attempt / f"node-{self.node}.json", dataclasses.asdict(self))
+        files.write_json(attempt / f"node-{self.node}.json", dataclasses.asdict(self))
 
 
 def read_reports(attempt: Path) -> list[NodeReport]:
     """The reports of an attempt so far, by node."""
     reports = []
     for path in attempt.glob("node-*.json"):
-        values = read_json(path)
+        values = files.try_read_json(path)
         if values:
             ends = [RankEnd(**end) for end in values.pop("ranks")]
             reports.append(NodeReport(**values, ranks=ends))
@@ -162,12 +160,3 @@ def _make_folder(root: Path, suffix: str) -> Path:
 def newest_step(run_dir: str | Path | None) -> int | None:
     """Step of the newest published checkpoint of a run, -1 where there is none; None where there is no run."""
     return None if run_dir is None else RunDirectory(Path(run_dir)).newest_step()
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """None where the file is not there (yet)."""
-    try:
-        values: dict[str, Any] = json.loads(path.read_text())
-        return values
-    except (OSError, ValueError):
-        return None

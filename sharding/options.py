@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from lamae.base.validate import above, at_least, below, is_share, one_of
 from lamae.sharding.quality import QualityConfig
 
 WINDOWS = ("first", "centre", "all")
@@ -65,23 +66,12 @@ class PackOptions:
 
     def check(self) -> None:
         """Raises ValueError naming the option and what it may be."""
-        if self.source not in SOURCE_KINDS:
-            raise ValueError(f"source={self.source!r} is none of {', '.join(SOURCE_KINDS)}")
-        for name in ("workers", "shard_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.rate_hz is not None and not self.rate_hz > 0:
-            raise ValueError(f"rate_hz={self.rate_hz} must be positive")
-        if self.seconds is not None and not 0 < self.seconds < math.inf:
-            raise ValueError(f"seconds={self.seconds} must be positive")
-        if self.gain is not None and not 0 < self.gain < math.inf:
-            raise ValueError(f"gain={self.gain} must be positive: stored units per millivolt")
-        if self.windows not in WINDOWS:
-            raise ValueError(f"windows={self.windows!r} is none of {', '.join(WINDOWS)}")
-        if not 0 <= self.overlap < 1:
-            raise ValueError(f"overlap={self.overlap} is no share of a window, from 0 to below 1")
-        if not (0 <= self.min_seconds < math.inf and 0 <= self.padding_s < math.inf):
-            raise ValueError(f"min_seconds={self.min_seconds} and padding_s={self.padding_s} cannot be negative")
+        one_of(self, source=SOURCE_KINDS, windows=WINDOWS, ptbxl_rate_hz=(100, 500))
+        at_least(self, workers=1, shard_size=1, limit=1, max_per_subject=1)
+        above(self, rate_hz=0, seconds=0, gain=0)
+        below(self, rate_hz=math.inf, seconds=math.inf, gain=math.inf, min_seconds=math.inf, padding_s=math.inf)
+        below(self, overlap=1)
+        is_share(self, "", "audit")
         defaults = PackOptions()
         if self.seconds is None and (self.windows, self.overlap, self.min_seconds) != (
             defaults.windows,
@@ -91,14 +81,6 @@ class PackOptions:
             raise ValueError("windows, overlap and min_seconds go with seconds (--seconds 10)")
         if self.overlap and self.windows != "all":
             raise ValueError(f"overlap={self.overlap} goes with windows=all, not {self.windows}")
-        for name in ("limit", "max_per_subject"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value} must be at least 1")
-        if self.ptbxl_rate_hz not in (None, 100, 500):
-            raise ValueError(f"ptbxl_rate_hz={self.ptbxl_rate_hz} is neither 100 nor 500")
-        if not 0 <= self.audit <= 1:
-            raise ValueError(f"audit={self.audit} is no share between 0 and 1")
         fractions = self.split_fractions
         if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:
             raise ValueError(f"split_fractions={fractions} must be three shares that add up to 1")

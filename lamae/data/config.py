@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from lamae.base.validate import above, at_least, below, one_of
 from lamae.sharding.format import SPLITS
 
 ORDERS = ("global", "window")
@@ -64,12 +65,8 @@ class DataConfig:
             _require(one_each, "data.weights", f"{len(named)} numbers, one for each set of data.path", self.weights)
             positive = all(0 < weight < math.inf for weight in self.weights)
             _require(positive, "data.weights", "positive; leave a set out of data.path instead", self.weights)
-        _require(self.split in (*SPLITS, "all"), "data.split", f"one of {', '.join(SPLITS)}, all", self.split)
-        _require(self.order in ORDERS, "data.order", f"one of {', '.join(ORDERS)}", self.order)
-        _require(self.window_shards >= 1, "data.window_shards", "at least 1", self.window_shards)
-        _require(self.threads >= 1, "data.threads", "at least 1", self.threads)
-        _require(self.prefetch >= 1, "data.prefetch", "at least 1", self.prefetch)
-        _require(self.on_corrupt in ON_CORRUPT, "data.on_corrupt", f"one of {', '.join(ON_CORRUPT)}", self.on_corrupt)
+        one_of(self, "data", split=(*SPLITS, "all"), order=ORDERS, on_corrupt=ON_CORRUPT)
+        at_least(self, "data", window_shards=1, threads=1, prefetch=1)
 
 
 @dataclass
@@ -112,11 +109,7 @@ class SignalConfig:
 
     def check(self) -> None:
         """Raises ValueError naming the key to change."""
-        _require(self.rate_hz >= 1, "signal.rate_hz", "at least 1", self.rate_hz)
-        _require(self.seconds >= 0, "signal.seconds", "0 (whole records) or positive", self.seconds)
-        _require(self.scaling in SCALINGS, "signal.scaling", f"one of {', '.join(SCALINGS)}", self.scaling)
-        _require(self.scale_mv > 0, "signal.scale_mv", "positive", self.scale_mv)
-        _require(self.clip_mv >= 0, "signal.clip_mv", "0 (off) or positive", self.clip_mv)
-        _require(0 <= self.lead_dropout < 1, "signal.lead_dropout", "in [0, 1)", self.lead_dropout)
-        for name in ("gain_jitter", "noise_mv"):
-            _require(getattr(self, name) >= 0, f"signal.{name}", "0 (off) or positive", getattr(self, name))
+        at_least(self, "signal", rate_hz=1, seconds=0, clip_mv=0, gain_jitter=0, noise_mv=0)
+        above(self, "signal", scale_mv=0)
+        below(self, "signal", lead_dropout=1)
+        one_of(self, "signal", scaling=SCALINGS)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from lamae.base.leads import NUM_LEADS
+from lamae.base.validate import at_least, is_share, one_of
 
 KINDS = ("lamae", "independent", "aligned", "mean", "joint")
 SCOPES = ("summary", "aligned", "joint")
@@ -71,13 +72,9 @@ class ModelConfig:
 
     def check(self) -> None:
         """Raises ValueError naming the key to change."""
-        _one_of("model.kind", self.kind, KINDS)
-        _one_of("model.scope", self.scope, SCOPES)
-        _one_of("model.attention", self.attention, ATTENTIONS)
-        for name in ("patch_size", "width", "heads", "decoder_width", "decoder_heads"):
-            _at_least(f"model.{name}", getattr(self, name), 1)
-        for name in ("depth", "latent_depth", "decoder_depth"):
-            _at_least(f"model.{name}", getattr(self, name), 0)
+        one_of(self, "model", kind=KINDS, scope=SCOPES, attention=ATTENTIONS)
+        at_least(self, "model", patch_size=1, width=1, heads=1, decoder_width=1, decoder_heads=1)
+        at_least(self, "model", depth=0, latent_depth=0, decoder_depth=0, align_weight=0)
         for prefix in ("", "decoder_"):
             width, heads = getattr(self, f"{prefix}width"), getattr(self, f"{prefix}heads")
             if width % heads or width % 2:
@@ -91,8 +88,6 @@ class ModelConfig:
                 f"model.mlp_ratio={self.mlp_ratio} must give an MLP beside width {narrower} at least 1 unit: "
                 f"{1 / narrower:.2g} or more"
             )
-        if self.align_weight < 0:
-            raise ValueError(f"model.align_weight={self.align_weight} must not be negative")
 
 
 @dataclass
@@ -125,19 +120,18 @@ class MaskConfig:
 
     def check(self) -> None:
         """Raises ValueError naming the key to change."""
-        _one_of("mask.kind", self.kind, MASK_KINDS)
+        one_of(self, "mask", kind=MASK_KINDS)
+        is_share(self, "mask", "limb_hidden_share", "record_only_share")
         most = 5 if self.limb_tied else 11
         if not 1 <= self.hidden_leads <= most and {"grid", "lead"} & set(kinds_drawn(self)):
             tied = "with mask.limb_tied=true they are chest leads" if self.limb_tied else "one lead must stay visible"
             raise ValueError(f"mask.hidden_leads={self.hidden_leads} must lie in 1..{most}: {tied}")
         if not 0 < self.ratio < 1 and self.kind != "lead":
             raise ValueError(f"mask.ratio={self.ratio} must lie between 0 and 1 (both excluded)")
-        for name in ("limb_hidden_share", "record_only_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"mask.{name}={getattr(self, name)} must lie in 0..1")
         if self.kind == "mixed":
             for kind, weight in self.weights.items():
-                _one_of("mask.weights", kind, MIXABLE_MASK_KINDS)
+                if kind not in MIXABLE_MASK_KINDS:
+                    raise ValueError(f"mask.weights={kind} is none of {', '.join(MIXABLE_MASK_KINDS)}")
                 if weight < 0:
                     raise ValueError(f"mask.weights.{kind}={weight} must not be negative")
             if not sum(self.weights.values()) > 0:
@@ -264,13 +258,3 @@ def kinds_drawn(mask: MaskConfig) -> list[str]:
 def num_visible(mask: MaskConfig, num_patches: int) -> int:
     """Patches that stay visible in a lead that is not hidden wholly: at least one, at most all but one."""
     return min(max(round(num_patches * (1 - mask.ratio)), 1), num_patches - 1)
-
-
-def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{key}={value} is none of {', '.join(allowed)}")
-
-
-def _at_least(key: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(f"{key}={value} must be at least {least}")

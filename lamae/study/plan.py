@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lamae.base import settings
+from lamae.base.validate import above, at_least, below, one_of
 
 KIND = "study"
 """Folder of the package's plans."""
@@ -61,9 +62,8 @@ class CorpusConfig:
 
     def check(self) -> None:
         """Raises ValueError naming the key."""
-        for name in ("synthetic_records", "synthetic_subjects", "parts", "rate_hz", "seconds"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"corpus.{name}={getattr(self, name)} must be above 0")
+        above(self, "corpus", synthetic_records=0, synthetic_subjects=0, parts=0, rate_hz=0, seconds=0)
+        below(self, "corpus", rate_hz=math.inf, seconds=math.inf)
         shares = self.split_fractions
         if len(shares) != 3 or not all(share >= 0 for share in shares) or not math.isclose(sum(shares), 1):
             raise ValueError(f"corpus.split_fractions={shares} must be three shares that add up to 1")
@@ -146,21 +146,14 @@ class TaskConfig:
         return values
 
     def check(self) -> None:
-        if self.protocol not in PROTOCOLS:
-            raise ValueError(f"protocol={self.protocol} is none of {', '.join(PROTOCOLS)}")
+        one_of(self, protocol=PROTOCOLS, test_split=TEST_SPLITS)
+        at_least(self, fit_records=1, test_records=1, repeats=1, folds=2)
         if 1.0 not in self.label_fractions or not all(0 < share <= 1 for share in self.label_fractions):
             raise ValueError(f"label_fractions={self.label_fractions} must lie above 0, at most at 1, and hold 1.0")
-        for name in ("fit_records", "test_records", "repeats"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.folds < 2:
-            raise ValueError(f"folds={self.folds} must be at least 2")
         if (self.test_shards is None) != (self.test_labels is None):
             raise ValueError("test_shards and test_labels go together: a shard set, and labels of it")
         if self.test_shards is not None and self.protocol != "splits":
             raise ValueError("test_shards needs protocol=splits: fitted on the corpus, tested on the other set")
-        if self.test_split not in TEST_SPLITS:
-            raise ValueError(f"test_split={self.test_split} is none of {', '.join(TEST_SPLITS)}")
 
 
 @dataclass
@@ -225,11 +218,9 @@ class StudyPlan:
             for name in getattr(self, section):
                 if slugs[slug(name)] != name:
                     raise ValueError(f"{section}: {name!r} and {slugs[slug(name)]!r} would share the same directories")
-        for key, steps in (("steps", self.steps), ("search.steps", self.search.steps)):
-            if steps < 1:
-                raise ValueError(f"{key}={steps} must be at least 1")
-        if not 0 <= self.flops_tolerance < math.inf:
-            raise ValueError(f"flops_tolerance={self.flops_tolerance} must be 0 or more")
+        at_least(self, steps=1, flops_tolerance=0)
+        at_least(self.search, "search", steps=1)
+        below(self, flops_tolerance=math.inf)
         if self.search.task not in self.tasks:
             raise ValueError(f"search.task={self.search.task} is none of the tasks {', '.join(self.tasks)}")
         for name, task in self.tasks.items():

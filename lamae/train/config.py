@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lamae.base.validate import above, at_least, below, one_of
+
 PRECISIONS = ("fp32", "bf16")
 ZERO_STAGES = (0, 1, 2, 3)
 COMPILE_MODES = ("off", "blocks")
@@ -38,11 +40,6 @@ def _is_set(options: Mapping[str, Any], path: str) -> bool:
         return False
     inner = options[key]
     return not rest or (isinstance(inner, Mapping) and _is_set(inner, rest))
-
-
-def _at_least(key: str, value: float, bound: float) -> None:
-    if not value >= bound:
-        raise ValueError(f"{key}={value} must be at least {bound}")
 
 
 @dataclass
@@ -86,18 +83,9 @@ class TrainConfig:
     """Stop with a report after this many consecutive steps with a non-finite loss or gradient."""
 
     def check(self) -> None:
-        _at_least("train.steps", self.steps, 1)
-        if self.stop_at is not None:
-            _at_least("train.stop_at", self.stop_at, 1)
-        _at_least("train.seed", self.seed, 0)
-        _at_least("train.global_batch_size", self.global_batch_size, 1)
-        _at_least("train.micro_batch_size", self.micro_batch_size, 1)
-        _at_least("train.num_threads", self.num_threads, 0)
-        _at_least("train.validate_every", self.validate_every, 0)
-        _at_least("train.validate_records", self.validate_records, 1)
-        _at_least("train.max_skipped_in_a_row", self.max_skipped_in_a_row, 1)
-        if self.compile not in COMPILE_MODES:
-            raise ValueError(f"train.compile={self.compile!r} is none of {', '.join(COMPILE_MODES)}")
+        at_least(self, "train", steps=1, stop_at=1, seed=0, global_batch_size=1, micro_batch_size=1, num_threads=0)
+        at_least(self, "train", validate_every=0, validate_records=1, max_skipped_in_a_row=1)
+        one_of(self, "train", compile=COMPILE_MODES)
 
 
 @dataclass
@@ -143,34 +131,22 @@ class OptimConfig:
     """Gradients are scaled down to this global L2 norm; 0 never clips."""
 
     def check(self) -> None:
-        if not self.lr > 0:
-            raise ValueError(f"optim.lr={self.lr} must be above 0")
+        above(self, "optim", lr=0, eps=0)
+        at_least(self, "optim", warmup_steps=0, decay_end=1, restart_from=0, weight_decay=0, final_weight_decay=0)
+        at_least(self, "optim", clip_norm=0)
+        below(self, "optim", beta1=1, beta2=1)
         if not 0 <= self.final_lr <= self.lr:
             raise ValueError(f"optim.final_lr={self.final_lr} must lie between 0 and optim.lr={self.lr}")
-        _at_least("optim.warmup_steps", self.warmup_steps, 0)
-        if self.decay_end is not None:
-            _at_least("optim.decay_end", self.decay_end, 1)
-        if self.restart_from is not None:
-            _at_least("optim.restart_from", self.restart_from, 0)
-            if self.decay_end is None:
-                raise ValueError(
-                    f"optim.restart_from={self.restart_from} needs optim.decay_end: where the schedule before it ends, "
-                    "train.steps as it was"
-                )
+        if self.restart_from is not None and self.decay_end is None:
+            raise ValueError(
+                f"optim.restart_from={self.restart_from} needs optim.decay_end: where the schedule before it ends, "
+                "train.steps as it was"
+            )
         if self.restart_lr is not None:
             if self.restart_from is None:
                 raise ValueError(f"optim.restart_lr={self.restart_lr} needs optim.restart_from: the step it is for")
             if not self.final_lr <= self.restart_lr:
                 raise ValueError(f"optim.restart_lr={self.restart_lr} must not be below optim.final_lr={self.final_lr}")
-        _at_least("optim.weight_decay", self.weight_decay, 0)
-        if self.final_weight_decay is not None:
-            _at_least("optim.final_weight_decay", self.final_weight_decay, 0)
-        for key, beta in (("optim.beta1", self.beta1), ("optim.beta2", self.beta2)):
-            if not 0 <= beta < 1:
-                raise ValueError(f"{key}={beta} must lie in [0, 1)")
-        if not self.eps > 0:
-            raise ValueError(f"optim.eps={self.eps} must be above 0")
-        _at_least("optim.clip_norm", self.clip_norm, 0)
 
 
 def check_schedule(optim: OptimConfig, *, steps: int) -> None:
@@ -204,8 +180,8 @@ class EngineConfig:
     offered (fp16, offloading), are refused."""
 
     def check(self) -> None:
-        if self.zero_stage not in ZERO_STAGES:
-            raise ValueError(f"engine.zero_stage={self.zero_stage} is none of 0, 1, 2, 3")
+        one_of(self, "engine", zero_stage=ZERO_STAGES)
+        above(self, "engine", timeout_s=0, step_timeout_s=0)
         if self.precision not in PRECISIONS:
             reason = "; fp16 is not offered: its loss scaling is not proven here" if self.precision == "fp16" else ""
             raise ValueError(f"engine.precision={self.precision!r} is none of {', '.join(PRECISIONS)}{reason}")
@@ -214,9 +190,6 @@ class EngineConfig:
                 "engine.zero_stage=0 with engine.precision=bf16 is refused: DeepSpeed 0.19.8 then follows a wrong loss "
                 "curve; take engine.zero_stage=1 (same memory on one rank) or engine.precision=fp32"
             )
-        for key, seconds in (("timeout_s", self.timeout_s), ("step_timeout_s", self.step_timeout_s)):
-            if not seconds > 0:
-                raise ValueError(f"engine.{key}={seconds} must be above 0")
         for path, reason in NOT_FOR_RAW_OPTIONS.items():
             if _is_set(self.deepspeed, path):
                 raise ValueError(f"engine.deepspeed.{path} is refused: {reason}")
@@ -247,10 +220,7 @@ class CheckpointConfig:
     logged."""
 
     def check(self) -> None:
-        _at_least("checkpoint.every", self.every, 0)
-        _at_least("checkpoint.keep", self.keep, 0)
-        _at_least("checkpoint.keep_every", self.keep_every, 0)
-        _at_least("checkpoint.notice_s", self.notice_s, 0)
+        at_least(self, "checkpoint", every=0, keep=0, keep_every=0, notice_s=0)
 
 
 @dataclass
@@ -290,15 +260,9 @@ class MonitorConfig:
     """Peak dense TFLOP/s of one device in this precision, for model FLOP utilisation; unknown devices report none."""
 
     def check(self) -> None:
-        _at_least("monitor.log_every", self.log_every, 1)
-        _at_least("monitor.figures_every", self.figures_every, 0)
-        _at_least("monitor.probe_every", self.probe_every, 0)
-        _at_least("monitor.probe_records", self.probe_records, 2)
-        _at_least("monitor.spike_zscore", self.spike_zscore, 0)
-        _at_least("monitor.hang_factor", self.hang_factor, 0)
-        _at_least("monitor.hang_floor_s", self.hang_floor_s, 0)
-        if self.peak_tflops is not None and not self.peak_tflops > 0:
-            raise ValueError(f"monitor.peak_tflops={self.peak_tflops} must be above 0")
+        at_least(self, "monitor", log_every=1, figures_every=0, probe_every=0, probe_records=2)
+        at_least(self, "monitor", spike_zscore=0, hang_factor=0, hang_floor_s=0)
+        above(self, "monitor", peak_tflops=0)
 
 
 @dataclass
@@ -317,5 +281,4 @@ class ProfileConfig:
     def check(self) -> None:
         if self.steps and not (len(self.steps) == 2 and 1 <= self.steps[0] <= self.steps[1]):
             raise ValueError(f"profile.steps={self.steps} must be [first, last] with 1 <= first <= last, or []")
-        _at_least("profile.on_demand_steps", self.on_demand_steps, 1)
-        _at_least("profile.ranks", self.ranks, 1)
+        at_least(self, "profile", on_demand_steps=1, ranks=1)

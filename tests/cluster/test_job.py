@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from lamae.base import files
 from lamae.cluster.policy import DONE, REQUEUE, STOP
 from lamae.cluster.profile import Profile
-from lamae.cluster.submission import Submission, list_attempts, read_json
+from lamae.cluster.submission import Submission, list_attempts
 from tests.runs import descendants, suspend
 
 # A rank that behaves as its file PLAN/RANK says, one line per start: an exit code, a signal to die of, or "wait".
@@ -84,7 +85,7 @@ def test_a_killed_rank_ends_the_hanging_one_and_the_job_goes_on_with_a_fresh_por
     assert [entry["action"] for entry in decisions(folder)] == [REQUEUE, DONE]
     first = json.loads((list_attempts(folder)[0] / "node-0.json").read_text())["ranks"]
     assert [(end["code"], end["killed_by_us"]) for end in first] == [(-6, True), (-9, False)]
-    ports = {(read_json(attempt / "rendezvous.json") or {})["port"] for attempt in list_attempts(folder)}
+    ports = {(files.try_read_json(attempt / "rendezvous.json") or {})["port"] for attempt in list_attempts(folder)}
     assert len(ports) == 2
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from lamae.base import files
 from lamae.base.errors import LamaeError, UsageError
 from lamae.cluster import jobs, registry
 from lamae.cluster.profile import Profile
-from lamae.cluster.submission import Submission, attempt_folder, write_json
+from lamae.cluster.submission import Submission, attempt_folder
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def make_job(run: Path, *, decisions: tuple[str | None, ...] = (), array: int = 
         attempt.mkdir(parents=True)
         if action is not None:
             values = {"action": action, "reason": f"because {number}", "exit_code": 1 if action == "stop" else 0}
-            write_json(attempt / "decision.json", values)
+            files.write_json(attempt / "decision.json", values)
     return folder
 
 
@@ -159,7 +160,7 @@ def test_following_goes_on_in_the_log_of_a_job_submitted_anew(tmp_path, tools):
             (folder / "logs" / "13_0_log.out").write_text("two\n")
             (folder / "job_id").write_text("13\n")
             values = {"action": "done", "reason": "", "exit_code": 0}
-            write_json(attempt_folder(folder, job_id="13", restart=0) / "decision.json", values)
+            files.write_json(attempt_folder(folder, job_id="13", restart=0) / "decision.json", values)
 
     assert jobs.follow(folder, write=write, poll_s=0.01).state == jobs.DONE
     assert "".join(heard) == "one\nleft\ntwo\n"

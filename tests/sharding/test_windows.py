@@ -199,13 +199,13 @@ def test_gains_that_cannot_be_are_flagged_and_can_be_overridden(tmp_path):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"seconds": 0.0}, "seconds=0.0 must be positive"),
+        ({"seconds": 0.0}, "seconds=0.0 must be above 0"),
         ({"windows": "all"}, "go with seconds"),
         ({"seconds": 2.0, "windows": "middle"}, "windows='middle' is none of first, centre, all"),
         ({"seconds": 2.0, "overlap": 0.5}, "goes with windows=all"),
-        ({"seconds": 2.0, "windows": "all", "overlap": 1.0}, "overlap=1.0 is no share"),
+        ({"seconds": 2.0, "windows": "all", "overlap": 1.0}, r"overlap=1.0 must lie in \[0, 1\)"),
         ({"min_seconds": 2.0}, "go with seconds"),
-        ({"gain": -1.0}, "gain=-1.0 must be positive"),
+        ({"gain": -1.0}, "gain=-1.0 must be above 0"),
         ({"seconds": 500.0}, r"seconds=500, but the longest of the 4 records looked at has 20 s"),
     ],
 )

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lamae.base import files
 from lamae.base.rowfile import read_rows
-from lamae.cluster.submission import list_attempts, newest_step, read_json
+from lamae.cluster.submission import list_attempts, newest_step
 from tests.slurm.minicluster import MiniCluster, wait_until
 
 LAMAE = (sys.executable, "-m", "lamae")
@@ -106,12 +107,12 @@ class Run:
     def last_decision(self) -> dict[str, Any]:
         """The decision that ended the job; empty while it goes on."""
         attempts = list_attempts(self.folder)
-        decision = (read_json(attempts[-1] / "decision.json") if attempts else None) or {}
+        decision = (files.try_read_json(attempts[-1] / "decision.json") if attempts else None) or {}
         return {} if decision.get("action") == "requeue" else decision
 
     def decisions(self) -> list[dict[str, Any]]:
         """What was decided after each attempt; empty where Slurm itself ended the attempt."""
-        return [read_json(attempt / "decision.json") or {} for attempt in list_attempts(self.folder)]
+        return [files.try_read_json(attempt / "decision.json") or {} for attempt in list_attempts(self.folder)]
 
     def curve(self) -> list[tuple[int, int, float]]:
         """Step, samples and loss of every step, as in metrics.jsonl."""

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import zarr
 
-from lamae.cluster.submission import list_attempts, read_json, read_reports
+from lamae.base import files
+from lamae.cluster.submission import list_attempts, read_reports
 from tests.slurm.minicluster import MiniCluster, wait_until
 from tests.slurm.runs import CPU_PROFILE, LAMAE, START_S, TRAINING, Run, find_rank, profile_options, run_lamae
 
@@ -57,7 +58,7 @@ def test_embedding_on_two_nodes_goes_on_after_a_signal(
 
 
 def decisions(folder: Path) -> list[dict]:
-    return [read_json(attempt / "decision.json") or {} for attempt in list_attempts(folder)]
+    return [files.try_read_json(attempt / "decision.json") or {} for attempt in list_attempts(folder)]
 
 
 def test_fine_tuning_on_two_nodes_is_followed_to_its_end(

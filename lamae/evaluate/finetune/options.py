@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from lamae.base.validate import above, at_least, is_share, one_of
 from lamae.evaluate.finetune.classifier import READOUTS
 from lamae.train.config import ZERO_STAGES, EngineConfig
 
@@ -39,13 +40,8 @@ class FinetuneOptions:
 
     def check(self) -> None:
         """Raises ValueError naming the option."""
-        for name in ("steps", "global_batch_size", "micro_batch_size", "evaluate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"finetune.{name}={getattr(self, name)} must be at least 1")
-        if self.readout not in READOUTS:
-            raise ValueError(f"finetune.readout={self.readout!r} is none of {', '.join(READOUTS)}")
-        if not 0 < self.layer_decay <= 1 or not 0 <= self.warmup_share <= 1:
-            raise ValueError("finetune.layer_decay must lie in (0, 1] and finetune.warmup_share in [0, 1]")
-        if self.zero_stage not in ZERO_STAGES:
-            raise ValueError(f"finetune.zero_stage={self.zero_stage} is none of {', '.join(map(str, ZERO_STAGES))}")
+        at_least(self, "finetune", steps=1, global_batch_size=1, micro_batch_size=1, evaluate_every=1)
+        one_of(self, "finetune", readout=READOUTS, zero_stage=ZERO_STAGES)
+        above(self, "finetune", layer_decay=0)
+        is_share(self, "finetune", "layer_decay", "warmup_share")
         EngineConfig(zero_stage=self.zero_stage, precision=self.precision).check()
