@@ -7,7 +7,6 @@ is not run again, so an interrupted demo goes on where it stopped.
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -86,7 +85,7 @@ class Stages:
 
     def __init__(self, log: Path, *, count: int) -> None:
         self.log, self.count, self.number = log, count, 0
-        self.seconds: dict[str, float] = json.loads(log.read_text()) if log.exists() else {}
+        self.seconds: dict[str, float] = files.read_json(log) if log.exists() else {}
 
     def run(self, title: str, result: Path, action: Callable[[Progress], None]) -> None:
         """Run ``action`` unless ``result`` exists, which it makes, atomically, as its last deed."""
@@ -137,7 +136,7 @@ def run_demo(out: Path, *, num_records: int, seed: int, num_processes: int, step
         out / "report.html",
         lambda p: report.update(_report(out, paths, settings, stages.seconds, p)),
     )
-    report = report or json.loads((out / "report.json").read_text())
+    report = report or files.read_json(out / "report.json")
     _print_summary(report, out)
     return report
 

@@ -72,10 +72,13 @@ def new_file(path: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Make a file's bytes, or a directory's entries, survive a power cut."""
+    """Make a file's bytes, or a directory's entries, survive a power cut; shares that cannot do the latter need not."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 

@@ -20,7 +20,12 @@ from typing import Any
 
 from lamae.base import files, rowfile
 
-_STEP = re.compile(r"step-(\d+)")
+STEP_NAME = re.compile(r"step-(\d{8,})")
+
+
+def step_name(step: int) -> str:
+    """Name of a checkpoint, and of a profile: it matches ``STEP_NAME``."""
+    return f"step-{step:08d}"
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class RunDirectory:
     def newest_step(self) -> int:
         """Step of the newest published checkpoint, -1 where there is none."""
         names = (path.name for path in self.checkpoints.glob("step-*"))
-        return max((int(match[1]) for name in names if (match := _STEP.fullmatch(name))), default=-1)
+        return max((int(match[1]) for name in names if (match := STEP_NAME.fullmatch(name))), default=-1)
 
     def last_metrics(self, *, with_key: str = "step") -> dict[str, Any]:
         """The newest row of metrics that has ``with_key``; empty where there is none."""

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lamae.base import keys
 from lamae.base.errors import UsageError
+from lamae.base.rundirectory import RunDirectory
 
 ConfigT = TypeVar("ConfigT")
 Layer = tuple[str, DictConfig]
@@ -76,7 +77,7 @@ def _read(path: str | Path, kind: str) -> Layer:
     try:
         loaded = OmegaConf.create(found.read_text())
     except OSError as error:
-        inside = found / "config.yaml"
+        inside = RunDirectory(found).config
         names = sorted(file.stem for file in (SHIPPED / kind).glob("*.yaml"))
         near = [str(inside)] if inside.is_file() else difflib.get_close_matches(found.stem, names, n=1)
         hint = f"did you mean {near[0]}? " if near else ""

@@ -16,7 +16,6 @@ any topology reads what any other wrote. A checkpoint appears by one rename, aft
 import hashlib
 import json
 import logging
-import re
 import shutil
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,7 +30,7 @@ from safetensors.numpy import load_file
 from lamae.base import files
 from lamae.base.errors import LamaeError, UsageError
 from lamae.base.files import file_sha256
-from lamae.base.rundirectory import RunDirectory
+from lamae.base.rundirectory import STEP_NAME, RunDirectory
 from lamae.model.pretrain import PretrainModel
 from lamae.train.checkpoint.subjects import trained_sets
 from lamae.train.runconfig import RunConfig
@@ -43,13 +42,8 @@ SUBJECTS_NAME = "subjects.safetensors"
 PINNED_NAME = "pinned"
 LATEST_NAME = "latest"
 WRITING_PREFIX = ".writing-"
-STEP_NAME = re.compile(r"step-(\d{8,})")
 
 log = logging.getLogger(__name__)
-
-
-def step_name(step: int) -> str:
-    return f"step-{step:08d}"
 
 
 def manifest_digest(manifest: dict[str, Any]) -> str:

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from lamae.base.files import file_sha256
-from lamae.train.checkpoint.format import WRITING_PREFIX, prune_checkpoints, step_name
+from lamae.base.rundirectory import step_name
+from lamae.train.checkpoint.format import WRITING_PREFIX, prune_checkpoints
 from lamae.train.checkpoint.writing import publish, save_tensors
 from lamae.train.config import CheckpointConfig
 from lamae.train.engine import MOMENTS, Engine

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from lamae.base.files import file_sha256, sync, write_text
+from lamae.base.rundirectory import step_name
 from lamae.train.checkpoint.format import (
     FORMAT_VERSION,
     LATEST_NAME,
@@ -23,7 +24,6 @@ from lamae.train.checkpoint.format import (
     SUBJECTS_NAME,
     WRITING_PREFIX,
     manifest_digest,
-    step_name,
     verify_checkpoint,
 )
 

@@ -16,12 +16,11 @@ from typing import Any
 
 import torch
 
-from lamae.base.rundirectory import RunDirectory
+from lamae.base.rundirectory import RunDirectory, step_name
 from lamae.train.clock import PHASES, StepClock, StepTimes
 from lamae.train.config import ProfileConfig
 from lamae.train.ranks.distributed import Ranks
 
-FOLDER_NAME = "profile"
 MAX_MEMORY_EVENTS = 100_000
 
 log = logging.getLogger(__name__)
@@ -98,7 +97,7 @@ class Profiler:
         times = self._clock.read().since(self._before)
         self._stop_trace()
         of_ranks = self._ranks.gather(times)
-        folder = self._run_dir / FOLDER_NAME / f"step-{self._first:08d}"
+        folder = RunDirectory(self._run_dir).profiles / step_name(self._first)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if self._traces:
