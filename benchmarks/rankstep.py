@@ -9,7 +9,7 @@ import gc
 import itertools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,7 +177,13 @@ class _Steps:
     def take_one(self) -> None:
         """One optimiser step, micro-batch by micro-batch as the training loop takes it."""
         next(self._steps)
-        for index in range(self.plan.accumulation):
+        self.engine.take_step(self._micro_batches(), learning_rate=1e-5, weight_decay=0.05)
+        self.clock.end_step()
+        if self.x_BLT.is_cuda:
+            torch.cuda.synchronize()
+
+    def _micro_batches(self) -> Iterator[tuple[Any, ...]]:
+        for _ in range(self.plan.accumulation):
             with self.clock.phase("copy"):
                 mask = draw_mask(
                     self.run.mask,
@@ -187,9 +193,4 @@ class _Steps:
                     lead_mask_BL=self.lead_mask_BL,
                     num_patches=self.num_patches,
                 )
-            output = self.engine.forward(self.x_BLT, self.valid_BLT, self.lead_mask_BL, mask)
-            self.engine.backward(output.loss)
-            self.engine.step(learning_rate=1e-5, weight_decay=0.05, last=index + 1 == self.plan.accumulation)
-        self.clock.end_step()
-        if self.x_BLT.is_cuda:
-            torch.cuda.synchronize()
+            yield self.x_BLT, self.valid_BLT, self.lead_mask_BL, mask

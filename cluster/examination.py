@@ -82,10 +82,9 @@ def _measure_parity(ranks: Ranks) -> float:
     first = ranks.rank * PARITY_RECORDS_PER_RANK
     losses, norms = [], []
     for step in range(PARITY_STEPS):
-        output = engine.forward(*_inputs(step, global_batch, ranks.device, first, first + PARITY_RECORDS_PER_RANK))
-        engine.backward(output.loss)
-        engine.step(learning_rate=PARITY_LR, weight_decay=PARITY_OPTIM.weight_decay, last=True)
-        losses.append(float(ranks.mean(output.loss.detach().float().cpu())))
+        inputs = _inputs(step, global_batch, ranks.device, first, first + PARITY_RECORDS_PER_RANK)
+        (output,) = engine.take_step([inputs], learning_rate=PARITY_LR, weight_decay=PARITY_OPTIM.weight_decay)
+        losses.append(float(ranks.mean(output.loss.float().cpu())))
         norms.append(engine.gradient_norm())
     engine.close()
 

@@ -1,4 +1,4 @@
-"""DeepSpeed behind one small class, the only place that imports it.
+"""DeepSpeed behind one small class. What has to be worked around in it is in ``deepspeed_habits``, which imports it.
 
 DeepSpeed partitions, reduces, clips and steps. What is kept out of its hands: its checkpoints (pickle, in place,
 bound to one topology), its learning-rate schedules, and its extensions compiled on first use. State leaves and enters
@@ -6,17 +6,11 @@ as ``Fragment``s: views of the flat buffers that the optimiser really steps, nam
 they mean the same at any ZeRO stage and world size.
 """
 
-import importlib
 import logging
 import math
-import os
-import sys
-import time
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,15 +18,13 @@ from torch import nn
 
 from lamae.train.clock import StepClock, TimedBackend
 from lamae.train.config import EngineConfig, OptimConfig
+from lamae.train.deepspeed_habits import TupleOutput, import_deepspeed
 from lamae.train.engine_options import deepspeed_config
 from lamae.train.optimizer import build_optimizer
 from lamae.train.ranks.distributed import Ranks
 from lamae.train.schedule import BatchPlan
 
-STALE_LOCK_S = 3600.0
 MOMENTS = ("exp_avg", "exp_avg_sq")
-# Chosen on purpose and held by the parity tests: torch's AdamW, and modules that pass masks and outputs as dataclasses.
-EXPECTED_WARNINGS = ("untested ZeRO Optimizer", "unknown inputs or outputs type")
 
 log = logging.getLogger(__name__)
 
@@ -55,84 +47,16 @@ class Fragment:
         return tensor.detach().view(-1).narrow(0, self.flat_start, self.numel)
 
 
-def _import_deepspeed() -> Any:
-    """Import DeepSpeed without its compiler probes, and with its chatter down to warnings."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
-
-    # Left to itself, the first collective compiles a shared-memory extension, and a process killed meanwhile leaves a
-    # lock on which every later one waits for ever. An empty table says "no extension fits this machine".
-    deepspeed.ops.__compatible_ops__ = {}
-    _import_muon_uncompiled()
-    renamed = r".*`torch.distributed.(all_gather_into|reduce_scatter)_tensor` is deprecated"
-    warnings.filterwarnings("ignore", message=renamed, category=FutureWarning)
-    logger = logging.getLogger("DeepSpeed")
-    logger.setLevel(logging.WARNING)
-    for handler in logger.handlers:
-        if type(handler) is logging.StreamHandler:
-            handler.stream = sys.stderr  # setStream would flush the one before, which may be closed by now
-    logger.addFilter(_is_news)
-    _warn_of_stale_locks()
-    return deepspeed
-
-
-def _import_muon_uncompiled() -> None:
-    """Import an optimiser that is never used but that ZeRO imports all the same.
-
-    Its functions ask torch.compile to wrap them as they are defined, and loading the compiler takes a second.
-    """
-    from deepspeed.runtime import compiler
-
-    compile_decorator = compiler.compile
-    compiler.compile = lambda: lambda function: function
-    try:
-        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
-    finally:
-        compiler.compile = compile_decorator
-
-
-def _warn_of_stale_locks() -> None:
-    """Name locks that a killed compilation left: whatever compiles that extension next waits for them for ever."""
-    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR", "~/.cache/torch_extensions")).expanduser()
-    for lock in (*root.glob("*/lock"), *root.glob("*/*/lock")):
-        if time.time() - lock.stat().st_mtime > STALE_LOCK_S:
-            log.warning("%s is left over from a compilation that was killed: remove it", lock)
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    return not any(expected in record.getMessage() for expected in EXPECTED_WARNINGS)
-
-
-@dataclass
+@dataclass(frozen=True)
 class StepOutput:
-    """What one micro-batch gave, on the device and detached, ``loss`` apart."""
+    """What one micro-batch gave: its loss, and whatever else the model puts out, detached, by name."""
 
     loss: torch.Tensor
-    loss_B: torch.Tensor
-    lead_weights_BL: torch.Tensor
-    parts: dict[str, torch.Tensor]
-
-    def detached(self) -> "StepOutput":
-        """The same without the graph, whose memory the next micro-batch needs."""
-        return replace(self, loss=self.loss.detach())
-
-
-class _TupleOutput(nn.Module):
-    """The model with its output as a tuple: DeepSpeed hooks tensors in tuples and dicts, not in dataclasses."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *inputs: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-        output = self.model(*inputs)
-        parts = {name: value.detach() for name, value in output.parts.items()}
-        return output.loss, output.loss_B.detach(), output.lead_weights_BL.detach(), parts
+    aux: dict[str, Any]
 
 
 class Engine:
-    """A model, its optimiser and DeepSpeed: forward, backward, step, and the state in fragments.
+    """A model, its optimiser and DeepSpeed: steps of micro-batches, and the state in fragments.
 
     ``model`` is taken over: DeepSpeed casts its weights and moves it to the device. ``clock`` learns what forward,
     backward, optimiser and collectives take.
@@ -148,7 +72,7 @@ class Engine:
         plan: BatchPlan,
         clock: StepClock | None = None,
     ) -> None:
-        deepspeed = _import_deepspeed()
+        deepspeed = import_deepspeed()
         deepspeed.init_distributed(dist_init_required=False, verbose=False)
         self._clock = clock or StepClock(ranks.device)
         self._comm = deepspeed.comm.comm
@@ -157,37 +81,49 @@ class Engine:
         self.zero_stage = engine.zero_stage
         self._rank = ranks.rank
         self._clip_norm = optim.clip_norm
+        self._accumulation = plan.accumulation
         self._shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         self._adamw = build_optimizer(model, optim)
         self._linear = nn.functional.linear
         self._deepspeed, *_ = deepspeed.initialize(
-            model=_TupleOutput(model), optimizer=self._adamw, config=deepspeed_config(engine, optim, plan)
+            model=TupleOutput(model), optimizer=self._adamw, config=deepspeed_config(engine, optim, plan)
         )
         self._gathered = deepspeed.zero.GatheredParameters
         self._applied = True
         self._norm_at_stage_0: torch.Tensor | None = None
 
-    def forward(self, *inputs: Any) -> StepOutput:
-        with self._clock.phase("forward"):
-            return StepOutput(*self._deepspeed(*inputs))
+    def take_step(
+        self, micro_batches: Iterable[Sequence[Any]], *, learning_rate: float, weight_decay: float
+    ) -> list[StepOutput]:
+        """One optimiser step over the plan's micro-batches, each the inputs of the model.
 
-    def backward(self, loss: torch.Tensor) -> None:
-        """Accumulate the gradients of one micro-batch; the last of a step reduces them over ranks."""
+        Gradients are reduced over ranks, clipped and applied with the last. The model's output is a dataclass with a
+        scalar ``loss`` among its fields.
+        """
+        outputs = []
+        for inputs in micro_batches:
+            with self._clock.phase("forward"):
+                loss, aux = self._deepspeed(*inputs)
+            self._backward(loss)
+            outputs.append(StepOutput(loss.detach(), aux))  # its graph's memory is the next micro-batch's
+            with self._clock.phase("optimizer"):
+                self._step(learning_rate, weight_decay, last=len(outputs) == self._accumulation)
+        return outputs
+
+    def _backward(self, loss: torch.Tensor) -> None:
         with self._clock.phase("backward"):
             self._deepspeed.backward(loss)
 
-    def step(self, *, learning_rate: float, weight_decay: float, last: bool) -> None:
-        """Call after each ``backward``; the ``last`` of a step clips and applies the update."""
-        with self._clock.phase("optimizer"):
-            if last:
-                for group in self._adamw.param_groups:
-                    group["lr"] = learning_rate * group["lr_scale"]
-                    group["weight_decay"] = weight_decay if group["decays"] else 0.0
-                if self.zero_stage == 0:
-                    self._check_gradients()
-            self._deepspeed.step()
-            if last and self.zero_stage > 0:
-                self._applied = self._deepspeed.was_step_applied()
+    def _step(self, learning_rate: float, weight_decay: float, *, last: bool) -> None:
+        if last:
+            for group in self._adamw.param_groups:
+                group["lr"] = learning_rate * group["lr_scale"]
+                group["weight_decay"] = weight_decay if group["decays"] else 0.0
+            if self.zero_stage == 0:
+                self._check_gradients()
+        self._deepspeed.step()
+        if last and self.zero_stage > 0:
+            self._applied = self._deepspeed.was_step_applied()
 
     def _check_gradients(self) -> None:
         """Stages 1 to 3 skip a step whose gradient is not finite; stage 0 would apply it, so clip or drop it here.

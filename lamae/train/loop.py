@@ -9,6 +9,7 @@
 
 import logging
 import signal
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -197,16 +198,17 @@ def _step(
     weight_decay: float,
 ) -> list[StepOutput]:
     """One optimiser step over this rank's share of the global batch."""
-    outputs = []
-    for index, micro_batch in enumerate(batch.micro_batches(plan.accumulation)):
-        with clock.phase("copy"):
-            signal, mask = inputs.prepare(micro_batch, device=ranks.device, train=True)
-        output = engine.forward(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, mask)
-        engine.backward(output.loss)
-        last = index + 1 == plan.accumulation
-        engine.step(learning_rate=learning_rate, weight_decay=weight_decay, last=last)
-        output.parts |= inputs.loss_by_set(micro_batch, output.loss_B)
-        outputs.append(output.detached())
+    micro_batches = list(batch.micro_batches(plan.accumulation))
+
+    def prepared() -> Iterator[tuple[Any, ...]]:
+        for micro_batch in micro_batches:
+            with clock.phase("copy"):
+                signal, mask = inputs.prepare(micro_batch, device=ranks.device, train=True)
+            yield signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, mask
+
+    outputs = engine.take_step(prepared(), learning_rate=learning_rate, weight_decay=weight_decay)
+    for micro_batch, output in zip(micro_batches, outputs, strict=True):
+        output.aux["parts"] |= inputs.loss_by_set(micro_batch, output.aux["loss_B"])
     return outputs
 
 

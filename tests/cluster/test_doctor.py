@@ -62,8 +62,8 @@ from lamae.train.engine import Engine
 
 ranks = distributed.start(timeout_s=60, num_threads=1)
 print(examination._measure_parity(ranks))
-backward = Engine.backward
-Engine.backward = lambda engine, loss: backward(engine, 2 * loss)
+backward = Engine._backward
+Engine._backward = lambda engine, loss: backward(engine, 2 * loss)
 print(examination._measure_parity(ranks))
 """
 

@@ -230,7 +230,7 @@ def test_slow_storage_is_timed_and_named_in_the_log(shard_set, monkeypatch, capl
     with RingLoader(shard_set, np.arange(NUM_RECORDS), config=DataConfig(path="", threads=1), **arguments) as loader:
         assert loader.wait_s == 0
         next(loader)
-        assert loader.wait_s >= 0.3
+        assert loader.wait_s > 0.25  # reading began when the loader was made, a little before
     assert f"waiting for records of {shard_set.root}" in caplog.text
 
 

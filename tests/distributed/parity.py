@@ -216,14 +216,13 @@ def run_case(case: Case, ranks: distributed.Ranks) -> Trace:
     engine = Engine(model, ranks=ranks, engine=config, optim=OPTIM, plan=plan)
     losses, norms, gradient = [], [], {}
     for step in range(STEPS):
-        total = torch.zeros(1)
-        for index in range(plan.accumulation):
-            start = ranks.rank * per_rank + index * plan.micro
-            output = engine.forward(*make_inputs(step, start, start + plan.micro))
-            engine.backward(output.loss)
-            last = index + 1 == plan.accumulation
-            engine.step(learning_rate=LEARNING_RATES[step], weight_decay=OPTIM.weight_decay, last=last)
-            total += output.loss.detach().float() / plan.accumulation
+        starts = [ranks.rank * per_rank + index * plan.micro for index in range(plan.accumulation)]
+        outputs = engine.take_step(
+            (make_inputs(step, start, start + plan.micro) for start in starts),
+            learning_rate=LEARNING_RATES[step],
+            weight_decay=OPTIM.weight_decay,
+        )
+        total = torch.stack([output.loss.float() for output in outputs]).mean()
         assert engine.step_was_applied
         losses.append(float(ranks.mean(total)))
         norms.append(engine.gradient_norm())

@@ -32,6 +32,9 @@ NORM_TOLERANCE = {"fp32": 4e-6, "bf16": 1.5e-2}
 GRADIENT_TOLERANCE, PARAMETER_TOLERANCE = 2e-6, 2e-5
 # Times the error of plain bf16: of the whole and of every tensor. Plain bf16 itself, of any tensor.
 BF16_GRADIENT_FACTOR, BF16_TENSOR_FACTOR, PLAIN_BF16_TOLERANCE = 1.6, 2.0, 0.025
+# Of one rounding to bf16, at most. A tensor of few elements may come out nearer in plain torch, by luck: DeepSpeed
+# rounds once more, and twice a lucky error is less than a single rounding.
+BF16_ROUNDING = 2.0**-8
 # L2, of the way that the weights went.
 TRAVEL_TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2}
 
@@ -81,7 +84,8 @@ def assert_parity(trace: Trace, reference: Trace, precision: str, exact_gradient
         for name, gradient in exact_gradient.items():
             plain_error = relative_error(reference.gradient[name], gradient)
             assert plain_error < PLAIN_BF16_TOLERANCE, name
-            assert relative_error(trace.gradient[name], gradient) < BF16_TENSOR_FACTOR * plain_error, name
+            bound = BF16_TENSOR_FACTOR * max(plain_error, BF16_ROUNDING)
+            assert relative_error(trace.gradient[name], gradient) < bound, name
     start = flatten(reference.start)
     way, expected_way = flatten(trace.weights) - start, flatten(reference.weights) - start
     assert relative_error(way, expected_way) < TRAVEL_TOLERANCE[precision]

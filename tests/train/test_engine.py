@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from lamae.train.engine import STALE_LOCK_S, _import_deepspeed
+from lamae.train.deepspeed_habits import STALE_LOCK_S, import_deepspeed
 
 
 def test_no_extension_is_ever_found_to_fit() -> None:
-    deepspeed = _import_deepspeed()
+    deepspeed = import_deepspeed()
     from deepspeed.comm.torch import build_shm_op
 
     assert deepspeed.__version__ == "0.19.8"
@@ -29,6 +29,6 @@ def test_a_stale_lock_is_named_and_a_fresh_one_is_not(
     os.utime(stale, (then, then))
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     with caplog.at_level(logging.WARNING):
-        _import_deepspeed()
+        import_deepspeed()
     assert f"{stale} is left over from a compilation that was killed: remove it" in caplog.text
     assert str(fresh) not in caplog.text

@@ -5,6 +5,7 @@ FOLDER/best-STEP.safetensors what the classifier computed with when val was best
 """
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,18 +179,20 @@ class Tuner:
 
     def _step(self, engine: Engine, batch: Batch, state: TrainState) -> None:
         options, device = self._options, self._ranks.device
-        for index, part in enumerate(batch.micro_batches(self._plan.accumulation)):
-            signal = self._transform(part.to(device), seed=options.seed, train=True)
-            if self._leads is not None:
-                signal = withhold_leads(signal, keep=self._leads)
-            y_BK = self._label_NK[signal.row.cpu()].to(device)
-            output = engine.forward(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, y_BK)
-            engine.backward(output.loss)
-            engine.step(
-                learning_rate=learning_rate(state.step, self._optim, steps=options.steps),
-                weight_decay=weight_decay(state.step, self._optim, steps=options.steps),
-                last=index + 1 == self._plan.accumulation,
-            )
+
+        def prepared() -> Iterator[tuple[torch.Tensor, ...]]:
+            for part in batch.micro_batches(self._plan.accumulation):
+                signal = self._transform(part.to(device), seed=options.seed, train=True)
+                if self._leads is not None:
+                    signal = withhold_leads(signal, keep=self._leads)
+                y_BK = self._label_NK[signal.row.cpu()].to(device)
+                yield signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, y_BK
+
+        engine.take_step(
+            prepared(),
+            learning_rate=learning_rate(state.step, self._optim, steps=options.steps),
+            weight_decay=weight_decay(state.step, self._optim, steps=options.steps),
+        )
         state.advance(samples_consumed=batch.samples_consumed, applied=engine.step_was_applied)
         if state.skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
             raise LamaeError(

@@ -43,14 +43,14 @@ class Meter:
         """Count one optimiser step: the outputs of its equal micro-batches."""
         self._step_losses.append(torch.stack([output.loss.detach().float() for output in outputs]).mean())
         for output in outputs:
-            if output.parts:
+            if output.aux["parts"]:
                 # Mean over defined values: a micro-batch may have masked no sample of a kind.
-                values = torch.stack(list(output.parts.values())).float()
+                values = torch.stack(list(output.aux["parts"].values())).float()
                 defined = torch.isfinite(values)
                 sums = torch.stack([torch.where(defined, values, 0.0), defined.float()])
-                self._parts = tuple(output.parts)
+                self._parts = tuple(output.aux["parts"])
                 self._part_sums = sums if self._part_sums is None else self._part_sums + sums
-            weights_L = output.lead_weights_BL.float().mean(0)
+            weights_L = output.aux["lead_weights_BL"].float().mean(0)
             self._lead_weights = weights_L if self._lead_weights is None else self._lead_weights + weights_L
         self._num_outputs += len(outputs)
 

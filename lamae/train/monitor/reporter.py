@@ -98,7 +98,7 @@ class Reporter:
                 state.step,
                 rows=batch.row.numpy(),
                 epochs=batch.epoch.numpy(),
-                losses_B=torch.cat([output.loss_B for output in outputs]),
+                losses_B=torch.cat([output.aux["loss_B"] for output in outputs]),
             )
             log.log(
                 self._level,
