@@ -110,7 +110,7 @@ def run_demo(out: Path, *, num_records: int, seed: int, num_processes: int, step
     Raises UsageError when ``out`` holds something else, or a demo made with other settings.
     """
     settings = Settings(num_records, seed, num_processes, steps)
-    _claim(out, settings)
+    _make_or_resume(out, settings)
     paths = Paths.below(out)
     stages = Stages(out / "stages.json", count=6 + len(METHODS) + len(paths.embeddings) - 1)
 
@@ -141,7 +141,7 @@ def run_demo(out: Path, *, num_records: int, seed: int, num_processes: int, step
     return report
 
 
-def _claim(out: Path, settings: Settings) -> None:
+def _make_or_resume(out: Path, settings: Settings) -> None:
     """Take ``out`` for this demo, or go on with the one that is there."""
     path, wanted = out / SETTINGS_NAME, dataclasses.asdict(settings)
     make_or_resume(out, what="demo", found=files.read_json(path) if path.exists() else None, wanted=wanted)

@@ -88,7 +88,7 @@ def _changed(root: Path, sums: Mapping[str, str]) -> Iterator[str]:
 
 
 def _files_below(root: Path) -> list[str]:
-    """By directory listings alone: a thousand ranks that open an index at once ask for no file's metadata."""
+    """By directory listings alone: a thousand ranks that open an index at once read no file's metadata."""
     walked = ((Path(folder).relative_to(root), files) for folder, _, files in os.walk(root))
     return sorted(((place / name).as_posix() for place, files in walked for name in files), key=_parts)
 

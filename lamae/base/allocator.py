@@ -34,7 +34,7 @@ def share_one_arena() -> bool:
 
 
 def _sees_gpu() -> bool:
-    """Told by the drivers' device files: torch may not have been loaded yet."""
+    """By the drivers' device files: torch may not have been loaded yet."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""
     return not hidden and any(os.path.exists(path) for path in GPU_FILES)
 

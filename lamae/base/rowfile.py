@@ -11,7 +11,7 @@ from typing import Any
 from lamae.base.errors import LamaeError
 from lamae.base.files import write_text
 
-TELL_FAILURES_EVERY_S = 60.0
+WARN_EVERY_S = 60.0
 TAIL_BYTES = 1 << 16
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class RowFile:
         self._path = path
         self._is_main = is_main
         self._is_torn = False
-        self._throttle = Throttle(TELL_FAILURES_EVERY_S)
+        self._throttle = Throttle(WARN_EVERY_S)
         if is_main and path.exists():
             rows, foreign = _read(path)
             try:
@@ -98,9 +98,7 @@ class RowFile:
             self._is_torn = False
         except OSError as error:
             self._is_torn = True  # part of a line may be there
-            more = self._throttle.asks()
-            if more is not None:
-                log.warning("%s could not be written: %s%s", self._path, error.strerror or error, more)
+            self._throttle.warn(self._path, error)
 
 
 class Throttle:
@@ -108,14 +106,20 @@ class Throttle:
 
     def __init__(self, every_s: float) -> None:
         self._every_s = every_s
-        self._told = float("-inf")
+        self._last = float("-inf")
         self._num_held = 0
 
-    def asks(self) -> str | None:
+    def passes(self) -> str | None:
         """None where the warning is held back; else what to add to it: how many were since the one before."""
         now = time.monotonic()
-        if now - self._told < self._every_s:
+        if now - self._last < self._every_s:
             self._num_held += 1
             return None
-        held, self._num_held, self._told = self._num_held, 0, now
+        held, self._num_held, self._last = self._num_held, 0, now
         return f" ({held} more since the last such line)" if held else ""
+
+    def warn(self, path: Path, error: OSError) -> None:
+        """Log that ``path`` could not be written, unless that was logged a moment ago."""
+        more = self.passes()
+        if more is not None:
+            log.warning("%s could not be written: %s%s", path, error.strerror or error, more)

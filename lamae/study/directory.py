@@ -4,7 +4,7 @@ plan.yaml                   the plan, resolved; a study is never continued under
 corpus/                     see lamae.study.corpus
 runs/STAGE/NAME/            a run directory of ``lamae train``, and beside it
     run.json                what the run is
-    embeddings.zarr         and embeddings-JUDGE.zarr for a task that tests on another shard set
+    embeddings.zarr         and embeddings-TASK.zarr for a task that tests on another shard set
     reconstruction.npz      errors of scored records (final runs)
     scores.npz              AUROC, and AUROC in every bootstrap draw (final runs)
     done.json               written last: seconds by stage, and what was scored
@@ -64,7 +64,7 @@ class StudyDirectory:
         values = files.read_json(self.run(name) / RUN_NAME)
         return Run(**{**values, "overrides": tuple(values["overrides"])})
 
-    def claim(self, plan: StudyPlan) -> None:
+    def make_or_resume(self, plan: StudyPlan) -> None:
         """Take the directory for ``plan``, or go on with it. Raises UsageError where it holds something else.
 
         Seeds may be added or left out: no run depends on which others there are.

@@ -43,7 +43,7 @@ def run_study(plan: StudyPlan, out: Path, *, workers: int, report_only: bool = F
 
 
 def _run(plan: StudyPlan, study: StudyDirectory, *, workers: int, report_only: bool) -> dict[str, Any]:
-    study.claim(plan)
+    study.make_or_resume(plan)
     scored = scoring_hash(plan)
 
     def is_done(run: Run) -> bool:

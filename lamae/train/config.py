@@ -1,4 +1,4 @@
-"""What a run trains for, how it steps, and what it keeps: the configuration of the training house.
+"""What a run trains for, how it steps and what it keeps: the sections from ``train:`` to ``profile:`` of a run.
 
 Imports nothing heavy: every process that only reads a configuration loads this module.
 """

@@ -106,11 +106,11 @@ def test_pretrained_patients_of_the_other_hospital_are_refused(lamae, write_plan
 
 def test_a_directory_keeps_to_its_plan(lamae, write_plan, tmp_path):
     out = tmp_path / "study"
-    StudyDirectory(out).claim(_load(write_plan()))
+    StudyDirectory(out).make_or_resume(_load(write_plan()))
     code, _, error = lamae("study", write_plan("steps=3", "tasks.patients.folds=4"), "--out", out)
     assert code == 2
     assert "(steps: 2 -> 3; tasks.patients.folds: 3 -> 4)" in error
-    StudyDirectory(out).claim(_load(write_plan("seeds=[0,1,2]")))
+    StudyDirectory(out).make_or_resume(_load(write_plan("seeds=[0,1,2]")))
     assert _load(out / "plan.yaml").seeds == [0, 1, 2], "seeds may be added"
 
     (tmp_path / "other").mkdir()

@@ -91,7 +91,7 @@ def test_events_that_a_full_disk_swallows_cost_a_warning_and_the_next_are_writte
     with caplog.at_level(logging.WARNING):
         monitor.scalars(2, {"loss": 2.0}, samples=16)
         monitor.lead_weights(2, [1 / 12] * 12)
-    assert caplog.text.count("events could not be written: No space left on device") == 1
+    assert caplog.text.count("tensorboard could not be written: No space left on device") == 1
     monitor.scalars(3, {"loss": 3.0}, samples=24)
     monitor.close()
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3]
@@ -104,11 +104,11 @@ def test_a_warning_held_back_is_counted() -> None:
     now = 0.0
     with patch("lamae.base.rowfile.time.monotonic", lambda: now):
         throttle = Throttle(10.0)
-        assert throttle.asks() == ""
-        assert throttle.asks() is None
-        assert throttle.asks() is None
+        assert throttle.passes() == ""
+        assert throttle.passes() is None
+        assert throttle.passes() is None
         now = 11.0
-        assert throttle.asks() == " (2 more since the last such line)"
+        assert throttle.passes() == " (2 more since the last such line)"
 
 
 @pytest.mark.parametrize(

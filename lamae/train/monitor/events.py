@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lamae.base.leads import LEADS
-from lamae.base.rowfile import TELL_FAILURES_EVERY_S, RowFile, Throttle
+from lamae.base.rowfile import WARN_EVERY_S, RowFile, Throttle
 from lamae.base.rundirectory import RunDirectory
 
 # Scalars that TensorBoard lists beside the settings of each run.
@@ -51,7 +51,7 @@ class Monitor:
         self._is_main = is_main
         self._tensorboard: Any = None
         self._folder = RunDirectory(run_dir).tensorboard if tensorboard and is_main else None
-        self._throttle = Throttle(TELL_FAILURES_EVERY_S)
+        self._throttle = Throttle(WARN_EVERY_S)
         self._began = time.perf_counter()
         self._first_step = resume_step
         if not is_main:
@@ -72,9 +72,7 @@ class Monitor:
         except OSError as error:
             # Its writing thread is dead now; the next events get a writer, and a file, of their own.
             self._tensorboard = None
-            more = self._throttle.asks()
-            if more is not None:
-                log.warning("%s: events could not be written: %s%s", self._folder, error.strerror or error, more)
+            self._throttle.warn(self._folder, error)
 
     def scalars(self, step: int, values: Mapping[str, float], *, samples: int, line: str = "") -> None:
         """One row: ``values`` by name; numbers that are not finite become null in JSON. ``line`` goes to the log."""

@@ -28,7 +28,7 @@ from lamae.train.state import TrainState
 
 FIGURE_RECORDS = 16
 MAX_KEYS_IN_A_LINE = 8
-TELL_EVERY_S = 300.0
+REPORT_EVERY_S = 300.0
 
 DrawFigures = Callable[[torch.nn.Module, Signal, Mask, SignalConfig], dict[str, Any]]
 
@@ -61,7 +61,7 @@ class Reporter:
         self._meter = Meter()
         self._spikes = SpikeDetector(config.monitor.spike_zscore)
         self._spike_rows = RowFile(run_dir / SPIKES_NAME, resume_step=state.step, is_main=ranks.is_main)
-        self._spike_throttle, self._notice_throttle = Throttle(TELL_EVERY_S), Throttle(TELL_EVERY_S)
+        self._spike_throttle, self._notice_throttle = Throttle(REPORT_EVERY_S), Throttle(REPORT_EVERY_S)
         self._quarantine = Quarantine(run_dir, inputs.records, ranks, resume_step=state.step)
         self._rows: list[np.ndarray] = []
         self._first_step = state.step + 1
@@ -140,7 +140,7 @@ class Reporter:
         line = self._monitor.train_line(state.step, values) if self._ranks.is_main else ""
         self._monitor.scalars(state.step, values, samples=state.samples_consumed, line=line)
         self._monitor.lead_weights(state.step, interval.lead_weights)
-        self._tell_spikes(interval.losses)
+        self._report_spikes(interval.losses)
         self._rows.clear()
         self._first_step = state.step + 1
         self._rates.begin()
@@ -150,7 +150,7 @@ class Reporter:
         needed_s = 2 * step_s + save_s
         if not (0 < self._config.checkpoint.notice_s < needed_s and self._ranks.is_main):
             return
-        if self._notice_throttle.asks() is not None:
+        if self._notice_throttle.passes() is not None:
             log.warning(
                 "stopping takes %.1f s (two steps and a save), but checkpoint.notice_s=%g: ask the scheduler for more "
                 "notice, or what came after the checkpoint before will be lost",
@@ -158,7 +158,7 @@ class Reporter:
                 self._config.checkpoint.notice_s,
             )
 
-    def _tell_spikes(self, losses: list[float]) -> None:
+    def _report_spikes(self, losses: list[float]) -> None:
         """Every rank knows every step's loss, so all agree on which steps to ask each other's records for."""
         for offset, loss in enumerate(losses):
             zscore = self._spikes.spike(loss)
@@ -168,7 +168,7 @@ class Reporter:
             rows = np.concatenate(self._ranks.gather(self._rows[offset]))
             keys = [self._inputs.records.keys[row] for row in rows]
             self._spike_rows.add([{"step": step, "loss": loss, "zscore": round(zscore, 1), "keys": keys}])
-            more = self._spike_throttle.asks()
+            more = self._spike_throttle.passes()
             if more is not None:
                 log.log(
                     self._level,

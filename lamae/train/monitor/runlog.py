@@ -5,11 +5,9 @@ from pathlib import Path
 from types import TracebackType
 
 from lamae.base.errors import LamaeError
-from lamae.base.rowfile import TELL_FAILURES_EVERY_S, Throttle
+from lamae.base.rowfile import WARN_EVERY_S, Throttle
 from lamae.base.rundirectory import RunDirectory
 from lamae.base.text import LogFormatter
-
-log = logging.getLogger(__name__)
 
 
 class RunLog(logging.Handler):
@@ -25,7 +23,7 @@ class RunLog(logging.Handler):
         self._path = RunDirectory(run_dir).log
         self._is_main = is_main
         self._early: list[str] | None = []
-        self._throttle = Throttle(TELL_FAILURES_EVERY_S)
+        self._throttle = Throttle(WARN_EVERY_S)
 
     def __enter__(self) -> "RunLog":
         if self._is_main:
@@ -58,6 +56,4 @@ class RunLog(logging.Handler):
             with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write("".join(f"{line}\n" for line in lines))
         except OSError as error:
-            more = self._throttle.asks()
-            if more is not None:
-                log.warning("%s could not be written: %s%s", self._path, error.strerror or error, more)
+            self._throttle.warn(self._path, error)

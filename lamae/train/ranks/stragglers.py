@@ -12,7 +12,7 @@ SLOW_RATIO = 1.5
 SLOW_MIN_S = 0.005
 # One slow interval is noise: another process on the machine, a page cache gone cold.
 INTERVALS_IN_A_ROW = 3
-TELL_EVERY_S = 600.0
+REPORT_EVERY_S = 600.0
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Stragglers:
         lasting = {rank: ms for rank, ms in slow_ms.items() if self._slow_for[what, rank] >= INTERVALS_IN_A_ROW}
         if not lasting or not self._is_main:
             return
-        more = self._throttle.setdefault(what, Throttle(TELL_EVERY_S)).asks()
+        more = self._throttle.setdefault(what, Throttle(REPORT_EVERY_S)).passes()
         if more is not None:
             table = ", ".join(f"{rank}: {ms:.0f}" for rank, ms in lasting.items())
             log.warning(
