@@ -12,7 +12,7 @@ DONE, REQUEUE, STOP = "done", "requeue", "stop"
 
 LONGEST_BACKOFF_S = 3600
 
-# Deaths that a rank brings upon itself when a peer has vanished: they do not point at its node.
+# How a rank ends by itself when a peer has vanished: that does not mean that its own node failed.
 _SELF_INFLICTED = (-signal.SIGABRT,)
 _STOPPED_UNHEARD = tuple(-number for number in STOP_SIGNALS)
 

@@ -56,8 +56,8 @@ class BlockReader:
         self._files = files
         self._planned = planned
         self._quality = QualityConfig(**planned.options["quality"])
-        # Used by every block in turn: fresh memory costs more than what is done in it. For the same reason something
-        # of 2 MB is freed first: from then on glibc's malloc keeps smaller pieces instead of handing them back.
+        # All blocks use the same buffers, since fresh memory costs more than the arithmetic on it. Freeing 2 MB once
+        # makes glibc's malloc keep smaller blocks from then on instead of returning them to the kernel.
         np.empty(1 << 21, np.uint8)
         self.block_size = _BLOCK_SIZE_OF_WINDOWS if planned.options["windows"] == "all" else _BLOCK_SIZE
         self._samples = np.empty((self.block_size, NUM_LEADS, planned.num_samples), np.int16)

@@ -168,7 +168,7 @@ def parse_strict(text: bytes, *, record: str) -> Header | None:
     first = _RECORD_LINE.fullmatch(lines[0])
     if first is None or first[1] != record:
         return None
-    if first[5] is not None and not _is_instant(*map(int, first.groups("1")[4:])):
+    if first[5] is not None and not _is_valid_time(*map(int, first.groups("1")[4:])):
         return None
     num_signals, rate_hz, num_samples = int(first[2]), int(first[3]), int(first[4])
     signals = _SIGNAL_LINES.findall(content)
@@ -197,7 +197,7 @@ def parse_strict(text: bytes, *, record: str) -> Header | None:
     )
 
 
-def _is_instant(hour: int, minute: int, second: int, day: int, month: int, year: int) -> bool:
+def _is_valid_time(hour: int, minute: int, second: int, day: int, month: int, year: int) -> bool:
     try:
         datetime(year, month, day, hour, minute, second)
     except ValueError:

@@ -121,7 +121,8 @@ class Measures:
         return found
 
     def at_end_more_than(self, share: float) -> np.ndarray:
-        """Whether a lead moves, but stands still at its own largest or smallest value in more than a share of steps."""
+        """bool [N, 12]: the lead rests at its largest or smallest value in more than ``share`` of its samples, and
+        moves in between: saturated."""
         max_samples = share * (self.num_samples - self.num_missing)
         first = self._instants[:, :, : (self.num_samples - 1) // _STEP]
         at_end = (first == self.min_adc[:, :, None]) | (first == self.max_adc[:, :, None])

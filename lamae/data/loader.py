@@ -28,8 +28,8 @@ from lamae.data.order import GlobalOrder, MixedOrder
 from lamae.data.reader import CorruptRecordError, RecordReader, bytes_of
 from lamae.sharding.format import ShardSet
 
-# What a thread reads at a time: at most so many records, fewer where the threads would otherwise not have this many
-# tasks each in the ring. Larger tasks hide the hand-over, which costs a sleeping thread its wake-up.
+# Records that a thread reads in one task: as many as leave each thread this many tasks in the ring, at most so many.
+# Larger tasks cost fewer wake-ups of sleeping threads.
 MAX_RECORDS_PER_TASK = 64
 TASKS_PER_THREAD = 2
 # A record that takes longer comes from a device, not from the page cache (15 to 30 microseconds), and hints pay.

@@ -55,7 +55,7 @@ def val_score(task: TaskConfig, embeddings: Path, part: Part) -> float:
     truth, features = read_labels(part.labels_of(task)), read_embeddings(embeddings, readout=READOUT)
     columns = [k for k, code in enumerate(truth.codes) if not task.codes or code in task.codes]
     rows = {split: of[features.embedded_N[of]] for split, of in rows_of_splits(truth, task).items() if split != "test"}
-    # What scores would be given to test records is not asked for: val stands in.
+    # The search never scores test records: val takes their place in the call.
     rows["test"] = rows["val"]
     scale = Standardizer.fit(features.x_ND[rows["train"]])
     y = {split: truth.label_NK[of][:, columns] for split, of in rows.items()}

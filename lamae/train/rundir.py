@@ -46,7 +46,7 @@ class RunLock(Flock):
         self._keeper = threading.Thread(target=self._keep, name="lamae-lock", daemon=True)
 
     def take(self) -> bool:
-        """Wait for a start that is about to leave; whether the lock was got by this call.
+        """Wait for an earlier start that is just leaving; whether this call acquired the lock.
 
         Does nothing in a directory without ``checkpoints``, or twice. Raises LamaeError when the other one stays.
         """

@@ -49,7 +49,7 @@ class Validation:
             )
         count = min(config.train.validate_records, len(rows))
         chosen = rows[np.linspace(0, len(rows) - 1, count).round().astype(np.int64)]
-        # Every rank runs the same number of records, since at stage 3 all must run alike; fillers count for nothing.
+        # At stage 3 all ranks must run the model equally often, so short shares are filled up; fillers have weight 0.
         share = -(-count // ranks.world_size)
         places = ranks.rank * share + np.arange(share)
         self._counts_B = torch.from_numpy(places < count)

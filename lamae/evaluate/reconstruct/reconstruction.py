@@ -6,8 +6,8 @@ Every hidden sample belongs to one situation:
     visible lead, hidden span       the lead shows other instants
     hidden lead, hidden instant     neither the lead nor the instant is visible anywhere
 
-Errors of all predictors are taken on the same samples, before which a predictor without anything to go by falls back
-on the lead's training mean. Derived leads (III, aVR, aVL, aVF) are kept apart: they follow from I and II.
+All predictors are scored on the same samples. Where a predictor sees nothing of a sample, it predicts the lead's
+training mean. Derived leads (III, aVR, aVL, aVF) are kept apart: they follow from I and II.
 """
 
 import dataclasses

@@ -30,7 +30,9 @@ def check_resumable(
     subjects: np.ndarray,
     allow_changes: bool,
 ) -> None:
-    """``subjects`` are the hashes of those about to be trained on, all of whom checkpoints of the same ``sets`` know.
+    """Compare a checkpoint with the run that is about to go on from it.
+
+    ``subjects`` are the hashes of the subjects to be trained on. A checkpoint of the same ``sets`` holds all of them.
 
     Raises UsageError listing every difference that would make this another run, unless ``allow_changes``.
 

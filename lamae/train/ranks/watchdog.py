@@ -83,7 +83,8 @@ class Watchdog:
 
     @property
     def limit_s(self) -> float:
-        """How long a step may take now: the floor, and before there is anything to compare with no more than that."""
+        """Seconds that a step may take now: ``factor`` times the median of recent steps, at least the floor; the floor
+        alone until enough steps were timed."""
         if len(self._steps_s) < MIN_STEPS:
             return self._floor_s or float("inf")
         return max(self._floor_s, self._factor * statistics.median(self._steps_s))
