@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lamae.base.errors import LamaeError
+from lamae.base.files import write_text
 from lamae.cluster import policy, slurm
 from lamae.cluster.conclusion import conclude, record
 from lamae.cluster.executor import send
@@ -99,7 +100,7 @@ def _submit_anew(job_id: str, folder: Path, submission: Submission, excluded: Co
         slurm={**submission.profile.slurm, **timing},
     )
     new_id = send(folder, profile, [NodeJob(str(folder))])
-    (folder / JOB_ID_NAME).write_text(f"{new_id}\n")
+    write_text(folder / JOB_ID_NAME, f"{new_id}\n")
     return new_id
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from lamae.base import files
 from lamae.base.awake import patiently
 from lamae.base.errors import LamaeError
+from lamae.base.files import write_text
 from lamae.cluster import jobs, profile
 from lamae.cluster.executor import send
 from lamae.cluster.job import NodeJob
@@ -73,7 +74,7 @@ def _run_job(chosen: profile.Profile, *, shards: Path | None, out: Path) -> dict
         submitted_at=time.time(),
     ).write(folder)
     try:
-        (folder / JOB_ID_NAME).write_text(send(folder, chosen, [NodeJob(str(folder))]) + "\n")
+        write_text(folder / JOB_ID_NAME, send(folder, chosen, [NodeJob(str(folder))]) + "\n")
     except LamaeError:
         _remove(folder)
         raise

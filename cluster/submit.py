@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lamae.base import settings
 from lamae.base.errors import EXIT_USAGE, LamaeError, UsageError
+from lamae.base.files import write_text
 from lamae.base.rundirectory import RunDirectory
 from lamae.cluster import jobs, registry, slurm
 from lamae.cluster.executor import script_text, send
@@ -188,7 +189,7 @@ def _submit(
     except LamaeError:
         shutil.rmtree(folder)
         raise
-    (folder / JOB_ID_NAME).write_text(f"{job_id}\n")
+    write_text(folder / JOB_ID_NAME, f"{job_id}\n")
     registry.add(folder)
     return Submitted(folder, job_id, None, plan)
 
