@@ -279,7 +279,7 @@ class RingLoader(Iterator[Batch]):
         """Read records ``start`` to ``stop`` of a slot; how many of them had to be replaced."""
         if self._closed:
             return 0
-        # The order is asked here and not in the training thread: a new epoch's takes milliseconds to draw.
+        # The order is read here and not in the training thread: drawing that of a new epoch takes milliseconds.
         slot.epoch[start:stop], index = self._order.take(slot.start + start, slot.start + stop)
         slot.rows[start:stop] = self._rows[index]
         replaced = []

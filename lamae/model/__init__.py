@@ -1,6 +1,6 @@
 """LAMAE and its baselines: masking, encoder, latent attention, decoder, loss.
 
-The model's names are loaded when they are first asked for: reading a configuration must not import torch.
+The model's names are loaded when they are first used: reading a configuration must not import torch.
 """
 
 from typing import TYPE_CHECKING, Any
