@@ -47,7 +47,7 @@ class _Group(TyperGroup):
 app = typer.Typer(
     cls=_Group,
     no_args_is_help=True,
-    help="Measure the arrows of the system side by side with their alternatives and their floors.",
+    help="Measure each stage of the pipeline beside its alternatives and the fastest that the machine allows.",
 )
 
 
