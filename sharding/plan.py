@@ -7,6 +7,7 @@ control, so packing can be killed, restarted and spread over machines and still 
 import hashlib
 import logging
 import math
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ from lamae.sharding.format import FORMAT_VERSION, MANIFEST_NAME, SHARDS_NAME, WO
 from lamae.sharding.hdf5 import Hdf5Files
 from lamae.sharding.options import PackOptions
 from lamae.sharding.output import lost_shards, refuse_difference, refuse_unfit
-from lamae.sharding.packplan import ZIP_INDEX_NAME, Plan, listing_sha256, write_content, write_plan
+from lamae.sharding.packplan import ZIP_INDEX_NAME, Plan, listing_sha256, lock_of, write_content, write_plan
 from lamae.sharding.reading import MAX_SAMPLES_READ, RejectError, read_header
 from lamae.sharding.recording import shape_of
 from lamae.sharding.selection import capped, decide_splits
@@ -142,7 +143,14 @@ def _take_up(planned: Plan, unmatched: Reconciliation, entries: list[Entry], fil
     except UsageError as error:
         if any((out / SHARDS_NAME).iterdir()):
             raise
-        raise UsageError(f"{error}. Nothing is packed there yet: remove {out} to plan it anew") from None
+        logger.warning("%s; nothing is packed there yet, so it is planned anew", error)
+        with lock_of(out) as lock:
+            lock.take()
+            if any((out / SHARDS_NAME).iterdir()):
+                raise
+            shutil.rmtree(out / WORK_NAME)
+        _take_up(planned, unmatched, entries, files)
+        return
     if isinstance(files, ZipFiles):
         _renew_zip_index(out, files)
     if there.base != planned.base:  # the source is given by another of the folders around its records

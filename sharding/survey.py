@@ -88,7 +88,7 @@ def overview(listing: Listing, found: Survey, plan: dict[str, Any]) -> tuple[tup
         ("patients", f"{patients['known']:,}{named_by}; {patients['note']}"),
         (f"rates × lengths{of}", _shapes(found)),
         (f"leads{of}", _leads(found)),
-        ("packed as", f"{plan['rate_hz']:g} Hz × {plan['num_samples']:,} samples in {plan['num_parts']:,} shards"),
+        ("packed as", f"{plan['rate_hz']:g} Hz × {plan['num_samples']:,} samples; shards: {plan['num_parts']:,}"),
         (f"to be rejected{of}", _losses(found, plan)),
     )
 

@@ -24,6 +24,10 @@ from lamae.cli import verbs
 from lamae.cluster import cli as cluster_cli
 from lamae.train.ranks.place import is_said_here
 
+# Groups of verbs, as --help lists them.
+START, DATA, TRAINING, EVALUATION = "Get started", "Data", "Training", "Evaluation"
+COMPARING, CLUSTER, MEASURING = "Comparing methods", "On a SLURM cluster", "Measurements and forecasts"
+
 app = typer.Typer(
     name="lamae",
     help="Pretrain and evaluate the latent attention masked autoencoder for 12-lead ECG.",
@@ -71,10 +75,10 @@ def main() -> None:
 
 
 for verb in (cli_data.synth, cli_data.shard, cli_data.verify, cli_data.inspect, cli_data.card):
-    app.command()(verb)
+    app.command(rich_help_panel=DATA)(verb)
 
 
-@app.command(context_settings={"allow_extra_args": False})
+@app.command(context_settings={"allow_extra_args": False}, rich_help_panel=TRAINING)
 def train(
     config: Annotated[
         str, typer.Argument(metavar="CONFIG", help="Configuration: a YAML file, or tiny, small, base or large.")
@@ -121,7 +125,7 @@ def run_training(config_path: str, overrides: list[str]) -> int:
     return train_loop(config, draw_figures=draw_figures, probe=probe)
 
 
-@app.command()
+@app.command(rich_help_panel=TRAINING)
 def checkpoints(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     verify: Annotated[bool, typer.Option("--verify", help="Read every file and compare it with its hash.")] = False,
@@ -151,7 +155,7 @@ def checkpoints(
         raise LamaeError(f"{root}: {broken} of {len(infos)} checkpoints are broken; a resume passes over them")
 
 
-@app.command()
+@app.command(rich_help_panel=START)
 def demo(
     out: Annotated[Path, typer.Option(help="Directory for everything the demo makes.")] = Path("demo"),
     records: Annotated[int, typer.Option(min=100, help="Synthetic ECGs to make.")] = 4000,
@@ -172,19 +176,19 @@ def demo(
     )
 
 
-app.command()(cli_labels.labels)
-app.command()(cli_evaluate.embed)
-app.command()(cli_evaluate.probe)
-app.command()(cli_evaluate.finetune)
-app.command()(cli_evaluate.compare)
-app.command()(cli_evaluate.export)
-app.command()(cli_evaluate.import_embeddings)
-app.command()(cli_study.study)
-app.command(context_settings=cluster_cli.SUBMIT_CONTEXT)(cluster_cli.submit)
-app.command()(cluster_cli.jobs)
-app.command()(cluster_cli.doctor)
-app.add_typer(bench_cli.app, name="bench")
-app.command()(forecast_cli.plan)
+app.command(rich_help_panel=EVALUATION)(cli_labels.labels)
+app.command(rich_help_panel=EVALUATION)(cli_evaluate.embed)
+app.command(rich_help_panel=EVALUATION)(cli_evaluate.probe)
+app.command(rich_help_panel=EVALUATION)(cli_evaluate.finetune)
+app.command(rich_help_panel=COMPARING)(cli_evaluate.compare)
+app.command(rich_help_panel=EVALUATION)(cli_evaluate.export)
+app.command(rich_help_panel=EVALUATION)(cli_evaluate.import_embeddings)
+app.command(rich_help_panel=COMPARING)(cli_study.study)
+app.command(context_settings=cluster_cli.SUBMIT_CONTEXT, rich_help_panel=CLUSTER)(cluster_cli.submit)
+app.command(rich_help_panel=CLUSTER)(cluster_cli.jobs)
+app.command(rich_help_panel=CLUSTER)(cluster_cli.doctor)
+app.add_typer(bench_cli.app, name="bench", rich_help_panel=MEASURING)
+app.command(rich_help_panel=MEASURING)(forecast_cli.plan)
 
 verbs.share_options(app)
 verbs.share_options(bench_cli.app)

@@ -58,12 +58,12 @@ READOUTS = ("record", "mean")
 
 @dataclass(frozen=True)
 class Comparison:
-    """Results by contestant, the first being the one that the others are compared with."""
+    """Results by method, the first being the one that the others are compared with."""
 
     num_records: int
     protocol: str
     probes: dict[str, dict[str, ProbeResult]]
-    """Read-out to contestant to probe; "mean" lacks contestants that have one embedding only."""
+    """Read-out to method to probe; "mean" lacks methods that have one embedding only."""
     knn: dict[str, ProbeResult]
     curves: dict[str, FewLabelCurve]
     robustness: dict[str, dict[str, ProbeResult]]

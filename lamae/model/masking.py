@@ -26,7 +26,7 @@ _LEADS, _TIMES, _LIMB_HIDDEN, _RECORD_ONLY, _KIND = range(16, 21)
 
 @dataclass(frozen=True)
 class Mask:
-    """The visible rectangle of every record, and the patches it is asked for."""
+    """The visible rectangle of every record, and its targets."""
 
     lead_BV: Tensor
     """int64: lead in each slot; 0 in an empty slot."""
@@ -71,7 +71,7 @@ def draw_mask(
         seed: of the run.
         epoch_B: int64, which pass over the data.
         row_B: int64, the record's row in the index.
-        lead_mask_BL: bool [B, 12], leads that the record has. Others are neither shown nor asked for.
+        lead_mask_BL: bool [B, 12], leads that the record has. Others are neither shown nor targets.
         num_patches: patches per lead.
     """
     draws = _Draws(seed, epoch_B.to(lead_mask_BL.device), row_B.to(lead_mask_BL.device))

@@ -50,7 +50,7 @@ def _tables(comparison: Comparison) -> list[Table]:
         Table(
             "Groups of codes",
             "Macro AUROC of groups fixed beforehand, model's own read-out.",
-            ["contestant", *code_groups(record[first].codes)],
+            ["method", *code_groups(record[first].codes)],
             [
                 [name, *(str(result.macro_of(codes)) for codes in code_groups(result.codes).values())]
                 for name, result in record.items()
@@ -62,7 +62,7 @@ def _tables(comparison: Comparison) -> list[Table]:
         Table(
             "Few labels",
             "Macro AUROC by share of training subjects; mean over seeds, intervals over seeds and subjects.",
-            ["contestant", *(f"{fraction:.0%}" for fraction in fractions)],
+            ["method", *(f"{fraction:.0%}" for fraction in fractions)],
             [[name, *(str(curve.macro(f)) for f in fractions)] for name, curve in comparison.curves.items()]
             + [
                 [
@@ -113,7 +113,7 @@ def _probe_table(comparison: Comparison, readout: str) -> Table:
         + (f", {len(first.left_out)} left out for having one class" if first.left_out else "")
         + ". Intervals: 95 %, bootstrap over test subjects; differences are paired.",
         [
-            "contestant",
+            "method",
             "macro AUROC (95 %)",
             f"{first.name} minus it",
             "micro AUROC",
@@ -146,7 +146,7 @@ def _finetuned_table(comparison: Comparison) -> Table:
         FINETUNED,
         "Trained as a whole on training labels, beside logistic regression on frozen embeddings; same test records.",
         [
-            "contestant",
+            "method",
             "macro AUROC (95 %)",
             f"{first.name} minus it" if first else "",
             "AUPRC",
@@ -159,7 +159,7 @@ def _finetuned_table(comparison: Comparison) -> Table:
 
 
 def _codes_table(comparison: Comparison) -> Table:
-    """AUROC of the codes that the first contestant reads best, and its differences to the others."""
+    """AUROC of the codes that the first method reads best, and its differences to the others."""
     record = comparison.probes["record"]
     first = next(iter(record.values()))
     codes = _best_codes(first)

@@ -245,7 +245,7 @@ def _add_training(page: Page, results: DemoResults) -> None:
             ]
             for name, run in results["runs"].items()
         ],
-        caption="Losses of different kinds of model are not comparable: they are asked for different samples.",
+        caption="Losses of different kinds of model are not comparable: their targets are different samples.",
     )
 
 

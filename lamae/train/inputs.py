@@ -28,10 +28,10 @@ class Inputs:
         # Refuses sets without records; the loader makes its own.
         order_of(self.records, self.rows, config=config.data, seed=config.train.seed)
         by_set, self.sets = [], []
-        for shard_set in self.records.sets:
+        for name, shard_set in zip(self.records.names, self.records.sets, strict=True):
             rows = shard_set.rows_of_split(config.data.split)
             by_set.append(subject_set(shard_set, rows))
-            self.sets.append(describe_set(shard_set, rows, by_set[-1]))
+            self.sets.append(describe_set(shard_set, rows, by_set[-1], name=name))
         # Hashes of different sets are salted apart: equal numbers in two hospitals stay two patients.
         self.subjects = np.unique(np.concatenate(by_set))
         self.subject_hash = subject_set_hash(self.subjects)

@@ -72,7 +72,7 @@ def make_loaded(shard_set: ShardSet, *, kind: str = "lamae", trained_on: str = "
         num_samples=transform.num_samples,
         subject_hashes=hashes,
         subject_hash="subjects",
-        sets=[describe_set(shard_set, shard_set.rows_of_split(trained_on), hashes)],
+        sets=[describe_set(shard_set, shard_set.rows_of_split(trained_on), hashes, name="set")],
     )
 
 

@@ -181,3 +181,14 @@ def write_stores(path, features, truth, *, labels_hash="i"):
         columns={"label": truth.label_NK, "labelled": truth.labelled_N, "split": truth.split_N},
         attributes={"index_sha256": labels_hash, "codes": truth.codes, "descriptions": {}, "protocol": "simulated"},
     )
+
+
+def test_of_a_single_positive_record_the_interval_is_unknown():
+    features, truth = simulate()
+    test = np.flatnonzero(truth.split_N == 2)
+    truth.label_NK[test, 0] = 0
+    truth.label_NK[test[3], 0] = 1
+    seen = probe_arrays(features, truth).by_code()["SEEN"]
+    assert 0 <= seen.value <= 1
+    assert np.isnan(seen.low)
+    assert str(seen).endswith("(interval unknown)")

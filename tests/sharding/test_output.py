@@ -2,12 +2,14 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from lamae.base.errors import LamaeError, UsageError
 from lamae.cli.app import app
+from lamae.sharding.format import ShardSet
 from lamae.sharding.pack import PackOptions, pack
 from tests.sharding.kill_points import digests
 from tests.sharding.wfdbtree import write_mimic_tree
@@ -77,3 +79,12 @@ def test_plan_only_prints_what_is_there_and_packs_nothing(mimic, tmp_path):
     assert "kind:              mimic: record_list.csv" in done.output
     assert "patients:          3, named by paths or headers; splits by patient" in done.output
     assert not (tmp_path / "out/dataset.json").exists()
+
+
+def test_a_plan_of_which_nothing_was_packed_gives_way_to_another(mimic, tmp_path, caplog):
+    runner, out = CliRunner(), str(tmp_path / "out")
+    assert runner.invoke(app, ["shard", str(mimic), out, "--plan-only"], catch_exceptions=False).exit_code == 0
+    done = runner.invoke(app, ["shard", str(mimic), out, "--rate", "250", "--no-card"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "nothing is packed there yet, so it is planned anew" in caplog.text
+    assert ShardSet.open(Path(out)).rate_hz == 250

@@ -116,7 +116,9 @@ class Tuner:
                         about |= {"val_macro": self._val_macro, "best_step": self._best_step}
                         saver.begin(engine, state)
                         if not saver.finish():
-                            raise LamaeError(f"{self._folder}: a checkpoint could not be written; make room there")
+                            raise LamaeError(
+                                f"{self._folder}: a checkpoint could not be written; free some space there"
+                            )
                         self._drop_older_weights()
                     progress("finetune", state.step, options.steps)
         finally:

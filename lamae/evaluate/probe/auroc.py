@@ -76,6 +76,8 @@ class Interval:
         return self.low > 0 or self.high < 0
 
     def __str__(self) -> str:
+        if np.isnan(self.low):
+            return f"{self.value:.3f} (interval unknown)"
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 

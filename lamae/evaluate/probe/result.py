@@ -67,7 +67,10 @@ class ProbeResult:
         return interval(float(macro(self.auroc_K)), macro(self.draws_BK))
 
     def by_code(self) -> dict[str, Interval]:
-        return {code: interval(float(self.auroc_K[k]), self.draws_BK[:, k]) for k, code in enumerate(self.codes)}
+        """AUROC of each code; its interval is unknown where a class has one record, whose subject is in every draw."""
+        few_K = np.minimum(self.y_NK.sum(0), (1 - self.y_NK).sum(0)) < 2
+        draws_BK = np.where(few_K, np.nan, self.draws_BK)
+        return {code: interval(float(self.auroc_K[k]), draws_BK[:, k]) for k, code in enumerate(self.codes)}
 
     @property
     def prevalence(self) -> dict[str, float]:

@@ -137,7 +137,7 @@ def reconstruction_errors(
 ) -> ReconstructionErrors:
     """Hide parts of ``rows`` and compare what the model and the trivial predictors make of them.
 
-    ``mask`` is the run's own unless given; masks follow from ``seed`` and the row, so two models are judged on the
+    ``mask`` is the run's own unless given; masks follow from ``seed`` and the row, so two models are scored on the
     same hidden samples. The share of records decoded from their embedding alone (``mask.record_only_share``) is left
     out: it is a training device. Only samples that this kind of model predicts at all are counted: the independent
     baseline knows no hidden leads. ``train_rows`` (default: the train split without quality flags), at most
@@ -159,8 +159,8 @@ def reconstruction_errors(
         hidden_BLN = drawn.hidden_BLN.cpu().numpy()
         hidden_BLT = hidden_BLN.repeat(loaded.config.model.patch_size, axis=2) & valid_BLT
         visible_BLT = valid_BLT & ~hidden_BLT
-        judged_BLT = hidden_BLT & predicted_BLT.cpu().numpy()
-        situation_BLT = np.where(judged_BLT, situations(hidden_BLT, visible_BLT), -1)
+        scored_BLT = hidden_BLT & predicted_BLT.cpu().numpy()
+        situation_BLT = np.where(scored_BLT, situations(hidden_BLT, visible_BLT), -1)
         which_BSLT = np.stack([situation_BLT == s for s in range(len(SITUATIONS))], axis=1)
         guesses = [(y_BLT.double().cpu().numpy(), np.ones_like(hidden_BLT))]
         guesses += [predict(x_BLT, visible_BLT) for predict in trivial.values()]

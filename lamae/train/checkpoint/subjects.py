@@ -25,12 +25,12 @@ def hash_subjects(subjects: np.ndarray, *, source: str) -> np.ndarray:
     return mix(words + signed(GOLDEN)).numpy().view(np.uint64)
 
 
-def describe_set(shard_set: ShardSet, rows: np.ndarray, subjects: np.ndarray) -> dict[str, Any]:
-    """What a checkpoint says of one of the sets it was trained on, ``rows`` being those read and ``subjects`` their
-    ``subject_set``: no ids.
+def describe_set(shard_set: ShardSet, rows: np.ndarray, subjects: np.ndarray, *, name: str) -> dict[str, Any]:
+    """What a checkpoint says of one of the sets it was trained on, ``rows`` being those read, ``subjects`` their
+    ``subject_set`` and ``name`` the mixture's for it: no ids.
     """
     return {
-        "name": shard_set.root.resolve().name,
+        "name": name,
         "source": shard_set.manifest["source"],
         "index_hash": shard_set.index_hash,
         "num_records": len(rows),
