@@ -35,7 +35,7 @@ check: $(READY)
 	$(BIN)/lint-imports
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
 
-# The pages of docs/ as a site to open in a browser: site/index.html.
+# The pages of docs/ as a site: open site/index.html, or `.venv/bin/mkdocs serve`, where the search works too.
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
