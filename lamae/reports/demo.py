@@ -96,17 +96,17 @@ def write_demo_report(results: DemoResults, out: Path) -> dict[str, Any]:
 def check_claims(results: DemoResults) -> list[Claim]:
     """The demo's claims, each decided by its numbers alone."""
     main, probes = results["main"], results["probes"]
-    claims = [_judge_reconstruction(main, results["reconstruction"][main])]
+    claims = [_check_reconstruction(main, results["reconstruction"][main])]
     for name, other in probes.items():
         if name != main:
-            claims.append(_judge_probe(main, name, difference(probes[main], other).macro, name == results["random"]))
+            claims.append(_check_probe(main, name, difference(probes[main], other).macro, name == results["random"]))
     null = results.get("null_code")
     if null is not None and null in probes[main].by_code():
-        claims.append(_judge_null(null, probes[main].by_code()[null]))
+        claims.append(_check_null(null, probes[main].by_code()[null]))
     return claims
 
 
-def _judge_reconstruction(name: str, errors: ReconstructionErrors) -> Claim:
+def _check_reconstruction(name: str, errors: ReconstructionErrors) -> Claim:
     ratio = errors.ratio(HIDDEN_LEAD, ALL_LEADS)
     best, _ = errors.best_trivial(HIDDEN_LEAD, ALL_LEADS)
     spans = errors.ratio(HIDDEN_SPAN, ALL_LEADS)
@@ -117,7 +117,7 @@ def _judge_reconstruction(name: str, errors: ReconstructionErrors) -> Claim:
     )
 
 
-def _judge_probe(main: str, other: str, gain: Interval, is_random: bool) -> Claim:
+def _check_probe(main: str, other: str, gain: Interval, is_random: bool) -> Claim:
     verdict = "holds" if gain.low > 0 else "does not hold" if gain.high < 0 or is_random else "not decided"
     tail = "the same architecture with random weights" if is_random else other
     note = "" if gain.excludes_zero else " The interval includes 0: a tie on this many test subjects."
@@ -128,10 +128,10 @@ def _judge_probe(main: str, other: str, gain: Interval, is_random: bool) -> Clai
     )
 
 
-def _judge_null(code: str, auroc: Interval) -> Claim:
+def _check_null(code: str, auroc: Interval) -> Claim:
     covers = auroc.low <= 0.5 <= auroc.high
     return Claim(
-        _verdict(covers),
+        _verdict(covers) if math.isfinite(auroc.low) else "not decided",
         f"The probe finds nothing where there is nothing: {code} is not in the waveform",
         f"AUROC {auroc}; its interval {'covers' if covers else 'does not cover'} 0.5.",
     )

@@ -75,6 +75,11 @@ class Interval:
     def excludes_zero(self) -> bool:
         return self.low > 0 or self.high < 0
 
+    def to_dict(self) -> dict[str, float | None]:
+        """For JSON, which has no NaN: bounds that are unknown are null."""
+        bounds = {"low": self.low, "high": self.high}
+        return {"value": self.value, **{name: None if np.isnan(bound) else bound for name, bound in bounds.items()}}
+
     def __str__(self) -> str:
         if np.isnan(self.low):
             return f"{self.value:.3f} (interval unknown)"

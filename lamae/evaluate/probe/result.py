@@ -68,9 +68,12 @@ class ProbeResult:
 
     def by_code(self) -> dict[str, Interval]:
         """AUROC of each code; its interval is unknown where a class has one record, whose subject is in every draw."""
-        few_K = np.minimum(self.y_NK.sum(0), (1 - self.y_NK).sum(0)) < 2
-        draws_BK = np.where(few_K, np.nan, self.draws_BK)
+        draws_BK = self.known(self.draws_BK)
         return {code: interval(float(self.auroc_K[k]), draws_BK[:, k]) for k, code in enumerate(self.codes)}
+
+    def known(self, draws_BK: np.ndarray) -> np.ndarray:
+        """Draws of single codes, NaN where a class has one record."""
+        return np.where(np.minimum(self.y_NK.sum(0), (1 - self.y_NK).sum(0)) < 2, np.nan, draws_BK)
 
     @property
     def prevalence(self) -> dict[str, float]:
@@ -90,7 +93,7 @@ class ProbeResult:
         """Every number but the probabilities, as plain values."""
         return {
             "macro_auroc": dataclasses.asdict(self.macro),
-            "auroc": {code: dataclasses.asdict(value) for code, value in self.by_code().items()},
+            "auroc": {code: value.to_dict() for code, value in self.by_code().items()},
             "macro_auroc_of_groups": {
                 group: dataclasses.asdict(self.macro_of(codes)) for group, codes in code_groups(self.codes).items()
             },
@@ -176,7 +179,7 @@ class Difference:
     def to_dict(self) -> dict[str, Any]:
         return {
             "macro_auroc": dataclasses.asdict(self.macro),
-            "auroc": {code: dataclasses.asdict(value) for code, value in self.by_code.items()},
+            "auroc": {code: value.to_dict() for code, value in self.by_code.items()},
             "macro_auroc_of_groups": {group: dataclasses.asdict(value) for group, value in self.groups.items()},
             **{f"macro_{name}": dataclasses.asdict(value) for name, value in self.metrics.items()},
         }
@@ -196,7 +199,7 @@ def difference(first: ProbeResult, second: ProbeResult) -> Difference:
     columns = {group: [first.codes.index(c) for c in codes] for group, codes in code_groups(first.codes).items()}
     return Difference(
         macro=interval(float(macro(values)), macro(draws)),
-        by_code={code: interval(float(values[k]), draws[:, k]) for k, code in enumerate(first.codes)},
+        by_code={code: interval(float(values[k]), first.known(draws)[:, k]) for k, code in enumerate(first.codes)},
         metrics={
             name: interval(
                 float(macro(first.metrics[name] - second.metrics[name])),
