@@ -11,25 +11,28 @@ Philox-4x64 (which numpy keeps stable across versions) and sorting enter, so the
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from lamae.data.config import ORDERS
 from lamae.keyed import GOLDEN
 
+DrawnT = TypeVar("DrawnT")
+
 _WORD_BITS = 64
 _MIN_RANDOM_BITS = 24
 
 
-class _LatestEpochs:
+class _LatestEpochs(Generic[DrawnT]):
     """What ``draw`` makes of an epoch; the two latest are kept. One thread draws while the others wait for it."""
 
-    def __init__(self, draw: Callable[[int], tuple[np.ndarray, np.ndarray]]) -> None:
+    def __init__(self, draw: Callable[[int], DrawnT]) -> None:
         self._draw = draw
-        self._kept: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._kept: dict[int, DrawnT] = {}
         self._lock = threading.Lock()
 
-    def __call__(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, epoch: int) -> DrawnT:
         with self._lock:
             if epoch not in self._kept:
                 while len(self._kept) >= 2:
@@ -168,34 +171,26 @@ class MixedOrder:
         for epoch in range(start // length, -(-stop // length)):
             begin = epoch * length
             low, high = max(start, begin), min(stop, begin + length)
-            set_of, rank = (values[low - begin : high - begin] for values in self._epoch(epoch))
-            for place, stream in enumerate(self._streams):
-                mine = np.flatnonzero(set_of == place)
-                if len(mine):
-                    first = epoch * self.shares[place] + int(rank[mine[0]])
-                    own_epoch, own_index = stream.take(first, first + len(mine))
-                    epochs[low - start + mine] = own_epoch
-                    indices[low - start + mine] = self._first_index[place] + own_index
+            for place, (stream, position) in enumerate(zip(self._streams, self._epoch(epoch), strict=True)):
+                own = slice(*np.searchsorted(position, [low - begin, high - begin]).tolist())
+                first, here = epoch * self.shares[place], begin - start + position[own]
+                epochs[here], own_index = stream.take(first + own.start, first + own.stop)
+                indices[here] = self._first_index[place] + own_index
         return epochs, indices
 
     def end_of_next_window(self, position: int) -> int:
         """Where, of all sets, a window that follows the one in use ends first; at the latest with the epoch."""
         length = self._slots.num_records
         epoch, within = divmod(position, length)
-        set_of, _ = self._epoch(epoch)
         ends = [length]
-        for place, stream in enumerate(self._streams):
-            mine = np.flatnonzero(set_of == place)
+        for place, (stream, position_in_epoch) in enumerate(zip(self._streams, self._epoch(epoch), strict=True)):
             first = epoch * self.shares[place]
-            end = stream.end_of_next_window(first + int(np.searchsorted(mine, within))) - first
-            ends += mine[end : end + 1].tolist()
+            end = stream.end_of_next_window(first + int(np.searchsorted(position_in_epoch, within))) - first
+            ends += position_in_epoch[end : end + 1].tolist()
         return epoch * length + min(ends)
 
-    def _draw(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of each sample of an epoch of the mixture: its set, and how many of that set come before it in the epoch."""
-        slot = self._slots.permutation(epoch)
-        set_of = np.searchsorted(np.cumsum(self.shares), slot, side="right").astype(np.uint16)
-        rank = np.empty(len(slot), np.int64)
-        for place, share in enumerate(self.shares):
-            rank[set_of == place] = np.arange(share)
-        return set_of, rank
+    def _draw(self, epoch: int) -> list[np.ndarray]:
+        """Of each set, where its samples are in an epoch of the mixture: int64, ascending."""
+        borders = np.cumsum(self.shares)
+        set_of = np.searchsorted(borders, self._slots.permutation(epoch), side="right").astype(np.uint16)
+        return np.split(np.argsort(set_of, kind="stable"), borders[:-1])

@@ -42,7 +42,7 @@ class Candidate:
 
     def has(self, task: str) -> bool:
         """Whether a task scored it: age and sex are not known of every set."""
-        return all(any(of_judge == task for of_judge, _, _ in of.by_key) for of in self.by_seed.values())
+        return all(any(scored == task for scored, _, _ in of.by_key) for of in self.by_seed.values())
 
     def values(self, key: Key, codes: list[str] | None = None) -> Values:
         """Macro AUROC over some codes (default: all) by seed; a candidate's only read-out stands in for any other."""

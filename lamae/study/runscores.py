@@ -17,7 +17,7 @@ from lamae.study.scoring import score_embeddings
 from lamae.study.statistics import NUM_DRAWS, Scored, summarise
 
 Key = tuple[str, str, float]
-"""Judge, read-out, share of the labels."""
+"""Task, read-out, share of the labels."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from lamae.base.settings import to_dict, to_yaml
 from lamae.model.config import without_effect
 from lamae.model.pretrain import build_model
 from lamae.train.blocks import checkpoint_activations, compile_blocks
@@ -17,7 +18,7 @@ from lamae.train.inputs import Inputs
 from lamae.train.manifest import build_manifest
 from lamae.train.monitor.health import check_weights
 from lamae.train.ranks.distributed import Ranks
-from lamae.train.runconfig import RunConfig
+from lamae.train.runconfig import RunConfig, config_hash
 from lamae.train.rundir import RunLock, find_checkpoint, open_run_directory
 from lamae.train.schedule import BatchPlan
 from lamae.train.state import TrainState
@@ -32,8 +33,6 @@ def find_resumable(config: RunConfig, run_dir: Path, inputs: Inputs, lock: RunLo
 
     Raises LamaeError where it is another run's.
     """
-    from lamae.base.settings import to_dict
-
     lock.take()
     reader = find_checkpoint(run_dir)
     if reader is None:
@@ -55,9 +54,6 @@ def open_run(
 
     Raises UsageError where it cannot be written.
     """
-    from lamae.base.settings import to_yaml
-    from lamae.train.runconfig import config_hash
-
     if resumed_from is not None:
         log.info("resuming %s from %s", run_dir, resumed_from.name)
     manifest = build_manifest(
@@ -100,8 +96,6 @@ def describe_checkpoints(
     config: RunConfig, inputs: Inputs, engine: Engine, ranks: Ranks, *, subject_hash: str
 ) -> dict[str, Any]:
     """What every checkpoint of this start says of itself beside its state."""
-    from lamae.base.settings import to_dict
-
     return {
         "config": to_dict(config),
         "num_samples": inputs.num_samples,

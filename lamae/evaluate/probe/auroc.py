@@ -43,17 +43,13 @@ def subject_weights(subject_N: np.ndarray, *, num_draws: int, seed: int) -> np.n
     return counts.astype(np.float32)[:, subject]
 
 
-def bootstrap_auroc(
-    scores_NK: np.ndarray, y_NK: np.ndarray, subject_N: np.ndarray, *, num_draws: int = 1000, seed: int = 0
-) -> np.ndarray:
-    """AUROC of each code in each draw of subjects, float64 [num_draws, K]; NaN where a draw lacks a class."""
-    return bootstrap_areas(scores_NK, y_NK, subject_N, num_draws=num_draws, seed=seed)[0]
-
-
 def bootstrap_areas(
     scores_NK: np.ndarray, y_NK: np.ndarray, subject_N: np.ndarray, *, num_draws: int = 1000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """AUROC and AUPRC of each code in each draw of subjects, both float64 [num_draws, K]; NaN as above."""
+    """AUROC and AUPRC of each code in each draw of subjects, both float64 [num_draws, K].
+
+    NaN where a draw lacks a class.
+    """
     weights_BN = subject_weights(subject_N, num_draws=num_draws, seed=seed)
     chunk = max(1, CHUNK_BYTES // max(1, 16 * len(y_NK)))
     parts = [

@@ -10,6 +10,7 @@ import torch
 
 from lamae.base.rowfile import RowFile, Throttle
 from lamae.base.rundirectory import RunDirectory
+from lamae.base.settings import to_dict, to_yaml
 from lamae.data.batch import Batch
 from lamae.data.config import SignalConfig
 from lamae.data.loader import RingLoader
@@ -49,8 +50,6 @@ class Reporter:
         clock: StepClock,
         draw_figures: DrawFigures | None,
     ) -> None:
-        from lamae.base.settings import to_dict, to_yaml
-
         self._config = config
         self._run_dir = run_dir
         self._inputs = inputs
