@@ -151,11 +151,17 @@ def _write_index(
     for path in building.rglob("*"):
         if path.is_file():
             sync(path)
+    # Where the file system has no locks another merge may finish at any line, and takes the work directory away: zarr
+    # makes folders anew, so it is the plan that tells. From here on nothing is made there: what is moved is moved only
+    # while that directory stands.
+    Plan.open(planned.out)
     index_files = file_sums(building)
-    if file_sums(index) != index_files:  # of a merge that was killed, or of another where the file system has no locks
-        shutil.rmtree(index, ignore_errors=True)
-    with suppress(FileExistsError):
+    try:
         put_in_place(building, index)
+    except FileExistsError:
+        if file_sums(index) != index_files:  # of a merge that was killed, with another version of zarr perhaps
+            index.rename(own_name(planned.out / WORK_NAME / INDEX_NAME))
+            put_in_place(building, index)
     return counted, index_files
 
 

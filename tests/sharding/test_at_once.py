@@ -1,5 +1,7 @@
 """Two processes that write the same at once: a requeued job and its ghost, two terminals."""
 
+import fcntl
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,6 +13,10 @@ from lamae.base import lock
 from lamae.base.errors import LamaeError
 from lamae.base.files import new_directory
 from lamae.base.lock import Lock
+from lamae.sharding import merge
+from lamae.sharding.pack import PackOptions, pack, pack_part, plan
+from tests.sharding.at_once import no_locks
+from tests.sharding.kill_points import digests
 from tests.sharding.test_restart import REPOSITORY
 from tests.sharding.wfdbtree import write_mimic_tree
 
@@ -23,6 +29,47 @@ def test_two_packers_and_two_merges_at_once_give_one_whole_set(tmp_path, stage, 
     command = [sys.executable, "-m", "tests.sharding.at_once", str(tmp_path), stage, str(times), str(locks)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("beside", ["no index", "the index of a killed merge"])
+def test_a_merge_that_another_overtakes_at_any_line_without_locks_spoils_nothing(tmp_path, monkeypatch, beside):
+    write_mimic_tree(tmp_path / "source", num_subjects=4, num_samples=100)
+    options = PackOptions(shard_size=3)
+    for part in range(plan(tmp_path / "source", tmp_path / "packed", options=options).num_parts):
+        pack_part(tmp_path / "source", tmp_path / "packed", part)
+    pack(tmp_path / "source", tmp_path / "whole", options=options)
+    if beside != "no index":
+        (tmp_path / "packed" / "index.zarr").mkdir()
+        (tmp_path / "packed" / "index.zarr" / "zarr.json").write_text("of another version")
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    watched = [function.__code__ for function in (merge._write_index, merge._merge, merge.finish)]
+    passed: set[tuple[object, int]] = set()
+    while True:
+        overtaken_at = None
+
+        def overtake(frame, event, _):
+            nonlocal overtaken_at
+            if frame.f_code not in watched:
+                return None
+            place = (frame.f_code, frame.f_lineno)
+            if event == "line" and overtaken_at is None and place not in passed:
+                overtaken_at = place
+                pack(tmp_path / "source", tmp_path / "out", options=options)
+            return overtake
+
+        shutil.copytree(tmp_path / "packed", tmp_path / "out")
+        tracing = sys.gettrace()
+        sys.settrace(overtake)
+        try:
+            pack(tmp_path / "source", tmp_path / "out", options=options)
+        finally:
+            sys.settrace(tracing)
+        if overtaken_at is None:
+            break
+        assert digests(tmp_path / "out") == digests(tmp_path / "whole"), overtaken_at
+        passed.add(overtaken_at)
+        shutil.rmtree(tmp_path / "out")
+    assert len(passed) > 40
 
 
 def test_who_waits_for_a_lock_is_told_whom_for_and_gets_it_when_its_holder_leaves(tmp_path, monkeypatch):
