@@ -3,7 +3,7 @@
 Records are taken one by one and examined together: numpy's cost per call is shared, and the samples stay in the cache.
 """
 
-import hashlib
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -62,6 +62,7 @@ class BlockReader:
         self.block_size = _BLOCK_SIZE_OF_WINDOWS if planned.options["windows"] == "all" else _BLOCK_SIZE
         self._samples = np.empty((self.block_size, NUM_LEADS, planned.num_samples), np.int16)
         self._values = np.empty((NUM_LEADS, planned.num_samples))
+        self._audited: set[object] = set()  # shapes of headers
 
     def read(self, entries: Sequence[Entry]) -> Block:
         """At most ``block_size`` records; their samples are good until the next block is read.
@@ -72,7 +73,9 @@ class BlockReader:
         taken: list[_Taken] = []
         for entry, out in zip(entries, self._samples, strict=False):
             try:
-                taken += _take(self._files, entry, self._planned, block.readers, out)
+                recorded = read_recording(self._files, entry.path, out=out)
+                self._audit(entry, recorded, block.readers)
+                taken += _take(entry, recorded, self._planned)
             except RejectError as reject:
                 block.rejects.append((entry.key, reject.reason, reject.detail))
         for _, run in groupby(taken, key=lambda record: record.shape):  # of several rates where they are resampled
@@ -82,6 +85,17 @@ class BlockReader:
             block.readers.update(["fast" if recording.fast else "wfdb", *recording.notes])
         block.rejects.sort()  # by key, as the entries are
         return block
+
+    def _audit(self, entry: Entry, recorded: Recording, readers: Counter[str]) -> None:
+        """Have wfdb read a share of the records too, and of each shard the first with a header of another shape."""
+        share = self._planned.options["audit"]
+        if not recorded.fast or share == 0:
+            return
+        shape = recorded.columns, recorded.rate_hz, recorded.samples.shape
+        if shape not in self._audited or is_audited(entry.key, share):
+            self._audited.add(shape)
+            audit(self._files, entry.path, recorded)
+            readers["audited"] += 1
 
     def _judge(self, taken: list[_Taken], block: Block) -> None:
         """Apply the quality rules to records of one shape, and add them and their rows to ``block``."""
@@ -118,17 +132,12 @@ class BlockReader:
 
 def is_audited(key: str, share: float) -> bool:
     """Whether a record belongs to the share that stock wfdb reads too: by a hash of its key, so always the same."""
-    draw = int.from_bytes(hashlib.sha256(f"audit {key}".encode()).digest()[:8], "big") / 2**64
-    return draw < share
+    return zlib.crc32(f"audit {key}".encode()) < share * 2**32
 
 
-def _take(files: Files, entry: Entry, planned: Plan, readers: Counter[str], out: np.ndarray) -> list[_Taken]:
-    """Read a record and bring it, or windows of it, to the shard set's rate and length. Raises RejectError."""
+def _take(entry: Entry, recorded: Recording, planned: Plan) -> list[_Taken]:
+    """Bring a record, or windows of it, to the shard set's rate and length. Raises RejectError."""
     options = planned.options
-    recorded = read_recording(files, entry.path, out=out)
-    if recorded.fast and is_audited(entry.key, options["audit"]):
-        audit(files, entry.path, recorded)
-        readers["audited"] += 1
     if recorded.subject is not None and entry.subject is not None and recorded.subject != entry.subject:
         raise RejectError("subject_mismatch", f"header says {recorded.subject}, the listing {entry.subject}")
     if options["gain"] is not None:

@@ -27,7 +27,7 @@ from lamae.base.errors import LamaeError, UsageError
 from lamae.base.leads import NUM_LEADS
 from lamae.sharding.checked import CheckedGroup, file_sums, sums_digest
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had the sha256 of each tar instead of its BLAKE3
 WINDOW_MARK = "#"
 """Between a record's key and its window's number. It sorts below all that keys are made of, so windows of one
 record stay together and in the order of the records."""

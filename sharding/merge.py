@@ -38,6 +38,7 @@ from lamae.sharding.format import (
 from lamae.sharding.packplan import Plan, lock_of
 from lamae.sharding.part import is_done, read_report
 from lamae.sharding.quality import LEAD_FLAGS, RECORD_FLAGS
+from lamae.sharding.tar import digest_of
 
 _ROWS_PER_CHUNK = 1 << 16
 
@@ -114,7 +115,7 @@ def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
         },
         "plan": planned.content,
         "shards": [
-            {"name": shard_name(part), "bytes": report["bytes"], "sha256": report["sha256"]}
+            {"name": shard_name(part), "bytes": report["bytes"]} | dict((digest_of(report),))
             for part, report in enumerate(reports)
         ],
         "index_sha256": sums_digest(index_files),

@@ -59,7 +59,7 @@ class PackOptions:
     """Whether records that subjects_from or subject_pattern does not name may be subjects of their own."""
     ptbxl_rate_hz: int | None = None
     """Which of PTB-XL's two copies of each record to take: 500 or 100; None takes 500 where it is there."""
-    audit: float = 0.01
+    audit: float = 0.002
     """Share of records, chosen by a hash of the key, that stock wfdb reads too and that are compared bit for bit."""
     quality: QualityConfig = field(default_factory=QualityConfig)
     """Quality rules: thresholds and what to do."""

@@ -54,8 +54,11 @@ def refuse_difference(there: dict[str, Any], wanted: dict[str, Any], out: Path) 
     """Raise UsageError where the content of the plan in ``out`` is not the one that is wanted, naming what differs."""
     refuse_other(
         there,
-        # Whose the records are is in the listing; what is said of it may change with the program.
-        wanted | {"patients": there.get("patients")},
+        # Whose the records are is in the listing; what is said of it may change with the program. Which records wfdb
+        # reads too changes nothing of what is stored.
+        wanted
+        | {"patients": there.get("patients")}
+        | {"options": wanted["options"] | {"audit": there.get("options", {}).get("audit")}},
         f"{out}: holds another packing",
         remedy="use the same source and options to go on with it, or another directory",
         words=_DIGESTS,

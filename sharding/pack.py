@@ -24,8 +24,9 @@ from lamae.sharding.merge import finish, merge
 from lamae.sharding.options import PackOptions
 from lamae.sharding.output import is_complete, lost_shards
 from lamae.sharding.packplan import Plan
-from lamae.sharding.part import forget_damaged, is_done, pack_part, read_report
+from lamae.sharding.part import forget_damaged, is_done, pack_part
 from lamae.sharding.plan import plan
+from lamae.sharding.tar import is_whole
 
 __all__ = ["PackOptions", "merge", "pack", "pack_part", "pending_parts", "plan"]
 
@@ -95,7 +96,7 @@ def _restore_lost(source: Path, planned: Plan, *, workers: int, progress: Progre
     for part in lost:
         path = planned.out / SHARDS_NAME / shard_name(part)
         sync(path)
-        if read_report(planned.part_path(part))["sha256"] != shards[part]["sha256"]:
+        if not is_whole(path, shards[part]):
             path.unlink()
             raise LamaeError(
                 f"{path}: packed again, its bytes are others than {MANIFEST_NAME} says, so the source has changed; "

@@ -24,6 +24,7 @@ from lamae.sharding.hdf5 import Hdf5Files
 from lamae.sharding.sources import Entry, Reconciliation
 
 PLAN_NAME = "plan.json"
+PLAN_VERSION = 1
 _LISTING_NAME = "listing"
 _PARTS_NAME = "parts"
 ZIP_INDEX_NAME = "zip_index.npy"

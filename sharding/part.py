@@ -6,6 +6,7 @@ Parts share nothing, so any process on any machine may pack any part, in any ord
 import json
 import zipfile
 from collections import Counter
+from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,17 @@ import google_crc32c
 import numpy as np
 
 from lamae.base.errors import LamaeError
-from lamae.base.files import file_sha256, new_file
+from lamae.base.files import new_file
 from lamae.base.progress import Progress, ignore
 from lamae.sharding.block import BlockReader
-from lamae.sharding.files import HEADER_SUFFIX, Files
+from lamae.sharding.files import HEADER_SUFFIX, DirectoryFiles, Files, ZipFiles
 from lamae.sharding.format import COLUMNS, NO_SAMPLE, SHARDS_NAME, SPLITS, npy_header, shard_name
 from lamae.sharding.output import is_complete
 from lamae.sharding.packplan import Plan, lock_of
+from lamae.sharding.readahead import ReadAhead
 from lamae.sharding.recording import Recording
 from lamae.sharding.sources import Entry
-from lamae.sharding.tar import TarWriter, member
+from lamae.sharding.tar import DIGEST, TarWriter, is_whole, member
 
 _PLACE_COLUMNS = ("payload_offset", "payload_length", "crc32c", "extent_crc32c")
 
@@ -39,7 +41,12 @@ def pack_part(source: Path, out: Path, part: int, *, progress: Progress | None =
     try:
         with lock_of(out) as lock:
             lock.take(shared=True)
-            _pack_part(planned, planned.open_files(source), part, progress or ignore)
+            files = planned.open_files(source)
+            if isinstance(files, DirectoryFiles | ZipFiles):  # HDF5 reads one thing at a time
+                with closing(ReadAhead(files)) as ahead:
+                    _pack_part(planned, ahead, part, progress or ignore)
+            else:
+                _pack_part(planned, files, part, progress or ignore)
     except OSError as error:
         if is_complete(out):
             return
@@ -59,13 +66,12 @@ def is_done(planned: Plan, part: int) -> bool:
 
 def forget_damaged(planned: Plan, part: int) -> None:
     """Undo a part whose tar is not what was written: after a power failure, file systems may keep only its size."""
-    sha256 = file_sha256(planned.out / SHARDS_NAME / shard_name(part))
-    if sha256 != read_report(planned.part_path(part))["sha256"]:
+    if not is_whole(planned.out / SHARDS_NAME / shard_name(part), read_report(planned.part_path(part))):
         planned.part_path(part).unlink(missing_ok=True)
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """What a part says of itself: its tar's size and sha256, its rejects, its counts."""
+    """What a part says of itself: its tar's size and digest, its rejects, its counts."""
     with np.load(path, allow_pickle=False) as result:
         report: dict[str, Any] = json.loads(result["report"].tobytes())
         return report
@@ -82,6 +88,8 @@ def _pack_part(planned: Plan, files: Files, part: int, progress: Progress) -> No
     with TarWriter(planned.out / SHARDS_NAME / shard_name(part)) as tar:
         for start in range(0, len(entries), reader.block_size):
             progress("pack", start, len(entries))
+            if isinstance(files, ReadAhead):
+                files.announce([entry.path for entry in entries[start : start + 3 * reader.block_size]])
             block = reader.read(entries[start : start + reader.block_size])
             for piece in block.columns:
                 for name, values in piece.items():
@@ -98,7 +106,7 @@ def _pack_part(planned: Plan, files: Files, part: int, progress: Progress) -> No
                 f"{files.root}: none of the {len(entries)} records of shard {part} is there any more; once they are, "
                 f"run the same command again to go on"
             )
-        sha256 = tar.close()
+        digest = tar.close()
     progress("pack", len(entries), len(entries))
     columns["shard"] = [np.full(len(places), part)]
     columns |= {
@@ -106,7 +114,7 @@ def _pack_part(planned: Plan, files: Files, part: int, progress: Progress) -> No
     }
     report = {
         "bytes": tar.size,
-        "sha256": sha256,
+        DIGEST: digest,
         "num_listed": len(entries),
         "readers": dict(readers),
         "rejects": rejects,

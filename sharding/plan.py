@@ -18,11 +18,19 @@ from lamae.base.files import new_file
 from lamae.base.progress import Progress, ignore
 from lamae.sharding.columns import with_columns
 from lamae.sharding.files import HEADER_SUFFIX, Files, ZipFiles, open_files
-from lamae.sharding.format import FORMAT_VERSION, MANIFEST_NAME, SHARDS_NAME, WORK_NAME, ShardSet
+from lamae.sharding.format import MANIFEST_NAME, SHARDS_NAME, WORK_NAME, ShardSet
 from lamae.sharding.hdf5 import Hdf5Files
 from lamae.sharding.options import PackOptions
 from lamae.sharding.output import lost_shards, refuse_difference, refuse_unfit
-from lamae.sharding.packplan import ZIP_INDEX_NAME, Plan, listing_sha256, lock_of, write_content, write_plan
+from lamae.sharding.packplan import (
+    PLAN_VERSION,
+    ZIP_INDEX_NAME,
+    Plan,
+    listing_sha256,
+    lock_of,
+    write_content,
+    write_plan,
+)
 from lamae.sharding.reading import MAX_SAMPLES_READ, RejectError, read_header
 from lamae.sharding.recording import shape_of
 from lamae.sharding.selection import capped, decide_splits
@@ -92,7 +100,7 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | 
             f"resampled and {MAX_SAMPLES_READ} before"
         )
     content: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
+        "format_version": PLAN_VERSION,
         "source": listing.kind,
         "options": identity,
         "rate_hz": rate_hz,

@@ -34,6 +34,7 @@ class Recording:
     subject: int | None  # of the header comment
     fast: bool  # read by the strict parser, not by stock wfdb
     notes: tuple[str, ...] = ()  # what to count, such as "unchecked": no checksums
+    columns: tuple[int | None, ...] = ()  # of the signal file: where it keeps the twelve leads
 
 
 def read_recording(files: Files, record: str, *, out: np.ndarray | None = None) -> Recording:
@@ -116,8 +117,17 @@ def _decode(header: Header, data: bytes, out: np.ndarray | None) -> Recording:
     else:
         samples = np.full((NUM_LEADS, header.num_samples), NO_SAMPLE, np.int16)
         samples[layout.present] = signals[: np.count_nonzero(layout.present)]
-    rate_hz, subject = header.rate_hz, header.subject
-    return Recording(samples, layout.gain, layout.baseline, layout.present, rate_hz, subject, fast=True, notes=notes)
+    of_record = header.rate_hz, header.subject
+    return Recording(
+        samples,
+        layout.gain,
+        layout.baseline,
+        layout.present,
+        *of_record,
+        fast=True,
+        notes=notes,
+        columns=layout.columns,
+    )
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,9 @@ import hashlib
 import os
 from pathlib import Path
 from types import TracebackType
+from typing import Any
+
+from blake3 import blake3
 
 from lamae.base.files import own_name
 
@@ -18,6 +21,8 @@ _TYPE_TO_END = b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2
 # The checksum is the sum of the header's bytes with its own eight taken as spaces.
 _CONSTANT_SUM = sum(_MODE_UID_GID) + sum(_MTIME) + 8 * 32 + sum(_TYPE_TO_END)
 END = bytes(2 * BLOCK)
+DIGEST = "blake3"
+"""What the whole tar is hashed with: four times as fast as sha256, which sets of format version 1 have."""
 _MAX_PIECES = 512  # of one writev; POSIX lets systems stop at 1024
 
 
@@ -37,6 +42,24 @@ def member(name: str, *chunks: bytes | memoryview) -> tuple[bytes | memoryview, 
     return (member_header(name, length), *chunks, bytes(-length % BLOCK))
 
 
+def digest_of(entry: dict[str, Any]) -> tuple[str, str]:
+    """The name of the hash that an entry of dataset.json, or a part's report, holds of its tar, and its hex digest."""
+    name = DIGEST if DIGEST in entry else "sha256"
+    return name, entry[name]
+
+
+def new_digest(name: str) -> Any:
+    """The hash of that name with nothing in it yet, for ``update`` and ``hexdigest``."""
+    return blake3() if name == DIGEST else hashlib.new(name)
+
+
+def is_whole(path: Path, entry: dict[str, Any]) -> bool:
+    """Whether a tar has the digest that ``entry`` holds of it."""
+    name, expected = digest_of(entry)
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: new_digest(name)).hexdigest() == expected
+
+
 class TarWriter:
     """Writes ``path`` so that it exists only when it is whole: to a name of its own first, then renamed."""
 
@@ -46,7 +69,7 @@ class TarWriter:
         self._partial = own_name(path)
         self._file = self._partial.open("wb", buffering=0)
         self._pending: list[bytes | memoryview] = []
-        self._digest = hashlib.sha256()
+        self._digest = blake3()
         self.size = 0
 
     def write(self, *pieces: bytes | memoryview) -> int:
@@ -62,7 +85,8 @@ class TarWriter:
         return start
 
     def flush(self) -> None:
-        """Write what is pending, in one call where the system takes it all."""
+        """Write what is pending, in one call where the system takes it all, and let the disk begin with it."""
+        start = os.lseek(self._file.fileno(), 0, os.SEEK_CUR)
         for first in range(0, len(self._pending), _MAX_PIECES):
             pieces = self._pending[first : first + _MAX_PIECES]
             written = os.writev(self._file.fileno(), pieces)
@@ -71,9 +95,13 @@ class TarWriter:
                 while rest:
                     rest = rest[os.write(self._file.fileno(), rest) :]
         self._pending.clear()
+        if hasattr(os, "posix_fadvise"):
+            # Linux begins to write the range back and drops of it what is clean, which is nothing yet. The merge's sync
+            # then finds little left to wait for, and, other than an early sync, this takes no disk error off its hands.
+            os.posix_fadvise(self._file.fileno(), start, self.size - start, os.POSIX_FADV_DONTNEED)
 
     def close(self) -> str:
-        """Finish the file, move it to its place and return its sha256. The merge syncs it, with all others."""
+        """Finish the file, move it to its place and return its BLAKE3. The merge syncs it, with all others."""
         self.write(END)
         self.flush()
         self._file.close()

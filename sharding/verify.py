@@ -3,10 +3,9 @@
 dataset.json   its own sha256; its counts and splits are those of the index
 rejects.csv …  sha256 in dataset.json
 index.zarr     every file's sha256 in dataset.json, and that its rows are sound
-NNNNNN.tar     sha256 in dataset.json; where it differs, tar headers, payload CRCs and JSON say which record
+NNNNNN.tar     BLAKE3, or sha256, in dataset.json; where it differs, tar headers, payload CRCs and JSON say which record
 """
 
-import hashlib
 import os
 from dataclasses import dataclass, field
 from io import FileIO
@@ -22,7 +21,7 @@ from lamae.base.progress import Progress, ignore
 from lamae.sharding import checked
 from lamae.sharding.format import COLUMNS, INDEX_NAME, MANIFEST_NAME, SHARDS_NAME, ShardSet, manifest_text, npy_header
 from lamae.sharding.merge import describe
-from lamae.sharding.tar import BLOCK, END
+from lamae.sharding.tar import BLOCK, END, digest_of, new_digest
 
 _READ_BYTES = 1 << 20
 _MAX_PROBLEMS_PER_SHARD = 20
@@ -111,7 +110,8 @@ def _verify_shard(
 ) -> None:
     """One pass over a tar, record by record where the index can be trusted, in plain chunks where it cannot."""
     path = shard_set.shard_path(number)
-    digest = hashlib.sha256()
+    name, expected_digest = digest_of(expected)
+    digest = new_digest(name)
     problems: list[str] = []
     try:
         with path.open("rb", buffering=0) as file:
@@ -127,14 +127,14 @@ def _verify_shard(
     report.num_bytes += size
     if size != expected["bytes"]:
         problems.append(f"{size} bytes instead of {expected['bytes']}")
-    if digest.hexdigest() != expected["sha256"] and not problems:
-        problems.append("changed since it was written (sha256), outside of its records")
+    if digest.hexdigest() != expected_digest and not problems:
+        problems.append(f"changed since it was written ({name}), outside of its records")
     report.problems.extend(f"{path}: {problem}" for problem in problems[:_MAX_PROBLEMS_PER_SHARD])
     if len(problems) > _MAX_PROBLEMS_PER_SHARD:
         report.problems.append(f"{path}: and {len(problems) - _MAX_PROBLEMS_PER_SHARD} problems more")
 
 
-def _read_records(shard_set: ShardSet, number: int, file: FileIO, size: int, digest: "hashlib._Hash") -> list[str]:
+def _read_records(shard_set: ShardSet, number: int, file: FileIO, size: int, digest: Any) -> list[str]:
     """Read a shard's records in order, feeding ``digest``; what is wrong with each, by its index row."""
     rows = np.flatnonzero(shard_set.column("shard") == number)
     if not len(rows):  # quality control has rejected them all: the tar holds nothing but its end

@@ -47,10 +47,13 @@ def mark_padding(recording: Recording, *, min_samples: int) -> tuple[int, int]:
     anything shorter than ``min_samples``, and a record that is silent throughout are left as they are.
     """
     length = recording.samples.shape[1]
-    silent = recording.baseline[recording.present, None]
-    at_ends = recording.samples[:, [0, -1]][recording.present] == silent
-    if min_samples == 0 or not at_ends.all(axis=0).any():
+
+    def all_silent(at: int) -> bool:
+        return bool(((recording.samples[:, at] == recording.baseline) | ~recording.present).all())
+
+    if min_samples == 0 or not (all_silent(0) or all_silent(-1)):
         return 0, length
+    silent = recording.baseline[recording.present, None]
     sounding = np.flatnonzero((recording.samples[recording.present] != silent).any(axis=0))
     if not len(sounding):
         return 0, length

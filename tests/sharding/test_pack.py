@@ -311,6 +311,17 @@ def test_a_fast_reader_that_is_wrong_stops_the_run_with_the_records_name(mimic, 
     assert not (tmp_path / "out" / "dataset.json").exists()
 
 
+def test_of_each_shard_the_first_of_every_shape_of_header_is_read_by_wfdb_too(mimic, tmp_path):
+    names = MIMIC_LEADS[::-1]
+    write_record(sorted(mimic.rglob("*.hea"))[7].with_suffix(""), plausible_signal(names), names=names)
+    manifest = pack(mimic, tmp_path / "out", options=small(audit=1e-9))
+    assert (
+        manifest["readers"]["audited"] == 4
+    )  # of three shards, and of the one record whose leads are in another order
+    assert pack(mimic, tmp_path / "out", options=small(audit=0.5)) == manifest  # stores the same
+    assert pack(mimic, tmp_path / "none", options=small(audit=0.0))["readers"]["audited"] == 0
+
+
 def test_a_source_that_vanishes_is_no_shard_of_rejects(mimic, tmp_path):
     plan(mimic, tmp_path / "out", options=small())
     pack_part(mimic, tmp_path / "out", 0)
