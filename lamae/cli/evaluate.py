@@ -24,7 +24,14 @@ ShardsOption = Annotated[Path, typer.Option(help="A shard set made by 'lamae sha
 LabelsOption = Annotated[Path, typer.Option(help="labels.zarr of 'lamae labels'.")]
 ShardsArgument = Annotated[Path, typer.Argument(metavar="SHARDS", help="A shard set made by 'lamae shard'.")]
 LabelsArgument = Annotated[Path, typer.Argument(metavar="LABELS", help="labels.zarr of 'lamae labels'.")]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or one of its checkpoints.")]
+RunArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN",
+        help="Run directory, one of its checkpoints, an exported model, or a name: lamae-tiny, which comes with lamae, "
+        "or owner/name on the Hugging Face hub.",
+    ),
+]
 
 
 def embed(

@@ -6,8 +6,8 @@ from unittest.mock import patch
 
 import numpy as np
 
+from lamae.evaluate import pretrained
 from lamae.evaluate.embeddings import embed as embedding
-from lamae.evaluate.embeddings import inference
 from lamae.evaluate.finetune.finetune import finetune
 from lamae.evaluate.finetune.options import FinetuneOptions
 from lamae.sharding.format import ShardSet
@@ -27,7 +27,7 @@ def run_finetune(
         if done == stop_at:
             raise KeyboardInterrupt
 
-    with patch.object(inference, "load_model", lambda run, device="cpu": make_loaded(shard_set)):
+    with patch.object(pretrained, "load_model", lambda run, device="cpu": make_loaded(shard_set)):
         if stop_at:
             with contextlib.suppress(KeyboardInterrupt):
                 finetune(out, shard_set, labels, out, options=options, progress=stop)
@@ -40,7 +40,7 @@ def run_embed(shards: Path, out: Path, rows_per_block: int) -> None:
     """Embed with a seeded model, few rows per block so that every rank gets some."""
     shard_set = ShardSet.open(shards)
     with (
-        patch.object(inference, "load_model", lambda run, device="cpu": make_loaded(shard_set)),
+        patch.object(pretrained, "load_model", lambda run, device="cpu": make_loaded(shard_set)),
         patch.object(embedding, "MIN_BLOCK_ROWS", rows_per_block),
     ):
         embedding.embed(out, shard_set, out)

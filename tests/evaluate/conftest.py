@@ -6,7 +6,7 @@ import torch
 
 from lamae.base.leads import LIMB_FROM_I_II
 from lamae.data.transforms import SignalTransform
-from lamae.evaluate.embeddings import inference
+from lamae.evaluate import pretrained
 from lamae.model import build_model
 from lamae.sharding.format import ShardSet
 from lamae.train import runconfig
@@ -80,5 +80,5 @@ def make_loaded(shard_set: ShardSet, *, kind: str = "lamae", trained_on: str = "
 def loaded(shard_set, monkeypatch):
     """What every path is loaded as in this test."""
     loaded = make_loaded(shard_set)
-    monkeypatch.setattr(inference, "load_model", lambda run, device="cpu": loaded)
+    monkeypatch.setattr(pretrained, "load_model", lambda run, device="cpu": loaded)
     return loaded

@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from lamae.base.errors import LamaeError
-from lamae.evaluate import store
-from lamae.evaluate.embeddings import inference
+from lamae.evaluate import pretrained, store
 from lamae.evaluate.embeddings.embed import embed, read_embeddings
 from lamae.evaluate.export.export import export
 from lamae.sharding.format import ShardSet
@@ -42,8 +41,8 @@ def again_and_again(root, barrier, queue):
     """Runs in a process of its own; puts what each writer gave each time, or the error."""
     shard_set = ShardSet.open(root / "shards")
     loaded = make_loaded(shard_set)
-    inference.load_model = lambda run, device="cpu": loaded
-    export.__globals__["load_model"] = inference.load_model
+    pretrained.load_model = lambda run, device="cpu": loaded
+    export.__globals__["load_model"] = pretrained.load_model
     try:
         for write, times in TIMES.items():
             for number in range(times):

@@ -7,7 +7,7 @@ import torch
 from lamae.base import lock as locks
 from lamae.base.errors import LamaeError, UsageError
 from lamae.data.reader import RecordReader
-from lamae.evaluate import store
+from lamae.evaluate import pretrained, store
 from lamae.evaluate.embeddings import embed as embed_module
 from lamae.evaluate.embeddings import inference
 from lamae.evaluate.embeddings.embed import (
@@ -219,7 +219,7 @@ def test_wrong_stores_are_named(loaded, shard_set, tmp_path):
 
 def test_independent_baseline_embeds_too(shard_set, tmp_path, monkeypatch):
     loaded = make_loaded(shard_set, kind="independent")
-    monkeypatch.setattr(inference, "load_model", lambda run, device="cpu": loaded)
+    monkeypatch.setattr(pretrained, "load_model", lambda run, device="cpu": loaded)
     embed(tmp_path, shard_set, tmp_path / "e.zarr")
     np.testing.assert_allclose(
         read_embeddings(tmp_path / "e.zarr").x_ND[9], direct(loaded, shard_set, 9).record_BD[0], atol=1e-5

@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +15,11 @@ import lamae
 from lamae.base.errors import LamaeError, UsageError
 from lamae.base.leads import LEADS
 from lamae.data.reader import RecordReader
+from lamae.evaluate.embeddings.embed import UNKNOWN, embed, read_embeddings
 from lamae.evaluate.embeddings.inference import transform_for
 from lamae.evaluate.export import export as export_module
-from lamae.evaluate.export.export import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, export, load
+from lamae.evaluate.export.export import export, load
+from lamae.evaluate.pretrained import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -177,3 +181,36 @@ def test_loading_leaves_the_callers_random_numbers_alone(exported):
 
 def test_a_model_prints_as_one_line(exported):
     assert re.fullmatch(r"<lamae, [\d.]+ M parameters, [\d.]+ s at \d+ Hz, on cpu>", repr(load(exported)))
+
+
+def test_an_export_embeds_a_shard_set_as_its_run_does_but_knows_no_subjects(exported, loaded, shard_set, tmp_path):
+    assert embed(exported, shard_set, tmp_path / "e.zarr")
+    found = read_embeddings(tmp_path / "e.zarr")
+    np.testing.assert_allclose(found.x_ND[5], direct(loaded, shard_set, 5).record_BD[0], atol=1e-5)
+    assert set(found.pretrained_N) == {UNKNOWN}
+
+
+def test_an_export_says_how_many_of_which_set(exported):
+    (described,) = json.loads((exported / CONFIG_NAME).read_text())["pretraining_sets"]
+    assert described.keys() == {"name", "source", "num_records", "num_subjects"}
+    assert f"{described['num_records']} records of 15 subjects" in (exported / CARD_NAME).read_text()
+
+
+def test_a_model_of_the_hub_is_fetched_by_its_name_without_anything_that_runs(exported, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UsageError, match=r"owner/model: no such directory; .* pip install 'lamae\[hub\]'"):
+        load("owner/model")
+    asked = []
+
+    def snapshot_download(name, *, allow_patterns):
+        asked.append((name, allow_patterns))
+        if name == "owner/absent":
+            raise OSError("404: no such repository\n")
+        return str(exported)
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=snapshot_download))
+    assert load("owner/model").num_samples == load(exported).num_samples
+    assert asked == [("owner/model", [WEIGHTS_NAME, CONFIG_NAME, CARD_NAME])]
+    with pytest.raises(UsageError, match=r"owner/absent: no such directory, and not had from the hub: 404: [^\n]*$"):
+        load("owner/absent")

@@ -9,8 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from lamae.base.errors import LamaeError, UsageError
-from lamae.evaluate import store
-from lamae.evaluate.embeddings import inference
+from lamae.evaluate import pretrained, store
 from lamae.evaluate.embeddings.embed import subject_numbers
 from lamae.evaluate.finetune.classifier import Classifier
 from lamae.evaluate.finetune.finetune import (
@@ -53,7 +52,7 @@ def labels(shard_set, tmp_path):
 @pytest.fixture
 def fresh(shard_set, monkeypatch):
     """A checkpoint that gives a new model each time it is loaded: fine-tuning changes it."""
-    monkeypatch.setattr(inference, "load_model", lambda run, device="cpu": make_loaded(shard_set))
+    monkeypatch.setattr(pretrained, "load_model", lambda run, device="cpu": make_loaded(shard_set))
 
 
 def test_it_learns_and_leaves_weights_and_result(fresh, shard_set, labels, tmp_path):
@@ -151,7 +150,7 @@ def test_from_scratch_and_on_few_leads(fresh, shard_set, labels, tmp_path):
 
 
 def test_subjects_of_pretraining_are_refused_but_not_from_scratch(shard_set, labels, tmp_path, monkeypatch):
-    monkeypatch.setattr(inference, "load_model", lambda run, device="cpu": make_loaded(shard_set, trained_on="all"))
+    monkeypatch.setattr(pretrained, "load_model", lambda run, device="cpu": make_loaded(shard_set, trained_on="all"))
     options = dataclasses.replace(OPTIONS, steps=2)
     with pytest.raises(UsageError, match="10 of 10 test subjects"):
         finetune(tmp_path / "run", shard_set, labels, tmp_path / "a", options=options)

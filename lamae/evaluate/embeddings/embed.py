@@ -283,11 +283,13 @@ def subject_numbers(shard_set: ShardSet) -> np.ndarray:
 def pretrained_flags(shard_set: ShardSet, loaded: LoadedModel | None) -> np.ndarray:
     """uint8 [N]: PRETRAINED where the record's subject was in the checkpoint's pretraining; None: nobody was.
 
-    UNKNOWN where hashes cannot tell: see ``lamae.train.checkpoint.subjects.are_comparable``.
+    UNKNOWN where hashes cannot tell: see ``lamae.train.checkpoint.subjects.are_comparable``; of an export, everywhere.
     """
     subjects = shard_set.column("subject")
     if loaded is None:
         return np.full(len(subjects), NOT_PRETRAINED, dtype=np.uint8)
+    if loaded.sets is None:
+        return np.full(len(subjects), UNKNOWN, dtype=np.uint8)
     hashes = row_subjects(shard_set, np.arange(len(subjects)))
     seen = np.isin(hashes, loaded.subject_hashes)
     comparable = are_comparable(shard_set, loaded.sets)

@@ -12,9 +12,10 @@ from lamae.base.errors import UsageError
 from lamae.base.leads import NUM_LEADS
 from lamae.data.reader import RecordReader
 from lamae.data.transforms import Signal, SignalTransform
+from lamae.evaluate.pretrained import load_pretrained
 from lamae.model import PretrainModel, build_model
 from lamae.sharding.format import ShardSet
-from lamae.train.checkpoint.format import LoadedModel, load_model
+from lamae.train.checkpoint.format import LoadedModel
 
 
 def transform_for(loaded: LoadedModel, shard_set: ShardSet) -> SignalTransform:
@@ -72,12 +73,12 @@ def withhold_leads(signal: Signal, *, keep: Sequence[int]) -> Signal:
 def load_for_inference(
     run: Path, shard_set: ShardSet, *, device: str = "cpu", random_weights: bool = False, seed: int = 0
 ) -> tuple[LoadedModel, PretrainModel, SignalTransform]:
-    """The checkpoint, the model to use and its transform.
+    """The checkpoint or export, the model to use and its transform.
 
     With ``random_weights`` the model is the checkpoint's architecture as initialised from ``seed``, which is what a
     pretrained model has to beat.
     """
-    loaded = load_model(run, device=device)
+    loaded = load_pretrained(run, device=device)
     transform = transform_for(loaded, shard_set)
     model = loaded.model
     if random_weights:

@@ -3,7 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-_CARD = """# LAMAE: a pretrained encoder for 12-lead ECG
+_CARD = """---
+library_name: lamae
+tags: [ecg, 12-lead-ecg, masked-autoencoder, self-supervised]
+---
+
+# LAMAE: a pretrained encoder for 12-lead ECG
 
 {kind} model with {num_parameters:,} parameters (width {width}, depth {depth}), pretrained without labels by
 reconstructing hidden leads and stretches of ECGs.
@@ -14,7 +19,7 @@ reconstructing hidden leads and stretches of ECGs.
 import numpy as np
 import lamae
 
-model = lamae.load("path/to/this/directory")
+model = lamae.load("path/to/this/directory")  # or "owner/name" on the Hugging Face hub
 signal_mv = np.random.randn(12, {example_samples}) * 0.1  # [leads, samples], millivolt
 embedding = model.embed(signal_mv, rate_hz={example_rate}, leads=["I", "II", "III", "aVR", "aVL", "aVF",
                                                        "V1", "V2", "V3", "V4", "V5", "V6"])
@@ -27,7 +32,7 @@ The sampling rate must be a whole multiple of {rate_hz} Hz. Input in millivolt, 
 ## Pretraining
 
 - {samples_consumed:,} records seen in {step:,} steps, from {num_subjects:,} subjects
-- {seconds:g} s at {rate_hz} Hz per record
+{sets}- {seconds:g} s at {rate_hz} Hz per record
 - configuration hash {config_hash}; the whole configuration is in config.json
 
 ## Limits
@@ -56,6 +61,10 @@ def model_card(content: Mapping[str, Any], *, num_parameters: int) -> str:
         samples_consumed=content["samples_consumed"],
         step=content["step"],
         num_subjects=content["num_pretraining_subjects"],
+        sets="".join(
+            f"- {entry['name']}: {entry['num_records']:,} records of {entry['num_subjects']:,} subjects\n"
+            for entry in content["pretraining_sets"]
+        ),
         seconds=seconds,
         config_hash=content["config_hash"],
     )

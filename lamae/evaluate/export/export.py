@@ -1,8 +1,5 @@
-"""A pretrained model for others: three files without ids, and embeddings of raw numpy signals in five lines.
-
-    OUT/model.safetensors   weights, float32
-    OUT/config.json         format version, model, mask and signal configuration, input length, sha256 of the weights
-    OUT/README.md           model card
+"""A pretrained model for others: three files without ids (``lamae.evaluate.pretrained``), and embeddings of raw numpy
+signals in five lines.
 
 Of the subjects it was pretrained on their number alone is given: hashes of ids from a small range can be undone.
 """
@@ -18,12 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from lamae.base import files, settings
-from lamae.base.errors import LamaeError, UsageError
-from lamae.base.files import file_sha256, new_directory, writing
+from lamae.base.errors import UsageError
+from lamae.base.files import new_directory, writing
 from lamae.base.leads import LEADS, NUM_LEADS
 from lamae.data.batch import Batch
 from lamae.data.config import SignalConfig
@@ -31,12 +27,10 @@ from lamae.data.transforms import SignalTransform
 from lamae.evaluate import store
 from lamae.evaluate.embeddings.millivolt import UNITS_PER_MV, refuse_empty, to_adc, to_rate
 from lamae.evaluate.export.card import model_card
-from lamae.model import PretrainModel, build_model
+from lamae.evaluate.pretrained import CARD_NAME, CONFIG_NAME, EXPORT_VERSION, WEIGHTS_NAME, find, read_export
+from lamae.model import PretrainModel
 from lamae.train import runconfig
 from lamae.train.checkpoint.format import load_model
-
-EXPORT_VERSION = 1
-WEIGHTS_NAME, CONFIG_NAME, CARD_NAME = "model.safetensors", "config.json", "README.md"
 
 
 def export(run: Path, out: Path) -> None:
@@ -55,6 +49,11 @@ def export(run: Path, out: Path) -> None:
         "step": loaded.step,
         "samples_consumed": loaded.samples_consumed,
         "num_pretraining_subjects": len(loaded.subject_hashes),
+        "pretraining_sets": [
+            {name: entry[name] for name in ("name", "source", "num_records", "num_subjects")}
+            for entry in loaded.sets or []
+            if "num_records" in entry  # not in checkpoints from before a run could have several
+        ],
         "config_hash": runconfig.config_hash(loaded.config),
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
@@ -63,18 +62,6 @@ def export(run: Path, out: Path) -> None:
         files.write_json(folder / CONFIG_NAME, content)
         num_parameters = sum(p.numel() for p in loaded.model.parameters())
         (folder / CARD_NAME).write_text(model_card(content, num_parameters=num_parameters), encoding="utf-8")
-
-
-@dataclass
-class _Content:
-    """What reading needs of config.json."""
-
-    export_version: int
-    model: dict[str, Any]
-    mask: dict[str, Any]
-    signal: dict[str, Any]
-    num_samples: int
-    weights_sha256: str
 
 
 @dataclass(frozen=True)
@@ -151,48 +138,18 @@ class ExportedModel:
         )
 
 
-def load(path: str | os.PathLike[str], *, device: str = "cpu") -> ExportedModel:
-    """Read an exported model.
+def load(model: str | os.PathLike[str], *, device: str = "cpu") -> ExportedModel:
+    """Read an exported model: its directory, a name such as ``lamae-tiny`` of one that comes with lamae, or
+    ``owner/name`` of one on the Hugging Face hub.
 
-    Raises UsageError when ``path`` is none, LamaeError when it is damaged or newer than this lamae.
+    Raises UsageError when there is none, LamaeError when it is damaged or newer than this lamae.
     """
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # the latter where torch was built without it
         raise UsageError(f"device={device!r}: torch has no such device here ({str(error).splitlines()[0]})") from None
-    root = Path(path)
-    place = root / CONFIG_NAME
-    try:
-        content = files.read_json(place)
-    except FileNotFoundError:
-        raise UsageError(
-            f"{root}: no {CONFIG_NAME}, so this is no exported model; make one with 'lamae export RUN OUT'"
-        ) from None
-    version = content.get("export_version")
-    if isinstance(version, int) and version > EXPORT_VERSION:
-        raise LamaeError(f"{root}: export version {version} is newer than {EXPORT_VERSION}; upgrade lamae")
-    files.check_shape(place, content, _Content)
-    _check_weights(root / WEIGHTS_NAME, content["weights_sha256"])
-    sections = {name: content[name] for name in ("model", "mask", "signal")}
-    values = {"run": {"dir": "none"}, "data": {"path": "none"}, **sections}
-    config = runconfig.from_dict(values, source=str(place))
-    with torch.random.fork_rng(devices=[]):
-        model = build_model(config.model, config.mask, num_samples=content["num_samples"])
-    try:
-        model.load_state_dict(load_file(root / WEIGHTS_NAME))
-    except (OSError, SafetensorError, RuntimeError) as error:  # of torch: another model
-        raise LamaeError(f"{root / WEIGHTS_NAME}: {' '.join(str(error).split())[:300]}; export again") from None
-    return ExportedModel(model.to(device).eval(), config.signal, content["num_samples"], device)
-
-
-def _check_weights(path: Path, sha256: str) -> None:
-    """Raises LamaeError unless the file has this sha256."""
-    try:
-        found = file_sha256(path)
-    except OSError as error:
-        raise LamaeError(f"{path}: {error.strerror or error}; export again") from None
-    if found != sha256:
-        raise LamaeError(f"{path}: damaged, its sha256 is not the one in {CONFIG_NAME}; copy it or export it again")
+    loaded = read_export(find(model))
+    return ExportedModel(loaded.model.to(device), loaded.config.signal, loaded.num_samples, device)
 
 
 def _middle(num_given: int, num_wanted: int, patch_size: int) -> slice:

@@ -271,11 +271,11 @@ class LoadedModel:
     num_samples: int
     """Samples per lead of the model's input."""
     subject_hashes: np.ndarray
-    """Sorted uint64 hashes of the subjects it was pretrained on; see lamae.train.subjects."""
+    """Sorted uint64 hashes of the subjects it was pretrained on; see lamae.train.checkpoint.subjects."""
     subject_hash: str
     """One sha256 over that set."""
-    sets: list[dict[str, Any]]
-    """The shard sets it was trained on; see lamae.train.subjects."""
+    sets: list[dict[str, Any]] | None
+    """The shard sets it was trained on, see lamae.train.checkpoint.subjects; None: not known, as of an export."""
 
 
 def load_model(run_or_checkpoint: Path, *, device: str | torch.device = "cpu") -> LoadedModel:
