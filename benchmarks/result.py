@@ -21,6 +21,7 @@ BENCHMARKS = {
     "kernels": "attention among the leads, beside its floor",
     "step": "training steps, beside the machine's matrix-product peak",
     "checkpoint": "saving and resuming, beside plain file writing and reading of the same bytes",
+    "probe": "logistic regressions on embeddings, beside scikit-learn's",
     "scaling": "one process and several: efficiency, communication share, bytes on the wire by ZeRO stage",
 }
 VERSIONED = ("torch", "deepspeed", "numpy", "webdataset", "wfdb", "zarr", "triton")

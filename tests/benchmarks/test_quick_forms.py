@@ -80,6 +80,7 @@ def check_schema(measured):
         ("loader", {}, "vs_webdataset_tutorial"),
         ("kernels", {}, "eager_vs_copy_floor_fp32"),
         ("step", {"sizes": ("tiny",), "precisions": ("fp32",)}, "mfu_tiny_fp32"),
+        ("probe", {}, "vs_scikit_learn_5_codes"),
     ],
 )
 def test_quick_form_gives_the_schema(name, options, headline, tiny_inputs):
