@@ -6,6 +6,7 @@ identically everywhere.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -27,21 +28,32 @@ def mix(words: torch.Tensor) -> torch.Tensor:
     return words ^ shift_right(words, 31)
 
 
+def mix_word(word: int) -> int:
+    """``mix`` of one int64."""
+    word &= (1 << 64) - 1
+    word = (word ^ word >> 30) * _MULTIPLIERS[0] & (1 << 64) - 1
+    word = (word ^ word >> 27) * _MULTIPLIERS[1] & (1 << 64) - 1
+    return signed(word ^ word >> 31)
+
+
 def shift_right(words: torch.Tensor, bits: int) -> torch.Tensor:
     """Logical shift: torch's ``>>`` on int64 drags the sign along."""
     return (words >> bits) & ((1 << (64 - bits)) - 1)
 
 
-def record_keys(seed: int, epoch_B: torch.Tensor, row_B: torch.Tensor, *, purpose: int) -> torch.Tensor:
-    """int64 ``[B]``: one key per record and purpose. Different purposes give unrelated numbers.
+def record_keys(
+    seed: int, epoch_B: torch.Tensor, row_B: torch.Tensor, *, purposes: Sequence[int]
+) -> tuple[torch.Tensor, ...]:
+    """int64 ``[B]`` for each purpose: one key per record. Different purposes give unrelated numbers.
 
     The parts are mixed in one after the other: by the sum of seed and epoch, epoch 1 of a seed would be epoch 0 of the
     next.
     """
-    key_B = mix(torch.full_like(row_B, signed(seed + GOLDEN)))
-    for part in (purpose, epoch_B, row_B):
-        key_B = mix((key_B ^ part) + signed(GOLDEN))
-    return key_B
+    start = mix_word(seed + GOLDEN)
+    # One by one, since a tensor of these words would have to be copied to the device, which waits for it.
+    key_PB = torch.stack([epoch_B ^ mix_word((start ^ purpose) + GOLDEN) for purpose in purposes])
+    key_PB = mix((mix(key_PB + signed(GOLDEN)) ^ row_B) + signed(GOLDEN))
+    return key_PB.unbind()
 
 
 def bits(key_B: torch.Tensor, *shape: int) -> torch.Tensor:

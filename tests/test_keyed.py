@@ -8,13 +8,13 @@ from lamae import keyed
 
 def keys(num=2000, *, seed=3, epoch=0, purpose=1):
     row = torch.arange(num)
-    return keyed.record_keys(seed, torch.full_like(row, epoch), row, purpose=purpose)
+    return keyed.record_keys(seed, torch.full_like(row, epoch), row, purposes=[purpose])[0]
 
 
 def test_draws_do_not_depend_on_the_batch():
     whole = keyed.normal(keys(50), 3, 7)
     row = torch.tensor([41, 7])
-    part = keyed.normal(keyed.record_keys(3, torch.zeros_like(row), row, purpose=1), 3, 7)
+    part = keyed.normal(keyed.record_keys(3, torch.zeros_like(row), row, purposes=[1])[0], 3, 7)
     assert torch.equal(part, whole[row])
 
 

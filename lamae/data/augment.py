@@ -33,7 +33,8 @@ def drop_leads(
     lead_mask_BL: torch.Tensor, *, probability: float, seed: int, epoch: torch.Tensor, row: torch.Tensor
 ) -> torch.Tensor:
     """bool ``[B, 12]``: the leads that stay. Of those a record has, at least one does."""
-    chance_BL = keyed.uniform(keyed.record_keys(seed, epoch, row, purpose=_LEAD_DROPOUT), NUM_LEADS)
+    (key_B,) = keyed.record_keys(seed, epoch, row, purposes=[_LEAD_DROPOUT])
+    chance_BL = keyed.uniform(key_B, NUM_LEADS)
     luckiest_B = chance_BL.masked_fill(~lead_mask_BL, -1).argmax(1)
     stays_BL = (chance_BL >= probability).scatter(1, luckiest_B[:, None], True)
     return lead_mask_BL & stays_BL
@@ -44,13 +45,12 @@ def disturb(
 ) -> torch.Tensor:
     """Millivolt ``[B, 12, T]`` with the gain and noise of ``config``."""
     batch, _, num_samples = x_BLT.shape
+    gain_key_B, noise_key_B = keyed.record_keys(seed, epoch, row, purposes=[_GAIN, _NOISE])
     if config.gain_jitter > 0:
-        key_B = keyed.record_keys(seed, epoch, row, purpose=_GAIN)
-        x_BLT = x_BLT * torch.exp(config.gain_jitter * keyed.normal(key_B, 1, 1))
+        x_BLT = x_BLT * torch.exp(config.gain_jitter * keyed.normal(gain_key_B, 1, 1))
     if config.noise_mv == 0:
         return x_BLT
-    key_B = keyed.record_keys(seed, epoch, row, purpose=_NOISE)
-    potential_BET = config.noise_mv * keyed.normal(key_B, 9, num_samples)
+    potential_BET = config.noise_mv * keyed.normal(noise_key_B, 9, num_samples)
     mixing = LEADS_FROM_ELECTRODES.to(x_BLT.device)
     with torch.autocast(x_BLT.device.type, enabled=False):
         return torch.baddbmm(x_BLT, mixing.expand(batch, -1, -1), potential_BET)

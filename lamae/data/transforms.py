@@ -145,7 +145,7 @@ class SignalTransform:
             start = (self._num_positions - 1) // 2
             stretch = slice(start, start + self._num_samples)
             return x[..., stretch].clone(), valid[..., stretch].clone()
-        key_B = keyed.record_keys(seed, batch.epoch, batch.row, purpose=_CROP)
+        (key_B,) = keyed.record_keys(seed, batch.epoch, batch.row, purposes=[_CROP])
         start_B = keyed.below(key_B, self._num_positions)
         index = start_B[:, None, None] + torch.arange(self._num_samples, device=x.device)
         index = index.expand(-1, x.shape[1], -1)

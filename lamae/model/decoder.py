@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from lamae.base.leads import NUM_LEADS
 from lamae.model.config import ModelConfig
 from lamae.model.encoder import Latents, attend_within_lead
-from lamae.model.layers import Block, LayerNorm, invert_rows, linear, move_rows, sincos_positions
+from lamae.model.layers import Block, LayerNorm, Positions, invert_rows, linear, move_rows
 from lamae.model.masking import Mask
 
 
@@ -38,6 +38,7 @@ class Decoder(nn.Module):
         )
         self.norm = LayerNorm(width)
         self.head = linear(width, config.patch_size)
+        self.positions = Positions(width)
 
     def forward(
         self, latents: Latents, mask: Mask, *, summary_BLD: Tensor, instant_BSD: Tensor | None, known_BS: Tensor
@@ -53,7 +54,7 @@ class Decoder(nn.Module):
         """
         N = mask.num_patches
         own_BLNW = self._lay_out(self.own(latents.tokens_BVSD), latents, N)
-        everywhere_BLNW = self.summary(summary_BLD)[:, :, None] + sincos_positions(N, own_BLNW.shape[-1]).to(own_BLNW)
+        everywhere_BLNW = self.summary(summary_BLD)[:, :, None] + self.positions(N, own_BLNW)
         hidden = self.hidden.to(own_BLNW.dtype)
         shared_BLNW = everywhere_BLNW + hidden
         if instant_BSD is not None and self.instant is not None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lamae.base.leads import NUM_LEADS
 from lamae.kernels import cross_lead_attention, sequence_attention
 from lamae.model.config import ModelConfig
-from lamae.model.layers import Block, average_values, invert_rows, linear, look_up, move_rows, sincos_positions
+from lamae.model.layers import Block, Positions, average_values, invert_rows, linear, look_up, move_rows
 from lamae.model.masking import Mask
 
 
@@ -52,7 +52,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.patch_size = config.patch_size
         self.embed = linear(config.patch_size, config.width)
-        self.width = config.width
+        self.positions = Positions(config.width)
         self.summary = nn.Parameter(torch.randn(config.width) * 0.02)
         self.lead = nn.Parameter(torch.randn(NUM_LEADS, config.width) * 0.02)
         self.blocks = nn.ModuleList(Block(config.width, config.heads, config.mlp_ratio) for _ in range(depth))
@@ -68,7 +68,7 @@ class Encoder(nn.Module):
         recorded_BVS = recorded_BR.gather(1, row_BVS.flatten(1)).view(B, V, S) & mask.slot_BV[:, :, None]
         tokens_BVSD = self.embed(x_BRP.gather(1, picked)).view(B, V, S, -1)
         tokens_BVSD = tokens_BVSD.masked_fill(~recorded_BVS[..., None], 0.0)
-        tokens_BVSD = tokens_BVSD + look_up(sincos_positions(mask.num_patches, self.width).to(weight), mask.patch_BVS)
+        tokens_BVSD = tokens_BVSD + look_up(self.positions(mask.num_patches, weight), mask.patch_BVS)
         z = torch.cat([self.summary.to(weight.dtype).expand(B, V, 1, -1), tokens_BVSD], dim=2)
         z = z + look_up(self.lead, mask.lead_BV)[:, :, None]
         for block in self.blocks:

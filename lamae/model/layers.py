@@ -141,6 +141,22 @@ def sincos_positions(count: int, width: int) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=1)
 
 
+class Positions:
+    """``sincos_positions`` on the device and in the type of a tensor: made once, since copying them waits for it."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self._made: dict[tuple[object, ...], Tensor] = {}
+
+    def __call__(self, count: int, like: Tensor) -> Tensor:
+        """[count, width]."""
+        key = count, like.device, like.dtype
+        if key not in self._made:
+            with torch.inference_mode(False):  # training may take what an embedding has made
+                self._made[key] = sincos_positions(count, self._width).to(like)
+        return self._made[key]
+
+
 def look_up(table_RD: Tensor, index: Tensor) -> Tensor:
     """``table[index]``; by a product with zeros and ones where indexing would add up the rows' gradients narrowly."""
     if not (table_RD.requires_grad and sums_narrowly(table_RD)):

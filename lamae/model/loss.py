@@ -46,19 +46,19 @@ def error_parts(error_BLNP: Tensor, target_BLNP: Tensor, mask: Mask) -> dict[str
     count_BLN = target_BLNP.sum(-1)
     hidden_lead_BL1 = ~mask.visible_lead_BL[:, :, None]
     shown_BN = (~hidden_lead_BL1 & ~mask.hidden_BLN).any(1)
-    ways_BLN = {
-        "hidden_leads": hidden_lead_BL1 & shown_BN[:, None],
-        "hidden_leads_unseen": hidden_lead_BL1 & ~shown_BN[:, None],
-        "hidden_spans": ~hidden_lead_BL1,
-    }
-    first, last = DERIVED_LEADS[0], DERIVED_LEADS[-1] + 1
-    errors = {}
-    for name, way_BLN in ways_BLN.items():
-        total_L, count_L = (way_BLN * total_BLN).sum((0, 2)), (way_BLN * count_BLN).sum((0, 2))
-        errors[name] = total_L.sum() / count_L.sum()
-        # Slices, since indices would have to be copied to the device, which waits for it.
-        errors[f"{name}_independent"] = (total_L[:first].sum() + total_L[last:].sum()) / (
-            count_L[:first].sum() + count_L[last:].sum()
+    ways = ("hidden_leads", "hidden_leads_unseen", "hidden_spans")
+    way_WBLN = torch.stack(
+        torch.broadcast_tensors(
+            hidden_lead_BL1 & shown_BN[:, None], hidden_lead_BL1 & ~shown_BN[:, None], ~hidden_lead_BL1
         )
-        errors[f"{name}_derived"] = total_L[first:last].sum() / count_L[first:last].sum()
-    return errors
+    )
+    # Errors and their number, of each way, summed at once: on an accelerator a step waits for the number of operations.
+    both_2BLN = torch.stack([total_BLN, count_BLN.to(total_BLN.dtype)])
+    sum_2WL = (way_WBLN * both_2BLN[:, None]).sum((2, 4))
+    # Slices, since indices would have to be copied to the device, which waits for it.
+    first, last = DERIVED_LEADS[0], DERIVED_LEADS[-1] + 1
+    derived_2W = sum_2WL[:, :, first:last].sum(2)
+    independent_2W = sum_2WL[:, :, :first].sum(2) + sum_2WL[:, :, last:].sum(2)
+    groups = {"": derived_2W + independent_2W, "_independent": independent_2W, "_derived": derived_2W}
+    means = {group: (total_W / count_W).unbind() for group, (total_W, count_W) in groups.items()}
+    return {f"{way}{group}": mean_W[w] for w, way in enumerate(ways) for group, mean_W in means.items()}

@@ -8,7 +8,6 @@ B batch, L leads (12), N patches, V slots for visible leads, S visible patches p
 """
 
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from typing import NamedTuple, Self
 
 import torch
@@ -21,7 +20,8 @@ from lamae.model.config import MaskConfig, MaskShape, kinds_drawn, num_visible
 _LIMB = slice(LIMB_LEADS[0], LIMB_LEADS[-1] + 1)
 _CHEST = slice(CHEST_LEADS[0], CHEST_LEADS[-1] + 1)
 # What a record's random numbers are for; crops and augmentations use those below.
-_LEADS, _TIMES, _LIMB_HIDDEN, _RECORD_ONLY, _KIND = range(16, 21)
+_PURPOSES = range(16, 21)
+_LEADS, _TIMES, _LIMB_HIDDEN, _RECORD_ONLY, _KIND = _PURPOSES
 
 
 @dataclass(frozen=True)
@@ -189,21 +189,26 @@ def _all_but_first(present_BK: Tensor, order_BK: Tensor, num_hidden_B: Tensor) -
 
 
 class _Draws:
-    """The random numbers of a batch's records: the same for a record wherever it stands; one key per purpose."""
+    """The random numbers of a batch's records: the same for a record wherever it stands; one key per purpose.
+
+    The keys of all purposes are made at once: on an accelerator a step waits for the number of operations.
+    """
 
     def __init__(self, seed: int, epoch_B: Tensor, row_B: Tensor) -> None:
-        self._key_B = partial(keyed.record_keys, seed, epoch_B, row_B)
+        self._key_B = dict(zip(_PURPOSES, keyed.record_keys(seed, epoch_B, row_B, purposes=_PURPOSES), strict=True))
 
     def order(self, purpose: int, *shape: int) -> Tensor:
         """int64 ``[B, *shape]``, uniform over 0..2^63-1."""
-        return keyed.bits(self._key_B(purpose=purpose), *shape) & torch.iinfo(torch.int64).max
+        return keyed.bits(self._key_B[purpose], *shape) & torch.iinfo(torch.int64).max
 
     def chance(self, purpose: int, share: float) -> Tensor:
         """bool ``[B]``, true in the given share of records."""
-        return keyed.uniform(self._key_B(purpose=purpose), 1)[:, 0] < share
+        if share == 0:
+            return torch.zeros_like(self._key_B[purpose], dtype=torch.bool)
+        return keyed.uniform(self._key_B[purpose], 1)[:, 0] < share
 
     def choice(self, purpose: int, weights: list[float]) -> Tensor:
         """int64 ``[B]``: index drawn with the given relative frequencies."""
-        draw_B1 = keyed.uniform(self._key_B(purpose=purpose), 1)
+        draw_B1 = keyed.uniform(self._key_B[purpose], 1)
         thresholds = [sum(weights[: i + 1]) / sum(weights) for i in range(len(weights) - 1)]
         return (draw_B1 >= draw_B1.new_tensor(thresholds)).sum(1)
