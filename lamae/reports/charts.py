@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lamae.evaluate.probe.auroc import Interval
+from lamae.evaluate.statistics import Interval
 from lamae.reports.style import INK, MUTED, RULE, SERIES, style_axes
 
 

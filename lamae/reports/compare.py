@@ -1,7 +1,5 @@
 """The comparison report: tables and plots on one page, the same tables in Markdown, all numbers in JSON."""
 
-import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +12,6 @@ from lamae.base import files
 from lamae.base.leads import LEADS
 from lamae.evaluate.compare import Comparison
 from lamae.evaluate.labels.groups import code_groups
-from lamae.evaluate.probe.auroc import Interval
 from lamae.evaluate.probe.fewlabels import FewLabelCurve, curve_difference
 from lamae.evaluate.probe.result import ProbeResult, difference
 from lamae.evaluate.reconstruct.reconstruction import MODEL, SITUATIONS, ReconstructionErrors
@@ -37,7 +34,7 @@ def write_comparison(comparison: Comparison, out: Path) -> dict[str, Any]:
     _page(comparison, tables).write(out / "compare.html")
     files.write_text(out / "compare.md", _markdown(comparison, tables))
     summary = _summary(comparison)
-    files.write_text(out / "compare.json", json.dumps(finite(summary), indent=2, allow_nan=False) + "\n")
+    files.write_json(out / "compare.json", finite(summary))
     return summary
 
 
@@ -51,10 +48,7 @@ def _tables(comparison: Comparison) -> list[Table]:
             "Groups of codes",
             "Macro AUROC of groups fixed beforehand, model's own read-out.",
             ["method", *code_groups(record[first].codes)],
-            [
-                [name, *(str(result.macro_of(codes)) for codes in code_groups(result.codes).values())]
-                for name, result in record.items()
-            ],
+            [[name, *map(str, result.by_group().values())] for name, result in record.items()],
         )
     )
     fractions = list(comparison.curves[first].results)
@@ -67,7 +61,7 @@ def _tables(comparison: Comparison) -> list[Table]:
             + [
                 [
                     f"{first} − {name}",
-                    *(_signed(curve_difference(comparison.curves[first], curve, f)) for f in fractions),
+                    *(f"{curve_difference(comparison.curves[first], curve, f):+.3f}" for f in fractions),
                 ]
                 for name, curve in comparison.curves.items()
                 if name != first
@@ -93,7 +87,7 @@ def _probe_table(comparison: Comparison, readout: str) -> Table:
     first = probes[next(iter(probes))]
     rows = []
     for name, result in probes.items():
-        gap = "–" if result is first else _signed(difference(first, result).macro)
+        gap = "–" if result is first else f"{difference(first, result).macro:+.3f}"
         knn = comparison.knn[name].macro if readout == "record" else None
         rows.append(
             [
@@ -136,7 +130,7 @@ def _finetuned_table(comparison: Comparison) -> Table:
         [
             name,
             str(result.macro),
-            "–" if result is first or first is None else _signed(difference(first, result).macro),
+            "–" if result is first or first is None else f"{difference(first, result).macro:+.3f}",
             *(str(result.macro_metric(metric)) for metric in METRICS),
             result.contamination,
         ]
@@ -163,7 +157,7 @@ def _codes_table(comparison: Comparison) -> Table:
     record = comparison.probes["record"]
     first = next(iter(record.values()))
     codes = _best_codes(first)
-    gaps = {name: difference(first, other).by_code for name, other in record.items() if other is not first}
+    gaps = {name: difference(first, other).by_code() for name, other in record.items() if other is not first}
     return Table(
         "AUROC by code",
         f"Model's own read-out, paired differences to the others{_cut(first.codes)}.",
@@ -173,7 +167,7 @@ def _codes_table(comparison: Comparison) -> Table:
                 code,
                 f"{first.prevalence[code]:.3f}",
                 str(first.by_code()[code]),
-                *(_signed(gap[code]) for gap in gaps.values()),
+                *(f"{gap[code]:+.3f}" for gap in gaps.values()),
             ]
             for code in codes
         ],
@@ -236,7 +230,7 @@ def _ratio_cell(errors: ReconstructionErrors, situation: str, group: str) -> str
     linear = errors.mse(situation, group)
     against_linear = linear[MODEL] / linear[LINEAR]
     tail = f" [{against_linear:.2f}]" if math.isfinite(against_linear) else ""
-    return f"{trivial.value:.2f} ({trivial.low:.2f} to {trivial.high:.2f}){tail}"
+    return f"{trivial:.2f}{tail}"
 
 
 def _page(comparison: Comparison, tables: Sequence[Table]) -> Page:
@@ -268,7 +262,7 @@ def _page(comparison: Comparison, tables: Sequence[Table]) -> Page:
             page.figure(
                 plot_differences(
                     ["macro", *shown],
-                    [gap.macro, *(gap.by_code[code] for code in shown)],
+                    [gap.macro, *(gap.by_code()[code] for code in shown)],
                     xlabel=f"AUROC of {first} minus {name}",
                 ),
                 caption=f"Paired differences; filled where the 95 % interval excludes zero{_cut(codes)}.",
@@ -319,12 +313,9 @@ def _summary(comparison: Comparison) -> dict[str, Any]:
             for name, other in record.items()
             if name != first
         },
-        "few_labels": {
-            name: {f"{f:g}": dataclasses.asdict(curve.macro(f)) for f in curve.results}
-            for name, curve in comparison.curves.items()
-        },
+        "few_labels": {name: curve.to_dict() for name, curve in comparison.curves.items()},
         "missing_leads": {
-            name: {subset: dataclasses.asdict(result.macro) for subset, result in found.items()}
+            name: {subset: result.macro for subset, result in found.items()}
             for name, found in comparison.robustness.items()
         },
         "reconstruction": {
@@ -392,7 +383,3 @@ def _plot_weights(weights_RL: np.ndarray, rows: Sequence[str], *, title: str) ->
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
     return figure
-
-
-def _signed(value: Interval) -> str:
-    return f"{value.value:+.3f} ({value.low:+.3f} to {value.high:+.3f})"

@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,10 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 
 from lamae.base import files
-from lamae.evaluate.probe.auroc import Interval
 from lamae.evaluate.probe.result import ProbeResult, difference
 from lamae.evaluate.reconstruct.reconstruction import GROUPS, MODEL, SITUATIONS, Reconstruction, ReconstructionErrors
 from lamae.evaluate.reconstruct.trivial import LINEAR, TRIVIAL
+from lamae.evaluate.statistics import Interval
 from lamae.reports.charts import plot_auroc, plot_bars, plot_differences, plot_loss
 from lamae.reports.page import Page
 from lamae.reports.paper import plot_record
@@ -89,7 +88,7 @@ def write_demo_report(results: DemoResults, out: Path) -> dict[str, Any]:
     claims = check_claims(results)
     summary = summarise(results, claims)
     _page(results, claims).write(out / "report.html")
-    files.write_text(out / "report.json", json.dumps(finite(summary), indent=2, allow_nan=False) + "\n")
+    files.write_json(out / "report.json", finite(summary))
     return summary
 
 
@@ -124,7 +123,7 @@ def _check_probe(main: str, other: str, gain: Interval, is_random: bool) -> Clai
     return Claim(
         verdict,
         f"{main}'s frozen embeddings separate diagnoses better than those of {tail}",
-        f"Macro AUROC difference {_signed(gain)}, paired bootstrap over test subjects.{note}",
+        f"Macro AUROC difference {gain:+.3f}, paired bootstrap over test subjects.{note}",
     )
 
 
@@ -289,7 +288,7 @@ def _add_reconstruction(page: Page, results: DemoResults) -> None:
                 [
                     f"{row['situation']}: {row['group']}",
                     *(_number(row["mse"][column]) for column in columns),
-                    _ratio_text(row["ratio_to_best_trivial"]),
+                    format(Interval(**row["ratio_to_best_trivial"]), ".2f"),
                 ]
                 for row in rows
             ],
@@ -341,7 +340,7 @@ def _add_probe(page: Page, results: DemoResults) -> None:
         page.figure(
             plot_differences(
                 ["macro", *(labels[code] for code in order)],
-                [gap.macro, *(gap.by_code[code] for code in order)],
+                [gap.macro, *(gap.by_code()[code] for code in order)],
                 xlabel=f"AUROC of {main} minus {name}",
             ),
             caption="Paired differences on the same test records; filled where the 95 % interval excludes zero.",
@@ -350,14 +349,6 @@ def _add_probe(page: Page, results: DemoResults) -> None:
 
 def _verdict(holds: bool) -> str:
     return "holds" if holds else "does not hold"
-
-
-def _signed(value: Interval) -> str:
-    return f"{value.value:+.3f} ({value.low:+.3f} to {value.high:+.3f})"
-
-
-def _ratio_text(ratio: Mapping[str, float]) -> str:
-    return f"{ratio['value']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
 
 
 def _number(value: float) -> str:

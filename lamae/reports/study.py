@@ -1,6 +1,5 @@
 """The report of a study: tables and two plots, as a page and as Markdown, all numbers in JSON."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from lamae.base import files
-from lamae.evaluate.probe.auroc import Interval
+from lamae.evaluate.statistics import Interval
 from lamae.reports.charts import new_chart
 from lamae.reports.page import Page
 from lamae.reports.style import INK, RULE, SERIES, style_axes
@@ -40,7 +39,7 @@ def write_study_report(results: Mapping[str, Any], out: Path) -> None:
                 page.figure(figure, caption=_CAPTIONS[name])
     page.write(out / "report.html")
     files.write_text(out / "report.md", _markdown(results, tables, figures))
-    files.write_text(out / "results.json", json.dumps(finite(results), indent=1, allow_nan=False) + "\n")
+    files.write_json(out / "results.json", finite(results))
 
 
 def _subtitle(results: Mapping[str, Any]) -> str:
@@ -82,7 +81,7 @@ def _comparison_table(task: str, readout: str, results: Mapping[str, Any]) -> Ta
             if entry["budget"] != "equal records" and row["name"] == first:
                 continue
             budget = "reference" if row["reference"] else entry["budget"]
-            rows.append([row["name"], budget, _interval(row["macro_auroc"]), *_gap_cells(row)])
+            rows.append([row["name"], budget, str(row["macro_auroc"]), *_gap_cells(row)])
     return Table(
         f"{task}: {READOUT_NAMES[readout]}",
         f"Macro AUROC of probes on frozen embeddings, and {first} minus each.",
@@ -99,8 +98,8 @@ def _few_label_table(task: str, results: Mapping[str, Any]) -> Table:
         cells = []
         for entry in entries:
             row = entry["rows"][number]
-            gap = f"; {_signed(row['difference'])}" if "difference" in row else ""
-            cells.append(f"{row['macro_auroc']['value']:.3f}{gap}")
+            gap = f"; {row['difference']:+.3f}" if "difference" in row else ""
+            cells.append(f"{row['macro_auroc'].value:.3f}{gap}")
         rows.append([name, *cells])
     return Table(
         f"{task}: few labels",
@@ -116,7 +115,7 @@ def _code_table(task: str, by_name: Mapping[str, Any]) -> Table:
         f"{task}: by code",
         "AUROC at equal records, common read-out.",
         ["method", *codes],
-        [[name, *(_interval(values[code]) for code in codes)] for name, values in by_name.items()],
+        [[name, *(str(values[code]) for code in codes)] for name, values in by_name.items()],
     )
 
 
@@ -125,7 +124,7 @@ def _sweep_table(entry: Mapping[str, Any]) -> Table:
         f"sweep, {entry['task']}: {READOUT_NAMES[entry['readout']]}",
         "One change at a time; each change minus the base.",
         ["change", "macro AUROC (95 %)", "minus the base (95 %)", "it is"],
-        [[row["name"], _interval(row["macro_auroc"]), *_gap_cells(row)] for row in entry["rows"]],
+        [[row["name"], str(row["macro_auroc"]), *_gap_cells(row)] for row in entry["rows"]],
     )
 
 
@@ -144,8 +143,8 @@ def _reconstruction_table(results: Mapping[str, Any]) -> Table:
                 row["leads"],
                 f"{1000 * row['mse_mv2'] ** 0.5:.0f}",
                 row["best_trivial"],
-                _interval(row["ratio_to_best_trivial"]),
-                _interval(row["ratio_to_linear"]),
+                str(row["ratio_to_best_trivial"]),
+                str(row["ratio_to_linear"]),
             ]
             for row in results["reconstruction"]
         ],
@@ -204,14 +203,14 @@ def _plot_differences(results: Mapping[str, Any]) -> Figure:
     panels: list[tuple[str, list[tuple[str, Interval]]]] = []
     for task in results["plan"]["tasks"]:
         rows = [
-            (row["name"] if row["reference"] else f"{row['name']}, {entry['budget']}", Interval(**row["difference"]))
+            (row["name"] if row["reference"] else f"{row['name']}, {entry['budget']}", row["difference"])
             for entry in _comparisons(results, task=task, readout="mean", labels=1.0)
             for row in entry["rows"]
             if "difference" in row
         ]
         panels.append((f"{task}: {first} minus", rows))
         rows = [
-            (row["name"], Interval(**row["difference"]))
+            (row["name"], row["difference"])
             for entry in results["sweep"]
             for row in entry["rows"]
             if (entry["task"], entry["readout"]) == (task, "mean") and "difference" in row
@@ -251,7 +250,7 @@ def _plot_few_labels(results: Mapping[str, Any]) -> Figure:
         style_axes(ax)
         entries = [e for e in _comparisons(results, task=task, readout="mean") if e["budget"] == "equal records"]
         for number, row in enumerate(entries[0]["rows"]):
-            values = [entry["rows"][number]["macro_auroc"]["value"] for entry in entries]
+            values = [entry["rows"][number]["macro_auroc"].value for entry in entries]
             color = SERIES[number % len(SERIES)]
             ax.plot([entry["labels"] for entry in entries], values, "o-", color=color, markersize=4, label=row["name"])
         ax.set_xscale("log")
@@ -267,12 +266,4 @@ def _comparisons(results: Mapping[str, Any], **wanted: Any) -> list[Mapping[str,
 
 
 def _gap_cells(row: Mapping[str, Any]) -> list[str]:
-    return [_signed(row["difference"]), row["verdict"]] if "difference" in row else ["–", "–"]
-
-
-def _interval(value: Mapping[str, float]) -> str:
-    return str(Interval(**value))
-
-
-def _signed(value: Mapping[str, float]) -> str:
-    return f"{value['value']:+.3f} ({value['low']:+.3f} to {value['high']:+.3f})"
+    return [f"{row['difference']:+.3f}", row["verdict"]] if "difference" in row else ["–", "–"]

@@ -7,20 +7,36 @@ patients    cross-validation over the patients kept out of pretraining. A probe 
 """
 
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 
 from lamae.base.errors import UsageError
 from lamae.evaluate.embeddings.embed import PRETRAINED, Embeddings
 from lamae.evaluate.labels.store import Labels
+from lamae.evaluate.probe.auroc import stratified_auroc
 from lamae.evaluate.probe.fewlabels import nested_share
 from lamae.evaluate.probe.logistic import LogisticSolver, Standardizer
 from lamae.evaluate.probe.readouts import C_GRID, fit_logistic
 from lamae.evaluate.reconstruct.reconstruction import spread
+from lamae.evaluate.statistics import NUM_DRAWS, Scored, subject_weights
 from lamae.study.plan import TaskConfig
-from lamae.study.statistics import Scores, stratified_auroc
 
 INNER_FOLDS = 3
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one run's probe gave one population, for R repeats of M records and K codes."""
+
+    score_RMK: np.ndarray
+    stratum_RM: np.ndarray
+    """Only scores of one fitted probe can be compared: int, the fold of each record in each repeat."""
+    y_MK: np.ndarray
+    subject_M: np.ndarray
+    population: str
+    """The same for runs scored on the same records, whose subjects are then drawn together."""
+    codes: tuple[str, ...]
 
 
 def score_embeddings(
@@ -60,6 +76,19 @@ def score_embeddings(
         subject_M=features.subject_N[scored],
         population=hashlib.sha256(scored.astype("<i8").tobytes()).hexdigest()[:12],
         codes=codes,
+    )
+
+
+def summarise(scores: Scores, *, num_draws: int = NUM_DRAWS, seed: int = 0) -> Scored:
+    """AUROC within strata, mean over repeats."""
+    once_1M = np.ones((1, len(scores.y_MK)))
+    weights_BM = subject_weights(scores.subject_M, num_draws=num_draws, seed=seed)
+    repeats = list(zip(scores.score_RMK, scores.stratum_RM, strict=True))
+    return Scored(
+        auroc_K=np.mean([stratified_auroc(s, scores.y_MK, at, once_1M)[0] for s, at in repeats], axis=0),
+        draws_BK=np.mean([stratified_auroc(s, scores.y_MK, at, weights_BM) for s, at in repeats], axis=0),
+        population=scores.population,
+        codes=scores.codes,
     )
 
 

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from lamae.evaluate.embeddings.embed import read_embeddings
 from lamae.evaluate.labels.store import read_labels
-from lamae.evaluate.probe.auroc import auroc, macro
+from lamae.evaluate.probe.auroc import auroc
 from lamae.evaluate.probe.logistic import Standardizer
 from lamae.evaluate.probe.readouts import fit_logistic
+from lamae.evaluate.statistics import macro
 from lamae.study import runs as run_lists
 from lamae.study.corpus import Part
 from lamae.study.directory import StudyDirectory

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from lamae.evaluate.probe.auroc import auroc, bootstrap_areas, interval, macro, subject_weights
+from lamae.evaluate.probe.auroc import auroc, bootstrap_areas
+from lamae.evaluate.statistics import interval, macro, subject_weights
 
 
 @given(seed=st.integers(0, 10_000), num_levels=st.sampled_from([2, 5, 1000]))

@@ -1,16 +1,14 @@
 """Few-label curves: nested, by subject, the same for every model, over the same codes."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
 from lamae.base.errors import UsageError
 from lamae.evaluate.labels.groups import code_groups
 from lamae.evaluate.probe.fewlabels import FewLabelCurve, curve_difference, few_label_curve, training_rows
-from lamae.study.statistics import estimate
+from lamae.evaluate.statistics import Scored, estimate
 from tests.evaluate.test_probe import simulate
-from tests.study.test_statistics import simulate as simulate_seeds
+from tests.evaluate.test_statistics import simulate as simulate_seeds
 
 
 def test_fractions_are_nested_whole_subjects_of_the_training_split():
@@ -36,7 +34,7 @@ def test_more_labels_help_and_the_codes_stay_the_same():
 
 def curve_of(values):
     """A curve whose seeds have these (population, macro AUROC, macro AUROC by draw)."""
-    results = [SimpleNamespace(auroc_K=np.array([value]), draws_BK=draws_B[:, None]) for _, value, draws_B in values]
+    results = [Scored(np.array([value]), draws_B[:, None], population, ["A"]) for population, value, draws_B in values]
     return FewLabelCurve("simulated", {0.1: results})
 
 

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score
 
-from lamae.evaluate.probe.auroc import average_precision, bootstrap_areas, subject_weights
+from lamae.evaluate.probe.auroc import average_precision, bootstrap_areas
 from lamae.evaluate.probe.metrics import best_f1_threshold, brier, f1
+from lamae.evaluate.statistics import subject_weights
 
 
 @given(seed=st.integers(0, 10_000), num_levels=st.sampled_from([3, 1000]))

@@ -75,8 +75,8 @@ def test_paired_differences_are_narrower_than_unpaired_and_zero_against_itself()
     better, worse = probe_arrays(features, truth), probe_arrays(noisy, truth)
     gap = difference(better, worse)
     assert gap.macro.low > 0
-    assert gap.by_code["SEEN"].low > 0
-    spread = gap.by_code["SEEN"].high - gap.by_code["SEEN"].low
+    assert gap.by_code()["SEEN"].low > 0
+    spread = gap.by_code()["SEEN"].high - gap.by_code()["SEEN"].low
     unpaired = sum(r.by_code()["SEEN"].high - r.by_code()["SEEN"].low for r in (better, worse))
     assert spread < unpaired
     assert difference(better, better).macro == dataclasses.replace(gap.macro, value=0, low=0, high=0)

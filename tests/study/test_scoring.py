@@ -10,8 +10,7 @@ from lamae.evaluate.embeddings.embed import NOT_PRETRAINED, PRETRAINED, Embeddin
 from lamae.evaluate.labels.store import Labels
 from lamae.study import scoring
 from lamae.study.plan import TaskConfig
-from lamae.study.scoring import deal_folds, nested_share, score_embeddings
-from lamae.study.statistics import summarise
+from lamae.study.scoring import deal_folds, nested_share, score_embeddings, summarise
 
 N = 240
 HELD_OUT = np.arange(N) >= 120

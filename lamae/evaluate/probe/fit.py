@@ -16,7 +16,8 @@ from lamae.evaluate.labels.store import Labels, read_labels
 from lamae.evaluate.probe.logistic import Standardizer
 from lamae.evaluate.probe.protocol import split_rows, usable_codes
 from lamae.evaluate.probe.readouts import METHODS, fit_knn, fit_logistic
-from lamae.evaluate.probe.result import NUM_DRAWS, SEED, ProbeResult, difference, evaluate_scores
+from lamae.evaluate.probe.result import SEED, ProbeResult, difference, evaluate_scores
+from lamae.evaluate.statistics import NUM_DRAWS
 
 __all__ = ["ProbeResult", "difference", "probe", "probe_arrays"]
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from lamae.evaluate.probe.auroc import auroc, macro
+from lamae.evaluate.probe.auroc import auroc
 from lamae.evaluate.probe.logistic import LogisticSolver
+from lamae.evaluate.statistics import macro
 
 C_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 K_GRID = (5.0, 10.0, 20.0, 50.0, 100.0, 200.0)

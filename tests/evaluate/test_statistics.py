@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from lamae.evaluate.probe.auroc import Interval, auroc, subject_weights
-from lamae.study.statistics import Scores, difference, estimate, stratified_auroc, summarise, verdict
+from lamae.evaluate.probe.auroc import auroc, stratified_auroc
+from lamae.evaluate.statistics import Interval, difference, estimate, subject_weights
+from lamae.study.scoring import Scores, summarise
 
 RNG = np.random.default_rng
 
@@ -89,6 +90,6 @@ def test_populations_weigh_alike_however_many_seeds_they_have():
 
 
 def test_a_tie_is_an_interval_that_covers_zero():
-    assert verdict(Interval(0.1, -0.01, 0.2)) == "tie"
-    assert verdict(Interval(0.1, 0.01, 0.2)) == "better"
-    assert verdict(Interval(-0.1, -0.2, -0.01)) == "worse"
+    assert Interval(0.1, -0.01, 0.2).verdict == "tie"
+    assert Interval(0.1, 0.01, 0.2).verdict == "better"
+    assert Interval(-0.1, -0.2, -0.01).verdict == "worse"
