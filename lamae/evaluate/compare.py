@@ -71,10 +71,19 @@ class Comparison:
     reconstruction: dict[str, dict[str, ReconstructionErrors]]
     """Kind of mask to run to errors."""
     lead_weights: dict[str, np.ndarray]
-    """Run to [codes + 1, 12]: mean weights over all test records, then over those with each code."""
-    lead_weight_rows: list[str]
+    """Run to [N, 12]: what each lead weighs in the record embedding of the test records."""
     finetuned: dict[str, ProbeResult]
     """Results of fine-tuning on the same labels, or of supervised training from scratch, by name."""
+
+    @property
+    def first(self) -> ProbeResult:
+        """What the others are compared with, by its own read-out."""
+        return next(iter(self.probes["record"].values()))
+
+    @property
+    def others(self) -> dict[str, ProbeResult]:
+        """All but the first, by their own read-out."""
+        return {name: result for name, result in self.probes["record"].items() if result is not self.first}
 
 
 def compare(
@@ -88,7 +97,7 @@ def compare(
     fractions: Sequence[float] = FRACTIONS,
     num_seeds: int = NUM_SEEDS,
     subsets: Mapping[str, tuple[int, ...]] = LEAD_SUBSETS,
-    masks: Mapping[str, MaskConfig] = MASKS,
+    masks: Mapping[str, MaskConfig | None] = MASKS,
     transductive: bool = False,
     batch_size: int = 64,
     device: str = "cpu",
@@ -97,8 +106,9 @@ def compare(
     """Compare ``runs`` (name to run directory or checkpoint), ``stores`` (name to embeddings) beside them, and
     ``finetuned`` (name to what ``lamae finetune`` made).
 
-    Embeddings are kept in ``work``. Raises UsageError when runs, labels or stores do not fit the shard set, or when
-    test subjects were in a run's pretraining and ``transductive`` is false.
+    Embeddings are kept in ``work``. ``masks`` hide what is reconstructed; None hides as a run was trained. Raises
+    UsageError when runs, labels or stores do not fit the shard set, or when test subjects were in a run's pretraining
+    and ``transductive`` is false.
     """
     progress = progress or ignore
     if not runs:
@@ -135,8 +145,7 @@ def compare(
         name: _lead_robustness(embedder, name, run, truth, subsets, transductive=transductive)
         for name, run in runs.items()
     }
-    first_probe = probes["record"][first]
-    weights = {name: _weights_by_code(paths[name], truth, first_probe) for name in runs}
+    test_rows = probes["record"][first].test_rows
     return Comparison(
         num_records=shard_set.num_records,
         protocol=truth.protocol,
@@ -144,9 +153,8 @@ def compare(
         knn=knn,
         curves=curves,
         robustness=robustness,
-        reconstruction=_reconstruct(runs, shard_set, first_probe.test_rows, masks, device, progress),
-        lead_weights=weights,
-        lead_weight_rows=["all test records", *first_probe.codes],
+        reconstruction=_reconstruct(runs, shard_set, test_rows, masks, device, progress),
+        lead_weights={name: read_lead_weights(paths[name], rows=test_rows) for name in runs},
         finetuned={name: dataclasses.replace(result, name=name) for name, result in tuned.items()},
     )
 
@@ -219,17 +227,11 @@ def _lead_robustness(
     return found
 
 
-def _weights_by_code(path: Path, truth: Labels, probe: ProbeResult) -> np.ndarray:
-    weights = read_lead_weights(path, rows=probe.test_rows)
-    by_code = [weights[probe.y_NK[:, k].astype(bool)].mean(0) for k in range(len(probe.codes))]
-    return np.stack([weights.mean(0), *by_code])
-
-
 def _reconstruct(
     runs: Mapping[str, Path],
     shard_set: ShardSet,
     test_rows: np.ndarray,
-    masks: Mapping[str, MaskConfig],
+    masks: Mapping[str, MaskConfig | None],
     device: str,
     progress: Progress,
 ) -> dict[str, dict[str, ReconstructionErrors]]:

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lamae.base.leads import LEADS, NUM_LEADS
-from lamae.reports.charts import new_chart
+from lamae.reports.charts import WIDTH, new_charts, plot_heatmap
 from lamae.reports.inspect import plot_row
 from lamae.reports.page import Page
-from lamae.reports.style import INK, SERIES, style_axes
+from lamae.reports.style import SERIES
 from lamae.sharding.format import SPLITS, ShardSet, lead_mask_to_bool
 from lamae.sharding.quality import LEAD_FLAGS, RECORD_FLAGS
 
@@ -158,10 +157,15 @@ def _add_quality(page: Page, shard_set: ShardSet) -> None:
         rows.append([_flag_text(name, rules), rules.get(name, "flag"), "–", f"{records:,}"])
     page.table(["flag", "action", "leads", "records"], rows)
     if counts_FL.any():
-        page.figure(
-            _plot_flags(counts_FL, shard_set.num_records),
-            caption="Share of records in which each lead carries each flag, percent.",
+        share_FL = 100 * counts_FL / shard_set.num_records
+        figure, _ = plot_heatmap(
+            share_FL,
+            [name.replace("_", " ") for name in LEAD_FLAGS],
+            LEADS,
+            form=lambda share: f"{share:.1f}" if share >= 0.05 else "<.1" if share else "",
+            most=max(1.0, float(share_FL.max())),
         )
+        page.figure(figure, caption="Share of records in which each lead carries each flag, percent.")
 
 
 def _bits() -> range:
@@ -189,15 +193,13 @@ def _add_amplitudes(page: Page, shard_set: ShardSet) -> None:
     page.section(
         "Amplitude", lead="Per lead over all records, in millivolt: median, middle 50 % (bar) and 98 % (line)."
     )
-    figure = Figure(figsize=(10.6, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure, axes = new_charts(WIDTH, 3.6, columns=2)
     for ax, values, title in zip(
-        figure.subplots(1, 2),
+        axes,
         (shard_set.column("std_mv"), high - low),
         ("standard deviation (mV)", "peak to peak (mV)"),
         strict=True,
     ):
-        style_axes(ax)
         for lead in range(NUM_LEADS):
             of_lead = values[present[:, lead], lead]
             of_lead = of_lead[of_lead > 0]
@@ -257,29 +259,11 @@ def _add_provenance(page: Page, shard_set: ShardSet) -> None:
 
 
 def _plot_records_per_subject(counts: np.ndarray) -> Figure:
-    figure, ax = new_chart(10.6, 2.6)
+    figure, (ax,) = new_charts(WIDTH, 2.6)
     edges = np.unique(np.geomspace(1, counts.max() + 1, 24).astype(int))
     ax.stairs(np.histogram(counts, bins=edges)[0], edges, fill=True, color=SERIES[1])
     ax.set(xlabel="records per subject", ylabel="subjects", xscale="log", ylim=(0, None))
     ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500) if tick <= counts.max()]
     ax.set_xticks(ticks, [str(tick) for tick in ticks])
     ax.minorticks_off()
-    return figure
-
-
-def _plot_flags(counts_FL: np.ndarray, num_records: int) -> Figure:
-    figure, ax = new_chart(10.6, 0.7 + 0.3 * len(counts_FL))
-    share = 100 * counts_FL / num_records
-    ax.imshow(share, aspect="auto", cmap="Reds", vmin=0, vmax=max(1.0, float(share.max())))
-    for (f, lead), value in np.ndenumerate(share):
-        if value > 0:
-            color = "white" if value > 0.6 * share.max() else INK
-            ax.text(
-                lead, f, f"{value:.1f}" if value >= 0.05 else "<.1", ha="center", va="center", fontsize=8, color=color
-            )
-    ax.set_xticks(range(NUM_LEADS), LEADS)
-    ax.set_yticks(range(len(counts_FL)), [name.replace("_", " ") for name in LEAD_FLAGS])
-    ax.grid(visible=False)
-    ax.spines[:].set_visible(False)
-    ax.tick_params(length=0)
     return figure

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from lamae.base.leads import LEADS, NUM_LEADS
 from lamae.data.mixture import Mixture
-from lamae.reports.charts import new_chart
+from lamae.reports.charts import WIDTH, new_charts
 from lamae.reports.datacard import EXPLANATIONS, choose_examples, num_flagged, num_subjects, write_data_card
 from lamae.reports.inspect import plot_row
 from lamae.reports.page import Page
@@ -135,7 +135,7 @@ def _add_amplitudes(page: Page, records: Mixture) -> None:
 
 
 def _plot_amplitudes(records: Mixture) -> Figure:
-    figure, ax = new_chart(10.6, 3.4)
+    figure, (ax,) = new_charts(WIDTH, 3.4)
     for number, (name, shard_set) in enumerate(zip(records.names, records.sets, strict=True)):
         color, marker = SERIES[number % len(SERIES)], "osD^vPX*"[number % 8]
         ax.plot(range(NUM_LEADS), _median_std_mv(shard_set), marker=marker, markersize=4, color=color, label=name)

@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lamae.base.leads import LEADS, NUM_LEADS
 from lamae.data.config import SignalConfig
 from lamae.reports.attention import lead_attention
-from lamae.reports.style import ACCENT, HIDDEN, INK, MUTED, style_axes
+from lamae.reports.charts import WIDTH, new_charts, plot_heatmap
+from lamae.reports.style import ACCENT, HIDDEN, INK, MUTED
 
 
 @torch.inference_mode()
@@ -59,15 +59,12 @@ def plot_reconstruction(
     """
     valid_LT = np.ones_like(predicted_LT) if valid_LT is None else valid_LT
     times = np.arange(x_LT.shape[1]) / (rate_hz or 1.0)
-    figure = Figure(figsize=(12, 8.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(6, 2, sharex=True)
+    figure, axes = new_charts(12, 8.4, rows=6, columns=2, grid="", sharex=True)
     shown = np.where(valid_LT, x_LT, np.nan)
     guess = np.where(predicted_LT & valid_LT, y_LT, np.nan)
     low, high = _limits(shown, guess)
     for lead, name in enumerate(LEADS):
-        ax = axes[lead % 6, lead // 6]
-        style_axes(ax, grid=False)
+        ax = axes[2 * (lead % 6) + lead // 6]
         for start, stop in _runs(predicted_LT[lead] & valid_LT[lead]):
             ax.axvspan(times[start], times[min(stop, len(times) - 1)], color=HIDDEN, linewidth=0)
         if not valid_LT[lead].any():
@@ -77,9 +74,9 @@ def plot_reconstruction(
         ax.set(ylim=(low, high), xlim=(times[0], times[-1]))
         ax.set_ylabel(name, rotation=0, ha="right", va="center", fontweight="bold")
         ax.tick_params(labelsize=8)
-    for ax in axes[-1]:
+    for ax in axes[-2:]:
         ax.set_xlabel("time (s)" if rate_hz else "sample")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
+    handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False, fontsize=9)
     figure.suptitle(f"{title}  ({unit}; shaded: hidden from the model)".strip(), x=0.02, ha="left", fontsize=10)
     return figure
@@ -94,10 +91,7 @@ def _limits(*curves: np.ndarray) -> tuple[float, float]:
 
 def plot_lead_weights(weights_BL: np.ndarray, *, title: str = "Share of each lead in the record embedding") -> Figure:
     """Mean share of each lead over the records, with the 5th to 95th percentile; absent leads count as zero."""
-    figure = Figure(figsize=(10.6, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    ax = figure.subplots()
-    style_axes(ax)
+    figure, (ax,) = new_charts(WIDTH, 3.2)
     mean_L = weights_BL.mean(0)
     low_L, high_L = np.quantile(weights_BL, [0.05, 0.95], axis=0)
     places = np.arange(NUM_LEADS)
@@ -113,20 +107,19 @@ def plot_lead_weights(weights_BL: np.ndarray, *, title: str = "Share of each lea
 
 def plot_lead_attention(share_LL: np.ndarray, *, title: str = "Where the attention of each lead goes") -> Figure:
     """Matrix [12, 12] of shares as ``lead_attention`` gives it; each row sums to 1."""
-    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    ax = figure.subplots()
     most = max(1 / NUM_LEADS, float(share_LL.max()))
-    ax.imshow(share_LL, cmap="Greys", vmin=0, vmax=most)
-    for row, column in np.ndindex(share_LL.shape):
-        share = share_LL[row, column]
-        ink = "white" if share > 0.6 * most else INK
-        ax.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color=ink)
-    ax.set_xticks(range(NUM_LEADS), LEADS, fontsize=8)
-    ax.set_yticks(range(NUM_LEADS), LEADS, fontsize=8)
+    figure, ax = plot_heatmap(
+        share_LL,
+        LEADS,
+        LEADS,
+        form=lambda share: f"{100 * share:.0f}",
+        most=most,
+        cmap="Greys",
+        size=(6.4, 5.6),
+        title=title,
+    )
     ax.set_xlabel("to (% of the row)")
     ax.set_ylabel("from")
-    ax.set_title(title, loc="left", fontsize=10)
     return figure
 
 
