@@ -137,6 +137,10 @@ class TaskConfig:
     test_split: str = "test"
     """Which records of ``test_shards``: its test split, or ``all``."""
 
+    def columns(self, codes: Sequence[str]) -> list[int]:
+        """Which of the labels' codes are scored."""
+        return [k for k, code in enumerate(codes) if not self.codes or code in self.codes]
+
     def to_plain(self) -> dict[str, Any]:
         """What decides how a run is scored, as plain values; ``test_*`` only where it tests on another set."""
         values = dataclasses.asdict(self)

@@ -24,7 +24,7 @@ from lamae.study import runs as run_lists
 from lamae.study.corpus import Part
 from lamae.study.directory import StudyDirectory
 from lamae.study.plan import StudyPlan
-from lamae.study.runs import BASE, FLOPS, RECORDS, Choice, FinalRuns, Group, Run, Setting
+from lamae.study.runs import BASE, FLOPS, RECORDS, Group, Run, Setting
 from lamae.study.runscores import Key, RunScores
 
 UNTRAINED, AGE_AND_SEX = "random weights", "age and sex"
@@ -55,12 +55,12 @@ def collect(
     study: StudyDirectory,
     parts: list[Part],
     scores: Mapping[Setting, float],
-    choices: Mapping[str, Choice],
-    runs: FinalRuns,
+    choices: Mapping[str, Setting],
+    runs: Mapping[str, Group],
     references: Mapping[str, Candidate],
 ) -> dict[str, Any]:
     """Everything that ``results.json`` holds."""
-    at_records, at_flops, changes = (_candidates(study, group) for group in runs.stages.values())
+    at_records, at_flops, changes = (_candidates(study, group) for group in runs.values())
     by_budget = {RECORDS: {**at_records, **references}, FLOPS: at_flops}
     keys = [
         (name, readout, fraction)
@@ -82,10 +82,10 @@ def collect(
         "sweep": [
             {"task": key[0], "readout": key[1], **_sweep(changes, key)} for key in keys if key[2] == 1.0 and changes
         ],
-        "seeds": {stage: sorted({seed for _, seed in group}) for stage, group in runs.stages.items()},
-        "reconstruction": _reconstruction(plan, study, parts, runs.equal_records),
+        "seeds": {stage: sorted({seed for _, seed in group}) for stage, group in runs.items()},
+        "reconstruction": _reconstruction(plan, study, parts, runs[RECORDS]),
         "costs": _costs(plan, study, runs),
-        "machine": _machine(study, runs.equal_records),
+        "machine": _machine(study, runs[RECORDS]),
     }
 
 
@@ -189,10 +189,10 @@ def _read_errors(path: Path, number: int, subject_N: np.ndarray) -> Reconstructi
         )
 
 
-def _costs(plan: StudyPlan, study: StudyDirectory, runs: FinalRuns) -> dict[str, Any]:
+def _costs(plan: StudyPlan, study: StudyDirectory, runs: Mapping[str, Group]) -> dict[str, Any]:
     """FLOPs and CPU seconds, by what was run; all seeds together in the totals."""
     rows = []
-    for stage, group in runs.stages.items():
+    for stage, group in runs.items():
         for name in dict.fromkeys(name for name, _ in group):
             of = [run for (other, _), run in group.items() if other == name]
             config = run_lists.configure(plan, of[0].overrides)

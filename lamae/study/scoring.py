@@ -16,8 +16,8 @@ from lamae.evaluate.embeddings.embed import PRETRAINED, Embeddings
 from lamae.evaluate.labels.store import Labels
 from lamae.evaluate.probe.auroc import stratified_auroc
 from lamae.evaluate.probe.fewlabels import nested_share
-from lamae.evaluate.probe.logistic import LogisticSolver, Standardizer
-from lamae.evaluate.probe.readouts import C_GRID, fit_logistic
+from lamae.evaluate.probe.logistic import Standardizer
+from lamae.evaluate.probe.readouts import C_GRID, fit_rows, logistic_path
 from lamae.evaluate.reconstruct.reconstruction import spread
 from lamae.evaluate.statistics import NUM_DRAWS, Scored, subject_weights
 from lamae.study.plan import TaskConfig
@@ -47,7 +47,7 @@ def score_embeddings(
     ``fraction`` of the training subjects are used, drawn anew (and nested) in every repeat. Raises UsageError where a
     record to be scored was pretrained on.
     """
-    columns = [k for k, code in enumerate(truth.codes) if not task.codes or code in task.codes]
+    columns = task.columns(truth.codes)
     codes = tuple(truth.codes[k] for k in columns)
     y_NK = truth.label_NK[:, columns].astype(bool)
     usable_N = truth.labelled_N & features.embedded_N
@@ -123,11 +123,7 @@ def _score_splits(
     fitted = rows["train"]
     if fraction < 1:
         fitted = nested_share(features.subject_N, fitted, fraction=fraction, seed=seed)
-    scale = Standardizer.fit(features.x_ND[fitted])
-    x = {"train": fitted, "val": rows["val"], "test": scored}
-    fit = fit_logistic(
-        {split: scale.apply(features.x_ND[of]) for split, of in x.items()}, {split: y_NK[of] for split, of in x.items()}
-    )
+    fit = fit_rows(features.x_ND, y_NK, {"train": fitted, "val": rows["val"], "test": scored})
     return fit.test_NK, np.zeros(len(scored), dtype=np.int64)
 
 
@@ -169,13 +165,7 @@ def _inner_choice(features: Embeddings, y_NK: np.ndarray, fitted: np.ndarray, *,
 
 
 def _fit_path(x_ND: np.ndarray, y_NK: np.ndarray, fitted: np.ndarray, tested: np.ndarray) -> dict[float, np.ndarray]:
-    """Log-odds of ``tested`` under every C, ascending; 0 for a code with one class in ``fitted``."""
-    positives = y_NK[fitted].sum(0)
-    both = (positives > 0) & (positives < len(fitted))
+    """Log-odds of ``tested`` under every C, ascending."""
     scale = Standardizer.fit(x_ND[fitted])
-    scores = {C: np.zeros((len(tested), y_NK.shape[1]), dtype=np.float32) for C in sorted(C_GRID)}
-    if both.any():
-        solver = LogisticSolver(scale.apply(x_ND[fitted]), y_NK[fitted][:, both])
-        for C in scores:
-            scores[C][:, both] = solver.fit(C).decide(scale.apply(x_ND[tested]))
-    return scores
+    path = logistic_path(scale.apply(x_ND[fitted]), y_NK[fitted])
+    return {C: decide(scale.apply(x_ND[tested])) for C, decide in path.items()}
