@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lamae import console
 from lamae.base import files, launch
 from lamae.base.errors import LamaeError
@@ -235,7 +233,7 @@ def _report(
     loaded = {name: load_model(run) for name, run in paths.runs.items()}
     first = next(iter(METHODS))
     test_rows = shard_set.rows_of_split("test")
-    shown = test_rows[_are_whole(shard_set, test_rows)][:NUM_LOOKED_AT]
+    shown = test_rows[~shard_set.flagged_N[test_rows]][:NUM_LOOKED_AT]
     manifest = shard_set.manifest
     demo = Demo(
         dataset={
@@ -268,11 +266,6 @@ def _report(
         next_steps=next_steps(),
     )
     return write_demo_report(comparison, demo, out)
-
-
-def _are_whole(shard_set: ShardSet, rows: np.ndarray) -> np.ndarray:
-    """bool: no quality flag on the record or any of its leads."""
-    return ~(shard_set.column("lead_flags")[rows].any(1) | (shard_set.column("record_flags")[rows] > 0))
 
 
 def _one_of_each(reconstructions: "Sequence[Reconstruction]") -> "list[Reconstruction]":

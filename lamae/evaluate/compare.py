@@ -18,6 +18,7 @@ import numpy as np
 from lamae.base.errors import UsageError
 from lamae.base.leads import LEADS, LIMB_LEADS
 from lamae.base.progress import Progress, ignore
+from lamae.base.text import slug
 from lamae.evaluate import store
 from lamae.evaluate.embeddings.embed import (
     embed,
@@ -179,9 +180,8 @@ class _Embedder:
         """Where these embeddings are, after making them if need be. Other weights, leads or rows have another name."""
         _, model, _ = load_for_inference(run, self.shard_set, random_weights=random_weights)
         suffix = "" if leads is None else "-" + "-".join(LEADS[lead] for lead in leads)
-        safe = "".join(c if c.isalnum() else "-" for c in name)
         chosen = "" if rows is None else f"-{rows_hash(rows)[:16]}"
-        path = self.work / f"{safe}-{weights_hash(model)}{suffix}{chosen}.zarr"
+        path = self.work / f"{slug(name)}-{weights_hash(model)}{suffix}{chosen}.zarr"
         if not path.exists():
             embed(
                 run,
@@ -240,6 +240,12 @@ def _reconstruct(
     for name, run in runs.items():
         loaded, _, _ = load_for_inference(run, shard_set, device=device)
         for kind, mask in masks.items():
-            progress(f"reconstruct {name}, {kind}", 0, None)
-            found[kind][name] = reconstruction_errors(loaded, shard_set, rows, mask=mask, device=device)
+            found[kind][name] = reconstruction_errors(
+                loaded,
+                shard_set,
+                rows,
+                mask=mask,
+                device=device,
+                progress=lambda _, done, total, what=f"{name}, {kind}": progress(f"reconstruct {what}", done, total),  # type: ignore[misc]
+            )
     return found

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from lamae.base import files
 from lamae.base.errors import UsageError
+from lamae.base.text import slug
 from lamae.reports.tables import Table, to_html, to_markdown
 
 # A cell may break before its interval, not within: ten columns fit a page so.
@@ -29,7 +30,7 @@ class Page:
 
     def section(self, title: str, *, lead: str = "") -> None:
         """Start a section; ``lead`` says in a sentence or two what is to be seen."""
-        anchor = "".join(c if c.isalnum() else "-" for c in title.lower())
+        anchor = slug(title.lower())
         self._sections.append(f'<a href="#{anchor}">{to_html(title)}</a>')
         self._body.append(f'<h2 id="{anchor}">{to_html(title)}</h2>{_paragraph(lead, "lead")}')
 

@@ -8,8 +8,9 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from lamae.base.text import slug
 from lamae.model.flops import count_flops
-from lamae.study.plan import StudyPlan, slug
+from lamae.study.plan import StudyPlan
 from lamae.train import runconfig
 from lamae.train.runconfig import RunConfig
 

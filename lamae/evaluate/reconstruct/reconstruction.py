@@ -269,7 +269,7 @@ def lead_moments(
 
 def _unflagged(shard_set: ShardSet, rows: np.ndarray) -> np.ndarray:
     """Those of ``rows`` without any quality flag, or all where that leaves none: one artefact spoils a covariance."""
-    clean = ~shard_set.column("lead_flags")[rows].any(1) & (shard_set.column("record_flags")[rows] == 0)
+    clean = ~shard_set.flagged_N[rows]
     return rows[clean] if clean.any() else rows
 
 
