@@ -100,7 +100,6 @@ def compare(
     subsets: Mapping[str, tuple[int, ...]] = LEAD_SUBSETS,
     masks: Mapping[str, MaskConfig | None] = MASKS,
     transductive: bool = False,
-    batch_size: int = 64,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Comparison:
@@ -119,7 +118,7 @@ def compare(
     store.require_same_rows(labels, truth.index_hash, shard_set.root, shard_set.index_hash)
     subject_N = subject_numbers(shard_set)
     tuned = {name: read_finetuned(path, truth, subject_N) for name, path in (finetuned or {}).items()}
-    embedder = _Embedder(shard_set, work, batch_size, device, progress)
+    embedder = _Embedder(shard_set, work, device, progress)
     paths = {name: embedder.path(name, run) for name, run in runs.items()}
     first = next(iter(runs))
     paths[RANDOM_WEIGHTS] = embedder.path(RANDOM_WEIGHTS, runs[first], random_weights=True)
@@ -164,7 +163,6 @@ def compare(
 class _Embedder:
     shard_set: ShardSet
     work: Path
-    batch_size: int
     device: str
     progress: Progress
 
@@ -187,7 +185,6 @@ class _Embedder:
                 run,
                 self.shard_set,
                 path,
-                batch_size=self.batch_size,
                 random_weights=random_weights,
                 leads=leads,
                 rows=rows,

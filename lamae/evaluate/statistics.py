@@ -84,7 +84,7 @@ def macro(auroc_K: np.ndarray) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def subject_weights(subject_N: np.ndarray, *, num_draws: int, seed: int) -> np.ndarray:
+def subject_weights(subject_N: np.ndarray, *, num_draws: int = NUM_DRAWS, seed: int = 0) -> np.ndarray:
     """float32 [num_draws, N]: how often each record's subject was drawn, with replacement, in each draw.
 
     The same subjects and seed give the same draws, which is what pairs the intervals of two models.
@@ -97,22 +97,22 @@ def subject_weights(subject_N: np.ndarray, *, num_draws: int, seed: int) -> np.n
     return counts.astype(np.float32)[:, subject]
 
 
-def interval(value: float, draws: np.ndarray, *, level: float = 0.95) -> Interval:
-    """Percentile interval of ``draws`` around ``value``, ignoring draws in which it is undefined."""
+def interval(value: float, draws: np.ndarray) -> Interval:
+    """95 % percentile interval of ``draws`` around ``value``, ignoring draws in which it is undefined."""
     finite = draws[np.isfinite(draws)]
     if not len(finite):
         return Interval(float(value), float("nan"), float("nan"))
-    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(finite, [0.025, 0.975])
     return Interval(float(value), float(low), float(high))
 
 
-def estimate(values: Values, *, seed: int = 0) -> Interval:
+def estimate(values: Values) -> Interval:
     """Mean over populations of the mean over their seeds, 95 % over seeds and subjects."""
     by_population: dict[str, list[tuple[float, np.ndarray]]] = {}
     for number in sorted(values):
         population, value, draws_B = values[number]
         by_population.setdefault(population, []).append((value, draws_B))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     means, draws = [], []
     for runs in by_population.values():
         means.append(np.mean([value for value, _ in runs]))
@@ -120,7 +120,7 @@ def estimate(values: Values, *, seed: int = 0) -> Interval:
     return interval(float(np.mean(means)), np.mean(draws, axis=0))
 
 
-def difference(first: Values, second: Values, *, seed: int = 0) -> Interval:
+def difference(first: Values, second: Values) -> Interval:
     """``first - second`` on the seeds that both have, paired by seed and by subject.
 
     Raises ValueError where a seed was not scored on the same population in both, or none is common.
@@ -134,7 +134,7 @@ def difference(first: Values, second: Values, *, seed: int = 0) -> Interval:
         if population != other:
             raise ValueError(f"seed {number} was scored on different records")
         gaps[number] = population, a - b, a_B - b_B
-    return estimate(gaps, seed=seed)
+    return estimate(gaps)
 
 
 def _resample_seeds(draws_SB: np.ndarray, rng: np.random.Generator) -> np.ndarray:

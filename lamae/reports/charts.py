@@ -16,15 +16,13 @@ WIDTH = 10.6
 """Of a figure as wide as a page, in inches."""
 
 
-def plot_loss(
-    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, ylabel: str = "training loss"
-) -> Figure:
+def plot_loss(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
     """Loss against records seen, one smoothed line per run over its raw values: {name: (records, loss)}."""
     figure, (ax,) = new_charts(WIDTH, 3.4)
     for (name, (records, loss)), color in zip(curves.items(), SERIES, strict=False):
         ax.plot(records, loss, color=color, linewidth=0.6, alpha=0.3)
         ax.plot(records, _smooth(np.asarray(loss, dtype=float)), color=color, linewidth=1.8, label=name)
-    ax.set(xlabel="records seen", ylabel=ylabel, ylim=(0, None))
+    ax.set(xlabel="records seen", ylabel="training loss", ylim=(0, None))
     ax.legend(frameon=False, fontsize=9)
     ax.margins(x=0.01)
     return figure

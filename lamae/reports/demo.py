@@ -21,7 +21,7 @@ from lamae.reports.charts import plot_loss
 from lamae.reports.compare import add_codes, add_lead_weights, add_reconstruction, add_scores, summarise
 from lamae.reports.page import Page
 from lamae.reports.tables import Table
-from lamae.reports.training import plot_reconstruction
+from lamae.reports.training import plot_lead_weights, plot_reconstruction
 from lamae.reports.values import finite
 
 AS_TRAINED = "as trained"
@@ -154,18 +154,13 @@ def _page(comparison: Comparison, demo: Demo, claims: Sequence[Claim]) -> Page:
         lead="Shaded stretches were hidden from the model; the red line is what it put there from the rest.",
     )
     for example in demo.examples:
-        figure = plot_reconstruction(
-            example.x_LT,
-            example.y_LT,
-            example.predicted_LT,
-            valid_LT=example.valid_LT,
-            rate_hz=example.rate_hz,
-            unit=example.unit,
-            title=example.key,
-        )
-        page.figure(figure, raster=True, alt=f"Reconstruction of {example.key}")
+        page.figure(plot_reconstruction(example), raster=True, alt=f"Reconstruction of {example.key}")
     add_reconstruction(page, comparison.reconstruction[AS_TRAINED], title="Reconstruction")
     add_lead_weights(page, comparison)
+    page.figure(
+        plot_lead_weights(comparison.lead_weights[comparison.first.name]),
+        caption="Mean over test records, and the 5th to 95th percentile; the dashed line is an equal share.",
+    )
     add_scores(page, comparison)
     add_codes(page, comparison, demo.code_descriptions)
 

@@ -106,13 +106,13 @@ class Page:
         files.write_text(path, "\n\n".join(filter(None, self._markdown)) + "\n")
 
 
-def figure_to_data_uri(figure: Figure, *, raster: bool = False, dpi: int = 110) -> str:
+def figure_to_data_uri(figure: Figure, *, raster: bool = False) -> str:
     """The figure as a data URI; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     kind = "png" if raster else "svg"
     metadata = {"Software": None} if raster else {"Date": None}
     with matplotlib.rc_context({"svg.hashsalt": "lamae"}):
-        figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
+        figure.savefig(buffer, format=kind, dpi=110, metadata=metadata)
     mime = "image/png" if raster else "image/svg+xml"
     return f"data:{mime};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 

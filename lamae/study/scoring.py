@@ -19,7 +19,7 @@ from lamae.evaluate.probe.fewlabels import nested_share
 from lamae.evaluate.probe.logistic import Standardizer
 from lamae.evaluate.probe.readouts import C_GRID, fit_rows, logistic_path
 from lamae.evaluate.reconstruct.reconstruction import spread
-from lamae.evaluate.statistics import NUM_DRAWS, Scored, subject_weights
+from lamae.evaluate.statistics import Scored, subject_weights
 from lamae.study.plan import TaskConfig
 
 INNER_FOLDS = 3
@@ -79,10 +79,10 @@ def score_embeddings(
     )
 
 
-def summarise(scores: Scores, *, num_draws: int = NUM_DRAWS, seed: int = 0) -> Scored:
+def summarise(scores: Scores) -> Scored:
     """AUROC within strata, mean over repeats."""
     once_1M = np.ones((1, len(scores.y_MK)))
-    weights_BM = subject_weights(scores.subject_M, num_draws=num_draws, seed=seed)
+    weights_BM = subject_weights(scores.subject_M)
     repeats = list(zip(scores.score_RMK, scores.stratum_RM, strict=True))
     return Scored(
         auroc_K=np.mean([stratified_auroc(s, scores.y_MK, at, once_1M)[0] for s, at in repeats], axis=0),

@@ -24,7 +24,7 @@ def test_fractions_are_nested_whole_subjects_of_the_training_split():
 
 
 def test_more_labels_help_and_the_codes_stay_the_same():
-    curve = few_label_curve(*simulate(), fractions=(0.02, 1.0), num_draws=200)
+    curve = few_label_curve(*simulate(), fractions=(0.02, 1.0))
     assert [len(curve.results[f]) for f in (0.02, 1.0)] == [3, 1]
     assert {tuple(r.codes) for results in curve.results.values() for r in results} == {("SEEN", "FAINT", "NOISE")}
     assert curve.macro(0.02).value < curve.macro(1.0).value

@@ -33,8 +33,8 @@ def test_repeats_are_averaged_over_the_same_subjects():
     y = rng.random((60, 2)) < 0.4
     score = rng.normal(size=(2, 60, 2)) + y
     at = np.zeros((2, 60), dtype=int)
-    both = summarise(Scores(score, at, y, np.arange(60), "p", ("a", "b")), num_draws=50)
-    each = [summarise(Scores(score[[r]], at[[r]], y, np.arange(60), "p", ("a", "b")), num_draws=50) for r in (0, 1)]
+    both = summarise(Scores(score, at, y, np.arange(60), "p", ("a", "b")))
+    each = [summarise(Scores(score[[r]], at[[r]], y, np.arange(60), "p", ("a", "b"))) for r in (0, 1)]
     np.testing.assert_allclose(both.draws_BK, (each[0].draws_BK + each[1].draws_BK) / 2)
 
 

@@ -9,8 +9,6 @@ Every record carries its subject's count in a draw as a weight, and the scores a
 import numpy as np
 from scipy.sparse import csr_array
 
-from lamae.evaluate.statistics import NUM_DRAWS, subject_weights
-
 CHUNK_BYTES = 256 << 20
 
 
@@ -27,18 +25,15 @@ def average_precision(scores_NK: np.ndarray, y_NK: np.ndarray) -> np.ndarray:
     return _weighted_areas(scores_NK, y_NK, np.ones((len(y_NK), 1), dtype=np.float32))[1][0]
 
 
-def bootstrap_areas(
-    scores_NK: np.ndarray, y_NK: np.ndarray, subject_N: np.ndarray, *, num_draws: int = NUM_DRAWS, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """AUROC and AUPRC of each code in each draw of subjects, both float64 [num_draws, K].
+def bootstrap_areas(scores_NK: np.ndarray, y_NK: np.ndarray, weights_BN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """AUROC and AUPRC of each code in each draw of ``subject_weights``, both float64 [B, K].
 
     NaN where a draw lacks a class.
     """
-    weights_BN = subject_weights(subject_N, num_draws=num_draws, seed=seed)
     chunk = max(1, CHUNK_BYTES // max(1, 16 * len(y_NK)))
     parts = [
         _weighted_areas(scores_NK, y_NK, np.ascontiguousarray(weights_BN[start : start + chunk].T))
-        for start in range(0, num_draws, chunk)
+        for start in range(0, len(weights_BN), chunk)
     ]
     return np.concatenate([roc for roc, _ in parts]), np.concatenate([prc for _, prc in parts])
 

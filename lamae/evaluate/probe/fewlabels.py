@@ -17,7 +17,7 @@ from lamae.evaluate.embeddings.embed import Embeddings
 from lamae.evaluate.labels.store import Labels
 from lamae.evaluate.probe.fit import probe_arrays
 from lamae.evaluate.probe.result import ProbeResult, difference
-from lamae.evaluate.statistics import NUM_DRAWS, Interval, estimate
+from lamae.evaluate.statistics import Interval, estimate
 
 FRACTIONS = (0.01, 0.05, 0.1, 1.0)
 NUM_SEEDS = 3
@@ -65,7 +65,6 @@ def few_label_curve(
     num_seeds: int = NUM_SEEDS,
     method: str = "logistic",
     transductive: bool = False,
-    num_draws: int = NUM_DRAWS,
     progress: Progress | None = None,
 ) -> FewLabelCurve:
     """Probe ``features`` on every fraction and seed; the whole training set needs one seed only."""
@@ -77,9 +76,7 @@ def few_label_curve(
         for seed in range(1 if fraction >= 1 else num_seeds):
             rows = training_rows(features, truth, fraction=fraction, seed=seed)
             results[fraction].append(
-                probe_arrays(
-                    features, truth, method=method, transductive=transductive, num_draws=num_draws, train_rows=rows
-                )
+                probe_arrays(features, truth, method=method, transductive=transductive, train_rows=rows)
             )
             progress("few labels", sum(map(len, results.values())), total)
     return FewLabelCurve(features.name, results)

@@ -12,8 +12,7 @@ from lamae.evaluate.embeddings.embed import Embeddings
 from lamae.evaluate.labels.store import Labels
 from lamae.evaluate.probe.protocol import split_rows, usable_codes
 from lamae.evaluate.probe.readouts import METHODS, fit_rows
-from lamae.evaluate.probe.result import SEED, ProbeResult, difference, evaluate_scores
-from lamae.evaluate.statistics import NUM_DRAWS
+from lamae.evaluate.probe.result import ProbeResult, difference, evaluate_scores
 
 __all__ = ["ProbeResult", "difference", "probe_arrays"]
 
@@ -24,8 +23,6 @@ def probe_arrays(
     *,
     method: str = "logistic",
     transductive: bool = False,
-    num_draws: int = NUM_DRAWS,
-    seed: int = SEED,
     device: str = "cpu",
     train_rows: np.ndarray | None = None,
 ) -> ProbeResult:
@@ -59,6 +56,4 @@ def probe_arrays(
         name=features.name,
         method=method,
         contamination=contamination,
-        num_draws=num_draws,
-        seed=seed,
     )

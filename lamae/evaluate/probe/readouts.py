@@ -36,9 +36,9 @@ class Fit:
     """Turns scores into probabilities."""
 
 
-def fit_logistic(x: Splits, y: Splits, *, device: str = "cpu", C_grid: tuple[float, ...] = C_GRID) -> Fit:
+def fit_logistic(x: Splits, y: Splits, *, device: str = "cpu") -> Fit:
     """One ridge-penalised logistic regression per code, one C for all."""
-    path = logistic_path(x["train"], y["train"], device=device, C_grid=C_grid)
+    path = logistic_path(x["train"], y["train"], device=device)
     return _choose(
         lambda C, split: path[C](x[split]),
         list(path),
@@ -48,7 +48,7 @@ def fit_logistic(x: Splits, y: Splits, *, device: str = "cpu", C_grid: tuple[flo
 
 
 def logistic_path(
-    x_ND: np.ndarray, y_NK: np.ndarray, *, device: str = "cpu", C_grid: tuple[float, ...] = C_GRID
+    x_ND: np.ndarray, y_NK: np.ndarray, *, device: str = "cpu"
 ) -> dict[float, Callable[[np.ndarray], np.ndarray]]:
     """What gives the log-odds of features under every C, ascending.
 
@@ -58,7 +58,7 @@ def logistic_path(
     fitted = (positives > 0) & (positives < len(y_NK))
     solver = LogisticSolver(x_ND, y_NK[:, fitted], device=device) if fitted.any() else None
     # From strong to weak penalty: each fit starts from the one before.
-    models = {C: solver.fit(C) if solver is not None else None for C in sorted(C_grid)}
+    models = {C: solver.fit(C) if solver is not None else None for C in sorted(C_GRID)}
 
     def decide(x_MD: np.ndarray, *, C: float) -> np.ndarray:
         odds_MK = np.zeros((len(x_MD), len(fitted)), dtype=np.float32)

@@ -12,9 +12,7 @@ from lamae.evaluate.labels.store import Labels
 from lamae.evaluate.probe.auroc import auroc, average_precision, bootstrap_areas
 from lamae.evaluate.probe.metrics import best_f1_threshold, brier, f1
 from lamae.evaluate.probe.readouts import Fit
-from lamae.evaluate.statistics import NUM_DRAWS, Interval, Scored, interval, macro, subject_weights
-
-SEED = 0
+from lamae.evaluate.statistics import Interval, Scored, interval, macro, subject_weights
 
 
 @dataclass(frozen=True)
@@ -113,16 +111,14 @@ def evaluate_scores(
     name: str,
     method: str,
     contamination: str,
-    num_draws: int = NUM_DRAWS,
-    seed: int = SEED,
 ) -> ProbeResult:
     """The result of scores on the val and test rows for the codes ``kept`` (columns of the labels)."""
     y = {split: truth.label_NK[rows[split]][:, kept] for split in ("val", "test")}
     probability = fit.probability(fit.test_NK)
     threshold = best_f1_threshold(fit.val_NK, y["val"])
     subjects = subject_N[rows["test"]]
-    weights_BN = subject_weights(subjects, num_draws=num_draws, seed=seed)
-    auroc_BK, auprc_BK = bootstrap_areas(fit.test_NK, y["test"], subjects, num_draws=num_draws, seed=seed)
+    weights_BN = subject_weights(subjects)
+    auroc_BK, auprc_BK = bootstrap_areas(fit.test_NK, y["test"], weights_BN)
     positives_K = y["test"].sum(0)
     metric_draws = {
         "auprc": auprc_BK,
@@ -138,7 +134,7 @@ def evaluate_scores(
         val_macro=fit.val_macro,
         auroc_K=auroc(fit.test_NK, y["test"]),
         draws_BK=auroc_BK,
-        population=_population(truth.index_hash, rows["test"], seed=seed),
+        population=hashlib.sha256(truth.index_hash.encode() + rows["test"].astype("<i8").tobytes()).hexdigest()[:12],
         metrics={
             "auprc": average_precision(fit.test_NK, y["test"]),
             "f1": f1(fit.test_NK, y["test"], threshold),
@@ -157,19 +153,9 @@ def evaluate_scores(
     )
 
 
-def _population(index_hash: str, test_rows: np.ndarray, *, seed: int) -> str:
-    """One name for the same draws of the subjects of the same records."""
-    return hashlib.sha256(f"{index_hash} {seed} ".encode() + test_rows.astype("<i8").tobytes()).hexdigest()[:12]
-
-
 def difference(first: ProbeResult, second: ProbeResult) -> Measures:
     """Paired difference ``first - second``. Raises UsageError unless both were tested on the same records and codes."""
-    same = (first.population, first.codes, len(first.draws_BK)) == (
-        second.population,
-        second.codes,
-        len(second.draws_BK),
-    )
-    if not same:
+    if (first.population, first.codes) != (second.population, second.codes):
         raise UsageError(f"{first.name} and {second.name} were not tested on the same records and codes")
     return Measures(
         auroc_K=first.auroc_K - second.auroc_K,

@@ -26,7 +26,7 @@ from lamae.base.progress import Progress, ignore
 from lamae.data.transforms import Signal, SignalTransform
 from lamae.evaluate.embeddings.inference import read_signals, transform_for
 from lamae.evaluate.reconstruct.trivial import LINEAR, TRIVIAL, predictors
-from lamae.evaluate.statistics import NUM_DRAWS, Drawn, Interval, estimate, subject_weights
+from lamae.evaluate.statistics import Drawn, Interval, estimate, subject_weights
 from lamae.model.config import MaskConfig
 from lamae.model.masking import Mask, draw_mask
 from lamae.sharding.format import ShardSet
@@ -115,7 +115,7 @@ class ReconstructionErrors:
     @cached_property
     def _draws_BR(self) -> np.ndarray:
         """Once all records, then the draws of subjects."""
-        drawn_BR = subject_weights(self.subject_R, num_draws=NUM_DRAWS, seed=0)
+        drawn_BR = subject_weights(self.subject_R)
         return np.concatenate([np.ones((1, len(self.subject_R))), drawn_BR])
 
     def _pool(self, weights_BR: np.ndarray, situation: str, group: str) -> tuple[np.ndarray, np.ndarray]:
@@ -206,18 +206,14 @@ def reconstruct_records(
     loaded: LoadedModel,
     shards: Path | ShardSet,
     rows: np.ndarray,
-    *,
-    mask: MaskConfig | None = None,
-    seed: int = 0,
-    device: str = "cpu",
 ) -> list[Reconstruction]:
-    """What the model makes of hidden parts of ``rows``, under the same masks as ``reconstruction_errors``."""
+    """What the model makes of hidden parts of ``rows``, under the run's own masks in ``reconstruction_errors``."""
     shard_set = ShardSet.open(shards)
     transform = transform_for(loaded, shard_set)
     scale, unit = loaded.config.signal.output_scale
     found = []
-    for signal in read_signals(shard_set, rows, transform=transform, batch_size=16, device=device):
-        drawn = draw_evaluation_mask(loaded, signal, mask=mask, seed=seed)
+    for signal in read_signals(shard_set, rows, transform=transform, batch_size=16):
+        drawn = draw_evaluation_mask(loaded, signal, mask=None, seed=0)
         y_BLT, predicted_BLT = loaded.model.reconstruct(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, drawn)
         for b, row in enumerate(signal.row.tolist()):
             found.append(
@@ -254,12 +250,10 @@ def situations(hidden_BLT: np.ndarray, visible_BLT: np.ndarray) -> np.ndarray:
     return np.where(hidden_BLT, kind, -1).astype(np.int8)
 
 
-def lead_moments(
-    shard_set: ShardSet, rows: np.ndarray, *, transform: SignalTransform, batch_size: int = 64
-) -> tuple[np.ndarray, np.ndarray]:
+def lead_moments(shard_set: ShardSet, rows: np.ndarray, *, transform: SignalTransform) -> tuple[np.ndarray, np.ndarray]:
     """Mean [12] and covariance [12, 12] of the leads over instants at which all twelve are valid, float64."""
     total, outer, count = np.zeros(NUM_LEADS), np.zeros((NUM_LEADS, NUM_LEADS)), 0
-    for signal in read_signals(shard_set, rows, transform=transform, batch_size=batch_size):
+    for signal in read_signals(shard_set, rows, transform=transform, batch_size=64):
         whole_BT = signal.valid_BLT.all(1)
         x_PL = signal.x_BLT.permute(0, 2, 1)[whole_BT].double().numpy()
         total, outer, count = total + x_PL.sum(0), outer + x_PL.T @ x_PL, count + len(x_PL)
