@@ -65,7 +65,7 @@ def plot_few_labels(panels: Mapping[str, Mapping[str, Mapping[float, Interval]]]
         for (name, by_share), color in zip(curves.items(), cycle(SERIES), strict=False):
             shares, points = list(by_share), list(by_share.values())
             low, high = [p.low for p in points], [p.high for p in points]
-            ax.fill_between(shares, low, high, color=color, alpha=0.12, linewidth=0)
+            ax.fill_between(shares, low, high, color=color, alpha=0.08, linewidth=0)
             ax.plot(shares, [p.value for p in points], "o-", color=color, markersize=4.5, linewidth=1.6, label=name)
         ax.set(title=title, xscale="log", xlabel="training subjects with labels", ylabel="macro AUROC")
         ticks = sorted({share for by_share in curves.values() for share in by_share})

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from lamae.base.leads import LEADS, NUM_LEADS
 from lamae.data.mixture import Mixture
@@ -296,6 +297,8 @@ def _add_amplitudes(page: Page, sets: Sets) -> None:
         ax.set_xticks(range(NUM_LEADS), LEADS, fontsize=8)
         ax.set_yscale("log")
         ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.minorticks_off()
         ax.set_title(title, loc="left", fontsize=10)
     if len(sets) > 1:
         spread.legend(frameon=False, fontsize=8)
