@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from lamae.base.errors import UsageError
-from lamae.evaluate import store
+from lamae.evaluate import pretrained, store
 from lamae.evaluate.compare import RANDOM_WEIGHTS, compare
-from lamae.evaluate.embeddings import inference
 from lamae.evaluate.embeddings.foreign import import_embeddings
 from lamae.evaluate.finetune.finetune import finetune
 from lamae.evaluate.finetune.options import FinetuneOptions
@@ -34,7 +33,7 @@ def setting(tmp_path, monkeypatch):
     )
     shard_set = ShardSet.open(path)
     models = {"a": make_loaded(shard_set), "b": make_loaded(shard_set, kind="independent")}
-    monkeypatch.setattr(inference, "load_model", lambda run, device="cpu": models[run.name])
+    monkeypatch.setattr(pretrained, "load_model", lambda run, device="cpu": models[run.name])
     store.write(
         tmp_path / "labels.zarr",
         kind="labels",
