@@ -6,8 +6,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from lamae.reports.charts import new_chart
-from lamae.reports.style import INK, RULE, SERIES, style_axes
+from lamae.reports.charts import name_lines, new_charts
+from lamae.reports.style import INK, SERIES
 
 Bar = tuple[str, float, float, float]
 """Name, median, least and most."""
@@ -32,17 +32,14 @@ def save_plots(result: Mapping[str, Any], folder: Path) -> list[Path]:
 
 def plot_spread(bars: Sequence[Bar], *, xlabel: str, one: bool) -> Figure:
     """A point with its spread per line, on a logarithmic axis; ``one`` draws a line where ratios are even."""
-    figure, ax = new_chart(8.6, 0.8 + 0.26 * len(bars))
-    style_axes(ax, grid=False)
-    ax.grid(axis="x", color=RULE, linewidth=0.6)
+    figure, (ax,) = new_charts(8.6, 0.8 + 0.26 * len(bars), grid="x")
     ax.set_xscale("log")
     if one:
         ax.axvline(1, color=INK, linewidth=0.9)
     for y, (_, median, least, most) in enumerate(bars):
         ax.hlines(y, least, most, color=SERIES[1], linewidth=3, alpha=0.35)
         ax.plot(median, y, "o", color=SERIES[1], markersize=5)
-    ax.set_yticks(range(len(bars)), [name for name, *_ in bars])
-    ax.set_ylim(len(bars) - 0.5, -0.5)
+    name_lines(ax, [name for name, *_ in bars])
     ax.set_xlabel(xlabel)
     return figure
 

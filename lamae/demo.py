@@ -1,6 +1,6 @@
 """The whole way in one command, on synthetic ECGs: what a newcomer runs first.
 
-    synth ─▶ shard ─▶ verify ─▶ labels ─▶ train (LAMAE, independent) ─▶ embed (both, random weights) ─▶ probe ─▶ report
+    synth ─▶ shard ─▶ verify ─▶ labels ─▶ train (LAMAE, independent) ─▶ compare (both, random weights) ─▶ report
 
 Every stage is the function behind the verb of the same name, on the same files. A stage whose result is there already
 is not run again, so an interrupted demo goes on where it stopped.
@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from lamae import console
 from lamae.base import files, launch
@@ -33,9 +31,8 @@ SPLIT_FRACTIONS = [0.6, 0.1, 0.3]
 RECORDS_PER_SUBJECT = 2.5
 # Labels with fewer records than this share have intervals too wide to read.
 MIN_PREVALENCE = 0.01
-METHODS = {"lamae": "LAMAE", "independent": "independent leads"}
-RANDOM_WEIGHTS = "LAMAE, random weights"
-NUM_RECONSTRUCTED = 256
+METHODS = {"LAMAE": "lamae", "independent leads": "independent"}
+"""Kinds of model by the name that the reader sees; the first is compared with the others."""
 NUM_SHOWN = 2
 NUM_LOOKED_AT = 32
 SETTINGS_NAME = "demo.json"
@@ -53,31 +50,16 @@ class Settings:
     steps: int
 
 
-@dataclass(frozen=True)
 class Paths:
     """Where everything lies; each path is there only once what it names is complete."""
 
-    tree: Path
-    shards: Path
-    labels: Path
-    verified: Path
-    runs: dict[str, Path]
-    embeddings: dict[str, Path]
-
-    @classmethod
-    def below(cls, out: Path) -> "Paths":
-        return cls(
-            tree=out / "mimic-iv-ecg",
-            shards=out / "shards",
-            labels=out / "labels.zarr",
-            verified=out / "verified.json",
-            runs={kind: out / "runs" / kind for kind in METHODS},
-            embeddings={kind: out / "embeddings" / f"{kind}.zarr" for kind in (*METHODS, "random")},
-        )
-
-    @property
-    def manifest(self) -> Path:
-        return self.shards / MANIFEST_NAME
+    def __init__(self, out: Path) -> None:
+        self.tree = out / "mimic-iv-ecg"
+        self.shards = out / "shards"
+        self.labels = out / "labels.zarr"
+        self.verified = out / "verified.json"
+        self.runs = {name: out / "runs" / kind for name, kind in METHODS.items()}
+        self.embeddings = out / "embeddings"
 
 
 class Stages:
@@ -111,28 +93,23 @@ def run_demo(out: Path, *, num_records: int, seed: int, num_processes: int, step
     """
     settings = Settings(num_records, seed, num_processes, steps)
     _make_or_resume(out, settings)
-    paths = Paths.below(out)
-    stages = Stages(out / "stages.json", count=6 + len(METHODS) + len(paths.embeddings) - 1)
+    paths = Paths(out)
+    stages = Stages(out / "stages.json", count=5 + len(METHODS))
+    manifest = paths.shards / MANIFEST_NAME
 
     stages.run("synth: ECGs with diagnoses, as a MIMIC-IV-ECG tree", paths.tree, lambda p: _synth(paths, settings, p))
-    stages.run("shard: quality control, splits by subject, tars", paths.manifest, lambda p: _shard(paths, settings, p))
+    stages.run("shard: quality control, splits by subject, tars", manifest, lambda p: _shard(paths, settings, p))
     stages.run("verify: every byte of the shard set", paths.verified, lambda p: _verify(paths, p))
     stages.run("labels: ICD-10 codes of every record", paths.labels, lambda _: _labels(paths, settings))
-    for kind in METHODS:
+    for name, run in paths.runs.items():
         stages.run(
-            _training_title(kind, settings),
-            paths.runs[kind] / DONE_NAME,
-            lambda p, kind=kind: _train(kind, paths, settings, p),  # type: ignore[misc]
-        )
-    for kind, embeddings in paths.embeddings.items():
-        stages.run(
-            f"embed: {METHODS.get(kind, RANDOM_WEIGHTS)}",
-            embeddings,
-            lambda p, kind=kind: _embed(kind, paths, p),  # type: ignore[misc]
+            _training_title(name, settings),
+            run / DONE_NAME,
+            lambda p, name=name: _train(name, paths, settings, p),  # type: ignore[misc]
         )
     report: dict[str, Any] = {}
     stages.run(
-        "probe, reconstruct, report",
+        "compare: embed, probe, reconstruct, report",
         out / "report.html",
         lambda p: report.update(_report(out, paths, settings, stages.seconds, p)),
     )
@@ -192,16 +169,16 @@ def _labels(paths: Paths, settings: Settings) -> None:
     console.hint(f"      {report}")
 
 
-def _training_title(kind: str, settings: Settings) -> str:
-    return f"train: {METHODS[kind]}, DeepSpeed ZeRO 1, bf16, {settings.num_processes} processes"
+def _training_title(name: str, settings: Settings) -> str:
+    return f"train: {name}, DeepSpeed ZeRO 1, bf16, {settings.num_processes} processes"
 
 
-def _train(kind: str, paths: Paths, settings: Settings, progress: Progress) -> None:
-    run = paths.runs[kind]
+def _train(name: str, paths: Paths, settings: Settings, progress: Progress) -> None:
+    run = paths.runs[name]
     overrides = [
         f"run.dir={run}",
         f"data.path={paths.shards}",
-        f"model.kind={kind}",
+        f"model.kind={METHODS[name]}",
         f"train.seed={settings.seed}",
         f"train.steps={settings.steps}",
     ]
@@ -227,96 +204,68 @@ def _last_step(run: Path) -> int:
     return int(RunDirectory(run).last_metrics().get("step", 0))
 
 
-def _embed(kind: str, paths: Paths, progress: Progress) -> None:
-    from lamae.evaluate.embeddings.embed import embed
-
-    run = paths.runs.get(kind, paths.runs["lamae"])
-    out = paths.embeddings[kind]
-    embed(
-        run,
-        paths.shards,
-        out,
-        random_weights=kind not in paths.runs,
-        threads=launch.usable_cores(),
-        progress=progress,
-    )
-
-
 def _report(
-    out: Path,
-    paths: Paths,
-    settings: Settings,
-    seconds: dict[str, float],
-    progress: Progress,
+    out: Path, paths: Paths, settings: Settings, seconds: dict[str, float], progress: Progress
 ) -> dict[str, Any]:
-    """Probe, reconstruct and write the report; its numbers."""
-    from lamae.evaluate.embeddings.embed import read_lead_weights
-    from lamae.evaluate.probe.fit import probe
-    from lamae.evaluate.reconstruct.reconstruction import reconstruct_records, reconstruction_errors
-    from lamae.reports.demo import DemoResults, write_demo_report
-    from lamae.reports.paper import to_millivolt
+    """Compare the runs and write the report; its numbers."""
+    import torch
+
+    from lamae.evaluate.compare import compare
+    from lamae.evaluate.reconstruct.reconstruction import reconstruct_records
+    from lamae.reports.demo import AS_TRAINED, Demo, write_demo_report
+    from lamae.reports.inspect import plot_row
     from lamae.sharding.synth.findings import AGE_SEX_CODE, FINDINGS, NULL_CODE, REASON_CODES
     from lamae.train.checkpoint.format import load_model
 
     start = time.monotonic()
+    torch.set_num_threads(launch.usable_cores())
     shard_set = ShardSet.open(paths.shards)
+    comparison = compare(
+        paths.runs,
+        shard_set,
+        paths.labels,
+        paths.embeddings,
+        fractions=(),
+        subsets={},
+        masks={AS_TRAINED: None},
+        progress=progress,
+    )
+    loaded = {name: load_model(run) for name, run in paths.runs.items()}
+    first = next(iter(METHODS))
     test_rows = shard_set.rows_of_split("test")
-    shown = test_rows[_are_whole(shard_set, test_rows)][:NUM_LOOKED_AT]
-    loaded = {kind: load_model(run) for kind, run in paths.runs.items()}
-    probes = {}
-    for number, (kind, path) in enumerate(paths.embeddings.items()):
-        probes[METHODS.get(kind, RANDOM_WEIGHTS)] = probe(path, paths.labels)
-        progress("probe", number + 1, len(paths.embeddings))
-    results = DemoResults(
-        main=METHODS["lamae"],
-        random=RANDOM_WEIGHTS,
+    shown = test_rows[~shard_set.flagged_N[test_rows]][:NUM_LOOKED_AT]
+    manifest = shard_set.manifest
+    demo = Demo(
         dataset={
             "description": f"Synthetic 12-lead ECGs of seed {settings.seed}, written and read as a MIMIC-IV-ECG tree.",
             "num_records": shard_set.num_records,
-            "num_subjects": shard_set.manifest["num_subjects"],
-            "splits": {name: count["records"] for name, count in shard_set.manifest["splits"].items()},
-            "rejects": shard_set.manifest["rejects"],
+            "num_subjects": manifest["num_subjects"],
+            "splits": {name: count["records"] for name, count in manifest["splits"].items()},
+            "rejects": manifest["rejects"],
         },
         runs={
-            METHODS[kind]: _run_info(paths.runs[kind], loaded[kind], wall_s=seconds[_training_title(kind, settings)])
-            for kind in METHODS
-        },
-        probes=probes,
-        reconstruction={
-            METHODS[kind]: reconstruction_errors(
-                loaded[kind],
-                shard_set,
-                test_rows[:NUM_RECONSTRUCTED],
-                progress=lambda _, done, total, kind=kind: progress(f"reconstruct, {METHODS[kind]}", done, total),  # type: ignore[misc]
-            )
-            for kind in METHODS
-        },
-        lead_weights_NL=read_lead_weights(paths.embeddings["lamae"], rows=test_rows),
-        records=[
-            {
-                "title": f"record {shard_set.keys[row]}",
-                "mv_LT": to_millivolt(
-                    shard_set.read(row), gain=shard_set.column("gain")[row], baseline=shard_set.column("baseline")[row]
-                ),
-                "rate_hz": shard_set.rate_hz,
+            name: {
+                "num_parameters": sum(parameter.numel() for parameter in loaded[name].model.parameters()),
+                "steps": loaded[name].step,
+                "wall_s": seconds[_training_title(name, settings)],
+                "metrics": RunDirectory(run).read_metrics(),
             }
+            for name, run in paths.runs.items()
+        },
+        recordings={
+            (title := f"record {shard_set.keys[row]}"): plot_row(shard_set, row, title=title)
             for row in shown[:NUM_SHOWN].tolist()
-        ],
-        examples=_one_of_each(reconstruct_records(loaded["lamae"], shard_set, shown)),
-        stages=seconds | {"probe and report": time.monotonic() - start},
-        environment=_environment(paths.runs["lamae"], settings),
+        },
+        examples=_one_of_each(reconstruct_records(loaded[first], shard_set, shown)),
+        stages=seconds | {"compare and report": time.monotonic() - start},
+        environment=_environment(paths.runs[first], settings),
         null_code=NULL_CODE,
         code_descriptions={finding.icd10: finding.name.replace("_", " ") for finding in FINDINGS}
         | dict.fromkeys(REASON_CODES, "why the ECG was taken: not in the waveform")
         | {AGE_SEX_CODE: "age and sex only", NULL_CODE: "not in the waveform"},
         next_steps=next_steps(),
     )
-    return write_demo_report(results, out)
-
-
-def _are_whole(shard_set: ShardSet, rows: np.ndarray) -> np.ndarray:
-    """bool: no quality flag on the record or any of its leads."""
-    return ~(shard_set.column("lead_flags")[rows].any(1) | (shard_set.column("record_flags")[rows] > 0))
+    return write_demo_report(comparison, demo, out)
 
 
 def _one_of_each(reconstructions: "Sequence[Reconstruction]") -> "list[Reconstruction]":
@@ -324,15 +273,6 @@ def _one_of_each(reconstructions: "Sequence[Reconstruction]") -> "list[Reconstru
     chest = [example for example in reconstructions if example.predicted_LT[list(CHEST_LEADS)].all(1).any()]
     limb = [example for example in reconstructions if example.predicted_LT[list(LIMB_LEADS)].all()]
     return [*chest[:1], *limb[:1]]
-
-
-def _run_info(run: Path, loaded: Any, *, wall_s: float) -> Any:
-    return {
-        "num_parameters": sum(parameter.numel() for parameter in loaded.model.parameters()),
-        "steps": loaded.step,
-        "wall_s": wall_s,
-        "metrics": RunDirectory(run).read_metrics(),
-    }
 
 
 def _environment(run: Path, settings: Settings) -> dict[str, str]:
@@ -359,10 +299,9 @@ def next_steps() -> tuple[str, ...]:
 
 
 def _print_summary(report: dict[str, Any], out: Path) -> None:
-    rows = [[claim["verdict"], claim["statement"], claim["evidence"]] for claim in report["claims"]]
     console.say()
-    for verdict, statement, evidence in rows:
-        console.say(f"{verdict}: {statement}. {evidence}")
+    for claim in report["claims"]:
+        console.say(f"{claim['verdict']}: {claim['statement']}. {claim['evidence']}")
     console.say(f"\nlook at: {out / 'report.html'}")
     console.hint(f"curves:  tensorboard --logdir {out / 'runs'}")
     for step in next_steps():

@@ -217,6 +217,11 @@ class ShardSet:
         """Size of every tar, by its file name."""
         return {shard["name"]: int(shard["bytes"]) for shard in self.manifest["shards"]}
 
+    @property
+    def flagged_N(self) -> np.ndarray:
+        """bool [N]: records with any quality flag, on a lead or as a whole."""
+        return self.column("lead_flags").any(1) | (self.column("record_flags") > 0)
+
     @cached_property
     def keys(self) -> list[str]:
         raw = np.ascontiguousarray(self.column("key"))

@@ -4,11 +4,11 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lamae.benchmarks.forecast.forecast import Forecast
-from lamae.reports.style import INK, MUTED, SERIES, style_axes
+from lamae.reports.charts import WIDTH, new_charts
+from lamae.reports.style import INK, MUTED, SERIES
 
 
 def save_plot(rows: Sequence[Forecast], path: Path, *, title: str) -> None:
@@ -19,11 +19,8 @@ def save_plot(rows: Sequence[Forecast], path: Path, *, title: str) -> None:
 
 def plot_forecast(rows: Sequence[Forecast], *, title: str) -> Figure:
     """Left, a step's milliseconds by what they go to; right, records per second beside perfect scaling."""
-    figure = Figure(figsize=(10.6, 4.0), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = new_charts(WIDTH, 4.0, columns=2)
     places, labels = range(len(rows)), [f"{one.world_size:,}" for one in rows]
-    style_axes(left)
     below = [0.0] * len(rows)
     for part, color in zip(rows[0].parts_s, itertools.cycle(SERIES), strict=False):
         heights = [one.parts_s[part] * 1e3 for one in rows]
@@ -33,7 +30,6 @@ def plot_forecast(rows: Sequence[Forecast], *, title: str) -> Figure:
     left.set_xticks(places, labels)
     left.set(xlabel="GPUs", ylabel="ms per step")
 
-    style_axes(right)
     first = rows[0]
     per_device = first.records_per_s / first.world_size
     sizes = [one.world_size for one in rows]

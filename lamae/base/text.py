@@ -16,6 +16,11 @@ def visible(text: str) -> str:
     return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def slug(name: str) -> str:
+    """A name as part of a path or an address: letters and digits, all else a hyphen."""
+    return "".join(c if c.isalnum() else "-" for c in name)
+
+
 def one_line(text: str) -> str:
     """``visible`` with tabs and line feeds as escapes, too."""
     return visible(text).replace("\t", "\\t").replace("\n", "\\n")

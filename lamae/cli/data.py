@@ -165,11 +165,11 @@ def _print_packed(out: Path, manifest: dict[str, Any]) -> None:
 
 
 def _write_card(out: Path, *, examples: bool) -> None:
-    from lamae.reports.datacard import write_data_card
+    from lamae.reports.datacard import write_card
 
     path = out.with_name(f"{out.name}-card.html")
     try:
-        write_data_card(out, path, examples=examples)
+        write_card(out, path, examples=examples)
         console.say(f"data card: {path}")
     except UsageError as error:
         console.print_error(f"{error}; the shard set is complete without its card")
@@ -224,7 +224,7 @@ def card(
     """Write a data card, one page of HTML, of one shard set or of several that are pretrained on together."""
     from lamae.base.files import check_writable
     from lamae.data.mixture import Mixture
-    from lamae.reports.mixturecard import write_card
+    from lamae.reports.datacard import write_card
 
     check_writable("--out", out)
     write_card(Mixture.open([str(path) for path in shards]), out, examples=examples)

@@ -14,7 +14,8 @@ from lamae.cli import verbs
 
 if TYPE_CHECKING:
     from lamae.evaluate.probe.fewlabels import FewLabelCurve
-    from lamae.evaluate.probe.result import ProbeResult
+    from lamae.evaluate.probe.result import Measures, ProbeResult
+    from lamae.evaluate.statistics import Interval
 
 Transductive = Annotated[
     bool, typer.Option("--transductive", help="Allow test subjects that were in pretraining; said in the result.")
@@ -143,17 +144,19 @@ def probe(
 
 
 def _print_probe(
-    result: "ProbeResult", other: str, difference: Any, descriptions: dict[str, str], *, method: str
+    result: "ProbeResult", other: str, difference: "Measures | None", descriptions: dict[str, str], *, method: str
 ) -> None:
     """AUROC of every code and group, and by how much it is above that of ``other`` where there is a difference."""
     from lamae.evaluate.labels.groups import code_groups
 
-    columns, rows = ["code", "prevalence", "AUROC (95 %)"], _probe_rows(result, code_groups(result.codes))
+    groups = code_groups(result.codes)
+    about = {code: f"{share:.3f}" for code, share in result.prevalence.items()}
+    about |= {group: f"{len(codes)} codes" for group, codes in groups.items()}
+    columns, values = ["code", "prevalence", "AUROC (95 %)"], _all_intervals(result)
+    rows = [[name, about.get(name, ""), str(value)] for name, value in values.items()]
     if difference is not None:
         columns.append(f"minus {other}")
-        gaps = {**difference.by_code, "macro": difference.macro, **difference.groups}
-        gaps |= {f"macro {name.upper()}": gap for name, gap in difference.metrics.items()}
-        rows = [[*row, str(gaps[row[0]])] for row in rows]
+        rows = [[*row, str(gap)] for row, gap in zip(rows, _all_intervals(difference).values(), strict=True)]
     if any(descriptions.get(code) for code in result.codes):
         columns.insert(1, "name")
         rows = [[row[0], descriptions.get(row[0], ""), *row[1:]] for row in rows]
@@ -185,18 +188,16 @@ def _print_few_labels(curves: "list[FewLabelCurve]", fractions: list[float], *, 
     columns = ["share of training subjects", *(curve.name for curve in curves)]
     if len(curves) == 2:
         gaps = {f"{share:g}": curve_difference(curves[0], curves[1], share) for share in fractions}
-        summary["few_labels_difference"] = {share: dataclasses.asdict(gap) for share, gap in gaps.items()}
+        summary["few_labels_difference"] = {share: gap.to_dict() for share, gap in gaps.items()}
         columns, rows = [*columns, "difference"], [[*row, str(gaps[row[0]])] for row in rows]
     console.print_table(f"few labels: macro AUROC, mean over {num_seeds} draws of subjects", columns, rows)
     return summary
 
 
-def _probe_rows(result: "ProbeResult", groups: dict[str, list[str]]) -> list[list[str]]:
+def _all_intervals(found: "Measures") -> "dict[str, Interval]":
     """Codes, then macro means: of all codes, of groups of them, and of the other measures."""
-    rows = [[code, f"{result.prevalence[code]:.3f}", str(value)] for code, value in result.by_code().items()]
-    rows.append(["macro", "", str(result.macro)])
-    rows += [[group, f"{len(codes)} codes", str(result.macro_of(codes))] for group, codes in groups.items()]
-    return rows + [[f"macro {name.upper()}", "", str(result.macro_metric(name))] for name in result.metrics]
+    metrics = {f"macro {name.upper()}": found.macro_metric(name) for name in found.metrics}
+    return {**found.by_code(), "macro": found.macro, **found.by_group(), **metrics}
 
 
 def compare(

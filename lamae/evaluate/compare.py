@@ -18,6 +18,7 @@ import numpy as np
 from lamae.base.errors import UsageError
 from lamae.base.leads import LEADS, LIMB_LEADS
 from lamae.base.progress import Progress, ignore
+from lamae.base.text import slug
 from lamae.evaluate import store
 from lamae.evaluate.embeddings.embed import (
     embed,
@@ -71,10 +72,19 @@ class Comparison:
     reconstruction: dict[str, dict[str, ReconstructionErrors]]
     """Kind of mask to run to errors."""
     lead_weights: dict[str, np.ndarray]
-    """Run to [codes + 1, 12]: mean weights over all test records, then over those with each code."""
-    lead_weight_rows: list[str]
+    """Run to [N, 12]: what each lead weighs in the record embedding of the test records."""
     finetuned: dict[str, ProbeResult]
     """Results of fine-tuning on the same labels, or of supervised training from scratch, by name."""
+
+    @property
+    def first(self) -> ProbeResult:
+        """What the others are compared with, by its own read-out."""
+        return next(iter(self.probes["record"].values()))
+
+    @property
+    def others(self) -> dict[str, ProbeResult]:
+        """All but the first, by their own read-out."""
+        return {name: result for name, result in self.probes["record"].items() if result is not self.first}
 
 
 def compare(
@@ -88,17 +98,17 @@ def compare(
     fractions: Sequence[float] = FRACTIONS,
     num_seeds: int = NUM_SEEDS,
     subsets: Mapping[str, tuple[int, ...]] = LEAD_SUBSETS,
-    masks: Mapping[str, MaskConfig] = MASKS,
+    masks: Mapping[str, MaskConfig | None] = MASKS,
     transductive: bool = False,
-    batch_size: int = 64,
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> Comparison:
     """Compare ``runs`` (name to run directory or checkpoint), ``stores`` (name to embeddings) beside them, and
     ``finetuned`` (name to what ``lamae finetune`` made).
 
-    Embeddings are kept in ``work``. Raises UsageError when runs, labels or stores do not fit the shard set, or when
-    test subjects were in a run's pretraining and ``transductive`` is false.
+    Embeddings are kept in ``work``. ``masks`` hide what is reconstructed; None hides as a run was trained. Raises
+    UsageError when runs, labels or stores do not fit the shard set, or when test subjects were in a run's pretraining
+    and ``transductive`` is false.
     """
     progress = progress or ignore
     if not runs:
@@ -108,7 +118,7 @@ def compare(
     store.require_same_rows(labels, truth.index_hash, shard_set.root, shard_set.index_hash)
     subject_N = subject_numbers(shard_set)
     tuned = {name: read_finetuned(path, truth, subject_N) for name, path in (finetuned or {}).items()}
-    embedder = _Embedder(shard_set, work, batch_size, device, progress)
+    embedder = _Embedder(shard_set, work, device, progress)
     paths = {name: embedder.path(name, run) for name, run in runs.items()}
     first = next(iter(runs))
     paths[RANDOM_WEIGHTS] = embedder.path(RANDOM_WEIGHTS, runs[first], random_weights=True)
@@ -135,8 +145,7 @@ def compare(
         name: _lead_robustness(embedder, name, run, truth, subsets, transductive=transductive)
         for name, run in runs.items()
     }
-    first_probe = probes["record"][first]
-    weights = {name: _weights_by_code(paths[name], truth, first_probe) for name in runs}
+    test_rows = probes["record"][first].test_rows
     return Comparison(
         num_records=shard_set.num_records,
         protocol=truth.protocol,
@@ -144,9 +153,8 @@ def compare(
         knn=knn,
         curves=curves,
         robustness=robustness,
-        reconstruction=_reconstruct(runs, shard_set, first_probe.test_rows, masks, device, progress),
-        lead_weights=weights,
-        lead_weight_rows=["all test records", *first_probe.codes],
+        reconstruction=_reconstruct(runs, shard_set, test_rows, masks, device, progress),
+        lead_weights={name: read_lead_weights(paths[name], rows=test_rows) for name in runs},
         finetuned={name: dataclasses.replace(result, name=name) for name, result in tuned.items()},
     )
 
@@ -155,7 +163,6 @@ def compare(
 class _Embedder:
     shard_set: ShardSet
     work: Path
-    batch_size: int
     device: str
     progress: Progress
 
@@ -171,15 +178,13 @@ class _Embedder:
         """Where these embeddings are, after making them if need be. Other weights, leads or rows have another name."""
         _, model, _ = load_for_inference(run, self.shard_set, random_weights=random_weights)
         suffix = "" if leads is None else "-" + "-".join(LEADS[lead] for lead in leads)
-        safe = "".join(c if c.isalnum() else "-" for c in name)
         chosen = "" if rows is None else f"-{rows_hash(rows)[:16]}"
-        path = self.work / f"{safe}-{weights_hash(model)}{suffix}{chosen}.zarr"
+        path = self.work / f"{slug(name)}-{weights_hash(model)}{suffix}{chosen}.zarr"
         if not path.exists():
             embed(
                 run,
                 self.shard_set,
                 path,
-                batch_size=self.batch_size,
                 random_weights=random_weights,
                 leads=leads,
                 rows=rows,
@@ -219,17 +224,11 @@ def _lead_robustness(
     return found
 
 
-def _weights_by_code(path: Path, truth: Labels, probe: ProbeResult) -> np.ndarray:
-    weights = read_lead_weights(path, rows=probe.test_rows)
-    by_code = [weights[probe.y_NK[:, k].astype(bool)].mean(0) for k in range(len(probe.codes))]
-    return np.stack([weights.mean(0), *by_code])
-
-
 def _reconstruct(
     runs: Mapping[str, Path],
     shard_set: ShardSet,
     test_rows: np.ndarray,
-    masks: Mapping[str, MaskConfig],
+    masks: Mapping[str, MaskConfig | None],
     device: str,
     progress: Progress,
 ) -> dict[str, dict[str, ReconstructionErrors]]:
@@ -238,6 +237,12 @@ def _reconstruct(
     for name, run in runs.items():
         loaded, _, _ = load_for_inference(run, shard_set, device=device)
         for kind, mask in masks.items():
-            progress(f"reconstruct {name}, {kind}", 0, None)
-            found[kind][name] = reconstruction_errors(loaded, shard_set, rows, mask=mask, device=device)
+            found[kind][name] = reconstruction_errors(
+                loaded,
+                shard_set,
+                rows,
+                mask=mask,
+                device=device,
+                progress=lambda _, done, total, what=f"{name}, {kind}": progress(f"reconstruct {what}", done, total),  # type: ignore[misc]
+            )
     return found

@@ -15,9 +15,10 @@ from lamae.data.transforms import SignalTransform
 from lamae.evaluate import store
 from lamae.evaluate.embeddings.inference import read_signals
 from lamae.evaluate.labels.store import read_labels
-from lamae.evaluate.probe.auroc import auroc, macro
+from lamae.evaluate.probe.auroc import auroc
 from lamae.evaluate.probe.logistic import LogisticSolver, Standardizer
 from lamae.evaluate.reconstruct.reconstruction import spread
+from lamae.evaluate.statistics import macro
 from lamae.model import PretrainModel
 from lamae.sharding.format import ShardSet
 from lamae.train.runconfig import RunConfig

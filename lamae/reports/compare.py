@@ -1,206 +1,264 @@
-"""The comparison report: tables and plots on one page, the same tables in Markdown, all numbers in JSON."""
+"""The comparison report: tables and plots on one page, the same tables in Markdown, all numbers in JSON.
 
-import dataclasses
-import json
+Its blocks take a ``Comparison`` and add to a page; the demo's page is made of some of them.
+"""
+
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from lamae.base import files
 from lamae.base.leads import LEADS
 from lamae.evaluate.compare import Comparison
-from lamae.evaluate.labels.groups import code_groups
-from lamae.evaluate.probe.auroc import Interval
-from lamae.evaluate.probe.fewlabels import FewLabelCurve, curve_difference
+from lamae.evaluate.labels.codes import few
+from lamae.evaluate.probe.fewlabels import curve_difference
 from lamae.evaluate.probe.result import ProbeResult, difference
 from lamae.evaluate.reconstruct.reconstruction import MODEL, SITUATIONS, ReconstructionErrors
 from lamae.evaluate.reconstruct.trivial import LINEAR, TRIVIAL
-from lamae.reports.charts import new_chart, plot_auroc, plot_bars, plot_differences
+from lamae.reports.charts import plot_auroc, plot_bars, plot_differences, plot_few_labels, plot_heatmap
 from lamae.reports.page import Page
-from lamae.reports.style import INK, SERIES
-from lamae.reports.tables import Table, to_markdown
+from lamae.reports.tables import Table
 from lamae.reports.values import finite
 
 MAX_CODES_SHOWN = 30
-FINETUNED = "Fine-tuned, and supervised from scratch"
-METRICS = ("auprc", "f1", "brier")
+MAX_METHODS_DRAWN = 7
+METRICS = {"auprc": "AUPRC", "f1": "F1", "brier": "Brier"}
 GROUPS = ("I, II", "V1-V6", "I, II, V1-V6", "derived")
+READOUT_TITLES = {
+    "record": "Frozen embeddings, the model's own read-out",
+    "mean": "Frozen embeddings, mean of tokens",
+}
 
 
 def write_comparison(comparison: Comparison, out: Path) -> dict[str, Any]:
     """Write ``out/compare.html``, ``compare.md`` and ``compare.json``; returns what the last holds."""
-    tables = _tables(comparison)
-    _page(comparison, tables).write(out / "compare.html")
-    files.write_text(out / "compare.md", _markdown(comparison, tables))
-    summary = _summary(comparison)
-    files.write_text(out / "compare.json", json.dumps(finite(summary), indent=2, allow_nan=False) + "\n")
+    page = Page(
+        f"{comparison.first.name} beside {len(comparison.others)} others",
+        subtitle=f"{comparison.num_records:,} records. Labels: {comparison.protocol}.",
+    )
+    add_scores(page, comparison)
+    add_codes(page, comparison)
+    _add_few_labels(page, comparison)
+    _add_missing_leads(page, comparison)
+    for kind, by_run in comparison.reconstruction.items():
+        add_reconstruction(page, by_run, title=f"Reconstruction, mask: {kind}")
+    add_lead_weights(page, comparison)
+    page.write(out / "compare.html")
+    page.write_markdown(out / "compare.md")
+    summary = summarise(comparison)
+    files.write_json(out / "compare.json", finite(summary))
     return summary
 
 
-def _tables(comparison: Comparison) -> list[Table]:
-    record = comparison.probes["record"]
-    first = next(iter(record))
-    tables = [_probe_table(comparison, readout) for readout, probes in comparison.probes.items() if probes]
-    tables += [_finetuned_table(comparison), _codes_table(comparison)]
-    tables.append(
-        Table(
-            "Groups of codes",
-            "Macro AUROC of groups fixed beforehand, model's own read-out.",
-            ["method", *code_groups(record[first].codes)],
-            [
-                [name, *(str(result.macro_of(codes)) for codes in code_groups(result.codes).values())]
-                for name, result in record.items()
-            ],
+def add_scores(page: Page, comparison: Comparison) -> None:
+    """Macro averages of all methods under each read-out, and of what was fine-tuned beside them."""
+    for readout, probes in comparison.probes.items():
+        if probes:
+            page.add(_probe_table(comparison, readout))
+    if comparison.finetuned:
+        frozen = {f"{name}, frozen": result for name, result in comparison.probes["record"].items()}
+        page.add(
+            _scores_table(
+                "Fine-tuned, and supervised from scratch",
+                "Trained as a whole on training labels, beside logistic regression on frozen embeddings; same test "
+                "records.",
+                {**comparison.finetuned, **frozen},
+            )
         )
-    )
-    fractions = list(comparison.curves[first].results)
-    tables.append(
-        Table(
-            "Few labels",
-            "Macro AUROC by share of training subjects; mean over seeds, intervals over seeds and subjects.",
-            ["method", *(f"{fraction:.0%}" for fraction in fractions)],
-            [[name, *(str(curve.macro(f)) for f in fractions)] for name, curve in comparison.curves.items()]
-            + [
-                [
-                    f"{first} − {name}",
-                    *(_signed(curve_difference(comparison.curves[first], curve, f)) for f in fractions),
-                ]
-                for name, curve in comparison.curves.items()
-                if name != first
-            ],
-        )
-    )
-    subsets = list(comparison.robustness[first])
-    tables.append(
-        Table(
-            "Missing leads",
-            "Macro AUROC of the probe fitted on twelve leads when the test records show fewer.",
-            ["run", *subsets],
-            [[name, *(str(found[s].macro) for s in subsets)] for name, found in comparison.robustness.items()],
-        )
-    )
-    for kind, by_run in comparison.reconstruction.items():
-        tables += [_reconstruction_table(kind, by_run), _predictors_table(kind, by_run)]
-    return [table for table in tables if len(table.heads) > 1 and table.rows]
 
 
 def _probe_table(comparison: Comparison, readout: str) -> Table:
     probes = comparison.probes[readout]
-    first = probes[next(iter(probes))]
-    rows = []
-    for name, result in probes.items():
-        gap = "–" if result is first else _signed(difference(first, result).macro)
-        knn = comparison.knn[name].macro if readout == "record" else None
-        rows.append(
-            [
-                name,
-                str(result.macro),
-                gap,
-                f"{result.micro_auroc:.3f}",
-                *(str(result.macro_metric(metric)) for metric in METRICS),
-                str(knn) if knn else "–",
-                result.contamination,
-            ]
-        )
-    return Table(
-        {"record": "Frozen embeddings, the model's own read-out", "mean": "Frozen embeddings, mean of tokens"}[readout],
-        f"{first.num_train:,} training, {first.num_val:,} validation, {len(first.test_rows):,} test records of "
-        f"{first.num_test_subjects:,} subjects; {len(first.codes)} codes"
-        + (f", {len(first.left_out)} left out for having one class" if first.left_out else "")
+    first = next(iter(probes.values()))
+    extra = {"micro AUROC": {name: f"{result.micro_auroc:.3f}" for name, result in probes.items()}}
+    if readout == "record":
+        extra["kNN macro AUROC"] = {name: str(result.macro) for name, result in comparison.knn.items()}
+    left_out = few([f"{code}: {reason}" for code, reason in first.left_out.items()], 8)
+    return _scores_table(
+        READOUT_TITLES[readout],
+        f"A logistic regression on frozen embeddings, fitted on {first.num_train:,} training records, its penalty "
+        f"chosen on {first.num_val:,}, tested once on {len(first.test_rows):,} records of {first.num_test_subjects:,} "
+        f"other subjects; {len(first.codes)} codes"
+        + (f", {len(first.left_out)} left out ({left_out})" if left_out else "")
         + ". Intervals: 95 %, bootstrap over test subjects; differences are paired.",
-        [
-            "method",
-            "macro AUROC (95 %)",
-            f"{first.name} minus it",
-            "micro AUROC",
-            "AUPRC",
-            "F1",
-            "Brier",
-            "kNN macro AUROC",
-            "test subjects in pretraining",
-        ],
-        rows,
+        probes,
+        extra,
     )
 
 
-def _finetuned_table(comparison: Comparison) -> Table:
-    """Rows of whole models trained on the labels, and the frozen ones to hold them against."""
-    tuned = comparison.finetuned
-    frozen = {f"{name}, frozen": result for name, result in comparison.probes["record"].items()} if tuned else {}
-    first = next(iter(tuned.values()), None)
+def _scores_table(
+    title: str, note: str, probes: Mapping[str, ProbeResult], extra: Mapping[str, Mapping[str, str]] | None = None
+) -> Table:
+    """Methods on the same test records, and the first of them minus each; ``extra`` columns by method."""
+    first = next(iter(probes.values()))
+    columns = extra or {}
     rows = [
         [
             name,
             str(result.macro),
-            "–" if result is first or first is None else _signed(difference(first, result).macro),
+            "–" if result is first else f"{difference(first, result).macro:+.3f}",
             *(str(result.macro_metric(metric)) for metric in METRICS),
+            *(cells[name] for cells in columns.values()),
             result.contamination,
         ]
-        for name, result in {**tuned, **frozen}.items()
+        for name, result in probes.items()
     ]
-    return Table(
-        FINETUNED,
-        "Trained as a whole on training labels, beside logistic regression on frozen embeddings; same test records.",
-        [
-            "method",
-            "macro AUROC (95 %)",
-            f"{first.name} minus it" if first else "",
-            "AUPRC",
-            "F1",
-            "Brier",
-            "test subjects in pretraining",
-        ],
-        rows,
-    )
+    heads = ["method", "macro AUROC (95 %)", f"{first.name} minus it", *METRICS.values(), *columns]
+    return Table(title, note, [*heads, "test subjects in pretraining"], rows)
 
 
-def _codes_table(comparison: Comparison) -> Table:
-    """AUROC of the codes that the first method reads best, and its differences to the others."""
-    record = comparison.probes["record"]
-    first = next(iter(record.values()))
-    codes = _best_codes(first)
-    gaps = {name: difference(first, other).by_code for name, other in record.items() if other is not first}
-    return Table(
-        "AUROC by code",
-        f"Model's own read-out, paired differences to the others{_cut(first.codes)}.",
-        ["code", "prevalence", first.name, *(f"{first.name} − {name}" for name in gaps)],
-        [
+def add_codes(page: Page, comparison: Comparison, names: Mapping[str, str] | None = None) -> None:
+    """AUROC of the codes that the first method reads best, its differences to the others, and groups of codes.
+
+    ``names`` describes codes.
+    """
+    probes, first = comparison.probes["record"], comparison.first
+    of_first = first.by_code()
+    codes = sorted(first.codes, key=lambda code: -of_first[code].value)[:MAX_CODES_SHOWN]
+    by_code = {name: result.by_code() for name, result in probes.items()}
+    gaps = {name: difference(first, other) for name, other in comparison.others.items()}
+    gaps_by_code = {f"{first.name} − {name}": gap.by_code() for name, gap in gaps.items()}
+    labels = {code: f"{code}  {(names or {}).get(code, '')}".strip() for code in codes}
+    cut = _cut(len(first.codes) - len(codes))
+    page.add(
+        Table(
+            "AUROC by code",
+            f"The model's own read-out, and paired differences{cut}.",
+            ["code", "prevalence", *probes, *gaps_by_code],
             [
-                code,
-                f"{first.prevalence[code]:.3f}",
-                str(first.by_code()[code]),
-                *(_signed(gap[code]) for gap in gaps.values()),
-            ]
-            for code in codes
-        ],
+                [
+                    labels[code],
+                    f"{first.prevalence[code]:.1%}",
+                    *(str(of[code]) for of in by_code.values()),
+                    *(f"{of[code]:+.3f}" for of in gaps_by_code.values()),
+                ]
+                for code in codes
+            ],
+        )
+    )
+    drawn = list(probes.items())[:MAX_METHODS_DRAWN]
+    page.figure(
+        plot_auroc(
+            ["macro", *labels.values()],
+            {name: [result.macro, *(by_code[name][code] for code in codes)] for name, result in drawn},
+        ),
+        caption=f"AUROC by code, the model's own read-out{cut}.",
+    )
+    if gaps:
+        panels = {
+            f"AUROC of {first.name} minus {name}": {
+                "macro": gap.macro,
+                **{labels[code]: gaps_by_code[f"{first.name} − {name}"][code] for code in codes},
+            }
+            for name, gap in gaps.items()
+        }
+        page.figure(
+            plot_differences(panels),
+            caption=f"Paired differences; filled where the 95 % interval excludes zero{cut}.",
+        )
+    if first.by_group():
+        page.add(
+            Table(
+                "Groups of codes",
+                "Macro AUROC of groups fixed beforehand, model's own read-out.",
+                ["method", *first.by_group()],
+                [[name, *map(str, result.by_group().values())] for name, result in probes.items()],
+            )
+        )
+
+
+def _cut(num_hidden: int) -> str:
+    return f"; {num_hidden} further codes are in the JSON beside this page" if num_hidden > 0 else ""
+
+
+def _add_few_labels(page: Page, comparison: Comparison) -> None:
+    curves = list(comparison.curves.values())
+    shares = list(curves[0].results)
+    rows = [[curve.name, *(str(curve.macro(share)) for share in shares)] for curve in curves]
+    rows += [
+        [f"{curves[0].name} − {other.name}", *(f"{curve_difference(curves[0], other, s):+.3f}" for s in shares)]
+        for other in curves[1:]
+    ]
+    page.add(
+        Table(
+            "Few labels",
+            "Macro AUROC by share of training subjects; mean over seeds, intervals over seeds and subjects.",
+            ["method", *(f"{share:.0%}" for share in shares)],
+            rows,
+        )
+    )
+    points = {curve.name: {share: curve.macro(share) for share in shares} for curve in curves}
+    page.figure(plot_few_labels({"": points}), caption="Macro AUROC by share of training subjects.")
+
+
+def _add_missing_leads(page: Page, comparison: Comparison) -> None:
+    found = {
+        name: {subset: result.macro for subset, result in by_subset.items()}
+        for name, by_subset in comparison.robustness.items()
+    }
+    subsets = list(next(iter(found.values())))
+    page.add(
+        Table(
+            "Missing leads",
+            "Macro AUROC of the probe fitted on twelve leads when the test records show fewer.",
+            ["run", *subsets],
+            [[name, *map(str, macros.values())] for name, macros in found.items()],
+        )
+    )
+    page.figure(
+        plot_auroc(subsets, {name: list(macros.values()) for name, macros in found.items()}, xlabel="macro AUROC")
     )
 
 
-def _best_codes(result: ProbeResult) -> list[str]:
-    by_code = result.by_code()
-    return sorted(result.codes, key=lambda code: -by_code[code].value)[:MAX_CODES_SHOWN]
-
-
-def _predictors_table(kind: str, by_run: Mapping[str, ReconstructionErrors]) -> Table:
-    """What the ratios are made of: the error of every run and of every predictor that needs no model."""
-    unit = next(iter(by_run.values())).unit if by_run else ""
+def add_reconstruction(page: Page, by_run: Mapping[str, ReconstructionErrors], *, title: str) -> None:
+    """Errors on hidden samples over those of what needs no model, and what these ratios are made of."""
+    scored = {
+        situation: {name: errors for name, errors in by_run.items() if _is_scored(errors, situation)}
+        for situation in SITUATIONS
+    }
+    scored = {situation: of for situation, of in scored.items() if of}
+    if not scored:
+        return
+    unit = next(iter(by_run.values())).unit
+    page.add(
+        Table(
+            title,
+            "Error over that of the best trivial predictor on the same samples (zero, means, interpolation, limb "
+            "algebra), 95 % over subjects; in brackets over linear regression on the leads visible at the same "
+            "instant, a strong yardstick. Derived leads (III, aVR, aVL, aVF) follow from I and II and are kept apart.",
+            ["situation: run", *GROUPS],
+            [
+                [f"{situation}: {name}", *(_ratio_cell(errors, situation, group) for group in GROUPS)]
+                for situation, runs in scored.items()
+                for name, errors in runs.items()
+            ],
+        )
+    )
+    shown = "I, II, V1-V6"
+    any_run = {situation: next(iter(runs.values())) for situation, runs in scored.items()}
+    bars = {p: [_rms(any_run[s], s, shown, p) for s in scored] for p in (*TRIVIAL, LINEAR)}
+    bars |= {name: [_rms(errors, s, shown, MODEL) for s in scored] for name, errors in by_run.items()}
+    page.figure(
+        plot_bars(list(scored), bars, ylabel=f"root mean squared error ({unit})", emphasis=next(iter(by_run))),
+        caption=f"{shown}: error of each run and of what needs no model, by what was hidden.",
+    )
     rows = []
-    for situation in SITUATIONS:
-        scored = {name: errors for name, errors in by_run.items() if _is_scored(errors, situation)}
-        for name, errors in scored.items():
-            rows.append([f"{situation}: {name}", *_rms_cells(errors, situation, MODEL)])
-        if scored:
-            errors = next(iter(scored.values()))
-            rows += [[f"{situation}: {p}", *_rms_cells(errors, situation, p)] for p in (*TRIVIAL, LINEAR)]
-    return Table(
-        f"Reconstruction, mask: {kind}, beside what needs no model",
-        f"Root mean squared error in {unit} on the hidden samples; – where there was nothing to go by.",
-        ["situation: predictor", *GROUPS],
-        rows,
+    for situation, runs in scored.items():
+        predictors = [(name, errors, MODEL) for name, errors in runs.items()]
+        predictors += [(p, any_run[situation], p) for p in (*TRIVIAL, LINEAR)]
+        for name, errors, predictor in predictors:
+            cells = [_rms(errors, situation, group, predictor) for group in GROUPS]
+            rows.append([f"{situation}: {name}", *(f"{cell:.4f}" if math.isfinite(cell) else "–" for cell in cells)])
+    page.add(
+        Table(
+            f"{title}, beside what needs no model",
+            f"Root mean squared error in {unit} on the hidden samples; – where there was nothing to go by.",
+            ["situation: predictor", *GROUPS],
+            rows,
+        )
     )
 
 
@@ -208,123 +266,62 @@ def _is_scored(errors: ReconstructionErrors, situation: str) -> bool:
     return any(math.isfinite(errors.mse(situation, group)[MODEL]) for group in GROUPS)
 
 
-def _rms_cells(errors: ReconstructionErrors, situation: str, predictor: str) -> list[str]:
-    values = [math.sqrt(errors.mse(situation, group)[predictor]) for group in GROUPS]
-    return [f"{value:.4f}" if math.isfinite(value) else "–" for value in values]
-
-
-def _reconstruction_table(kind: str, by_run: Mapping[str, ReconstructionErrors]) -> Table:
-    rows = []
-    for situation in SITUATIONS:
-        for name, errors in by_run.items():
-            cells = [_ratio_cell(errors, situation, group) for group in GROUPS]
-            if any(cell != "–" for cell in cells):
-                rows.append([f"{situation}: {name}", *cells])
-    return Table(
-        f"Reconstruction, mask: {kind}",
-        "Error over that of the best trivial predictor on the same samples (zero, means, interpolation, limb algebra), "
-        "95 % over subjects; in brackets over linear regression on the leads visible at the same instant.",
-        ["situation: run", *GROUPS],
-        rows,
-    )
+def _rms(errors: ReconstructionErrors, situation: str, group: str, predictor: str) -> float:
+    return math.sqrt(errors.mse(situation, group)[predictor])
 
 
 def _ratio_cell(errors: ReconstructionErrors, situation: str, group: str) -> str:
-    trivial = errors.ratio(situation, group)
-    if not math.isfinite(trivial.value):
+    ratio = errors.ratio(situation, group)
+    if not math.isfinite(ratio.value):
         return "–"
-    linear = errors.mse(situation, group)
-    against_linear = linear[MODEL] / linear[LINEAR]
-    tail = f" [{against_linear:.2f}]" if math.isfinite(against_linear) else ""
-    return f"{trivial.value:.2f} ({trivial.low:.2f} to {trivial.high:.2f}){tail}"
+    mse = errors.mse(situation, group)
+    tail = f" [{mse[MODEL] / mse[LINEAR]:.2f}]" if math.isfinite(mse[LINEAR]) else ""
+    return f"{ratio:.2f}{tail}"
 
 
-def _page(comparison: Comparison, tables: Sequence[Table]) -> Page:
-    record = comparison.probes["record"]
-    first = next(iter(record))
-    page = Page(
-        f"{first} beside {len(record) - 1} others",
-        subtitle=f"{comparison.num_records:,} records. Labels: {comparison.protocol}.",
-    )
-    by_title = {table.title: table for table in tables}
-
-    def add(table: Table) -> None:
-        page.section(table.title, lead=table.note)
-        page.table(table.heads, table.rows)
-
-    for title in list(by_title)[: sum(bool(probes) for probes in comparison.probes.values())]:
-        add(by_title.pop(title))
-    codes, shown = record[first].codes, _best_codes(record[first])
-    page.figure(
-        plot_auroc(
-            ["macro", *shown],
-            {name: [r.macro, *(r.by_code()[code] for code in shown)] for name, r in list(record.items())[:7]},
-        ),
-        caption=f"AUROC by code, model's own read-out{_cut(codes)}.",
-    )
-    for name, other in record.items():
-        if name != first:
-            gap = difference(record[first], other)
-            page.figure(
-                plot_differences(
-                    ["macro", *shown],
-                    [gap.macro, *(gap.by_code[code] for code in shown)],
-                    xlabel=f"AUROC of {first} minus {name}",
-                ),
-                caption=f"Paired differences; filled where the 95 % interval excludes zero{_cut(codes)}.",
-            )
-    for table in by_title.values():
-        add(table)
-        if table.title == "Few labels":
-            page.figure(_plot_curves(comparison.curves), caption="Macro AUROC by share of training subjects.")
-        if table.title == "Missing leads":
-            page.figure(_plot_robustness(comparison.robustness))
-        kind = table.title.removeprefix("Reconstruction, mask: ")
-        if kind in comparison.reconstruction:
-            page.figure(
-                _plot_errors(comparison.reconstruction[kind]),
-                caption="I, II, V1-V6: error of each run and of what needs no model, by what was hidden.",
-            )
+def add_lead_weights(page: Page, comparison: Comparison) -> None:
+    """A matrix for each run: mean share of each lead, over all test records and over those with each code."""
     page.section(
         "Lead weights",
         lead="Mean share of each lead in the record embedding, over records with each code; white is an equal share.",
     )
     for name, weights in comparison.lead_weights.items():
-        rows = [0, *(1 + record[first].codes.index(code) for code in shown)]
-        page.figure(_plot_weights(weights[rows], [comparison.lead_weight_rows[r] for r in rows], title=name))
-    return page
+        shown = dict(list(_weights_by_code(weights, comparison.first).items())[: 1 + MAX_CODES_SHOWN])
+        figure, _ = plot_heatmap(
+            np.stack(list(shown.values())),
+            list(shown),
+            LEADS,
+            form=lambda share: f"{100 * share:.1f}",
+            most=2 / len(LEADS),
+            cmap="RdBu_r",
+            title=f"{name} (percent)",
+        )
+        page.figure(figure)
 
 
-def _cut(codes: Sequence[str]) -> str:
-    hidden = len(codes) - MAX_CODES_SHOWN
-    return f"; {hidden} further codes are in compare.json" if hidden > 0 else ""
+def _weights_by_code(weights_NL: np.ndarray, probe: ProbeResult) -> dict[str, np.ndarray]:
+    """Mean over all test records, then over those with each code, the best read first."""
+    by_code = probe.by_code()
+    order = sorted(range(len(probe.codes)), key=lambda k: -by_code[probe.codes[k]].value)
+    return {
+        "all test records": weights_NL.mean(0),
+        **{probe.codes[k]: weights_NL[probe.y_NK[:, k].astype(bool)].mean(0) for k in order},
+    }
 
 
-def _markdown(comparison: Comparison, tables: Sequence[Table]) -> str:
-    first = next(iter(comparison.probes["record"]))
-    about = f"{comparison.num_records:,} records. Labels: {comparison.protocol}."
-    parts = [f"# {to_markdown(first)} beside the others", to_markdown(about)]
-    return "\n\n".join([*parts, *(table.to_markdown() for table in tables)]) + "\n"
-
-
-def _summary(comparison: Comparison) -> dict[str, Any]:
-    record = comparison.probes["record"]
-    first = next(iter(record))
+def summarise(comparison: Comparison) -> dict[str, Any]:
+    """Every number of the page."""
+    first = comparison.first
     return {
         "protocol": comparison.protocol,
         "probe": {r: {name: p.to_dict() for name, p in probes.items()} for r, probes in comparison.probes.items()},
         "knn": {name: result.to_dict() for name, result in comparison.knn.items()},
         "difference": {
-            f"{first} - {name}": difference(record[first], other).to_dict()
-            for name, other in record.items()
-            if name != first
+            f"{first.name} - {name}": difference(first, other).to_dict() for name, other in comparison.others.items()
         },
-        "few_labels": {
-            name: {f"{f:g}": dataclasses.asdict(curve.macro(f)) for f in curve.results}
-            for name, curve in comparison.curves.items()
-        },
+        "few_labels": {name: curve.to_dict() for name, curve in comparison.curves.items()},
         "missing_leads": {
-            name: {subset: dataclasses.asdict(result.macro) for subset, result in found.items()}
+            name: {subset: result.macro for subset, result in found.items()}
             for name, found in comparison.robustness.items()
         },
         "reconstruction": {
@@ -333,66 +330,7 @@ def _summary(comparison: Comparison) -> dict[str, Any]:
         },
         "finetuned": {name: result.to_dict() for name, result in comparison.finetuned.items()},
         "lead_weights": {
-            name: dict(zip(comparison.lead_weight_rows, weights.tolist(), strict=True))
+            name: {row: mean_L.tolist() for row, mean_L in _weights_by_code(weights, first).items()}
             for name, weights in comparison.lead_weights.items()
         },
     }
-
-
-def _plot_curves(curves: Mapping[str, FewLabelCurve]) -> Figure:
-    figure, ax = new_chart(10.6, 3.8)
-    for (name, curve), color in zip(curves.items(), SERIES, strict=False):
-        fractions = sorted(curve.results)
-        points = [curve.macro(fraction) for fraction in fractions]
-        percent = [100 * fraction for fraction in fractions]
-        ax.fill_between(
-            percent, [p.low for p in points], [p.high for p in points], color=color, alpha=0.12, linewidth=0
-        )
-        ax.plot(percent, [p.value for p in points], "o-", color=color, markersize=4.5, linewidth=1.6, label=name)
-    ax.set(xscale="log", xlabel="share of training subjects with labels (%)", ylabel="macro AUROC")
-    ticks = sorted({100 * fraction for curve in curves.values() for fraction in curve.results})
-    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    ax.minorticks_off()
-    ax.legend(frameon=False, fontsize=9)
-    return figure
-
-
-def _plot_robustness(robustness: Mapping[str, Mapping[str, ProbeResult]]) -> Figure:
-    rows = list(next(iter(robustness.values())))
-    return plot_auroc(
-        rows, {name: [found[s].macro for s in rows] for name, found in robustness.items()}, xlabel="macro AUROC"
-    )
-
-
-def _plot_errors(by_run: Mapping[str, ReconstructionErrors]) -> Figure:
-    """Root mean squared errors on the independent leads, runs beside the predictors without a model."""
-    group = "I, II, V1-V6"
-    scored = {s: [name for name, errors in by_run.items() if _is_scored(errors, s)] for s in SITUATIONS}
-    shown = [s for s in SITUATIONS if scored[s]]
-    series: dict[str, list[float]] = {}
-    for name in (*TRIVIAL, LINEAR):
-        series[name] = [math.sqrt(by_run[scored[s][0]].mse(s, group)[name]) for s in shown]
-    for name, errors in by_run.items():
-        series[name] = [math.sqrt(errors.mse(s, group)[MODEL]) for s in shown]
-    unit = next(iter(by_run.values())).unit
-    return plot_bars(shown, series, ylabel=f"root mean squared error ({unit})", emphasis=next(iter(by_run)))
-
-
-def _plot_weights(weights_RL: np.ndarray, rows: Sequence[str], *, title: str) -> Figure:
-    figure, ax = new_chart(10.6, 0.9 + 0.24 * len(rows))
-    equal = 1 / len(LEADS)
-    ax.imshow(weights_RL, aspect="auto", cmap="RdBu_r", vmin=0, vmax=2 * equal)
-    for (r, lead), value in np.ndenumerate(weights_RL):
-        color = "white" if abs(value - equal) > 0.7 * equal else INK
-        ax.text(lead, r, f"{100 * value:.1f}", ha="center", va="center", fontsize=7.5, color=color)
-    ax.set_xticks(range(len(LEADS)), LEADS)
-    ax.set_yticks(range(len(rows)), rows)
-    ax.set_title(f"{title} (percent)", loc="left", fontsize=10)
-    ax.grid(visible=False)
-    ax.spines[:].set_visible(False)
-    ax.tick_params(length=0)
-    return figure
-
-
-def _signed(value: Interval) -> str:
-    return f"{value.value:+.3f} ({value.low:+.3f} to {value.high:+.3f})"

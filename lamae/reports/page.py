@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from lamae.base import files
 from lamae.base.errors import UsageError
-from lamae.reports.tables import to_html
+from lamae.base.text import slug
+from lamae.reports.tables import Table, to_html, to_markdown
 
 # A cell may break before its interval, not within: ten columns fit a page so.
 _INTERVAL, _KEPT_WHOLE = re.compile(r"\([^()]* to [^()]*\)"), r'<span class="whole">\g<0></span>'
@@ -19,16 +20,17 @@ VERDICTS = {"holds": "good", "does not hold": "bad", "not decided": "open"}
 
 
 class Page:
-    """A page built from top to bottom. All text is escaped."""
+    """A page built from top to bottom, and what of it is shown in Markdown too. All text is escaped."""
 
     def __init__(self, title: str, *, subtitle: str = "") -> None:
         self.title = title
         self._sections: list[str] = []
+        self._markdown = [f"# {to_markdown(title)}", to_markdown(subtitle)]
         self._body = [f"<header><h1>{to_html(title)}</h1>{_paragraph(subtitle, 'subtitle')}</header>"]
 
     def section(self, title: str, *, lead: str = "") -> None:
         """Start a section; ``lead`` says in a sentence or two what is to be seen."""
-        anchor = "".join(c if c.isalnum() else "-" for c in title.lower())
+        anchor = slug(title.lower())
         self._sections.append(f'<a href="#{anchor}">{to_html(title)}</a>')
         self._body.append(f'<h2 id="{anchor}">{to_html(title)}</h2>{_paragraph(lead, "lead")}')
 
@@ -67,8 +69,19 @@ class Page:
             + _paragraph(caption, "caption")
         )
 
-    def figure(self, figure: Figure, *, caption: str = "", raster: bool = False, alt: str = "") -> None:
-        """A plot, as SVG or (``raster``, for plots with very many points) as PNG."""
+    def add(self, table: Table) -> None:
+        """A section that is a table, in Markdown too."""
+        self.section(table.title, lead=table.note)
+        self.table(table.heads, table.rows)
+        self._markdown.append(table.to_markdown())
+
+    def figure(
+        self, figure: Figure, *, caption: str = "", raster: bool = False, alt: str = "", file: Path | None = None
+    ) -> None:
+        """A plot, as SVG or (``raster``, for plots with very many points) as PNG; saved as ``file`` for Markdown."""
+        if file is not None:
+            figure.savefig(file, dpi=100, metadata={"Software": None})
+            self._markdown.append(f"![{to_markdown(caption)}]({file.name})")
         source = figure_to_data_uri(figure, raster=raster)
         self._body.append(
             f'<figure><img src="{source}" alt="{to_html(alt or caption)}">'
@@ -89,14 +102,17 @@ class Page:
         with files.writing(path, UsageError):
             files.write_text(path, self.html())
 
+    def write_markdown(self, path: Path) -> None:
+        files.write_text(path, "\n\n".join(filter(None, self._markdown)) + "\n")
 
-def figure_to_data_uri(figure: Figure, *, raster: bool = False, dpi: int = 110) -> str:
+
+def figure_to_data_uri(figure: Figure, *, raster: bool = False) -> str:
     """The figure as a data URI; the same figure gives the same bytes."""
     buffer = io.BytesIO()
     kind = "png" if raster else "svg"
     metadata = {"Software": None} if raster else {"Date": None}
     with matplotlib.rc_context({"svg.hashsalt": "lamae"}):
-        figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
+        figure.savefig(buffer, format=kind, dpi=110, metadata=metadata)
     mime = "image/png" if raster else "image/svg+xml"
     return f"data:{mime};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 

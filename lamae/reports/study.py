@@ -1,23 +1,18 @@
 """The report of a study: tables and two plots, as a page and as Markdown, all numbers in JSON."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from lamae.base import files
-from lamae.evaluate.probe.auroc import Interval
-from lamae.reports.charts import new_chart
+from lamae.evaluate.statistics import Interval
+from lamae.reports.charts import plot_differences, plot_few_labels
 from lamae.reports.page import Page
-from lamae.reports.style import INK, RULE, SERIES, style_axes
-from lamae.reports.tables import Table, to_markdown
+from lamae.reports.tables import Table
 from lamae.reports.values import finite
 
 READOUT_NAMES = {"mean": "plain mean of the tokens", "record": "the model's own pooled embedding"}
 DIFFERENCES_NAME, FEW_LABELS_NAME = "differences.png", "few-labels.png"
-DPI = 100
 
 
 def write_study_report(results: Mapping[str, Any], out: Path) -> None:
@@ -25,22 +20,26 @@ def write_study_report(results: Mapping[str, Any], out: Path) -> None:
 
     ``results`` is what ``lamae.study.results.collect`` gives.
     """
-    tables = _tables(results)
-    figures = {DIFFERENCES_NAME: _plot_differences(results)}
-    if any(row["labels"] < 1 for row in results["comparisons"]):
-        figures[FEW_LABELS_NAME] = _plot_few_labels(results)
-    for name, figure in figures.items():
-        figure.savefig(out / name, dpi=DPI, metadata={"Software": None})
     page = Page("Study", subtitle=_subtitle(results))
-    for number, table in enumerate(tables):
-        page.section(table.title, lead=table.note)
-        page.table(table.heads, table.rows)
-        if number == 0:
-            for name, figure in figures.items():
-                page.figure(figure, caption=_CAPTIONS[name])
+    first_table, *tables = _tables(results)
+    page.add(first_table)
+    page.figure(
+        plot_differences(_differences(results), width=8.0),
+        caption="Differences in macro AUROC under the common read-out; filled where the interval excludes 0.",
+        file=out / DIFFERENCES_NAME,
+    )
+    curves = {task: curve for task in results["plan"]["tasks"] if (curve := _few_labels(task, results))}
+    if curves:
+        page.figure(
+            plot_few_labels(curves, width=4.2 * len(curves)),
+            caption="Macro AUROC by share of the training subjects whose labels are used, common read-out.",
+            file=out / FEW_LABELS_NAME,
+        )
+    for table in tables:
+        page.add(table)
     page.write(out / "report.html")
-    files.write_text(out / "report.md", _markdown(results, tables, figures))
-    files.write_text(out / "results.json", json.dumps(finite(results), indent=1, allow_nan=False) + "\n")
+    page.write_markdown(out / "report.md")
+    files.write_json(out / "results.json", finite(results))
 
 
 def _subtitle(results: Mapping[str, Any]) -> str:
@@ -54,17 +53,10 @@ def _subtitle(results: Mapping[str, Any]) -> str:
     )
 
 
-_CAPTIONS = {
-    DIFFERENCES_NAME: "Differences in macro AUROC under the common read-out; filled where the interval excludes 0.",
-    FEW_LABELS_NAME: "Macro AUROC by share of the training subjects whose labels are used, common read-out.",
-}
-
-
 def _tables(results: Mapping[str, Any]) -> list[Table]:
-    tables = [
-        _comparison_table(task, readout, results) for task in results["plan"]["tasks"] for readout in READOUT_NAMES
-    ]
-    tables += [_few_label_table(task, results) for task in results["plan"]["tasks"]]
+    tasks = results["plan"]["tasks"]
+    tables = [_comparison_table(task, readout, results) for task in tasks for readout in READOUT_NAMES]
+    tables += [_few_label_table(task, results) for task in tasks]
     tables += [_code_table(task, by_name) for task, by_name in results["codes"].items()]
     if results["plan"]["sweep"]:
         tables += [_sweep_table(entry) for entry in results["sweep"]]
@@ -75,14 +67,11 @@ def _tables(results: Mapping[str, Any]) -> list[Table]:
 def _comparison_table(task: str, readout: str, results: Mapping[str, Any]) -> Table:
     first = next(iter(results["plan"]["methods"]))
     rows = []
-    for entry in results["comparisons"]:
-        if (entry["task"], entry["readout"], entry["labels"]) != (task, readout, 1.0):
-            continue
+    for entry in _comparisons(results, task=task, readout=readout, labels=1.0):
         for row in entry["rows"]:
-            if entry["budget"] != "equal records" and row["name"] == first:
-                continue
-            budget = "reference" if row["reference"] else entry["budget"]
-            rows.append([row["name"], budget, _interval(row["macro_auroc"]), *_gap_cells(row)])
+            if entry["budget"] == "equal records" or row["name"] != first:
+                budget = "reference" if row["reference"] else entry["budget"]
+                rows.append([row["name"], budget, str(row["macro_auroc"]), *_gap_cells(row)])
     return Table(
         f"{task}: {READOUT_NAMES[readout]}",
         f"Macro AUROC of probes on frozen embeddings, and {first} minus each.",
@@ -92,21 +81,17 @@ def _comparison_table(task: str, readout: str, results: Mapping[str, Any]) -> Ta
 
 
 def _few_label_table(task: str, results: Mapping[str, Any]) -> Table:
-    entries = [e for e in _comparisons(results, task=task, readout="mean") if e["budget"] == "equal records"]
-    shares = [entry["labels"] for entry in entries]
-    rows = []
-    for number, name in enumerate(row["name"] for row in entries[0]["rows"]):
-        cells = []
-        for entry in entries:
-            row = entry["rows"][number]
-            gap = f"; {_signed(row['difference'])}" if "difference" in row else ""
-            cells.append(f"{row['macro_auroc']['value']:.3f}{gap}")
-        rows.append([name, *cells])
+    by_name: dict[str, dict[float, str]] = {}
+    for entry in _comparisons(results, task=task, readout="mean", budget="equal records"):
+        for row in entry["rows"]:
+            gap = f"; {row['difference']:+.3f}" if "difference" in row else ""
+            by_name.setdefault(row["name"], {})[entry["labels"]] = f"{row['macro_auroc'].value:.3f}{gap}"
+    shares = list(next(iter(by_name.values())))
     return Table(
         f"{task}: few labels",
         "Macro AUROC by share of the training subjects, common read-out; after the semicolon the first minus it.",
         ["method", *(f"{share:.0%}" for share in shares)],
-        rows if len(shares) > 1 else [],
+        [[name, *cells.values()] for name, cells in by_name.items()] if len(shares) > 1 else [],
     )
 
 
@@ -116,7 +101,7 @@ def _code_table(task: str, by_name: Mapping[str, Any]) -> Table:
         f"{task}: by code",
         "AUROC at equal records, common read-out.",
         ["method", *codes],
-        [[name, *(_interval(values[code]) for code in codes)] for name, values in by_name.items()],
+        [[name, *(str(values[code]) for code in codes)] for name, values in by_name.items()],
     )
 
 
@@ -125,154 +110,98 @@ def _sweep_table(entry: Mapping[str, Any]) -> Table:
         f"sweep, {entry['task']}: {READOUT_NAMES[entry['readout']]}",
         "One change at a time; each change minus the base.",
         ["change", "macro AUROC (95 %)", "minus the base (95 %)", "it is"],
-        [[row["name"], _interval(row["macro_auroc"]), *_gap_cells(row)] for row in entry["rows"]],
+        [[row["name"], str(row["macro_auroc"]), *_gap_cells(row)] for row in entry["rows"]],
     )
 
 
+def _gap_cells(row: Mapping[str, Any]) -> list[str]:
+    return [f"{row['difference']:+.3f}", row["difference"].verdict] if "difference" in row else ["–", "–"]
+
+
 def _reconstruction_table(results: Mapping[str, Any]) -> Table:
-    return Table(
+    return Table.of(
         "Reconstruction of scored records",
         "Mean squared error over that of the best trivial predictor, and over that of linear regression from the "
         "leads visible at the same instant; below 1 is better than they are. A method that predicts "
         "no wholly hidden lead has no row there.",
-        ["method", "mask", "what", "leads", "RMSE, µV", "best trivial", "over it (95 %)", "over linear (95 %)"],
-        [
-            [
-                row["method"],
-                row["mask"],
-                row["situation"],
-                row["leads"],
-                f"{1000 * row['mse_mv2'] ** 0.5:.0f}",
-                row["best_trivial"],
-                _interval(row["ratio_to_best_trivial"]),
-                _interval(row["ratio_to_linear"]),
-            ]
-            for row in results["reconstruction"]
-        ],
+        ({**row, "rmse_uv": 1000 * row["mse_mv2"] ** 0.5} for row in results["reconstruction"]),
+        {
+            "method": "{method}",
+            "mask": "{mask}",
+            "what": "{situation}",
+            "leads": "{leads}",
+            "RMSE, µV": "{rmse_uv:.0f}",
+            "best trivial": "{best_trivial}",
+            "over it (95 %)": "{ratio_to_best_trivial}",
+            "over linear (95 %)": "{ratio_to_linear}",
+        },
     )
 
 
 def _search_table(results: Mapping[str, Any]) -> Table:
-    chosen = {(method, choice["mask"], choice["lr"]) for method, choice in results["choices"].items()}
-    return Table(
+    choices = results["choices"]
+    chosen = {(method, choice["mask"], choice["lr"]) for method, choice in choices.items()}
+    entries = sorted(results["search"], key=lambda entry: list(choices).index(entry["method"]))
+    return Table.of(
         "Search",
         "Macro AUROC on the val split alone, one seed; * is what the method then uses.",
-        ["method", "mask", "learning rate", "val macro AUROC"],
-        [
-            [
-                entry["method"],
-                entry["mask"],
-                f"{entry['lr']:g}",
-                f"{entry['val_macro_auroc']:.3f}"
-                + (" *" if (entry["method"], entry["mask"], entry["lr"]) in chosen else ""),
-            ]
-            for entry in sorted(results["search"], key=lambda e: list(results["choices"]).index(e["method"]))
-        ],
+        ({**e, "star": " *" if (e["method"], e["mask"], e["lr"]) in chosen else ""} for e in entries),
+        {
+            "method": "{method}",
+            "mask": "{mask}",
+            "learning rate": "{lr:g}",
+            "val macro AUROC": "{val_macro_auroc:.3f}{star}",
+        },
     )
 
 
 def _cost_table(results: Mapping[str, Any]) -> Table:
-    return Table(
+    return Table.of(
         "Costs",
         "Training arithmetic counted from the configuration; CPU seconds of training per run, mean over seeds.",
-        ["run", "budget", "mask", "learning rate", "steps", "records", "GFLOP a record", "TFLOP a run", "CPU s"],
-        [
-            [
-                row["name"],
-                row["stage"],
-                row["mask"],
-                f"{row['lr']:g}",
-                f"{row['steps']:,}",
-                f"{row['records']:,}",
-                f"{row['gflops_per_record']:.3f}",
-                f"{row['tflops_per_run']:.2f}",
-                f"{row['train_cpu_s']:.0f}",
-            ]
-            for row in results["costs"]["rows"]
-        ],
+        results["costs"]["rows"],
+        {
+            "run": "{name}",
+            "budget": "{stage}",
+            "mask": "{mask}",
+            "learning rate": "{lr:g}",
+            "steps": "{steps:,}",
+            "records": "{records:,}",
+            "GFLOP a record": "{gflops_per_record:.3f}",
+            "TFLOP a run": "{tflops_per_run:.2f}",
+            "CPU s": "{train_cpu_s:.0f}",
+        },
     )
 
 
-def _markdown(results: Mapping[str, Any], tables: Sequence[Table], figures: Mapping[str, Figure]) -> str:
-    parts = ["# Study", to_markdown(_subtitle(results)), *(f"![{_CAPTIONS[name]}]({name})" for name in figures)]
-    return "\n\n".join([*parts, *(table.to_markdown() for table in tables)]) + "\n"
-
-
-def _plot_differences(results: Mapping[str, Any]) -> Figure:
+def _differences(results: Mapping[str, Any]) -> dict[str, dict[str, Interval]]:
     """For every task: the first method minus each other, and every change of the sweep minus the base."""
     first = next(iter(results["plan"]["methods"]))
-    panels: list[tuple[str, list[tuple[str, Interval]]]] = []
+    panels = {}
     for task in results["plan"]["tasks"]:
-        rows = [
-            (row["name"] if row["reference"] else f"{row['name']}, {entry['budget']}", Interval(**row["difference"]))
+        panels[f"{task}: {first} minus"] = {
+            row["name"] if row["reference"] else f"{row['name']}, {entry['budget']}": row["difference"]
             for entry in _comparisons(results, task=task, readout="mean", labels=1.0)
             for row in entry["rows"]
             if "difference" in row
-        ]
-        panels.append((f"{task}: {first} minus", rows))
-        rows = [
-            (row["name"], Interval(**row["difference"]))
+        }
+        panels[f"{task}: change minus base"] = {
+            row["name"]: row["difference"]
             for entry in results["sweep"]
             for row in entry["rows"]
             if (entry["task"], entry["readout"]) == (task, "mean") and "difference" in row
-        ]
-        if rows:
-            panels.append((f"{task}: change minus base", rows))
-    height = sum(0.9 + 0.24 * len(rows) for _, rows in panels)
-    figure, ax = new_chart(8.0, height)
-    ax.remove()
-    axes = figure.subplots(
-        len(panels), 1, squeeze=False, gridspec_kw={"height_ratios": [0.9 + 0.24 * len(rows) for _, rows in panels]}
-    )[:, 0]
-    for ax, (title, rows) in zip(axes, panels, strict=True):
-        style_axes(ax, grid=False)
-        ax.grid(axis="x", color=RULE, linewidth=0.6)
-        ax.axvline(0, color=INK, linewidth=0.9)
-        for y, (_, gap) in enumerate(rows):
-            color = SERIES[0] if gap.value > 0 else SERIES[1]
-            ax.hlines(y, gap.low, gap.high, color=color, linewidth=1.5, alpha=0.65)
-            filled = color if gap.excludes_zero else "white"
-            ax.plot(gap.value, y, "o", color=color, markersize=5, markerfacecolor=filled)
-        ax.set_yticks(range(len(rows)), [name for name, _ in rows])
-        ax.set_ylim(len(rows) - 0.5, -0.5)
-        ax.set_title(title, fontsize=10, loc="left")
-    return figure
+        }
+    return {title: rows for title, rows in panels.items() if rows}
 
 
-def _plot_few_labels(results: Mapping[str, Any]) -> Figure:
-    tasks = [
-        task
-        for task in results["plan"]["tasks"]
-        if any(e["labels"] < 1 for e in _comparisons(results, task=task, readout="mean"))
-    ]
-    figure, ax = new_chart(4.2 * len(tasks), 3.2)
-    ax.remove()
-    for ax, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
-        style_axes(ax)
-        entries = [e for e in _comparisons(results, task=task, readout="mean") if e["budget"] == "equal records"]
-        for number, row in enumerate(entries[0]["rows"]):
-            values = [entry["rows"][number]["macro_auroc"]["value"] for entry in entries]
-            color = SERIES[number % len(SERIES)]
-            ax.plot([entry["labels"] for entry in entries], values, "o-", color=color, markersize=4, label=row["name"])
-        ax.set_xscale("log")
-        ax.set_xticks([e["labels"] for e in entries], [f"{e['labels']:.0%}" for e in entries])
-        ax.minorticks_off()
-        ax.set(title=task, xlabel="training subjects with labels", ylabel="macro AUROC")
-    ax.legend(frameon=False, fontsize=8)
-    return figure
+def _few_labels(task: str, results: Mapping[str, Any]) -> dict[str, dict[float, Interval]]:
+    """Curves of a task by method; empty where all labels are used throughout."""
+    curves: dict[str, dict[float, Interval]] = {}
+    for entry in _comparisons(results, task=task, readout="mean", budget="equal records"):
+        for row in entry["rows"]:
+            curves.setdefault(row["name"], {})[entry["labels"]] = row["macro_auroc"]
+    return curves if any(len(by_share) > 1 for by_share in curves.values()) else {}
 
 
 def _comparisons(results: Mapping[str, Any], **wanted: Any) -> list[Mapping[str, Any]]:
     return [entry for entry in results["comparisons"] if all(entry[key] == value for key, value in wanted.items())]
-
-
-def _gap_cells(row: Mapping[str, Any]) -> list[str]:
-    return [_signed(row["difference"]), row["verdict"]] if "difference" in row else ["–", "–"]
-
-
-def _interval(value: Mapping[str, float]) -> str:
-    return str(Interval(**value))
-
-
-def _signed(value: Mapping[str, float]) -> str:
-    return f"{value['value']:+.3f} ({value['low']:+.3f} to {value['high']:+.3f})"

@@ -16,13 +16,13 @@ SERIES = ("#c8102e", "#0072b2", "#009e73", "#e69f00", "#7a5195", "#56b4e9", "#8a
 matplotlib.rcParams["text.parse_math"] = False
 
 
-def style_axes(ax: Any, *, grid: bool = True) -> None:
-    """Thin left and bottom spines, a quiet horizontal grid."""
+def style_axes(ax: Any, *, grid: str = "y") -> None:
+    """Thin left and bottom spines, quiet grid lines at the ticks of axis ``grid`` ("" for none)."""
     for side in ("top", "right"):
         ax.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         ax.spines[side].set_color(RULE)
     ax.tick_params(colors=MUTED, labelcolor=INK, length=3, width=0.6, labelsize=9)
     if grid:
-        ax.grid(axis="y", color=RULE, linewidth=0.6)
+        ax.grid(axis=grid, color=RULE, linewidth=0.6)
         ax.set_axisbelow(True)

@@ -2,7 +2,9 @@
 
 import html
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from lamae.base.text import one_line, visible
 
@@ -26,6 +28,12 @@ class Table:
     note: str
     heads: list[str]
     rows: list[list[str]]
+
+    @classmethod
+    def of(cls, title: str, note: str, entries: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> "Table":
+        """A row per entry; ``columns`` gives each heading the form of its cells, such as "{lr:g}" or "{gap:+.3f}"."""
+        rows = [[form.format(**entry) for form in columns.values()] for entry in entries]
+        return cls(title, note, list(columns), rows)
 
     def to_markdown(self) -> str:
         """A section: title, note, table."""

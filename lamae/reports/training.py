@@ -4,13 +4,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lamae.base.leads import LEADS, NUM_LEADS
 from lamae.data.config import SignalConfig
+from lamae.evaluate.reconstruct.reconstruction import Reconstruction
 from lamae.reports.attention import lead_attention
-from lamae.reports.style import ACCENT, HIDDEN, INK, MUTED, style_axes
+from lamae.reports.charts import WIDTH, new_charts, plot_heatmap
+from lamae.reports.style import ACCENT, HIDDEN, INK, MUTED
 
 
 @torch.inference_mode()
@@ -28,14 +29,16 @@ def draw_figures(
     figures = {}
     for b in range(min(num_records, len(y_BLT))):
         suffix = f"/{b}" if num_records > 1 else ""
-        figures[f"reconstruction{suffix}"] = plot_reconstruction(
-            scale * _numpy(signal.x_BLT[b]),
-            scale * _numpy(y_BLT[b]),
-            _numpy(predicted_BLT[b]),
+        example = Reconstruction(
+            key="",
+            x_LT=scale * _numpy(signal.x_BLT[b]),
+            y_LT=scale * _numpy(y_BLT[b]),
+            predicted_LT=_numpy(predicted_BLT[b]),
             valid_LT=_numpy(signal.valid_BLT[b]),
             rate_hz=config.rate_hz,
             unit=unit,
         )
+        figures[f"reconstruction{suffix}"] = plot_reconstruction(example)
     figures["lead_weights"] = plot_lead_weights(_numpy(embedding.lead_weights_BL))
     attention = lead_attention(model, signal)
     if attention is not None:
@@ -43,31 +46,17 @@ def draw_figures(
     return figures
 
 
-def plot_reconstruction(
-    x_LT: np.ndarray,
-    y_LT: np.ndarray,
-    predicted_LT: np.ndarray,
-    *,
-    valid_LT: np.ndarray | None = None,
-    rate_hz: float | None = None,
-    unit: str = "model units",
-    title: str = "",
-) -> Figure:
-    """All twelve leads: the recording, where it was hidden (shaded), and what the model put there.
-
-    x, y [12, T] in ``unit``; predicted bool [12, T]; ``valid`` bool [12, T] leaves missing samples as gaps.
-    """
-    valid_LT = np.ones_like(predicted_LT) if valid_LT is None else valid_LT
-    times = np.arange(x_LT.shape[1]) / (rate_hz or 1.0)
-    figure = Figure(figsize=(12, 8.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(6, 2, sharex=True)
-    shown = np.where(valid_LT, x_LT, np.nan)
-    guess = np.where(predicted_LT & valid_LT, y_LT, np.nan)
+def plot_reconstruction(example: Reconstruction) -> Figure:
+    """All twelve leads: the recording, where it was hidden (shaded), and what the model put there; gaps where samples
+    are missing."""
+    predicted_LT, valid_LT = example.predicted_LT, example.valid_LT
+    times = np.arange(example.x_LT.shape[1]) / example.rate_hz
+    figure, axes = new_charts(12, 8.4, rows=6, columns=2, grid="", sharex=True)
+    shown = np.where(valid_LT, example.x_LT, np.nan)
+    guess = np.where(predicted_LT & valid_LT, example.y_LT, np.nan)
     low, high = _limits(shown, guess)
     for lead, name in enumerate(LEADS):
-        ax = axes[lead % 6, lead // 6]
-        style_axes(ax, grid=False)
+        ax = axes[2 * (lead % 6) + lead // 6]
         for start, stop in _runs(predicted_LT[lead] & valid_LT[lead]):
             ax.axvspan(times[start], times[min(stop, len(times) - 1)], color=HIDDEN, linewidth=0)
         if not valid_LT[lead].any():
@@ -77,11 +66,13 @@ def plot_reconstruction(
         ax.set(ylim=(low, high), xlim=(times[0], times[-1]))
         ax.set_ylabel(name, rotation=0, ha="right", va="center", fontweight="bold")
         ax.tick_params(labelsize=8)
-    for ax in axes[-1]:
-        ax.set_xlabel("time (s)" if rate_hz else "sample")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
+    for ax in axes[-2:]:
+        ax.set_xlabel("time (s)")
+    handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False, fontsize=9)
-    figure.suptitle(f"{title}  ({unit}; shaded: hidden from the model)".strip(), x=0.02, ha="left", fontsize=10)
+    figure.suptitle(
+        f"{example.key}  ({example.unit}; shaded: hidden from the model)".strip(), x=0.02, ha="left", fontsize=10
+    )
     return figure
 
 
@@ -92,12 +83,9 @@ def _limits(*curves: np.ndarray) -> tuple[float, float]:
     return float(values.min()) - margin, float(values.max()) + margin
 
 
-def plot_lead_weights(weights_BL: np.ndarray, *, title: str = "Share of each lead in the record embedding") -> Figure:
+def plot_lead_weights(weights_BL: np.ndarray) -> Figure:
     """Mean share of each lead over the records, with the 5th to 95th percentile; absent leads count as zero."""
-    figure = Figure(figsize=(10.6, 3.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    ax = figure.subplots()
-    style_axes(ax)
+    figure, (ax,) = new_charts(WIDTH, 3.2)
     mean_L = weights_BL.mean(0)
     low_L, high_L = np.quantile(weights_BL, [0.05, 0.95], axis=0)
     places = np.arange(NUM_LEADS)
@@ -107,26 +95,25 @@ def plot_lead_weights(weights_BL: np.ndarray, *, title: str = "Share of each lea
     ax.set_xticks(places, LEADS)
     ax.set_ylim(0, max(1e-6, float(high_L.max())) * 1.1)
     ax.set_ylabel("share")
-    ax.set_title(title, loc="left", fontsize=10)
+    ax.set_title("Share of each lead in the record embedding", loc="left", fontsize=10)
     return figure
 
 
-def plot_lead_attention(share_LL: np.ndarray, *, title: str = "Where the attention of each lead goes") -> Figure:
+def plot_lead_attention(share_LL: np.ndarray) -> Figure:
     """Matrix [12, 12] of shares as ``lead_attention`` gives it; each row sums to 1."""
-    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    ax = figure.subplots()
     most = max(1 / NUM_LEADS, float(share_LL.max()))
-    ax.imshow(share_LL, cmap="Greys", vmin=0, vmax=most)
-    for row, column in np.ndindex(share_LL.shape):
-        share = share_LL[row, column]
-        ink = "white" if share > 0.6 * most else INK
-        ax.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color=ink)
-    ax.set_xticks(range(NUM_LEADS), LEADS, fontsize=8)
-    ax.set_yticks(range(NUM_LEADS), LEADS, fontsize=8)
+    figure, ax = plot_heatmap(
+        share_LL,
+        LEADS,
+        LEADS,
+        form=lambda share: f"{100 * share:.0f}",
+        most=most,
+        cmap="Greys",
+        size=(6.4, 5.6),
+        title="Where the attention of each lead goes",
+    )
     ax.set_xlabel("to (% of the row)")
     ax.set_ylabel("from")
-    ax.set_title(title, loc="left", fontsize=10)
     return figure
 
 

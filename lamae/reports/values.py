@@ -6,9 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from lamae.evaluate.statistics import Interval
+
 
 def finite(value: Any) -> Any:
-    """JSON has no NaN: undefined numbers become null."""
+    """For JSON, which has no NaN: undefined numbers become null, intervals mappings."""
+    if isinstance(value, Interval):
+        value = value.to_dict()
     if isinstance(value, Mapping):
         return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -19,7 +19,8 @@ from pathlib import Path
 from lamae.base import files, settings
 from lamae.base.errors import UsageError
 from lamae.base.outputs import make_or_resume
-from lamae.study.plan import StudyPlan, load_plan, slug
+from lamae.base.text import slug
+from lamae.study.plan import StudyPlan, load_plan
 from lamae.study.runs import Run
 
 PLAN_NAME = "plan.yaml"

@@ -23,7 +23,7 @@ from lamae.study.directory import StudyDirectory
 from lamae.study.plan import StudyPlan
 from lamae.study.pool import execute
 from lamae.study.results import AGE_AND_SEX, UNTRAINED, Candidate, collect
-from lamae.study.runs import FULL, Choice, Run
+from lamae.study.runs import FULL, RECORDS, Run, Setting
 from lamae.study.runscores import RunScores, scoring_hash
 from lamae.study.search import search
 
@@ -61,12 +61,12 @@ def _run(plan: StudyPlan, study: StudyDirectory, *, workers: int, report_only: b
         scores, choices, first_lr = search(plan, study, parts, do)
         runs = run_lists.final_runs(plan, choices, first_lr=first_lr)
         if report_only:
-            runs = runs.only(is_done)
-            if not runs.equal_records:
+            runs = {stage: run_lists.finished_seeds(group, is_done) for stage, group in runs.items()}
+            if not runs[RECORDS]:
                 raise UsageError(f"{study.root}: no seed is finished for all methods; nothing to report yet")
-        for stage, group in runs.stages.items():
+        for stage, group in runs.items():
             do(stage, group.values())
-        untrained = run_lists.untrained_runs(plan, runs.equal_records)
+        untrained = run_lists.untrained_runs(plan, runs[RECORDS])
         do(UNTRAINED, untrained.values())
         references = {
             UNTRAINED: Candidate({seed: RunScores.read(study.scored(run.name)) for seed, run in untrained.items()})
@@ -119,13 +119,13 @@ def list_runs(plan: StudyPlan) -> list[tuple[str, str, int, float]]:
     to be the first mask and the middle learning rate. Raises UsageError as ``run_study``."""
     check_runs(plan)
     rates = sorted(plan.search.learning_rates)
-    choices = {method: Choice(plan.first_mask, rates[len(rates) // 2]) for method in plan.methods}
+    choices = {method: Setting(method, plan.first_mask, rates[len(rates) // 2]) for method in plan.methods}
     best_rates = dict.fromkeys(plan.methods, rates[: plan.search.rates_per_mask])
     final = run_lists.final_runs(plan, choices, first_lr=choices[plan.first_method].lr)
     stages: dict[str, Mapping[Any, Run]] = {
         "search: learning rates": run_lists.learning_rate_runs(plan),
         "search: masks": run_lists.mask_runs(plan, best_rates),
-        **final.stages,
+        **final,
     }
     rows: dict[str, tuple[str, str, int, float]] = {}
     for stage, runs in stages.items():

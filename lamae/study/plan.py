@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lamae.base import settings
+from lamae.base.text import slug
 from lamae.base.validate import above, at_least, below, one_of
 
 KIND = "study"
@@ -137,6 +138,10 @@ class TaskConfig:
     test_split: str = "test"
     """Which records of ``test_shards``: its test split, or ``all``."""
 
+    def columns(self, codes: Sequence[str]) -> list[int]:
+        """Which of the labels' codes are scored."""
+        return [k for k, code in enumerate(codes) if not self.codes or code in self.codes]
+
     def to_plain(self) -> dict[str, Any]:
         """What decides how a run is scored, as plain values; ``test_*`` only where it tests on another set."""
         values = dataclasses.asdict(self)
@@ -237,11 +242,6 @@ class StudyPlan:
                 f"search.rates_per_mask={self.search.rates_per_mask} must lie in 1..{len(self.search.learning_rates)}, "
                 "the number of search.learning_rates"
             )
-
-
-def slug(name: str) -> str:
-    """A name as part of a path."""
-    return "".join(c if c.isalnum() else "-" for c in name)
 
 
 def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> StudyPlan:

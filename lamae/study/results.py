@@ -5,7 +5,6 @@ change's value minus the base's. Intervals are 95 %, over seeds and subjects.
 """
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,17 +16,16 @@ from lamae.base import files
 from lamae.base.rundirectory import RunDirectory
 from lamae.evaluate.embeddings.embed import READOUTS
 from lamae.evaluate.labels.groups import code_groups
-from lamae.evaluate.probe.auroc import Interval, subject_weights
-from lamae.evaluate.reconstruct.reconstruction import GROUPS, SITUATIONS, ReconstructionErrors
+from lamae.evaluate.reconstruct.reconstruction import SITUATIONS, ReconstructionErrors
 from lamae.evaluate.reconstruct.trivial import LINEAR
+from lamae.evaluate.statistics import Values, difference, estimate
 from lamae.sharding.format import ShardSet
 from lamae.study import runs as run_lists
 from lamae.study.corpus import Part
 from lamae.study.directory import StudyDirectory
 from lamae.study.plan import StudyPlan
-from lamae.study.runs import BASE, FLOPS, RECORDS, Choice, FinalRuns, Group, Run, Setting
+from lamae.study.runs import BASE, FLOPS, RECORDS, Group, Run, Setting
 from lamae.study.runscores import Key, RunScores
-from lamae.study.statistics import NUM_DRAWS, Values, difference, estimate, verdict
 
 UNTRAINED, AGE_AND_SEX = "random weights", "age and sex"
 RECONSTRUCTED = ("I, II", "V1-V6", "I, II, V1-V6")
@@ -49,7 +47,7 @@ class Candidate:
         task, readout, fraction = key
         readout = readout if readout in self.readouts else self.readouts[0]
         scored = {seed: of.by_key[task, readout, fraction] for seed, of in self.by_seed.items()}
-        return {seed: (of.population, *of.macro_of(codes)) for seed, of in scored.items()}
+        return {seed: of.drawn(codes) for seed, of in scored.items()}
 
 
 def collect(
@@ -57,12 +55,12 @@ def collect(
     study: StudyDirectory,
     parts: list[Part],
     scores: Mapping[Setting, float],
-    choices: Mapping[str, Choice],
-    runs: FinalRuns,
+    choices: Mapping[str, Setting],
+    runs: Mapping[str, Group],
     references: Mapping[str, Candidate],
 ) -> dict[str, Any]:
-    """Everything that ``results.json`` holds, as plain values."""
-    at_records, at_flops, changes = (_candidates(study, group) for group in runs.stages.values())
+    """Everything that ``results.json`` holds."""
+    at_records, at_flops, changes = (_candidates(study, group) for group in runs.values())
     by_budget = {RECORDS: {**at_records, **references}, FLOPS: at_flops}
     keys = [
         (name, readout, fraction)
@@ -84,10 +82,10 @@ def collect(
         "sweep": [
             {"task": key[0], "readout": key[1], **_sweep(changes, key)} for key in keys if key[2] == 1.0 and changes
         ],
-        "seeds": {stage: sorted({seed for _, seed in group}) for stage, group in runs.stages.items()},
-        "reconstruction": _reconstruction(plan, study, parts, runs.equal_records),
+        "seeds": {stage: sorted({seed for _, seed in group}) for stage, group in runs.items()},
+        "reconstruction": _reconstruction(plan, study, parts, runs[RECORDS]),
         "costs": _costs(plan, study, runs),
-        "machine": _machine(study, runs.equal_records),
+        "machine": _machine(study, runs[RECORDS]),
     }
 
 
@@ -106,7 +104,7 @@ def _compare(candidates: Mapping[str, Candidate], key: Key, first: str) -> dict[
         if not candidate.has(key[0]):
             continue
         reference = name in (UNTRAINED, AGE_AND_SEX)
-        row = {"name": name, "reference": reference, "macro_auroc": _plain(estimate(candidate.values(key)))}
+        row = {"name": name, "reference": reference, "macro_auroc": estimate(candidate.values(key))}
         if name != first:
             row |= _gap(candidates[first].values(key), candidate.values(key))
         row["groups"] = {
@@ -122,7 +120,7 @@ def _by_code(candidates: Mapping[str, Candidate], key: Key) -> dict[str, dict[st
     some = next(iter(candidates.values()))
     codes = next(iter(some.by_seed.values())).by_key[key].codes
     return {
-        name: {code: _plain(estimate(candidate.values(key, [code]))) for code in codes}
+        name: {code: estimate(candidate.values(key, [code])) for code in codes}
         for name, candidate in candidates.items()
         if candidate.has(key[0])
     }
@@ -131,7 +129,7 @@ def _by_code(candidates: Mapping[str, Candidate], key: Key) -> dict[str, dict[st
 def _sweep(changes: Mapping[str, Candidate], key: Key) -> dict[str, Any]:
     rows = []
     for name, candidate in changes.items():
-        row: dict[str, Any] = {"name": name, "macro_auroc": _plain(estimate(candidate.values(key)))}
+        row: dict[str, Any] = {"name": name, "macro_auroc": estimate(candidate.values(key))}
         if name != BASE:
             row |= _gap(candidate.values(key), changes[BASE].values(key))
         rows.append(row)
@@ -140,11 +138,7 @@ def _sweep(changes: Mapping[str, Candidate], key: Key) -> dict[str, Any]:
 
 def _gap(first: Values, second: Values) -> dict[str, Any]:
     gap = difference(first, second)
-    return {"difference": _plain(gap), "verdict": verdict(gap)}
-
-
-def _plain(value: Interval) -> dict[str, float]:
-    return dataclasses.asdict(value)
+    return {"difference": gap, "verdict": gap.verdict}
 
 
 def _reconstruction(plan: StudyPlan, study: StudyDirectory, parts: list[Part], claim: Group) -> list[dict[str, Any]]:
@@ -172,8 +166,12 @@ def _reconstruction(plan: StudyPlan, study: StudyDirectory, parts: list[Part], c
                             "leads": group,
                             "mse_mv2": float(np.mean([of.mse(situation, group)["model"] for of in errors.values()])),
                             "best_trivial": trivial,
-                            "ratio_to_best_trivial": _plain(_ratio(errors, situation, group, trivial)),
-                            "ratio_to_linear": _plain(_ratio(errors, situation, group, LINEAR)),
+                            **{
+                                f"ratio_to_{name}": estimate(
+                                    {seed: of.drawn_ratio(situation, group, against) for seed, of in errors.items()}
+                                )
+                                for name, against in (("best_trivial", trivial), ("linear", LINEAR))
+                            },
                         }
                     )
     return rows
@@ -191,24 +189,10 @@ def _read_errors(path: Path, number: int, subject_N: np.ndarray) -> Reconstructi
         )
 
 
-def _ratio(errors: Mapping[int, ReconstructionErrors], situation: str, group: str, against: str) -> Interval:
-    values: dict[int, tuple[str, float, np.ndarray]] = {}
-    for seed, of in errors.items():
-        weights = np.concatenate(
-            [np.ones((1, len(of.subject_R))), subject_weights(of.subject_R, num_draws=NUM_DRAWS, seed=0)]
-        )
-        squared_RP = of.squared_RSLP[:, SITUATIONS.index(situation)][:, list(GROUPS[group])].sum(1)
-        squared_BP = weights @ squared_RP
-        with np.errstate(divide="ignore", invalid="ignore"):  # a draw in which nothing was hidden
-            ratio = squared_BP[:, 0] / squared_BP[:, of.predictors.index(against)]
-        values[seed] = hashlib.sha256(of.subject_R.tobytes()).hexdigest(), float(ratio[0]), ratio[1:]
-    return estimate(values)
-
-
-def _costs(plan: StudyPlan, study: StudyDirectory, runs: FinalRuns) -> dict[str, Any]:
+def _costs(plan: StudyPlan, study: StudyDirectory, runs: Mapping[str, Group]) -> dict[str, Any]:
     """FLOPs and CPU seconds, by what was run; all seeds together in the totals."""
     rows = []
-    for stage, group in runs.stages.items():
+    for stage, group in runs.items():
         for name in dict.fromkeys(name for name, _ in group):
             of = [run for (other, _), run in group.items() if other == name]
             config = run_lists.configure(plan, of[0].overrides)

@@ -8,8 +8,9 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from lamae.base.text import slug
 from lamae.model.flops import count_flops
-from lamae.study.plan import StudyPlan, slug
+from lamae.study.plan import StudyPlan
 from lamae.train import runconfig
 from lamae.train.runconfig import RunConfig
 
@@ -35,46 +36,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Setting:
-    """What one run of the search tries."""
+    """What one run of the search tries, and what it chose for a method."""
 
     method: str
     mask: str
     lr: float
 
 
-@dataclass(frozen=True)
-class Choice:
-    """What the search chose for a method."""
-
-    mask: str
-    lr: float
-
-
 Group = Mapping[tuple[str, int], Run]
-"""Runs by (name, seed)."""
-
-
-@dataclass(frozen=True)
-class FinalRuns:
-    """What is compared once the search has chosen."""
-
-    equal_records: Group
-    equal_flops: Group
-    sweep: Group
-
-    @property
-    def stages(self) -> dict[str, Group]:
-        """By name, in the order in which they are run."""
-        return {RECORDS: self.equal_records, FLOPS: self.equal_flops, SWEEP: self.sweep}
-
-    def only(self, is_finished: Callable[[Run], bool]) -> "FinalRuns":
-        """Of each group the seeds that are finished for all of its names."""
-
-        def complete(group: Group) -> Group:
-            missing = {seed for (_, seed), run in group.items() if not is_finished(run)}
-            return {key: run for key, run in group.items() if key[1] not in missing}
-
-        return FinalRuns(*map(complete, self.stages.values()))
+"""Runs by (name, seed); seeds outermost, so that what is finished is a whole comparison."""
 
 
 def learning_rate_runs(plan: StudyPlan) -> dict[Setting, Run]:
@@ -94,31 +64,37 @@ def mask_runs(plan: StudyPlan, best_rates: Mapping[str, Sequence[float]]) -> dic
     return {setting: _search_run(plan, setting) for setting in settings}
 
 
-def final_runs(plan: StudyPlan, choices: Mapping[str, Choice], *, first_lr: float) -> FinalRuns:
-    """``first_lr``: the best learning rate of the first method under the first mask, the sweep's base."""
-    return FinalRuns(claim_runs(plan, choices), flops_runs(plan, choices), sweep_runs(plan, first_lr))
+def final_runs(plan: StudyPlan, choices: Mapping[str, Setting], *, first_lr: float) -> dict[str, Group]:
+    """What is compared once the search has chosen, by stage in the order in which they are run.
 
-
-def claim_runs(plan: StudyPlan, choices: Mapping[str, Choice]) -> Group:
-    """Equal records, by (method, seed); seeds outermost, so that what is finished is a whole comparison."""
+    ``first_lr``: the best learning rate of the first method under the first mask, the sweep's base.
+    """
+    chosen = {method: _overrides(plan, choices[method]) for method in plan.methods}
+    costs = {method: record_flops(plan, overrides) for method, overrides in chosen.items()}
+    first = costs[plan.first_method]
+    # A method that costs as much as the first anyway runs once for both.
+    steps = {
+        method: plan.steps if abs(cost / first - 1) <= plan.flops_tolerance else round(plan.steps * first / cost)
+        for method, cost in costs.items()
+    }
     return {
-        (method, seed): _final_run(plan, _chosen(plan, method, choices[method]), seed, plan.steps)
-        for seed in plan.seeds
-        for method in plan.methods
+        RECORDS: _by_seed(plan, chosen, dict.fromkeys(chosen, plan.steps)),
+        FLOPS: _by_seed(plan, chosen, steps),
+        SWEEP: sweep_runs(plan, first_lr),
     }
 
 
-def flops_runs(plan: StudyPlan, choices: Mapping[str, Choice]) -> Group:
-    """Equal FLOPs, by (method, seed): steps scaled, unless the method costs as much as the first anyway."""
-    costs = {method: record_flops(plan, _chosen(plan, method, choices[method])) for method in plan.methods}
-    first = costs[plan.first_method]
-    runs = {}
-    for seed in plan.seeds:
-        for method, cost in costs.items():
-            same = abs(cost / first - 1) <= plan.flops_tolerance
-            steps = plan.steps if same else round(plan.steps * first / cost)
-            runs[method, seed] = _final_run(plan, _chosen(plan, method, choices[method]), seed, steps)
-    return runs
+def sweep_runs(plan: StudyPlan, lr: float) -> Group:
+    """BASE is the first method under the first mask. ``lr`` is the best one of that."""
+    base = _overrides(plan, Setting(plan.first_method, plan.first_mask, lr))
+    changes = {BASE: base, **{name: [*base, *change] for name, change in plan.sweep.items()}}
+    return _by_seed(plan, changes, dict.fromkeys(changes, plan.steps))
+
+
+def finished_seeds(group: Group, is_finished: Callable[[Run], bool]) -> Group:
+    """The seeds that are finished for all names of a group."""
+    missing = {seed for (_, seed), run in group.items() if not is_finished(run)}
+    return {key: run for key, run in group.items() if key[1] not in missing}
 
 
 def untrained_runs(plan: StudyPlan, claim: Group) -> dict[int, Run]:
@@ -128,17 +104,6 @@ def untrained_runs(plan: StudyPlan, claim: Group) -> dict[int, Run]:
         seed: dataclasses.replace(run, name=f"untrained/{slug(method)}-seed{seed}", weights_of=run.name)
         for (of, seed), run in claim.items()
         if of == method
-    }
-
-
-def sweep_runs(plan: StudyPlan, lr: float) -> Group:
-    """By (change, seed); BASE is the first method under the first mask. ``lr`` is the best one of that."""
-    base = [*plan.methods[plan.first_method], *plan.masks[plan.first_mask], *_rate(lr)]
-    changes = {BASE: [], **plan.sweep}
-    return {
-        (name, seed): _final_run(plan, [*base, *change], seed, plan.steps)
-        for seed in plan.seeds
-        for name, change in changes.items()
     }
 
 
@@ -165,19 +130,22 @@ def _load(path: str, overrides: tuple[str, ...]) -> RunConfig:
     return runconfig.load(path, overrides)
 
 
-def _chosen(plan: StudyPlan, method: str, choice: Choice) -> list[str]:
-    return [*plan.methods[method], *plan.masks[choice.mask], *_rate(choice.lr)]
-
-
-def _rate(lr: float) -> list[str]:
-    return [f"optim.lr={lr:g}", f"optim.final_lr={lr / 100:g}"]
+def _overrides(plan: StudyPlan, setting: Setting) -> list[str]:
+    rate = [f"optim.lr={setting.lr:g}", f"optim.final_lr={setting.lr / 100:g}"]
+    return [*plan.methods[setting.method], *plan.masks[setting.mask], *rate]
 
 
 def _search_run(plan: StudyPlan, setting: Setting) -> Run:
-    overrides = [*plan.methods[setting.method], *plan.masks[setting.mask], *_rate(setting.lr)]
+    overrides = _overrides(plan, setting)
     overrides += [f"train.steps={plan.search.steps}", f"train.seed={plan.search.seed}"]
     name = f"search/{slug(setting.method)}-{slug(setting.mask)}-{setting.lr:g}"
     return Run(name, tuple(overrides), part=0, scored=VAL)
+
+
+def _by_seed(plan: StudyPlan, overrides: Mapping[str, Sequence[str]], steps: Mapping[str, int]) -> Group:
+    return {
+        (name, seed): _final_run(plan, overrides[name], seed, steps[name]) for seed in plan.seeds for name in overrides
+    }
 
 
 def _final_run(plan: StudyPlan, overrides: Sequence[str], seed: int, steps: int) -> Run:

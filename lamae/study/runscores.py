@@ -10,11 +10,11 @@ import numpy as np
 
 from lamae.evaluate.embeddings.embed import Embeddings
 from lamae.evaluate.probe.transfer import join_embeddings_of
+from lamae.evaluate.statistics import NUM_DRAWS, Scored
 from lamae.sharding.format import ShardSet
 from lamae.study.corpus import Part
 from lamae.study.plan import StudyPlan
-from lamae.study.scoring import score_embeddings
-from lamae.study.statistics import NUM_DRAWS, Scored, summarise
+from lamae.study.scoring import score_embeddings, summarise
 
 Key = tuple[str, str, float]
 """Task, read-out, share of the labels."""

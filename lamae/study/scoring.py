@@ -7,20 +7,36 @@ patients    cross-validation over the patients kept out of pretraining. A probe 
 """
 
 import hashlib
+from dataclasses import dataclass
 
 import numpy as np
 
 from lamae.base.errors import UsageError
 from lamae.evaluate.embeddings.embed import PRETRAINED, Embeddings
 from lamae.evaluate.labels.store import Labels
+from lamae.evaluate.probe.auroc import stratified_auroc
 from lamae.evaluate.probe.fewlabels import nested_share
-from lamae.evaluate.probe.logistic import LogisticSolver, Standardizer
-from lamae.evaluate.probe.readouts import C_GRID, fit_logistic
+from lamae.evaluate.probe.logistic import Standardizer
+from lamae.evaluate.probe.readouts import C_GRID, fit_rows, logistic_path
 from lamae.evaluate.reconstruct.reconstruction import spread
+from lamae.evaluate.statistics import Scored, subject_weights
 from lamae.study.plan import TaskConfig
-from lamae.study.statistics import Scores, stratified_auroc
 
 INNER_FOLDS = 3
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one run's probe gave one population, for R repeats of M records and K codes."""
+
+    score_RMK: np.ndarray
+    stratum_RM: np.ndarray
+    """Only scores of one fitted probe can be compared: int, the fold of each record in each repeat."""
+    y_MK: np.ndarray
+    subject_M: np.ndarray
+    population: str
+    """The same for runs scored on the same records, whose subjects are then drawn together."""
+    codes: tuple[str, ...]
 
 
 def score_embeddings(
@@ -31,7 +47,7 @@ def score_embeddings(
     ``fraction`` of the training subjects are used, drawn anew (and nested) in every repeat. Raises UsageError where a
     record to be scored was pretrained on.
     """
-    columns = [k for k, code in enumerate(truth.codes) if not task.codes or code in task.codes]
+    columns = task.columns(truth.codes)
     codes = tuple(truth.codes[k] for k in columns)
     y_NK = truth.label_NK[:, columns].astype(bool)
     usable_N = truth.labelled_N & features.embedded_N
@@ -60,6 +76,19 @@ def score_embeddings(
         subject_M=features.subject_N[scored],
         population=hashlib.sha256(scored.astype("<i8").tobytes()).hexdigest()[:12],
         codes=codes,
+    )
+
+
+def summarise(scores: Scores) -> Scored:
+    """AUROC within strata, mean over repeats."""
+    once_1M = np.ones((1, len(scores.y_MK)))
+    weights_BM = subject_weights(scores.subject_M)
+    repeats = list(zip(scores.score_RMK, scores.stratum_RM, strict=True))
+    return Scored(
+        auroc_K=np.mean([stratified_auroc(s, scores.y_MK, at, once_1M)[0] for s, at in repeats], axis=0),
+        draws_BK=np.mean([stratified_auroc(s, scores.y_MK, at, weights_BM) for s, at in repeats], axis=0),
+        population=scores.population,
+        codes=scores.codes,
     )
 
 
@@ -94,11 +123,7 @@ def _score_splits(
     fitted = rows["train"]
     if fraction < 1:
         fitted = nested_share(features.subject_N, fitted, fraction=fraction, seed=seed)
-    scale = Standardizer.fit(features.x_ND[fitted])
-    x = {"train": fitted, "val": rows["val"], "test": scored}
-    fit = fit_logistic(
-        {split: scale.apply(features.x_ND[of]) for split, of in x.items()}, {split: y_NK[of] for split, of in x.items()}
-    )
+    fit = fit_rows(features.x_ND, y_NK, {"train": fitted, "val": rows["val"], "test": scored})
     return fit.test_NK, np.zeros(len(scored), dtype=np.int64)
 
 
@@ -140,13 +165,7 @@ def _inner_choice(features: Embeddings, y_NK: np.ndarray, fitted: np.ndarray, *,
 
 
 def _fit_path(x_ND: np.ndarray, y_NK: np.ndarray, fitted: np.ndarray, tested: np.ndarray) -> dict[float, np.ndarray]:
-    """Log-odds of ``tested`` under every C, ascending; 0 for a code with one class in ``fitted``."""
-    positives = y_NK[fitted].sum(0)
-    both = (positives > 0) & (positives < len(fitted))
+    """Log-odds of ``tested`` under every C, ascending."""
     scale = Standardizer.fit(x_ND[fitted])
-    scores = {C: np.zeros((len(tested), y_NK.shape[1]), dtype=np.float32) for C in sorted(C_GRID)}
-    if both.any():
-        solver = LogisticSolver(scale.apply(x_ND[fitted]), y_NK[fitted][:, both])
-        for C in scores:
-            scores[C][:, both] = solver.fit(C).decide(scale.apply(x_ND[tested]))
-    return scores
+    path = logistic_path(scale.apply(x_ND[fitted]), y_NK[fitted])
+    return {C: decide(scale.apply(x_ND[tested])) for C, decide in path.items()}

@@ -5,14 +5,12 @@ from pathlib import Path
 
 from lamae.evaluate.embeddings.embed import read_embeddings
 from lamae.evaluate.labels.store import read_labels
-from lamae.evaluate.probe.auroc import auroc, macro
-from lamae.evaluate.probe.logistic import Standardizer
-from lamae.evaluate.probe.readouts import fit_logistic
+from lamae.evaluate.probe.readouts import fit_rows
 from lamae.study import runs as run_lists
 from lamae.study.corpus import Part
 from lamae.study.directory import StudyDirectory
 from lamae.study.plan import StudyPlan, TaskConfig
-from lamae.study.runs import Choice, Run, Setting
+from lamae.study.runs import Run, Setting
 from lamae.study.scoring import rows_of_splits
 
 READOUT = "mean"  # common to all methods
@@ -23,7 +21,7 @@ Execute = Callable[[str, Iterable[Run]], None]
 
 def search(
     plan: StudyPlan, study: StudyDirectory, parts: list[Part], execute: Execute
-) -> tuple[dict[Setting, float], dict[str, Choice], float]:
+) -> tuple[dict[Setting, float], dict[str, Setting], float]:
     """Val scores of every setting tried; each method's choice; the first method's rate under the first mask."""
     task = plan.search_task
 
@@ -40,8 +38,7 @@ def search(
     by_mask = run_lists.mask_runs(plan, best_rates)
     execute("search: masks", by_mask.values())
     scores |= scores_of(by_mask)
-    best = {method: ranked(scores, method)[0] for method in plan.methods}
-    choices = {method: Choice(mask=setting.mask, lr=setting.lr) for method, setting in best.items()}
+    choices = {method: ranked(scores, method)[0] for method in plan.methods}
     return scores, choices, best_rates[plan.first_method][0]
 
 
@@ -53,11 +50,8 @@ def ranked(scores: Mapping[Setting, float], method: str) -> list[Setting]:
 def val_score(task: TaskConfig, embeddings: Path, part: Part) -> float:
     """Macro AUROC on the val split, of a probe fitted on the train split under the best C."""
     truth, features = read_labels(part.labels_of(task)), read_embeddings(embeddings, readout=READOUT)
-    columns = [k for k, code in enumerate(truth.codes) if not task.codes or code in task.codes]
     rows = {split: of[features.embedded_N[of]] for split, of in rows_of_splits(truth, task).items() if split != "test"}
     # The search never scores test records: val takes their place in the call.
     rows["test"] = rows["val"]
-    scale = Standardizer.fit(features.x_ND[rows["train"]])
-    y = {split: truth.label_NK[of][:, columns] for split, of in rows.items()}
-    fit = fit_logistic({split: scale.apply(features.x_ND[of]) for split, of in rows.items()}, y)
-    return float(macro(auroc(fit.val_NK, y["val"])))
+    fit = fit_rows(features.x_ND, truth.label_NK[:, task.columns(truth.codes)], rows)
+    return fit.val_macro[fit.setting]

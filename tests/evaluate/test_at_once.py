@@ -4,6 +4,7 @@ import multiprocessing
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from lamae.base.errors import LamaeError
 from lamae.evaluate import pretrained, store
@@ -21,7 +22,8 @@ def write_labels(out: Path, _: object) -> bool:
 
 
 def write_embeddings(out: Path, shard_set: ShardSet) -> bool:
-    return embed(out, shard_set, out, threads=1)
+    torch.set_num_threads(1)
+    return embed(out, shard_set, out)
 
 
 def write_export(out: Path, _: object) -> bool:

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from lamae.evaluate.probe.auroc import auroc, bootstrap_areas, interval, macro, subject_weights
+from lamae.evaluate.probe.auroc import auroc, bootstrap_areas
+from lamae.evaluate.statistics import interval, macro, subject_weights
 
 
 @given(seed=st.integers(0, 10_000), num_levels=st.sampled_from([2, 5, 1000]))
@@ -26,7 +27,7 @@ def test_a_draw_equals_the_auroc_of_the_records_it_repeats():
     rng = np.random.default_rng(1)
     subjects = np.repeat(np.arange(20), 3)
     scores, y = rng.normal(size=(60, 2)).round(1), rng.random((60, 2)) < 0.4
-    draws, _ = bootstrap_areas(scores, y, subjects, num_draws=5, seed=7)
+    draws, _ = bootstrap_areas(scores, y, subject_weights(subjects, num_draws=5, seed=7))
     for draw, weights in zip(draws, subject_weights(subjects, num_draws=5, seed=7), strict=True):
         repeated = np.repeat(np.arange(60), weights.astype(int))
         for k in range(2):
@@ -45,7 +46,8 @@ def test_interval_narrows_with_more_subjects_and_covers_one_half_for_noise():
     widths = []
     for num_subjects in (100, 1600):
         scores, y = rng.normal(size=(num_subjects, 1)), rng.random((num_subjects, 1)) < 0.5
-        estimate = interval(auroc(scores, y)[0], bootstrap_areas(scores, y, np.arange(num_subjects))[0][:, 0])
+        draws, _ = bootstrap_areas(scores, y, subject_weights(np.arange(num_subjects)))
+        estimate = interval(auroc(scores, y)[0], draws[:, 0])
         assert estimate.low < 0.5 < estimate.high
         widths.append(estimate.high - estimate.low)
     assert widths[1] == pytest.approx(widths[0] / 4, rel=0.3)

@@ -1,16 +1,14 @@
 """Few-label curves: nested, by subject, the same for every model, over the same codes."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
 from lamae.base.errors import UsageError
 from lamae.evaluate.labels.groups import code_groups
 from lamae.evaluate.probe.fewlabels import FewLabelCurve, curve_difference, few_label_curve, training_rows
-from lamae.study.statistics import estimate
+from lamae.evaluate.statistics import Scored
 from tests.evaluate.test_probe import simulate
-from tests.study.test_statistics import simulate as simulate_seeds
+from tests.evaluate.test_statistics import simulate as simulate_seeds
 
 
 def test_fractions_are_nested_whole_subjects_of_the_training_split():
@@ -26,7 +24,7 @@ def test_fractions_are_nested_whole_subjects_of_the_training_split():
 
 
 def test_more_labels_help_and_the_codes_stay_the_same():
-    curve = few_label_curve(*simulate(), fractions=(0.02, 1.0), num_draws=200)
+    curve = few_label_curve(*simulate(), fractions=(0.02, 1.0))
     assert [len(curve.results[f]) for f in (0.02, 1.0)] == [3, 1]
     assert {tuple(r.codes) for results in curve.results.values() for r in results} == {("SEEN", "FAINT", "NOISE")}
     assert curve.macro(0.02).value < curve.macro(1.0).value
@@ -36,13 +34,8 @@ def test_more_labels_help_and_the_codes_stay_the_same():
 
 def curve_of(values):
     """A curve whose seeds have these (population, macro AUROC, macro AUROC by draw)."""
-    results = [SimpleNamespace(auroc_K=np.array([value]), draws_BK=draws_B[:, None]) for _, value, draws_B in values]
+    results = [Scored(np.array([value]), draws_B[:, None], population, ["A"]) for population, value, draws_B in values]
     return FewLabelCurve("simulated", {0.1: results})
-
-
-def test_an_interval_is_that_of_a_study_on_the_same_numbers():
-    values = simulate_seeds(np.random.default_rng(0), seeds=3, subjects=60, seed_sd=0.3, subject_sd=1.0)
-    assert curve_of(values.values()).macro(0.1) == estimate(values)
 
 
 @pytest.mark.parametrize(("seed_sd", "least"), [(0.05, 0.935), (0.2, 0.908), (0.4, 0.845)])

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score
 
-from lamae.evaluate.probe.auroc import average_precision, bootstrap_areas, subject_weights
+from lamae.evaluate.probe.auroc import average_precision, bootstrap_areas
 from lamae.evaluate.probe.metrics import best_f1_threshold, brier, f1
+from lamae.evaluate.statistics import subject_weights
 
 
 @given(seed=st.integers(0, 10_000), num_levels=st.sampled_from([3, 1000]))
@@ -39,7 +40,7 @@ def test_a_draw_equals_the_measures_of_the_records_it_repeats():
     scores, y = rng.uniform(size=(60, 3)).round(1), rng.random((60, 3)) < [0.4, 0.2, 0.8]
     threshold = np.array([0.5, 0.3, 0.6])
     weights = subject_weights(subjects, num_draws=6, seed=7)
-    _, precision = bootstrap_areas(scores, y, subjects, num_draws=6, seed=7)
+    _, precision = bootstrap_areas(scores, y, weights)
     for b in range(6):
         repeated = np.repeat(np.arange(60), weights[b].astype(int))
         s, t = scores[repeated], y[repeated]

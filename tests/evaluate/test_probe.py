@@ -9,7 +9,8 @@ from lamae.base.errors import UsageError
 from lamae.evaluate import store
 from lamae.evaluate.embeddings.embed import PRETRAINED, UNKNOWN, Embeddings
 from lamae.evaluate.labels.store import NO_SPLIT, Labels
-from lamae.evaluate.probe.fit import difference, probe, probe_arrays
+from lamae.evaluate.probe import transfer
+from lamae.evaluate.probe.fit import difference, probe_arrays
 
 CODES = ["SEEN", "FAINT", "NOISE"]
 
@@ -75,8 +76,8 @@ def test_paired_differences_are_narrower_than_unpaired_and_zero_against_itself()
     better, worse = probe_arrays(features, truth), probe_arrays(noisy, truth)
     gap = difference(better, worse)
     assert gap.macro.low > 0
-    assert gap.by_code["SEEN"].low > 0
-    spread = gap.by_code["SEEN"].high - gap.by_code["SEEN"].low
+    assert gap.by_code()["SEEN"].low > 0
+    spread = gap.by_code()["SEEN"].high - gap.by_code()["SEEN"].low
     unpaired = sum(r.by_code()["SEEN"].high - r.by_code()["SEEN"].low for r in (better, worse))
     assert spread < unpaired
     assert difference(better, better).macro == dataclasses.replace(gap.macro, value=0, low=0, high=0)
@@ -151,15 +152,14 @@ def test_stores_of_different_shard_sets_are_refused(tmp_path):
     features, truth = simulate(20)
     write_stores(tmp_path, features, truth, labels_hash="other")
     with pytest.raises(UsageError, match="different shard sets"):
-        probe(tmp_path / "e.zarr", tmp_path / "l.zarr")
+        transfer.read([(tmp_path / "e.zarr", None)], labels=tmp_path / "l.zarr", readout="record")
 
 
 def test_probing_stores_equals_probing_arrays(tmp_path):
     features, truth = simulate()
     write_stores(tmp_path, features, truth)
-    np.testing.assert_array_equal(
-        probe(tmp_path / "e.zarr", tmp_path / "l.zarr").draws_BK, probe_arrays(features, truth).draws_BK
-    )
+    (stored,), labels, _ = transfer.read([(tmp_path / "e.zarr", None)], labels=tmp_path / "l.zarr", readout="record")
+    np.testing.assert_array_equal(probe_arrays(stored, labels).draws_BK, probe_arrays(features, truth).draws_BK)
 
 
 def write_stores(path, features, truth, *, labels_hash="i"):

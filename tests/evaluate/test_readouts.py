@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from lamae.evaluate.probe.auroc import auroc, macro
+from lamae.evaluate.probe.auroc import auroc
 from lamae.evaluate.probe.readouts import KNN_TEMPERATURE, fit_knn, fit_logistic
+from lamae.evaluate.statistics import macro
 
 
 @pytest.fixture

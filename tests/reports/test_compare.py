@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from lamae.base.errors import UsageError
-from lamae.evaluate import store
+from lamae.evaluate import pretrained, store
 from lamae.evaluate.compare import RANDOM_WEIGHTS, compare
-from lamae.evaluate.embeddings import inference
 from lamae.evaluate.embeddings.foreign import import_embeddings
 from lamae.evaluate.finetune.finetune import finetune
 from lamae.evaluate.finetune.options import FinetuneOptions
@@ -34,7 +33,7 @@ def setting(tmp_path, monkeypatch):
     )
     shard_set = ShardSet.open(path)
     models = {"a": make_loaded(shard_set), "b": make_loaded(shard_set, kind="independent")}
-    monkeypatch.setattr(inference, "load_model", lambda run, device="cpu": models[run.name])
+    monkeypatch.setattr(pretrained, "load_model", lambda run, device="cpu": models[run.name])
     store.write(
         tmp_path / "labels.zarr",
         kind="labels",
@@ -81,13 +80,14 @@ def test_from_checkpoints_to_page(setting):
     whole, two = result.robustness["LAMAE"].values()
     np.testing.assert_array_equal(whole.auroc_K, result.probes["record"]["LAMAE"].auroc_K)
     assert not np.array_equal(whole.probability_NK, two.probability_NK)
-    assert result.lead_weights["LAMAE"].shape == (3, 12)
+    assert result.lead_weights["LAMAE"].shape == (40, 12)
 
     summary = write_comparison(result, tmp_path / "out")
     page, text = ((tmp_path / "out" / name).read_text() for name in ("compare.html", "compare.md"))
     page = re.sub("</?span[^>]*>", "", page)  # as it is read
     loaded = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert loaded["probe"]["record"]["theirs"]["contamination"] == "unknown"
+    assert set(loaded["lead_weights"]["LAMAE"]) == {"all test records", "I48", "E11"}
     assert set(summary["difference"]) == {"LAMAE - Independent", f"LAMAE - {RANDOM_WEIGHTS}", "LAMAE - theirs"}
     value = result.probes["record"]["LAMAE"].macro
     for content in (page, text):

@@ -7,10 +7,12 @@ import re
 import numpy as np
 import pytest
 
+from lamae.evaluate.compare import RANDOM_WEIGHTS, Comparison
 from lamae.evaluate.probe.fit import probe_arrays
 from lamae.evaluate.reconstruct.reconstruction import SITUATIONS, Reconstruction, ReconstructionErrors
 from lamae.evaluate.reconstruct.trivial import LINEAR, TRIVIAL
-from lamae.reports.demo import check_claims, write_demo_report
+from lamae.reports.demo import AS_TRAINED, Demo, check_claims, write_demo_report
+from lamae.reports.paper import plot_record
 from tests.evaluate.test_probe import simulate
 
 
@@ -26,11 +28,26 @@ def errors(model_error, *, num_records=40):
 
 
 def results(*, model_error=0.5, noise=1.0):
-    """LAMAE sees the features, the others a noisy copy."""
+    """A comparison in which LAMAE sees the features and the others a noisy copy, and what else a demo shows."""
     features, truth = simulate(400)
     rng = np.random.default_rng(99)
     disturbed = features.x_ND + noise * rng.normal(size=features.x_ND.shape).astype(np.float32)
     noisy = dataclasses.replace(features, x_ND=disturbed)
+    probes = {
+        name: probe_arrays(dataclasses.replace(of, name=name), truth)
+        for name, of in {"LAMAE": features, "independent": noisy, RANDOM_WEIGHTS: noisy}.items()
+    }
+    comparison = Comparison(
+        num_records=800,
+        protocol="simulated",
+        probes={"record": probes, "mean": {}},
+        knn=probes,
+        curves={},
+        robustness={},
+        reconstruction={AS_TRAINED: {"LAMAE": errors(model_error), "independent": errors(1.0)}},
+        lead_weights={"LAMAE": rng.dirichlet(np.ones(12), size=len(probes["LAMAE"].test_rows))},
+        finetuned={},
+    )
     wave = np.sin(np.arange(1000) / 9)[None].repeat(12, 0)
     hidden = np.zeros((12, 1000), dtype=bool)
     hidden[7] = True
@@ -40,66 +57,55 @@ def results(*, model_error=0.5, noise=1.0):
         "wall_s": 12.0,
         "metrics": [{"step": s, "samples": 32 * s, "loss": 2 / s} for s in range(1, 31)],
     }
-    example = Reconstruction("example", wave, 0.9 * wave, hidden, np.ones_like(hidden), 100.0, "mV")
-    return {
-        "main": "LAMAE",
-        "random": "random weights",
-        "dataset": {"num_records": 800, "num_subjects": 400, "splits": {}, "rejects": {}, "description": "<made here>"},
-        "runs": {"LAMAE": run, "independent": run},
-        "probes": {
-            "LAMAE": probe_arrays(features, truth),
-            "independent": probe_arrays(noisy, truth),
-            "random weights": probe_arrays(noisy, truth),
-        },
-        "reconstruction": {"LAMAE": errors(model_error), "independent": errors(1.0)},
-        "lead_weights_NL": rng.dirichlet(np.ones(12), size=20),
-        "records": [{"title": "record & co", "mv_LT": wave, "rate_hz": 100.0}],
-        "examples": [example],
-        "stages": {"synth": 1.0, "train": 20.0},
-        "environment": {"torch": "2.13.0"},
-        "null_code": "NOISE",
-    }
+    demo = Demo(
+        dataset={"num_records": 800, "num_subjects": 400, "splits": {}, "rejects": {}, "description": "<made here>"},
+        runs={"LAMAE": run, "independent": run},
+        recordings={"record & co": plot_record(wave, rate_hz=100.0, title="record & co")},
+        examples=[Reconstruction("example", wave, 0.9 * wave, hidden, np.ones_like(hidden), 100.0, "mV")],
+        stages={"synth": 1.0, "train": 20.0},
+        environment={"torch": "2.13.0"},
+        null_code="NOISE",
+    )
+    return comparison, demo
 
 
-def verdicts(values):
-    return {claim.statement: claim.verdict for claim in check_claims(values)}
-
-
-def verdict_about(values, words):
-    (found,) = [verdict for statement, verdict in verdicts(values).items() if words in statement]
+def verdict_about(words, *, null_code="NOISE", **values):
+    comparison, _ = results(**values)
+    claims = check_claims(comparison, null_code=null_code)
+    (found,) = [claim.verdict for claim in claims if words in claim.statement]
     return found
 
 
 @pytest.mark.parametrize(("model_error", "verdict"), [(0.5, "holds"), (0.8, "holds"), (0.81, "does not hold")])
 def test_reconstruction_is_judged_against_the_best_trivial_predictor(model_error, verdict):
-    assert verdict_about(results(model_error=model_error), "infers hidden leads") == verdict
+    assert verdict_about("infers hidden leads", model_error=model_error) == verdict
 
 
 def test_better_than_random_needs_an_interval_above_zero():
-    assert verdict_about(results(noise=5.0), "random weights") == "holds"
-    assert verdict_about(results(noise=0.0), "random weights") == "does not hold"
-    assert verdict_about(results(noise=0.0), "independent") == "not decided", "a tie decides nothing"
+    assert verdict_about("random weights", noise=5.0) == "holds"
+    assert verdict_about("random weights", noise=0.0) == "does not hold"
+    assert verdict_about("independent", noise=0.0) == "not decided", "a tie decides nothing"
 
 
 def test_null_code_is_judged_by_whether_its_interval_covers_one_half():
-    assert verdict_about(results(), "NOISE is not in the waveform") == "holds"
-    assert verdict_about(results() | {"null_code": "SEEN"}, "SEEN is not in the waveform") == "does not hold"
+    assert verdict_about("NOISE is not in the waveform") == "holds"
+    assert verdict_about("SEEN is not in the waveform", null_code="SEEN") == "does not hold"
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """(what was handed over, where it was written, the summary returned)"""
+    """(the comparison handed over, where it was written, the summary returned)"""
     out = tmp_path_factory.mktemp("demo") / "out"
-    values = results()
-    return values, out, write_demo_report(values, out)
+    comparison, demo = results()
+    return comparison, out, write_demo_report(comparison, demo, out)
 
 
 def test_json_holds_the_numbers_and_no_nan(written):
-    values, out, summary = written
+    comparison, out, summary = written
     text = (out / "report.json").read_text()
     loaded = json.loads(text)
     assert "NaN" not in text
-    assert loaded["probe"]["LAMAE"]["macro_auroc"]["value"] == pytest.approx(values["probes"]["LAMAE"].macro.value)
+    assert loaded["probe"]["LAMAE"]["macro_auroc"]["value"] == pytest.approx(comparison.first.macro.value)
     assert set(loaded["probe_differences"]) == {"LAMAE - independent", "LAMAE - random weights"}
     assert loaded["runs"]["LAMAE"]["last_loss"] == pytest.approx(2 / 30)
     assert loaded["reconstruction"]["LAMAE"][0]["mse"]["interpolation"] is None
@@ -117,5 +123,6 @@ def test_page_is_self_contained_and_escaped(written):
 
 def test_same_results_give_the_same_page(tmp_path):
     for name in ("a", "b"):
-        write_demo_report(results() | {"records": [], "examples": []}, tmp_path / name)
+        comparison, demo = results()
+        write_demo_report(comparison, dataclasses.replace(demo, recordings={}, examples=[]), tmp_path / name)
     assert (tmp_path / "a" / "report.html").read_bytes() == (tmp_path / "b" / "report.html").read_bytes()

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from lamae.evaluate.probe.auroc import Interval
+from lamae.evaluate.statistics import Interval
 from lamae.reports.charts import plot_auroc
 from lamae.reports.page import Page
 from lamae.reports.tables import Table, to_html, to_markdown

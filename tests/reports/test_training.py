@@ -7,6 +7,7 @@ import torch
 from lamae.base.leads import LEADS
 from lamae.data.reader import RecordReader
 from lamae.data.transforms import Signal, SignalTransform
+from lamae.evaluate.reconstruct.reconstruction import Reconstruction
 from lamae.model import build_model, encoder
 from lamae.model.config import MaskConfig, ModelConfig
 from lamae.model.masking import draw_mask
@@ -111,7 +112,7 @@ def test_each_lead_shows_the_recording_and_only_hidden_parts_of_the_guess():
     hidden[4, 20:40] = True
     hidden[9] = True
     valid[4, 25:30] = False
-    figure = plot_reconstruction(x, x + 1, hidden, valid_LT=valid, rate_hz=100)
+    figure = plot_reconstruction(Reconstruction("", x, x + 1, hidden, valid, 100.0, "mV"))
     by_name = {ax.get_ylabel(): ax for ax in figure.axes}
     assert set(by_name) == set(LEADS)
     recorded, guess = (line.get_ydata() for line in by_name["aVL"].lines)

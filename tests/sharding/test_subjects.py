@@ -11,7 +11,7 @@ from lamae.base.tables import subject_number
 from lamae.evaluate.labels.sources import build_labels
 from lamae.evaluate.labels.store import read_labels
 from lamae.evaluate.probe.protocol import split_rows
-from lamae.reports.datacard import write_data_card
+from lamae.reports.datacard import write_card
 from lamae.sharding.format import ShardSet
 from lamae.sharding.options import PackOptions
 from lamae.sharding.pack import pack, plan
@@ -69,7 +69,7 @@ def test_where_patients_are_unknown_warning_manifest_card_and_labels_say_so(tmp_
     words = "splits by record: patients unknown"
     assert words in caplog.text
     assert words in (tmp_path / "out/dataset.json").read_text()
-    write_data_card(tmp_path / "out", tmp_path / "card.html", examples=False)
+    write_card(tmp_path / "out", tmp_path / "card.html", examples=False)
     assert words in (tmp_path / "card.html").read_text()
     (tmp_path / "labels.csv").write_text("key,AF\n" + "".join(f"{key},{key in 'ab':d}\n" for key in "abcdefgh"))
     build_labels(tmp_path / "out", tmp_path / "labels.zarr", source="csv", file=tmp_path / "labels.csv", min_count=1)

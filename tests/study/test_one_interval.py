@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+from lamae.evaluate import statistics
 from lamae.evaluate.probe.fewlabels import curve_difference, few_label_curve
 from lamae.evaluate.probe.fit import difference as probe_difference
 from lamae.evaluate.probe.fit import probe_arrays
-from lamae.study import statistics
 from lamae.study.plan import TaskConfig
-from lamae.study.scoring import score_embeddings
+from lamae.study.scoring import score_embeddings, summarise
 from tests.evaluate.test_probe import simulate
 
 
@@ -19,8 +19,7 @@ def studied(features, truth, *, fraction=1.0, repeats=1):
     task = TaskConfig(fit_records=10**6, test_records=10**6, repeats=repeats)
     held_out_N = np.ones(len(features.subject_N), dtype=bool)
     scores = score_embeddings(features, truth, task, held_out_N=held_out_N, fraction=fraction)
-    summary = statistics.summarise(scores)
-    return {0: (summary.population, *summary.macro_of())}
+    return {0: summarise(scores).drawn()}
 
 
 @pytest.fixture

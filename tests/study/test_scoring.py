@@ -10,8 +10,7 @@ from lamae.evaluate.embeddings.embed import NOT_PRETRAINED, PRETRAINED, Embeddin
 from lamae.evaluate.labels.store import Labels
 from lamae.study import scoring
 from lamae.study.plan import TaskConfig
-from lamae.study.scoring import deal_folds, nested_share, score_embeddings
-from lamae.study.statistics import summarise
+from lamae.study.scoring import deal_folds, nested_share, score_embeddings, summarise
 
 N = 240
 HELD_OUT = np.arange(N) >= 120
@@ -44,7 +43,7 @@ def simulate(*, seed=0):
 def test_finds_what_is_there_and_no_fingerprints(protocol):
     features, truth = simulate()
     scores = score_embeddings(features, truth, TaskConfig(protocol=protocol), held_out_N=HELD_OUT)
-    seen, noise = summarise(scores, num_draws=20).auroc_K
+    seen, noise = summarise(scores).auroc_K
     assert seen > 0.9
     assert 0.3 < noise < 0.7
     assert scores.score_RMK.shape == ((2, 120, 2) if protocol == "patients" else (1, 80, 2))

@@ -76,7 +76,6 @@ def embed(
     leads: Sequence[int] | None = None,
     per_lead: bool = False,
     device: str = "cpu",
-    threads: int | None = None,
     random_weights: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
@@ -86,10 +85,10 @@ def embed(
     False where the very same embeddings were there already. Interrupted, the same command goes on where it stopped, on
     any number of ranks; under a launcher the ranks share the blocks. ``leads`` (canonical indices) shows the model only
     these, and passes over records that have none of them; ``random_weights`` takes the same architecture untrained,
-    drawn from ``seed``; ``threads`` is torch's number of CPU threads. Raises UsageError when ``out`` exists and is not
-    the same, the recordings do not fit the model or there is nothing to embed.
+    drawn from ``seed``. Raises UsageError when ``out`` exists and is not the same, the recordings do not fit the model
+    or there is nothing to embed.
     """
-    ranks = _ranks(device, threads)
+    ranks = _ranks(device)
     progress = progress if progress is not None and ranks.is_main else ignore
     device = str(ranks.device)
     shard_set = ShardSet.open(shards)
@@ -152,13 +151,11 @@ def _block_rows(num_records: int) -> int:
     return min(MAX_BLOCK_ROWS, max(MIN_BLOCK_ROWS, -(-num_records // BLOCKS_WANTED)))
 
 
-def _ranks(device: str, threads: int | None) -> Ranks:
+def _ranks(device: str) -> Ranks:
     """This process among those of a launcher, or alone without any process group."""
-    if threads is not None:
-        torch.set_num_threads(threads)
     if find_place(os.environ).world_size == 1:
         return Ranks(0, 0, 1, 1, torch.device(device), None)
-    ranks = distributed.start(timeout_s=TIMEOUT_S, num_threads=threads or 0)
+    ranks = distributed.start(timeout_s=TIMEOUT_S, num_threads=0)
     return ranks if device != "cpu" else dataclasses.replace(ranks, device=torch.device("cpu"))
 
 

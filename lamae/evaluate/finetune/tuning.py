@@ -24,7 +24,8 @@ from lamae.data.transforms import SignalTransform
 from lamae.evaluate.embeddings.inference import read_signals, withhold_leads
 from lamae.evaluate.finetune.classifier import Classifier
 from lamae.evaluate.finetune.options import FinetuneOptions
-from lamae.evaluate.probe.auroc import auroc, macro
+from lamae.evaluate.probe.auroc import auroc
+from lamae.evaluate.statistics import macro
 from lamae.sharding.format import ShardSet
 from lamae.train.checkpoint.format import CheckpointReader, newest_whole
 from lamae.train.checkpoint.saver import Saver

@@ -1,15 +1,10 @@
 """Areas under the ROC and the precision-recall curve for many codes, and their uncertainty by resampling subjects.
 
-Records of one subject are not independent, so the bootstrap draws subjects: every record carries its subject's count in
-the draw as a weight, and the scores are sorted only once:
+Every record carries its subject's count in a draw as a weight, and the scores are sorted only once:
 
     AUROC = sum over positives i of w_i (weight of negatives below i + half of those tied with i) / (W+ W-)
     AUPRC = sum over positives i of w_i (weight of positives from i's score on / weight of all from there on) / W+
-
-Comparing two models on the same draws gives a paired interval for their difference.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -30,88 +25,38 @@ def average_precision(scores_NK: np.ndarray, y_NK: np.ndarray) -> np.ndarray:
     return _weighted_areas(scores_NK, y_NK, np.ones((len(y_NK), 1), dtype=np.float32))[1][0]
 
 
-def subject_weights(subject_N: np.ndarray, *, num_draws: int, seed: int) -> np.ndarray:
-    """float32 [num_draws, N]: how often each record's subject was drawn, with replacement, in each draw.
-
-    The same subjects and seed give the same draws, which is what pairs the intervals of two models.
-    """
-    _, subject = np.unique(subject_N, return_inverse=True)
-    num_subjects = int(subject.max()) + 1 if len(subject) else 0
-    draw = np.random.default_rng(seed).integers(num_subjects, size=(num_draws, num_subjects))
-    cell = draw + num_subjects * np.arange(num_draws)[:, None]
-    counts = np.bincount(cell.ravel(), minlength=num_draws * num_subjects).reshape(num_draws, num_subjects)
-    return counts.astype(np.float32)[:, subject]
-
-
-def bootstrap_areas(
-    scores_NK: np.ndarray, y_NK: np.ndarray, subject_N: np.ndarray, *, num_draws: int = 1000, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """AUROC and AUPRC of each code in each draw of subjects, both float64 [num_draws, K].
+def bootstrap_areas(scores_NK: np.ndarray, y_NK: np.ndarray, weights_BN: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """AUROC and AUPRC of each code in each draw of ``subject_weights``, both float64 [B, K].
 
     NaN where a draw lacks a class.
     """
-    weights_BN = subject_weights(subject_N, num_draws=num_draws, seed=seed)
     chunk = max(1, CHUNK_BYTES // max(1, 16 * len(y_NK)))
     parts = [
         _weighted_areas(scores_NK, y_NK, np.ascontiguousarray(weights_BN[start : start + chunk].T))
-        for start in range(0, num_draws, chunk)
+        for start in range(0, len(weights_BN), chunk)
     ]
     return np.concatenate([roc for roc, _ in parts]), np.concatenate([prc for _, prc in parts])
 
 
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its 95 % percentile interval."""
+def stratified_auroc(
+    score_MK: np.ndarray, y_MK: np.ndarray, stratum_M: np.ndarray, weights_BM: np.ndarray
+) -> np.ndarray:
+    """[B, K]: share of (positive, negative) pairs of one stratum that are in order, ties one half; NaN without pairs.
 
-    value: float
-    low: float
-    high: float
-
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low > 0 or self.high < 0
-
-    def to_dict(self) -> dict[str, float | None]:
-        """For JSON, which has no NaN: bounds that are unknown are null."""
-        bounds = {"low": self.low, "high": self.high}
-        return {"value": self.value, **{name: None if np.isnan(bound) else bound for name, bound in bounds.items()}}
-
-    def __str__(self) -> str:
-        if np.isnan(self.low):
-            return f"{self.value:.3f} (interval unknown)"
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
-
-
-def interval(value: float, draws: np.ndarray, *, level: float = 0.95) -> Interval:
-    """Percentile interval of ``draws`` around ``value``, ignoring draws in which it is undefined."""
-    finite = draws[np.isfinite(draws)]
-    if not len(finite):
-        return Interval(float(value), float("nan"), float("nan"))
-    low, high = np.quantile(finite, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(value), float(low), float(high))
-
-
-def resample_seeds(draws_SB: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """[B]: in every draw of subjects, the mean over as many of the S seeds drawn with replacement.
-
-    Such means vary too little: by (S - 1) / S in variance. The seeds' deviations are therefore stretched by
-    sqrt(S / (S - 1)); a single seed says nothing of its variance, and the draws are then over subjects alone.
+    Every pair counts the product of its records' weights, whole numbers: with one stratum, the weighted AUROC.
     """
-    S, B = draws_SB.shape
-    mean_B = draws_SB.mean(0)
-    if S == 1:
-        return mean_B
-    chosen_SB = rng.integers(S, size=(S, B))
-    drawn_B = draws_SB[chosen_SB, np.arange(B)].mean(0)
-    return mean_B + np.sqrt(S / (S - 1)) * (drawn_B - mean_B)
-
-
-def macro(auroc_K: np.ndarray) -> np.ndarray:
-    """Mean over the last axis of the codes whose AUROC is defined; NaN where none is."""
-    defined = np.isfinite(auroc_K)
-    count = defined.sum(-1)
-    total = np.where(defined, auroc_K, 0.0).sum(-1)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    weights_MB = np.asarray(weights_BM, dtype=np.float32).T
+    wins_BK = np.zeros((weights_MB.shape[1], y_MK.shape[1]))
+    pairs_BK = np.zeros_like(wins_BK)
+    for stratum in np.unique(stratum_M):
+        inside = stratum_M == stratum
+        score_NK, y_NK, weights_NB = score_MK[inside], y_MK[inside].astype(bool), weights_MB[inside]
+        for k in range(y_MK.shape[1]):
+            if y_NK[:, k].any() and not y_NK[:, k].all():
+                wins_B, _, of_pairs_B, _ = rank_sums(score_NK[:, k], y_NK[:, k], weights_NB)
+                wins_BK[:, k] += wins_B
+                pairs_BK[:, k] += of_pairs_B
+    return np.divide(wins_BK, pairs_BK, out=np.full_like(wins_BK, np.nan), where=pairs_BK > 0)
 
 
 def _weighted_areas(scores_NK: np.ndarray, y_NK: np.ndarray, weights_NB: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

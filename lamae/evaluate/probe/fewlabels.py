@@ -5,7 +5,6 @@ smaller sets lie within the larger and every model sees the same ones. Val and t
 happens not to contain score one half, for every model alike, so that all fractions average over the same codes.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +15,9 @@ from lamae.base.errors import UsageError
 from lamae.base.progress import Progress, ignore
 from lamae.evaluate.embeddings.embed import Embeddings
 from lamae.evaluate.labels.store import Labels
-from lamae.evaluate.probe.auroc import Interval, interval, macro, resample_seeds
 from lamae.evaluate.probe.fit import probe_arrays
-from lamae.evaluate.probe.result import NUM_DRAWS, ProbeResult, difference
+from lamae.evaluate.probe.result import ProbeResult, difference
+from lamae.evaluate.statistics import Interval, estimate
 
 FRACTIONS = (0.01, 0.05, 0.1, 1.0)
 NUM_SEEDS = 3
@@ -31,16 +30,13 @@ class FewLabelCurve:
     name: str
     results: dict[float, list[ProbeResult]]
 
-    def macro(self, fraction: float, *, seed: int = 0) -> Interval:
+    def macro(self, fraction: float) -> Interval:
         """Macro AUROC, mean over seeds, with a 95 % interval over seeds and test subjects together."""
-        results = self.results[fraction]
-        values = np.array([macro(result.auroc_K) for result in results])
-        draws = np.stack([macro(result.draws_BK) for result in results])
-        return interval(float(values.mean()), resample_seeds(draws, np.random.default_rng(seed)))
+        return estimate({seed: result.drawn() for seed, result in enumerate(self.results[fraction])})
 
     def to_dict(self) -> dict[str, Any]:
         """Macro AUROC by fraction, as plain values."""
-        return {f"{fraction:g}": dataclasses.asdict(self.macro(fraction)) for fraction in self.results}
+        return {f"{fraction:g}": self.macro(fraction).to_dict() for fraction in self.results}
 
 
 def parse_fractions(text: str) -> list[float]:
@@ -69,7 +65,6 @@ def few_label_curve(
     num_seeds: int = NUM_SEEDS,
     method: str = "logistic",
     transductive: bool = False,
-    num_draws: int = NUM_DRAWS,
     progress: Progress | None = None,
 ) -> FewLabelCurve:
     """Probe ``features`` on every fraction and seed; the whole training set needs one seed only."""
@@ -81,9 +76,7 @@ def few_label_curve(
         for seed in range(1 if fraction >= 1 else num_seeds):
             rows = training_rows(features, truth, fraction=fraction, seed=seed)
             results[fraction].append(
-                probe_arrays(
-                    features, truth, method=method, transductive=transductive, num_draws=num_draws, train_rows=rows
-                )
+                probe_arrays(features, truth, method=method, transductive=transductive, train_rows=rows)
             )
             progress("few labels", sum(map(len, results.values())), total)
     return FewLabelCurve(features.name, results)
@@ -101,9 +94,7 @@ def nested_share(subject_N: np.ndarray, rows: np.ndarray, *, fraction: float, se
     return rows[np.isin(subject_N[rows], subjects[: max(2, round(fraction * len(subjects)))])]
 
 
-def curve_difference(first: FewLabelCurve, second: FewLabelCurve, fraction: float, *, seed: int = 0) -> Interval:
+def curve_difference(first: FewLabelCurve, second: FewLabelCurve, fraction: float) -> Interval:
     """Macro AUROC of ``first`` minus ``second`` at a fraction, paired by seed and by test subject."""
-    pairs = list(zip(first.results[fraction], second.results[fraction], strict=True))
-    values = np.array([difference(a, b).macro.value for a, b in pairs])
-    draws = np.stack([macro(a.draws_BK - b.draws_BK) for a, b in pairs])
-    return interval(float(values.mean()), resample_seeds(draws, np.random.default_rng(seed)))
+    pairs = zip(first.results[fraction], second.results[fraction], strict=True)
+    return estimate({seed: difference(*pair).drawn() for seed, pair in enumerate(pairs)})

@@ -5,43 +5,16 @@
 Test records are touched once. Subjects that were in pretraining are refused as test subjects unless ``transductive``.
 """
 
-from pathlib import Path
-
 import numpy as np
 
 from lamae.base.errors import UsageError
-from lamae.evaluate import store
-from lamae.evaluate.embeddings.embed import Embeddings, read_embeddings
-from lamae.evaluate.labels.store import Labels, read_labels
-from lamae.evaluate.probe.logistic import Standardizer
+from lamae.evaluate.embeddings.embed import Embeddings
+from lamae.evaluate.labels.store import Labels
 from lamae.evaluate.probe.protocol import split_rows, usable_codes
-from lamae.evaluate.probe.readouts import METHODS, fit_knn, fit_logistic
-from lamae.evaluate.probe.result import NUM_DRAWS, SEED, ProbeResult, difference, evaluate_scores
+from lamae.evaluate.probe.readouts import METHODS, fit_rows
+from lamae.evaluate.probe.result import ProbeResult, difference, evaluate_scores
 
-__all__ = ["ProbeResult", "difference", "probe", "probe_arrays"]
-
-
-def probe(
-    embeddings: Path,
-    labels: Path,
-    *,
-    readout: str = "record",
-    method: str = "logistic",
-    transductive: bool = False,
-    num_draws: int = NUM_DRAWS,
-    seed: int = SEED,
-    device: str = "cpu",
-) -> ProbeResult:
-    """Probe an embeddings store with a labels store of the same shard set.
-
-    Raises UsageError when they do not belong together, when a split holds no labelled record, or when test subjects
-    were in pretraining and ``transductive`` is false.
-    """
-    features, truth = read_embeddings(embeddings, readout=readout), read_labels(labels)
-    store.require_same_rows(embeddings, features.index_hash, labels, truth.index_hash)
-    return probe_arrays(
-        features, truth, method=method, transductive=transductive, num_draws=num_draws, seed=seed, device=device
-    )
+__all__ = ["ProbeResult", "difference", "probe_arrays"]
 
 
 def probe_arrays(
@@ -50,14 +23,13 @@ def probe_arrays(
     *,
     method: str = "logistic",
     transductive: bool = False,
-    num_draws: int = NUM_DRAWS,
-    seed: int = SEED,
     device: str = "cpu",
     train_rows: np.ndarray | None = None,
 ) -> ProbeResult:
-    """``probe`` on stores that are already in memory.
+    """Probe embeddings with the labels of the same records.
 
-    ``train_rows`` fits on these of the training records only; codes, val and test stay the same.
+    ``train_rows`` fits on these of the training records only; codes, val and test stay the same. Raises UsageError when
+    a split holds no labelled record, or when test subjects were in pretraining and ``transductive`` is false.
     """
     if method not in METHODS:
         raise UsageError(f"probe method {method!r} is none of {', '.join(METHODS)}")
@@ -74,11 +46,8 @@ def probe_arrays(
     kept, left_out = usable_codes(truth, rows, name=features.name)
     if train_rows is not None:
         rows["train"] = np.intersect1d(rows["train"], train_rows)
-    y = {split: truth.label_NK[rows[split]][:, kept] for split in rows}
-    scale = Standardizer.fit(features.x_ND[rows["train"]])
-    x = {split: scale.apply(features.x_ND[rows[split]]) for split in rows}
     return evaluate_scores(
-        (fit_logistic if method == "logistic" else fit_knn)(x, y, device=device),
+        fit_rows(features.x_ND, truth.label_NK[:, kept], rows, method=method, device=device),
         truth,
         rows,
         kept,
@@ -87,6 +56,4 @@ def probe_arrays(
         name=features.name,
         method=method,
         contamination=contamination,
-        num_draws=num_draws,
-        seed=seed,
     )

@@ -4,19 +4,20 @@ Each takes standardised features and labels of the three splits, chooses its one
 scores val and test.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from lamae.evaluate.probe.auroc import auroc, macro
-from lamae.evaluate.probe.logistic import LogisticSolver
+from lamae.evaluate.probe.auroc import auroc
+from lamae.evaluate.probe.logistic import LogisticSolver, Standardizer
+from lamae.evaluate.statistics import macro
 
 C_GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 K_GRID = (5.0, 10.0, 20.0, 50.0, 100.0, 200.0)
 KNN_TEMPERATURE = 0.07
-METHODS = ("logistic", "knn")
 
 Splits = Mapping[str, np.ndarray]
 
@@ -35,24 +36,37 @@ class Fit:
     """Turns scores into probabilities."""
 
 
-def fit_logistic(x: Splits, y: Splits, *, device: str = "cpu", C_grid: tuple[float, ...] = C_GRID) -> Fit:
-    """One ridge-penalised logistic regression per code, one C for all.
+def fit_logistic(x: Splits, y: Splits, *, device: str = "cpu") -> Fit:
+    """One ridge-penalised logistic regression per code, one C for all."""
+    path = logistic_path(x["train"], y["train"], device=device)
+    return _choose(
+        lambda C, split: path[C](x[split]),
+        list(path),
+        y["val"],
+        probability=lambda odds: 0.5 + 0.5 * np.tanh(0.5 * odds),
+    )
 
-    A code with one class in train cannot be fitted; its records all get the same score, an AUROC of one half.
+
+def logistic_path(
+    x_ND: np.ndarray, y_NK: np.ndarray, *, device: str = "cpu"
+) -> dict[float, Callable[[np.ndarray], np.ndarray]]:
+    """What gives the log-odds of features under every C, ascending.
+
+    A code with one class cannot be fitted; its records all get 0, an AUROC of one half.
     """
-    positives = y["train"].sum(0)
-    fitted = (positives > 0) & (positives < len(y["train"]))
-    solver = LogisticSolver(x["train"], y["train"][:, fitted], device=device) if fitted.any() else None
+    positives = y_NK.sum(0)
+    fitted = (positives > 0) & (positives < len(y_NK))
+    solver = LogisticSolver(x_ND, y_NK[:, fitted], device=device) if fitted.any() else None
     # From strong to weak penalty: each fit starts from the one before.
-    models = {C: solver.fit(C) for C in sorted(C_grid)} if solver is not None else {}
+    models = {C: solver.fit(C) if solver is not None else None for C in sorted(C_GRID)}
 
-    def score(C: float, split: str) -> np.ndarray:
-        odds = np.zeros((len(x[split]), y[split].shape[1]), dtype=np.float32)
-        if C in models:
-            odds[:, fitted] = models[C].decide(x[split])
-        return odds
+    def decide(x_MD: np.ndarray, *, C: float) -> np.ndarray:
+        odds_MK = np.zeros((len(x_MD), len(fitted)), dtype=np.float32)
+        if (model := models[C]) is not None:
+            odds_MK[:, fitted] = model.decide(x_MD)
+        return odds_MK
 
-    return _choose(score, sorted(C_grid), y["val"], probability=lambda odds: 0.5 + 0.5 * np.tanh(0.5 * odds))
+    return {C: functools.partial(decide, C=C) for C in models}
 
 
 def fit_knn(x: Splits, y: Splits, *, device: str = "cpu", k_grid: tuple[float, ...] = K_GRID) -> Fit:
@@ -71,6 +85,16 @@ def fit_knn(x: Splits, y: Splits, *, device: str = "cpu", k_grid: tuple[float, .
 
     settings = [k for k in sorted(k_grid, reverse=True) if k <= num_train] or [float(num_train)]
     return _choose(score, settings, y["val"], probability=lambda votes: votes)
+
+
+METHODS: dict[str, Callable[..., Fit]] = {"logistic": fit_logistic, "knn": fit_knn}
+
+
+def fit_rows(x_ND: np.ndarray, y_NK: np.ndarray, rows: Splits, *, method: str = "logistic", device: str = "cpu") -> Fit:
+    """Fit rows of features, standardised by those of train."""
+    scale = Standardizer.fit(x_ND[rows["train"]])
+    x = {split: scale.apply(x_ND[of]) for split, of in rows.items()}
+    return METHODS[method](x, {split: y_NK[of] for split, of in rows.items()}, device=device)
 
 
 def _choose(

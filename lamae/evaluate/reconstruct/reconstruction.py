@@ -11,6 +11,7 @@ training mean. Derived leads (III, aVR, aVL, aVF) are kept apart: they follow fr
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,8 +25,8 @@ from lamae.base.leads import CHEST_LEADS, DERIVED_LEADS, INDEPENDENT_LEADS, LEAD
 from lamae.base.progress import Progress, ignore
 from lamae.data.transforms import Signal, SignalTransform
 from lamae.evaluate.embeddings.inference import read_signals, transform_for
-from lamae.evaluate.probe.auroc import Interval, interval, subject_weights
 from lamae.evaluate.reconstruct.trivial import LINEAR, TRIVIAL, predictors
+from lamae.evaluate.statistics import Drawn, Interval, estimate, subject_weights
 from lamae.model.config import MaskConfig
 from lamae.model.masking import Mask, draw_mask
 from lamae.sharding.format import ShardSet
@@ -41,7 +42,6 @@ GROUPS: dict[str, tuple[int, ...]] = {
     "derived": DERIVED_LEADS,
 }
 NUM_TRAIN_RECORDS = 512
-NUM_DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,15 @@ class ReconstructionErrors:
 
     def ratio(self, situation: str, group: str, *, against: str | None = None) -> Interval:
         """Error of the model over that of ``against`` (default: the best trivial predictor), 95 % over subjects."""
-        other = self.predictors.index(against or self.best_trivial(situation, group)[0])
-        once, _ = self._pool(np.ones((1, len(self.subject_R))), situation, group)
-        draws, _ = self._pool(self._draws_BR, situation, group)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return interval(float(once[0, 0] / once[0, other]), draws[:, 0] / draws[:, other])
+        return estimate({0: self.drawn_ratio(situation, group, against or self.best_trivial(situation, group)[0])})
+
+    def drawn_ratio(self, situation: str, group: str, against: str) -> Drawn:
+        """``ratio`` over all records and in every draw of subjects."""
+        other = self.predictors.index(against)
+        squared_BP, _ = self._pool(self._draws_BR, situation, group)
+        with np.errstate(divide="ignore", invalid="ignore"):  # a draw in which nothing was hidden
+            ratio_B = squared_BP[:, 0] / squared_BP[:, other]
+        return hashlib.sha256(self.subject_R.tobytes()).hexdigest(), float(ratio_B[0]), ratio_B[1:]
 
     def table(self) -> list[dict[str, Any]]:
         """One row per situation and group of leads that occur: errors by predictor, ready for JSON."""
@@ -93,7 +97,6 @@ class ReconstructionErrors:
                 if not count_RL.any():
                     continue
                 name, _ = self.best_trivial(situation, group)
-                ratio = self.ratio(situation, group)
                 rows.append(
                     {
                         "situation": situation,
@@ -102,8 +105,8 @@ class ReconstructionErrors:
                         "num_records": int(count_RL.any(1).sum()),
                         "mse": self.mse(situation, group),
                         "best_trivial": name,
-                        "ratio_to_best_trivial": dataclasses.asdict(ratio),
-                        "ratio_to_linear": dataclasses.asdict(self.ratio(situation, group, against=LINEAR)),
+                        "ratio_to_best_trivial": self.ratio(situation, group).to_dict(),
+                        "ratio_to_linear": self.ratio(situation, group, against=LINEAR).to_dict(),
                         "unit": f"{self.unit}²",
                     }
                 )
@@ -111,7 +114,9 @@ class ReconstructionErrors:
 
     @cached_property
     def _draws_BR(self) -> np.ndarray:
-        return subject_weights(self.subject_R, num_draws=NUM_DRAWS, seed=0)
+        """Once all records, then the draws of subjects."""
+        drawn_BR = subject_weights(self.subject_R)
+        return np.concatenate([np.ones((1, len(self.subject_R))), drawn_BR])
 
     def _pool(self, weights_BR: np.ndarray, situation: str, group: str) -> tuple[np.ndarray, np.ndarray]:
         s, leads = SITUATIONS.index(situation), list(GROUPS[group])
@@ -201,18 +206,14 @@ def reconstruct_records(
     loaded: LoadedModel,
     shards: Path | ShardSet,
     rows: np.ndarray,
-    *,
-    mask: MaskConfig | None = None,
-    seed: int = 0,
-    device: str = "cpu",
 ) -> list[Reconstruction]:
-    """What the model makes of hidden parts of ``rows``, under the same masks as ``reconstruction_errors``."""
+    """What the model makes of hidden parts of ``rows``, under the run's own masks in ``reconstruction_errors``."""
     shard_set = ShardSet.open(shards)
     transform = transform_for(loaded, shard_set)
     scale, unit = loaded.config.signal.output_scale
     found = []
-    for signal in read_signals(shard_set, rows, transform=transform, batch_size=16, device=device):
-        drawn = draw_evaluation_mask(loaded, signal, mask=mask, seed=seed)
+    for signal in read_signals(shard_set, rows, transform=transform, batch_size=16):
+        drawn = draw_evaluation_mask(loaded, signal, mask=None, seed=0)
         y_BLT, predicted_BLT = loaded.model.reconstruct(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, drawn)
         for b, row in enumerate(signal.row.tolist()):
             found.append(
@@ -249,12 +250,10 @@ def situations(hidden_BLT: np.ndarray, visible_BLT: np.ndarray) -> np.ndarray:
     return np.where(hidden_BLT, kind, -1).astype(np.int8)
 
 
-def lead_moments(
-    shard_set: ShardSet, rows: np.ndarray, *, transform: SignalTransform, batch_size: int = 64
-) -> tuple[np.ndarray, np.ndarray]:
+def lead_moments(shard_set: ShardSet, rows: np.ndarray, *, transform: SignalTransform) -> tuple[np.ndarray, np.ndarray]:
     """Mean [12] and covariance [12, 12] of the leads over instants at which all twelve are valid, float64."""
     total, outer, count = np.zeros(NUM_LEADS), np.zeros((NUM_LEADS, NUM_LEADS)), 0
-    for signal in read_signals(shard_set, rows, transform=transform, batch_size=batch_size):
+    for signal in read_signals(shard_set, rows, transform=transform, batch_size=64):
         whole_BT = signal.valid_BLT.all(1)
         x_PL = signal.x_BLT.permute(0, 2, 1)[whole_BT].double().numpy()
         total, outer, count = total + x_PL.sum(0), outer + x_PL.T @ x_PL, count + len(x_PL)
@@ -264,7 +263,7 @@ def lead_moments(
 
 def _unflagged(shard_set: ShardSet, rows: np.ndarray) -> np.ndarray:
     """Those of ``rows`` without any quality flag, or all where that leaves none: one artefact spoils a covariance."""
-    clean = ~shard_set.column("lead_flags")[rows].any(1) & (shard_set.column("record_flags")[rows] == 0)
+    clean = ~shard_set.flagged_N[rows]
     return rows[clean] if clean.any() else rows
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from lamae.evaluate.probe.auroc import Interval, auroc, subject_weights
-from lamae.study.statistics import Scores, difference, estimate, stratified_auroc, summarise, verdict
+from lamae.evaluate.probe.auroc import auroc, stratified_auroc
+from lamae.evaluate.statistics import Interval, difference, estimate, subject_weights
+from lamae.study.scoring import Scores, summarise
 
 RNG = np.random.default_rng
 
@@ -32,8 +33,8 @@ def test_repeats_are_averaged_over_the_same_subjects():
     y = rng.random((60, 2)) < 0.4
     score = rng.normal(size=(2, 60, 2)) + y
     at = np.zeros((2, 60), dtype=int)
-    both = summarise(Scores(score, at, y, np.arange(60), "p", ("a", "b")), num_draws=50)
-    each = [summarise(Scores(score[[r]], at[[r]], y, np.arange(60), "p", ("a", "b")), num_draws=50) for r in (0, 1)]
+    both = summarise(Scores(score, at, y, np.arange(60), "p", ("a", "b")))
+    each = [summarise(Scores(score[[r]], at[[r]], y, np.arange(60), "p", ("a", "b"))) for r in (0, 1)]
     np.testing.assert_allclose(both.draws_BK, (each[0].draws_BK + each[1].draws_BK) / 2)
 
 
@@ -89,6 +90,6 @@ def test_populations_weigh_alike_however_many_seeds_they_have():
 
 
 def test_a_tie_is_an_interval_that_covers_zero():
-    assert verdict(Interval(0.1, -0.01, 0.2)) == "tie"
-    assert verdict(Interval(0.1, 0.01, 0.2)) == "better"
-    assert verdict(Interval(-0.1, -0.2, -0.01)) == "worse"
+    assert Interval(0.1, -0.01, 0.2).verdict == "tie"
+    assert Interval(0.1, 0.01, 0.2).verdict == "better"
+    assert Interval(-0.1, -0.2, -0.01).verdict == "worse"

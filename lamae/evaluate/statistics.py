@@ -1,0 +1,152 @@
+"""The uncertainty of every score and comparison: a bootstrap over subjects and, where there are several, over seeds.
+
+Records of one subject are not independent, so the bootstrap draws subjects: every record carries its subject's count in
+the draw as a weight. Runs are scored on populations of subjects (with several parts of a corpus, each run on the part
+that it was not pretrained on). In every draw the subjects of each population are drawn with replacement, the same ones
+for all runs, which is what pairs two runs, and so are its seeds:
+
+    value = mean over populations of the mean over its seeds of (value of that run)
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+NUM_DRAWS = 1000
+
+Drawn = tuple[str, float, np.ndarray]
+"""Population, value, and the value in every draw of that population's subjects [B]."""
+Values = Mapping[int, Drawn]
+"""By seed."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its 95 % percentile interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+    @property
+    def verdict(self) -> str:
+        """Of a difference, in words: a tie where the interval covers 0."""
+        if not self.excludes_zero:
+            return "tie"
+        return "better" if self.value > 0 else "worse"
+
+    def to_dict(self) -> dict[str, float | None]:
+        """For JSON, which has no NaN: bounds that are unknown are null."""
+        bounds = {"low": self.low, "high": self.high}
+        return {"value": self.value, **{name: None if np.isnan(bound) else bound for name, bound in bounds.items()}}
+
+    def __format__(self, form: str) -> str:
+        """Every number in ``form``, such as +.3f for a difference; .3f where none is given."""
+        form = form or ".3f"
+        if np.isnan(self.low):
+            return f"{self.value:{form}} (interval unknown)"
+        return f"{self.value:{form}} ({self.low:{form}} to {self.high:{form}})"
+
+    def __str__(self) -> str:
+        return format(self, "")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """AUROC of one run by code, and in every draw of subjects."""
+
+    auroc_K: np.ndarray
+    draws_BK: np.ndarray
+    population: str
+    """The same for runs scored on the same records, whose subjects are then drawn together."""
+    codes: Sequence[str]
+
+    def drawn(self, codes: Sequence[str] | None = None) -> Drawn:
+        """Macro AUROC over some codes (default: all)."""
+        columns = [self.codes.index(code) for code in (self.codes if codes is None else codes)]
+        return self.population, float(macro(self.auroc_K[columns])), macro(self.draws_BK[:, columns])
+
+    def macro_of(self, codes: Sequence[str] | None = None) -> Interval:
+        """Macro AUROC over some codes (default: all) with its interval over subjects."""
+        return estimate({0: self.drawn(codes)})
+
+
+def macro(auroc_K: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of the codes whose AUROC is defined; NaN where none is."""
+    defined = np.isfinite(auroc_K)
+    count = defined.sum(-1)
+    total = np.where(defined, auroc_K, 0.0).sum(-1)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def subject_weights(subject_N: np.ndarray, *, num_draws: int = NUM_DRAWS, seed: int = 0) -> np.ndarray:
+    """float32 [num_draws, N]: how often each record's subject was drawn, with replacement, in each draw.
+
+    The same subjects and seed give the same draws, which is what pairs the intervals of two models.
+    """
+    _, subject = np.unique(subject_N, return_inverse=True)
+    num_subjects = int(subject.max()) + 1 if len(subject) else 0
+    draw = np.random.default_rng(seed).integers(num_subjects, size=(num_draws, num_subjects))
+    cell = draw + num_subjects * np.arange(num_draws)[:, None]
+    counts = np.bincount(cell.ravel(), minlength=num_draws * num_subjects).reshape(num_draws, num_subjects)
+    return counts.astype(np.float32)[:, subject]
+
+
+def interval(value: float, draws: np.ndarray) -> Interval:
+    """95 % percentile interval of ``draws`` around ``value``, ignoring draws in which it is undefined."""
+    finite = draws[np.isfinite(draws)]
+    if not len(finite):
+        return Interval(float(value), float("nan"), float("nan"))
+    low, high = np.quantile(finite, [0.025, 0.975])
+    return Interval(float(value), float(low), float(high))
+
+
+def estimate(values: Values) -> Interval:
+    """Mean over populations of the mean over their seeds, 95 % over seeds and subjects."""
+    by_population: dict[str, list[tuple[float, np.ndarray]]] = {}
+    for number in sorted(values):
+        population, value, draws_B = values[number]
+        by_population.setdefault(population, []).append((value, draws_B))
+    rng = np.random.default_rng(0)
+    means, draws = [], []
+    for runs in by_population.values():
+        means.append(np.mean([value for value, _ in runs]))
+        draws.append(_resample_seeds(np.stack([draws_B for _, draws_B in runs]), rng))
+    return interval(float(np.mean(means)), np.mean(draws, axis=0))
+
+
+def difference(first: Values, second: Values) -> Interval:
+    """``first - second`` on the seeds that both have, paired by seed and by subject.
+
+    Raises ValueError where a seed was not scored on the same population in both, or none is common.
+    """
+    common = sorted(set(first) & set(second))
+    if not common:
+        raise ValueError("no seed in common")
+    gaps: dict[int, Drawn] = {}
+    for number in common:
+        (population, a, a_B), (other, b, b_B) = first[number], second[number]
+        if population != other:
+            raise ValueError(f"seed {number} was scored on different records")
+        gaps[number] = population, a - b, a_B - b_B
+    return estimate(gaps)
+
+
+def _resample_seeds(draws_SB: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """[B]: in every draw of subjects, the mean over as many of the S seeds drawn with replacement.
+
+    Such means vary too little: by (S - 1) / S in variance. The seeds' deviations are therefore stretched by
+    sqrt(S / (S - 1)); a single seed says nothing of its variance, and the draws are then over subjects alone.
+    """
+    S, B = draws_SB.shape
+    mean_B = draws_SB.mean(0)
+    if S == 1:
+        return mean_B
+    chosen_SB = rng.integers(S, size=(S, B))
+    drawn_B = draws_SB[chosen_SB, np.arange(B)].mean(0)
+    return mean_B + np.sqrt(S / (S - 1)) * (drawn_B - mean_B)
