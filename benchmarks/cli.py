@@ -16,7 +16,7 @@ from lamae.base import files
 from lamae.base.errors import LamaeError, UsageError
 from lamae.benchmarks.ranks import end_with
 from lamae.benchmarks.result import BENCHMARKS, combine, read_result, run_benchmark, write_result
-from lamae.train.ranks.place import find_place
+from lamae.base.place import find_place
 
 NOTE = "ratios measured side by side in this run"
 OF_RANKS = ("scaling",)

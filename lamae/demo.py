@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lamae import console
-from lamae.base import files, launch
+from lamae.base import files, processes
 from lamae.base.errors import LamaeError
 from lamae.base.leads import CHEST_LEADS, LIMB_LEADS
 from lamae.base.outputs import make_or_resume
@@ -215,10 +215,10 @@ def _train(kind: str, paths: Paths, settings: Settings, progress: Progress) -> N
         if (step := _last_step(run)) != before:
             progress("train", step, settings.steps)
 
-    code = launch.train_locally(
+    code = processes.train_locally(
         CONFIG, overrides, num_processes=settings.num_processes, log_path=log, on_poll=show_step
     )
-    launch.check_exit(code, log)
+    processes.check_exit(code, log)
     show_step()
     files.write_json(run / DONE_NAME, {"steps": settings.steps})
 
@@ -237,7 +237,7 @@ def _embed(kind: str, paths: Paths, progress: Progress) -> None:
         paths.shards,
         out,
         random_weights=kind not in paths.runs,
-        threads=launch.usable_cores(),
+        threads=processes.usable_cores(),
         progress=progress,
     )
 
