@@ -31,16 +31,16 @@ def run(*, quick: bool = False, progress: Progress = ignore, size: str | None = 
     repeats = 3 if quick else 7
     with tempfile.TemporaryDirectory(prefix="lamae-bench-") as scratch, RankPool(1) as pool:
         progress("checkpoint", 0, 1)
-        about = pool.call(
+        [parameters] = pool.call(
             rankstep.open_steps,
             config=f"configs/pretrain/{size}.yaml",
             overrides=["train.global_batch_size=1", "train.micro_batch_size=1"],
-        )[0]
+        )
         pool.call(rankstep.time_steps, num_steps=1)  # makes the moments
         timings: dict[str, Timing] = pool.call(time_saving, folder=scratch, repeats=repeats)[0]
         progress("checkpoint", 1, 1)
     return {
-        "settings": {"size": size, "parameters": about["parameters"], "repeats": repeats, "ranks": 1},
+        "settings": {"size": size, "parameters": parameters, "repeats": repeats, "ranks": 1},
         "measurements": {name: _in_megabytes(timing) for name, timing in timings.items()},
         **ratio_entries(
             {

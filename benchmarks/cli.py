@@ -14,11 +14,10 @@ from typer.core import TyperGroup
 from lamae import console
 from lamae.base import files
 from lamae.base.errors import LamaeError, UsageError
-from lamae.benchmarks.ranks import end_with
-from lamae.benchmarks.result import BENCHMARKS, combine, read_result, run_benchmark, write_result
 from lamae.base.place import find_place
+from lamae.benchmarks.ranks import end_with
+from lamae.benchmarks.result import BENCHMARKS, combine, print_ratios, read_result, run_benchmark, write_result
 
-NOTE = "ratios measured side by side in this run"
 OF_RANKS = ("scaling",)
 # What 'bench all' asks of the full forms, with fewer repeats than alone: all of it in ten minutes on two cores.
 IN_ALL: dict[str, dict[str, Any]] = {
@@ -143,7 +142,7 @@ def run_all(
                 console.print_error(f"{name}: {failed[name]}")
                 continue
         results[name]["command"] = f"lamae bench all{' --quick' * quick}"
-        _print_ratios(results[name])
+        print_ratios(results[name])
     combined = combine(results, failed=failed, quick=quick)
     if json is not None:
         write_result(combined, json)
@@ -214,7 +213,7 @@ def _run(name: str, json: Path | None, *, quick: bool, **options: Any) -> None:
     with console.show_progress() as progress:
         result = run_benchmark(name, quick=quick, progress=progress, **options)
     result["command"] = _command(name, quick, options)
-    _print_ratios(result)
+    print_ratios(result)
     if json is not None:
         write_result(result, json)
 
@@ -234,17 +233,6 @@ def _refuse_several(name: str) -> None:
         raise UsageError(
             f"bench {name} is of one process: start it without a launcher; only {', '.join(OF_RANKS)} measures ranks"
         )
-
-
-def _print_ratios(result: dict[str, Any]) -> None:
-    rows = []
-    for name, value in result["ratios"].items():
-        least, most = result.get("ratio_spread", {}).get(name, (value, value))
-        rows.append([name, f"{value:.3g}", f"{least:.3g} to {most:.3g}"])
-    title = f"{result['benchmark']}: {NOTE}, {result['wall_s']:.0f} s{', short form: rough' * result['quick']}"
-    console.print_table(title, ["ratio", "median", "spread"], rows)
-    for note in result.get("notes", ()):
-        console.say(f"note: {note}")
 
 
 def _with_spread(value: float | None, spread: tuple[float, float] | None) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 
 from lamae.base.progress import Progress, ignore
 from lamae.benchmarks.loader_peers import BUFFER, OpenStream, endless, peers
-from lamae.benchmarks.timing import Ratio, Timing, ratio_entries
+from lamae.benchmarks.timing import Ratio, Timing, in_turns, ratio_entries
 from lamae.data.config import ORDERS, DataConfig, SignalConfig
 from lamae.data.loader import RingLoader
 from lamae.data.mixture import Mixture
@@ -101,21 +101,16 @@ def time_streams(
     candidates: Mapping[str, Candidate], *, repeats: int, seed: int = 0, progress: Progress = ignore
 ) -> dict[str, Timing]:
     """Time the steady state of each candidate once per repeat, in an order shuffled anew each time."""
-    shuffle = random.Random(seed).shuffle
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for repeat in range(repeats):
-        order = list(candidates)
-        shuffle(order)
-        for position, name in enumerate(order):
-            candidate = candidates[name]
-            with candidate.open() as stream:
-                for _ in range(candidate.warmup_batches):
-                    next(stream)
-                start = time.perf_counter()
-                for _ in range(candidate.timed_batches):
-                    next(stream)
-                seconds[name].append(time.perf_counter() - start)
-            progress("timing", repeat * len(order) + position + 1, repeats * len(order))
+    for name in in_turns(candidates, repeats=repeats, seed=seed, progress=progress):
+        candidate = candidates[name]
+        with candidate.open() as stream:
+            for _ in range(candidate.warmup_batches):
+                next(stream)
+            start = time.perf_counter()
+            for _ in range(candidate.timed_batches):
+                next(stream)
+            seconds[name].append(time.perf_counter() - start)
     return {name: Timing(tuple(seconds[name]), BATCH_SIZE * candidates[name].timed_batches) for name in candidates}
 
 

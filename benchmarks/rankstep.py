@@ -16,18 +16,14 @@ from typing import Any
 
 import torch
 
-from lamae.base.leads import NUM_LEADS
-from lamae.benchmarks.forecast.network import all_reduces_gradients
 from lamae.benchmarks.ranks import COLLECTIVE_TIMEOUT_S, Session
-from lamae.benchmarks.step import RECORD_SECONDS
+from lamae.benchmarks.synthetic import SyntheticBatch, build_model_of, load_run, wait
 from lamae.benchmarks.wire import Wire, tap
-from lamae.model import build_model
-from lamae.model.masking import draw_mask
 from lamae.train.blocks import checkpoint_activations
 from lamae.train.clock import StepClock
 from lamae.train.engine import Engine
 from lamae.train.ranks import distributed
-from lamae.train.runconfig import RunConfig, load
+from lamae.train.runconfig import RunConfig
 from lamae.train.schedule import plan_batch
 
 # <malloc.h>
@@ -61,19 +57,14 @@ def join(session: Session) -> None:
         session["wire"] = tap(session["ranks"].world_size)
 
 
-def open_steps(session: Session, *, config: str, overrides: list[str]) -> dict[str, Any]:
-    """Build model and engine of a configuration on this rank; what it is."""
+def open_steps(session: Session, *, config: str, overrides: list[str]) -> int:
+    """Build model and engine of a configuration on this rank; its number of parameters."""
     join(session)
     release_memory()
     session["resident_before"] = _status_bytes("VmRSS") or 0
     session["peak_was_reset"] = reset_peak()
-    run = load(config, ["run.dir=unused", "data.path=unused", *overrides])
-    session["steps"] = _Steps(run, session["ranks"], session["wire"])
-    return {
-        "parameters": session["steps"].engine.num_parameters,
-        "parameter_tensors": len(session["steps"].engine.shapes()),
-        "all_reduces": all_reduces_gradients(run.engine.deepspeed),
-    }
+    session["steps"] = _Steps(load_run(config, *overrides), session["ranks"], session["wire"])
+    return int(session["steps"].engine.num_parameters)
 
 
 def time_steps(session: Session, *, num_steps: int) -> StepCost:
@@ -155,42 +146,28 @@ class _Steps:
 
     def __init__(self, run: RunConfig, ranks: distributed.Ranks, wire: Wire) -> None:
         self.wire = wire
-        self.run = run
-        num_samples = run.signal.rate_hz * RECORD_SECONDS
-        self.num_patches = num_samples // run.model.patch_size
         self.plan = plan_batch(
             run.train.global_batch_size, micro_batch_size=run.train.micro_batch_size, world_size=ranks.world_size
         )
         torch.manual_seed(run.train.seed)
-        model = build_model(run.model, run.mask, num_samples=num_samples)
+        model = build_model_of(run)
         if run.train.activation_checkpointing:
             checkpoint_activations(model)
         self.clock = StepClock(ranks.device)
         self.engine = Engine(model, ranks=ranks, engine=run.engine, optim=run.optim, plan=self.plan, clock=self.clock)
         self._steps = self.clock.steps(itertools.repeat(None), is_asked_for=lambda: True)
         micro = self.plan.micro
-        self.x_BLT = torch.randn(micro, NUM_LEADS, num_samples, device=ranks.device)
-        self.valid_BLT = torch.ones_like(self.x_BLT, dtype=torch.bool)
-        self.lead_mask_BL = torch.ones(micro, NUM_LEADS, dtype=torch.bool, device=ranks.device)
-        self.row_B = torch.arange(micro, device=ranks.device) + ranks.rank * micro
+        self.batch = SyntheticBatch(run, micro, device=ranks.device, first_row=ranks.rank * micro)
 
     def take_one(self) -> None:
         """One optimiser step, micro-batch by micro-batch as the training loop takes it."""
         next(self._steps)
         self.engine.take_step(self._micro_batches(), learning_rate=1e-5, weight_decay=0.05)
         self.clock.end_step()
-        if self.x_BLT.is_cuda:
-            torch.cuda.synchronize()
+        wait(self.batch.signal_BLT)
 
     def _micro_batches(self) -> Iterator[tuple[Any, ...]]:
         for _ in range(self.plan.accumulation):
             with self.clock.phase("copy"):
-                mask = draw_mask(
-                    self.run.mask,
-                    seed=0,
-                    epoch_B=torch.zeros_like(self.row_B),
-                    row_B=self.row_B,
-                    lead_mask_BL=self.lead_mask_BL,
-                    num_patches=self.num_patches,
-                )
-            yield self.x_BLT, self.valid_BLT, self.lead_mask_BL, mask
+                mask = self.batch.draw_mask()
+            yield *self.batch.inputs, mask

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lamae import console
 from lamae.base import files
 from lamae.base.errors import UsageError
 from lamae.base.progress import Progress, ignore
@@ -76,6 +77,18 @@ def read_result(path: Path) -> dict[str, Any]:
 
 def write_result(result: dict[str, Any], path: Path) -> None:
     files.write_json(path, result, sort_keys=True)
+
+
+def print_ratios(result: dict[str, Any], *, note: str = "ratios measured side by side in this run") -> None:
+    rows = []
+    for name, value in result["ratios"].items():
+        least, most = result.get("ratio_spread", {}).get(name, (value, value))
+        rows.append([name, f"{value:.3g}", f"{least:.3g} to {most:.3g}"])
+    took = f", {result['wall_s']:.0f} s" if "wall_s" in result else ""
+    title = f"{result['benchmark']}: {note}{took}{', short form: rough' * result['quick']}"
+    console.print_table(title, ["ratio", "median", "spread"], rows)
+    for line in result.get("notes", ()):
+        console.say(f"note: {line}")
 
 
 def describe_result(name: str, *, quick: bool) -> dict[str, Any]:

@@ -11,7 +11,6 @@ three ways: computed by the forecast, counted at torch's collectives, and what t
 (loopback on one node) sent meanwhile.
 """
 
-import random
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -23,13 +22,16 @@ import torch
 from lamae.base.errors import UsageError
 from lamae.base.progress import Progress, ignore
 from lamae.benchmarks import rankstep
-from lamae.benchmarks.forecast.network import step_traffic
+from lamae.benchmarks.forecast.engine import step_traffic
+from lamae.benchmarks.forecast.model import ModelShape
 from lamae.benchmarks.ranks import RankPool, join_launched, network_interface, threads_per_rank
 from lamae.benchmarks.rankstep import StepCost
-from lamae.benchmarks.timing import Ratio, Timing, ratio_entries
+from lamae.benchmarks.synthetic import load_run
+from lamae.benchmarks.timing import Ratio, Timing, in_turns, ratio_entries
 from lamae.benchmarks.wire import interface_bytes, sent_per_rank
 from lamae.train.ranks.distributed import Ranks
-from lamae.train.runconfig import load
+from lamae.train.runconfig import RunConfig
+from lamae.train.schedule import BatchPlan
 
 MODES = ("weak", "strong")
 HEADLINE_STAGE = 1
@@ -64,7 +66,7 @@ def run(
     if size not in SIZES:
         raise UsageError(f"--size {size}: {', '.join(SIZES[:-1])} or {SIZES[-1]}")
     for stage in zero:  # refused here in one line, and not by every rank
-        load(_config(size), _settings(stage, precision, records * processes[-1], overrides))
+        load_run(size, *_settings(stage, precision, records * processes[-1], overrides))
     hardware = _Hardware.find(launched, most=processes[-1])
     repeats = repeats or (2 if quick else 5)
     ratios: dict[str, Ratio] = {}
@@ -74,20 +76,20 @@ def run(
         pools = {job: stack.enter_context(hardware.start(job.processes)) for job in jobs}
         for done, stage in enumerate(zero):
             progress("ZeRO stages", done, len(zero))
-            about = {}
             for job, pool in pools.items():
                 settings = _settings(stage, precision, job.batch, overrides)
-                about[job] = pool.call(rankstep.open_steps, config=_config(size), overrides=settings)[0]
+                pool.call(rankstep.open_steps, config=size, overrides=settings)
                 pool.call(rankstep.time_steps, num_steps=hardware.steps)
-            rounds = _take_turns(pools, hardware, repeats=repeats, seed=stage)
+            rounds: dict[_Job, list[_Round]] = {job: [] for job in jobs}
+            for job in in_turns(jobs, repeats=repeats, seed=stage):
+                rounds[job].append(_Round.take(pools[job], hardware))
             for pool in pools.values():
                 pool.call(rankstep.close_steps)
             timings = {job: Timing(tuple(one.seconds for one in rounds[job]), job.batch) for job in jobs}
             for job in jobs:
-                measurements[f"zero{stage}_{job.name}"] = {
-                    **timings[job].to_dict(),
-                    **_describe(rounds[job], about[job], job.processes, stage=stage, precision=precision),
-                }
+                run = load_run(size, *_settings(stage, precision, job.batch, overrides))
+                described = _describe(rounds[job], run, job)
+                measurements[f"zero{stage}_{job.name}"] = {**timings[job].to_dict(), **described}
             for mode in modes:
                 of_mode = {number: timings[_job(mode, number, processes, records)] for number in processes}
                 ratios |= _efficiencies(of_mode, mode=mode, stage=stage, headline=_headline(zero))
@@ -115,13 +117,8 @@ def run(
     }
 
 
-def _config(size: str) -> str:
-    return f"configs/pretrain/{size}.yaml"
-
-
 def _settings(stage: int, precision: str, batch: int, overrides: Sequence[str]) -> list[str]:
     return [
-        *("run.dir=unused", "data.path=unused"),
         f"engine.zero_stage={stage}",
         f"engine.precision={precision}",
         f"train.global_batch_size={batch}",
@@ -228,38 +225,16 @@ class _Round:
         return rankstep.least_waiting(self.costs).phase_s
 
 
-def _take_turns(
-    pools: Mapping[_Job, RankPool], hardware: "_Hardware", *, repeats: int, seed: int
-) -> dict[_Job, list["_Round"]]:
-    """A step of every job once per repeat, in an order shuffled anew each time."""
-    shuffle = random.Random(seed).shuffle
-    rounds: dict[_Job, list[_Round]] = {job: [] for job in pools}
-    for _ in range(repeats):
-        order = list(pools)
-        shuffle(order)
-        for job in order:
-            rounds[job].append(_Round.take(pools[job], hardware))
-    return rounds
-
-
-def _describe(
-    rounds: Sequence[_Round], about: Mapping[str, Any], number: int, *, stage: int, precision: str
-) -> dict[str, Any]:
+def _describe(rounds: Sequence[_Round], run: RunConfig, job: _Job) -> dict[str, Any]:
     described: dict[str, Any] = {
         "step_s": statistics.median(entry.seconds for entry in rounds),
         "phase_s": {name: statistics.median(entry.phase_s[name] for entry in rounds) for name in rounds[0].phase_s},
         "communication_share": statistics.median(entry.phase_s["communication"] / entry.seconds for entry in rounds),
     }
+    number = job.processes
     if number > 1:
-        traffic = step_traffic(
-            zero_stage=stage,
-            precision=precision,
-            num_parameters=about["parameters"],
-            num_tensors=about["parameter_tensors"],
-            accumulation=1,
-            world_size=number,
-            all_reduces=about["all_reduces"],
-        )
+        batch = BatchPlan(number, accumulation=1, micro=job.batch // number)
+        traffic = step_traffic(ModelShape.of(run), batch, zero_stage=run.engine.zero_stage)
         sent = [entry.sent_per_rank for entry in rounds if entry.sent_per_rank is not None]
         described["sent_bytes_per_rank"] = {
             "computed": sum(sent_per_rank(one.operation, one.num_bytes, number) for one in traffic),
