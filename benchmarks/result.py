@@ -25,6 +25,8 @@ BENCHMARKS = {
     "probe": "logistic regressions on embeddings, beside scikit-learn's",
     "scaling": "one process and several: efficiency, communication share, bytes on the wire by ZeRO stage",
 }
+Spread = tuple[float, float, float]
+"""Median, least and most."""
 VERSIONED = ("torch", "deepspeed", "numpy", "webdataset", "wfdb", "zarr", "triton")
 
 
@@ -79,11 +81,21 @@ def write_result(result: dict[str, Any], path: Path) -> None:
     files.write_json(path, result, sort_keys=True)
 
 
+def spread_of_ratios(result: Mapping[str, Any]) -> dict[str, Spread]:
+    """Of every ratio; one without a spread of its own stands for all three."""
+    spreads = result.get("ratio_spread", {})
+    return {name: (value, *spreads.get(name, (value, value))) for name, value in result["ratios"].items()}
+
+
+def spread_of_rates(result: Mapping[str, Any]) -> dict[str, Spread]:
+    """Of every candidate's items per second."""
+    entries = {name: entry for name, entry in result.get("measurements", {}).items() if isinstance(entry, Mapping)}
+    return {name: (one["per_s"], one["min"], one["max"]) for name, one in entries.items() if "per_s" in one}
+
+
 def print_ratios(result: dict[str, Any], *, note: str = "ratios measured side by side in this run") -> None:
-    rows = []
-    for name, value in result["ratios"].items():
-        least, most = result.get("ratio_spread", {}).get(name, (value, value))
-        rows.append([name, f"{value:.3g}", f"{least:.3g} to {most:.3g}"])
+    spreads = spread_of_ratios(result).items()
+    rows = [[name, f"{median:.3g}", f"{least:.3g} to {most:.3g}"] for name, (median, least, most) in spreads]
     took = f", {result['wall_s']:.0f} s" if "wall_s" in result else ""
     title = f"{result['benchmark']}: {note}{took}{', short form: rough' * result['quick']}"
     console.print_table(title, ["ratio", "median", "spread"], rows)
