@@ -9,7 +9,7 @@ import gc
 import itertools
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,6 @@ class StepCost:
     sent_bytes: float
     tensor_bytes: dict[str, int]
     calls: dict[str, int]
-
-
-def least_waiting(costs: Sequence[StepCost]) -> StepCost:
-    """Of the ranks of a job the one that waited least for others: what it spent on communication is sending."""
-    return min(costs, key=lambda cost: cost.phase_s["communication"])
 
 
 def join(session: Session) -> None:
