@@ -137,6 +137,25 @@ def run_all(
         raise LamaeError(f"bench all: {', '.join(failed)} failed; run 'lamae bench {next(iter(failed))}' alone")
 
 
+@app.command("gpu-check")
+def gpu_check(
+    json: Annotated[Path, typer.Option("--json", help="The report; what it holds already is not run again.")] = Path(
+        "gpu-check.json"
+    ),
+    minutes: Annotated[float, typer.Option(help="Begin nothing after so many minutes, and end what runs then.")] = 8.0,
+    quick: QuickOption = False,
+) -> None:
+    """Whether everything computes what it should on this machine's GPU, and how fast: one command, one report."""
+    from lamae.benchmarks.gpu_check import check
+
+    _refuse_several("gpu-check")
+    files.check_writable("--json", json)
+    report = check(json, minutes=minutes, quick=quick)
+    print_ratios(report)
+    if report["failed"]:
+        raise LamaeError(f"gpu-check: {', '.join(report['failed'])} failed; {json} says why, and the next run goes on")
+
+
 @app.command()
 def compare(
     before: Annotated[Path, typer.Argument(metavar="A.json", help="A result, single or of 'bench all'.")],

@@ -47,7 +47,7 @@ def join(session: Session) -> None:
     """Find the other ranks, and watch what is sent to them from now on."""
     if "ranks" not in session:
         session["ranks"] = distributed.start(
-            timeout_s=COLLECTIVE_TIMEOUT_S, num_threads=int(os.environ["OMP_NUM_THREADS"])
+            timeout_s=COLLECTIVE_TIMEOUT_S, num_threads=int(os.environ.get("OMP_NUM_THREADS", 0))
         )
         session["wire"] = tap(session["ranks"].world_size)
 

@@ -47,17 +47,19 @@ def run_benchmark(name: str, *, quick: bool = False, progress: Progress = ignore
     }
 
 
-def combine(results: Mapping[str, dict[str, Any]], *, failed: Mapping[str, str], quick: bool) -> dict[str, Any]:
+def combine(
+    results: Mapping[str, dict[str, Any]], *, failed: Mapping[str, str], quick: bool, name: str = "all"
+) -> dict[str, Any]:
     """Several benchmarks as one result: ratios are named ``BENCHMARK.RATIO``, ``failed`` says what raised instead."""
     combined: dict[str, Any] = {
-        **describe_result("all", quick=quick),
+        **describe_result(name, quick=quick),
         "wall_s": round(sum(result["wall_s"] for result in results.values()), 1),
         "results": dict(results),
         "failed": dict(failed),
     }
     for entry in ("ratios", "ratio_spread"):
         combined[entry] = {
-            f"{name}.{ratio}": value for name, result in results.items() for ratio, value in result[entry].items()
+            f"{part}.{ratio}": value for part, result in results.items() for ratio, value in result[entry].items()
         }
     return combined
 

@@ -11,7 +11,7 @@ import gc
 import os
 import resource
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ from lamae.benchmarks.synthetic import (
 )
 from lamae.benchmarks.timing import Ratio, Timing, median_s, ratio_entries, time_side_by_side
 from lamae.model.flops import count_flops
+from lamae.train.blocks import compile_blocks
 from lamae.train.runconfig import RunConfig
 
 SQUARE = (2048, 2048, 2048)
@@ -51,13 +52,17 @@ GROUPS = {
 class TrainingStep:
     """Everything of one optimiser step but reading data."""
 
-    def __init__(self, config: RunConfig, *, dtype: torch.dtype, batch_size: int, device: str) -> None:
+    def __init__(
+        self, config: RunConfig, *, dtype: torch.dtype, batch_size: int, device: str, compiled: bool = False
+    ) -> None:
         torch.manual_seed(0)
         self.master = build_model_of(config).to(device)
         self.model = self.master
         if dtype != torch.float32:
             self.model = build_model_of(config).to(device, dtype)
             self.model.load_state_dict(self.master.state_dict())
+        if compiled:
+            compile_blocks(self.model)
         self.optimizer = torch.optim.AdamW(self.master.parameters(), lr=1e-4, weight_decay=0.05, fused=True)
         self.batch = SyntheticBatch(config, batch_size, device=device)
         flops = count_flops(config.model, config.mask, num_samples=num_record_samples(config))
@@ -95,8 +100,10 @@ def run(
     sizes: Iterable[str] | None = None,
     precisions: Iterable[str] = tuple(DTYPES),
     repeats: int | None = None,
+    compiled: bool = False,
 ) -> dict[str, Any]:
-    """Times steps of the named sizes; ``quick`` measures tiny and small with few records and repeats."""
+    """Times steps of the named sizes; ``quick`` measures tiny and small with few records and repeats, ``compiled`` each
+    step with ``train.compile=blocks`` beside itself."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     keeps_memory = device == "cpu" and keep_freed_memory()  # as in training
     sizes = tuple(sizes or (("tiny", "small") if quick else ("tiny", "small", "base")))
@@ -115,16 +122,21 @@ def run(
             config = load_run(size)
             batch_size = _batch_size(size, device=device, quick=quick)
             progress(f"{size} {precision}", 0, None)
-            step = TrainingStep(config, dtype=DTYPES[precision], batch_size=batch_size, device=device)
-            name = f"{size}_{precision}"
-            timings = time_side_by_side({"step": step, **yardsticks}, repeats=rounds, progress=progress)
-            ratios[f"mfu_{name}"] = Ratio.of(timings["step"], timings["peak"])
-            ratios[f"vs_square_{name}"] = Ratio.of(timings["step"], timings["square"])
-            measurements[name] = {
-                **_describe(step, timings, batch_size=batch_size),
-                "time_shares": time_shares(step),
+            steps = {
+                f"{size}_{precision}{'_compiled' * is_compiled}": TrainingStep(
+                    config, dtype=DTYPES[precision], batch_size=batch_size, device=device, compiled=is_compiled
+                )
+                for is_compiled in ((False, True) if compiled else (False,))
             }
-            del step
+            timings = time_side_by_side({**steps, **yardsticks}, repeats=rounds, progress=progress)
+            for name, step in steps.items():
+                ratios[f"mfu_{name}"] = Ratio.of(timings[name], timings["peak"])
+                ratios[f"vs_square_{name}"] = Ratio.of(timings[name], timings["square"])
+                described = _describe(step, timings[name], yardsticks=timings, batch_size=batch_size)
+                measurements[name] = {**described, "time_shares": time_shares(step)}
+            if compiled:
+                ratios[f"compiled_vs_eager_{size}_{precision}"] = Ratio.of(*(timings[name] for name in reversed(steps)))
+            del steps, step
             gc.collect()
     return {
         "settings": {
@@ -202,16 +214,18 @@ def _group_of(operation: str) -> str:
     return "everything else"
 
 
-def _describe(step: TrainingStep, timings: dict[str, Timing], *, batch_size: int) -> dict[str, Any]:
-    seconds = statistics.median(timings["step"].seconds)
+def _describe(
+    step: TrainingStep, timing: Timing, *, yardsticks: Mapping[str, Timing], batch_size: int
+) -> dict[str, Any]:
+    seconds = statistics.median(timing.seconds)
     return {
         "records_per_s": batch_size / seconds,
-        "step_s": {"median": seconds, "min": min(timings["step"].seconds), "max": max(timings["step"].seconds)},
+        "step_s": {"median": seconds, "min": min(timing.seconds), "max": max(timing.seconds)},
         "batch_size": batch_size,
         "gflop_per_record": step.flops / batch_size / 1e9,
-        "gflop_per_s": timings["step"].rate / 1e9,
-        "peak_gflop_per_s": timings["peak"].rate / 1e9,
-        "square_gflop_per_s": timings["square"].rate / 1e9,
+        "gflop_per_s": timing.rate / 1e9,
+        "peak_gflop_per_s": yardsticks["peak"].rate / 1e9,
+        "square_gflop_per_s": yardsticks["square"].rate / 1e9,
         "masks_share": median_s(step.batch.draw_mask, 3) / seconds,
         "parameters": sum(p.numel() for p in step.master.parameters()),
         "peak_memory_gib": _peak_memory_gib(),
