@@ -23,11 +23,11 @@ from lamae.base.rundirectory import RunDirectory
 from lamae.benchmarks.kernels import HEAD_DIM, HEADS
 from lamae.benchmarks.ranks import Session, call_apart
 from lamae.benchmarks.result import combine, describe_result, read_result, run_benchmark, write_result
+from lamae.benchmarks.step import TrainingStep
 from lamae.benchmarks.synthetic import DTYPES, SyntheticBatch, build_model_of, load_run
 from lamae.kernels import cross_lead_attention
 from lamae.train import loop
 from lamae.train.engine import Engine
-from lamae.train.optimizer import build_optimizer
 from lamae.train.ranks import distributed
 from lamae.train.runconfig import RunConfig, load
 from lamae.train.schedule import BatchPlan
@@ -37,7 +37,7 @@ KERNEL_TOLERANCE = {"fp32": 1e-4, "bf16": 3e-2}
 """Largest error of an output or a gradient, relative to the largest value."""
 TRAVEL_TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2}
 """Of how far the weights move in PARITY_STEPS steps."""
-PARITY_STEPS, PARITY_RECORDS = 3, 8
+PARITY_STEPS, PARITY_RECORDS, LEARNING_RATE = 3, 8, 1e-3
 LEAST_S = 5.0
 
 
@@ -135,14 +135,16 @@ def check_zero(_folder: Path, *, quick: bool) -> dict[str, Any]:
     for precision in DTYPES:
         size = "tiny" if quick else "small"
         # A large eps: else AdamW turns the rounding noise of a gradient that is really zero into whole steps.
-        run = load_run(size, f"engine.precision={precision}", "optim.eps=1e-2", "engine.zero_stage=1")
-        start, expected = plain_steps(run, ranks.device)
+        run = load_run(size, f"engine.precision={precision}", "optim.eps=1e-2", f"optim.lr={LEARNING_RATE}")
+        plain = TrainingStep(run, dtype=DTYPES[precision], batch_size=PARITY_RECORDS, device=_device())
+        plain.master.load_state_dict(plain.model.state_dict())  # training starts from weights that bfloat16 can hold
+        start = _flatten(dict(plain.master.named_parameters()))
+        for _ in range(PARITY_STEPS):
+            plain()
+        expected = _flatten(dict(plain.master.named_parameters()))
         for stage in (1, 2, 3):
             run.engine.zero_stage = stage
-            actual = engine_steps(run, ranks)
-            moved = torch.cat([(expected[name] - start[name]).flatten() for name in start])
-            off = torch.cat([(actual[name] - expected[name]).flatten() for name in start])
-            error = float(off.norm() / moved.norm())
+            error = float((engine_steps(run, ranks, plain.batch) - expected).norm() / (expected - start).norm())
             errors[f"stage_{stage}_{precision}"] = {"error": error}
             if not error <= TRAVEL_TOLERANCE[precision]:
                 too_large.append(f"stage {stage} in {precision} by {error:.1e}")
@@ -150,39 +152,21 @@ def check_zero(_folder: Path, *, quick: bool) -> dict[str, Any]:
     return {"settings": {"size": size, "steps": PARITY_STEPS, "tolerance": TRAVEL_TOLERANCE}, "measurements": errors}
 
 
-def plain_steps(run: RunConfig, device: torch.device) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Weights before and after PARITY_STEPS of AdamW on float32 master weights, the model in the run's precision."""
+def engine_steps(run: RunConfig, ranks: distributed.Ranks, batch: SyntheticBatch) -> Tensor:
+    """Master weights, one after the other by name, after PARITY_STEPS of our engine from the weights of seed 0."""
     torch.manual_seed(0)
-    model, batch = build_model_of(run).to(device), SyntheticBatch(run, PARITY_RECORDS, device=device)
-    model.to(DTYPES[run.engine.precision])
-    masters = build_model_of(run).to(device)
-    masters.load_state_dict(model.state_dict())
-    start = {name: parameter.detach().clone() for name, parameter in masters.named_parameters()}
-    optimizer = build_optimizer(masters, run.optim)
-    for _ in range(PARITY_STEPS):
-        for group in optimizer.param_groups:
-            group["lr"], group["weight_decay"] = 1e-3, 0.1 if group["decays"] else 0.0
-        model(*batch.inputs, batch.draw_mask()).loss.backward()
-        for narrow, wide in zip(model.parameters(), masters.parameters(), strict=True):
-            wide.grad, narrow.grad = None if narrow.grad is None else narrow.grad.float(), None
-        torch.nn.utils.clip_grad_norm_(masters.parameters(), run.optim.clip_norm)
-        optimizer.step()
-        model.load_state_dict(masters.state_dict())
-    return start, {name: parameter.detach() for name, parameter in masters.named_parameters()}
-
-
-def engine_steps(run: RunConfig, ranks: distributed.Ranks) -> dict[str, Tensor]:
-    """Master weights after the same steps of our engine."""
-    torch.manual_seed(0)
-    model, batch = build_model_of(run).to(ranks.device), SyntheticBatch(run, PARITY_RECORDS, device=ranks.device)
     plan = BatchPlan(world_size=1, accumulation=1, micro=PARITY_RECORDS)
-    engine = Engine(model, ranks=ranks, engine=run.engine, optim=run.optim, plan=plan)
+    engine = Engine(build_model_of(run), ranks=ranks, engine=run.engine, optim=run.optim, plan=plan)
     for _ in range(PARITY_STEPS):
-        engine.take_step([(*batch.inputs, batch.draw_mask())], learning_rate=1e-3, weight_decay=0.1)
-    shapes = engine.shapes()
-    weights = {each.name: each.view(each.flat).clone().view(shapes[each.name]) for each in engine.fragments()}
+        micro_batch = (*batch.inputs, batch.draw_mask())
+        engine.take_step([micro_batch], learning_rate=LEARNING_RATE, weight_decay=run.optim.weight_decay)
+    weights = _flatten({each.name: each.view(each.flat) for each in engine.fragments()})
     engine.close()
     return weights
+
+
+def _flatten(tensors: dict[str, Tensor]) -> Tensor:
+    return torch.cat([tensors[name].detach().flatten() for name in sorted(tensors)])
 
 
 def check_training(folder: Path, *, quick: bool) -> dict[str, Any]:

@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lamae.base.progress import Progress, ignore
+from lamae.base.revision import installed_versions
 from lamae.benchmarks.loader_peers import BUFFER, OpenStream, endless, peers
 from lamae.benchmarks.timing import Ratio, Timing, in_turns, ratio_entries
 from lamae.data.config import ORDERS, DataConfig, SignalConfig
@@ -68,6 +68,7 @@ def run(*, quick: bool = False, progress: Progress = ignore, repeats: int | None
         timings = time_streams(candidates, repeats=repeats, progress=progress)
     by_peer = {peer: _best_setting(timings, peer) for peer in ("webdataset_tutorial", "webdataset_tutorial_int16")}
     best_peer = _fastest(timings, [name for name in timings if not name.startswith(("ours", "memcpy"))])
+    versions = installed_versions(PEER_PACKAGES)
     ours, tutorial = timings[HEADLINE], timings[by_peer["webdataset_tutorial"]]
     return {
         "settings": {
@@ -78,7 +79,7 @@ def run(*, quick: bool = False, progress: Progress = ignore, repeats: int | None
             "ours": HEADLINE,
             **by_peer,
             "best_peer": best_peer,
-            "peer_versions": {package: _version(package) for package in PEER_PACKAGES},
+            "peer_versions": {package: versions[package] for package in PEER_PACKAGES},
         },
         "seek_ms": seek_ms(num_records=800_000, repeats=repeats),
         "measurements": {name: timing.to_dict() for name, timing in timings.items()},
@@ -207,10 +208,3 @@ def _best_setting(timings: Mapping[str, Timing], peer: str) -> str:
 
 def _fastest(timings: Mapping[str, Timing], names: list[str]) -> str:
     return max(names, key=lambda name: timings[name].rate)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -31,6 +31,7 @@ from lamae.benchmarks.synthetic import (
 from lamae.benchmarks.timing import Ratio, Timing, median_s, ratio_entries, time_side_by_side
 from lamae.model.flops import count_flops
 from lamae.train.blocks import compile_blocks
+from lamae.train.optimizer import build_optimizer
 from lamae.train.runconfig import RunConfig
 
 SQUARE = (2048, 2048, 2048)
@@ -63,7 +64,7 @@ class TrainingStep:
             self.model.load_state_dict(self.master.state_dict())
         if compiled:
             compile_blocks(self.model)
-        self.optimizer = torch.optim.AdamW(self.master.parameters(), lr=1e-4, weight_decay=0.05, fused=True)
+        self.optimizer, self.clip_norm = build_optimizer(self.master, config.optim), config.optim.clip_norm
         self.batch = SyntheticBatch(config, batch_size, device=device)
         flops = count_flops(config.model, config.mask, num_samples=num_record_samples(config))
         self.flops = flops.training * batch_size
@@ -72,7 +73,7 @@ class TrainingStep:
         """One step; returns its arithmetic."""
         self.model(*self.batch.inputs, self.batch.draw_mask()).loss.backward()
         self._hand_gradients_to_master()
-        torch.nn.utils.clip_grad_norm_(self.master.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(self.master.parameters(), self.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self._hand_weights_to_model()

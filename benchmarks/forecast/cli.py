@@ -10,7 +10,14 @@ from lamae import console
 from lamae.base import files
 from lamae.base.errors import UsageError
 from lamae.base.text import whole_numbers
-from lamae.benchmarks.forecast.machine import GPUS, INTERCONNECTS, STORAGE_BYTES_PER_S, Machine, describe_machine
+from lamae.benchmarks.forecast.machine import (
+    GPUS,
+    INTERCONNECTS,
+    RING_PASSES,
+    STORAGE_BYTES_PER_S,
+    Machine,
+    describe_machine,
+)
 
 if TYPE_CHECKING:
     from lamae.benchmarks.forecast.forecast import Forecast
@@ -87,7 +94,7 @@ def plan(
         values = {
             "modelled": True,
             "config": config,
-            "machine": asdict(machine),
+            "machine": asdict(machine) | {"passes": RING_PASSES},
             "records": corpora,
             "epochs": epochs,
             "plan": [one.to_dict(corpora, epochs) for one in chosen],

@@ -1,12 +1,8 @@
-"""What machines can do: a table of accelerators and networks, and effective rates out of it.
-
-Rates are the vendors' for dense arithmetic, per device; bandwidths are per device and direction. What a real program
-reaches of them is assumed, not measured: the shares below.
-"""
+"""What machines can do: a table of accelerators and networks by their vendors, per device and direction, and the rates
+that a real program is assumed to reach of them."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from lamae.base.errors import UsageError
@@ -91,8 +87,6 @@ class Machine:
     launch_s: float = KERNEL_LAUNCH_S
     host_is_device: bool = False
     """Whether the processor that issues operations carries them out: then neither hides the other."""
-    passes: Mapping[str, float] = field(default_factory=lambda: RING_PASSES)
-    """What collectives are worth, in passes around a ring."""
 
     def collective_s(self, collective: Collective, *, world_size: int) -> float:
         """Seconds of all calls: latency, and bytes over rate.
@@ -105,7 +99,7 @@ class Machine:
         seconds_per_byte = (inside - 1) / inside / self.in_node.bytes_per_s
         seconds_per_byte += (nodes - 1) / nodes / inside / self.between_nodes.bytes_per_s
         seconds = collective.calls * hops + collective.num_bytes * seconds_per_byte
-        return self.passes[collective.operation] * seconds
+        return RING_PASSES[collective.operation] * seconds
 
 
 def describe_machine(

@@ -9,6 +9,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import product
 from operator import truediv
 from typing import Any
@@ -97,8 +98,7 @@ def measure_machine(pool: RankPool, model: ModelConfig) -> Machine:
     """What the processes of a job reach when all of them work at once, in float32 operations of a model's width."""
     hidden = round(model.width * model.mlp_ratio)
     rates = pool.call(measure_device, width=model.width, heads=model.heads, hidden=hidden)
-    alone = Link(math.inf, 0.0), RING_PASSES
-    link, passes = alone if pool.world_size == 1 else pool.call(measure_network)[0]
+    link = Link(math.inf, 0.0) if pool.world_size == 1 else pool.call(measure_link)[0]
     return Machine(
         name=f"this machine, {pool.world_size} processes of one thread",
         **{name: min(rate[name] for rate in rates) for name in rates[0]},
@@ -106,7 +106,6 @@ def measure_machine(pool: RankPool, model: ModelConfig) -> Machine:
         devices_per_node=pool.world_size,
         in_node=link,
         between_nodes=link,
-        passes=passes,
     )
 
 
@@ -136,19 +135,10 @@ def measure_device(session: Session, *, width: int, heads: int, hidden: int) -> 
     }
 
 
-def measure_network(session: Session) -> tuple[Link, dict[str, float]]:
-    """Rate and latency of all-reduces of two sizes, as the forecast's rings have them, and what the other collectives
-    are worth beside the large one: Gloo's are no rings."""
+def measure_link(session: Session) -> Link:
+    """Rate and latency, from all-reduces of two sizes, taken for rings."""
     rankstep.join(session)
     world_size, small, large = dist.get_world_size(), torch.zeros(1), torch.zeros(LARGE_ELEMENTS)
-    part = torch.zeros(LARGE_ELEMENTS // world_size)
-    small_s = median_s(lambda: dist.all_reduce(small))
-    seconds = {
-        "all_reduce": median_s(lambda: dist.all_reduce(large)),
-        "all_gather": median_s(lambda: dist.all_gather_into_tensor(large, part)),
-        "reduce_scatter": median_s(lambda: dist.reduce_scatter_tensor(part, large)),
-    }
-    one_pass_s = max(seconds["all_reduce"] - small_s, 1e-9) / 2
-    sent = (world_size - 1) / world_size * large.nbytes
-    link = Link(sent / one_pass_s, small_s / (2 * (world_size - 1)))
-    return link, RING_PASSES | {name: each / one_pass_s for name, each in seconds.items()}
+    small_s, large_s = (median_s(partial(dist.all_reduce, tensor)) for tensor in (small, large))
+    sent = RING_PASSES["all_reduce"] * (world_size - 1) / world_size * large.nbytes
+    return Link(sent / max(large_s - small_s, 1e-9), small_s / (RING_PASSES["all_reduce"] * (world_size - 1)))
