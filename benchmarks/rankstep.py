@@ -56,8 +56,7 @@ def open_steps(session: Session, *, config: str, overrides: list[str]) -> int:
     """Build model and engine of a configuration on this rank; its number of parameters."""
     join(session)
     release_memory()
-    session["resident_before"] = _status_bytes("VmRSS") or 0
-    session["peak_was_reset"] = reset_peak()
+    session["resident_before"] = _status_bytes("VmRSS") if reset_peak() else None
     session["steps"] = _Steps(load_run(config, *overrides), session["ranks"], session["wire"])
     return int(session["steps"].engine.num_parameters)
 
@@ -107,8 +106,8 @@ def map_large_blocks(session: Session) -> None:
 
 def peak_bytes(session: Session) -> int | None:
     """The most memory that model, engine and steps have held since ``open_steps``; None where that is not known."""
-    peak = _status_bytes("VmHWM")
-    return None if peak is None or not session["peak_was_reset"] else peak - session["resident_before"]
+    before = session["resident_before"]
+    return None if before is None else _status_bytes("VmHWM") - before
 
 
 def reset_peak() -> bool:
@@ -120,12 +119,10 @@ def reset_peak() -> bool:
     return True
 
 
-def _status_bytes(key: str) -> int | None:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), None)
+def _status_bytes(key: str) -> int:
+    """Of this process (Linux, proc(5): status)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 
 
 def release_memory() -> None:
