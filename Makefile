@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slurm check docs clean
+.PHONY: setup demo test test-slurm check docs wheelhouse clean
 
 setup: $(READY)
 
@@ -39,5 +39,12 @@ check: $(READY)
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# For a machine that has some CUDA torch and Triton and no network (docs/performance.md): wheels of everything else, for
+# this Python and this kind of system.
+wheelhouse: $(READY)
+	mkdir -p build
+	grep -Ev '^(torch|triton)==' constraints.txt > build/wheelhouse.txt
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir wheelhouse -r build/wheelhouse.txt .
+
 clean:
-	rm -rf build site dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build site wheelhouse dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -31,23 +31,23 @@ def run(*, quick: bool = False, progress: Progress = ignore, size: str | None = 
     repeats = 3 if quick else 7
     with tempfile.TemporaryDirectory(prefix="lamae-bench-") as scratch, RankPool(1) as pool:
         progress("checkpoint", 0, 1)
-        about = pool.call(
+        [parameters] = pool.call(
             rankstep.open_steps,
             config=f"configs/pretrain/{size}.yaml",
             overrides=["train.global_batch_size=1", "train.micro_batch_size=1"],
-        )[0]
+        )
         pool.call(rankstep.time_steps, num_steps=1)  # makes the moments
         timings: dict[str, Timing] = pool.call(time_saving, folder=scratch, repeats=repeats)[0]
         progress("checkpoint", 1, 1)
     return {
-        "settings": {"size": size, "parameters": about["parameters"], "repeats": repeats, "ranks": 1},
+        "settings": {"size": size, "parameters": parameters, "repeats": repeats, "ranks": 1},
         "measurements": {name: _in_megabytes(timing) for name, timing in timings.items()},
         **ratio_entries(
             {
                 "vs_plain_write": Ratio.of(timings["checkpoint"], timings["plain_write"]),
                 "resume_vs_plain_read": Ratio.of(timings["resume"], timings["plain_read"]),
                 "snapshot_vs_memcpy": Ratio.of(timings["snapshot"], timings["memcpy"]),
-                "snapshot_share_of_checkpoint": _share(timings["snapshot"], timings["checkpoint"]),
+                "snapshot_share_of_checkpoint": Ratio.of(timings["checkpoint"], timings["snapshot"]),
             }
         ),
     }
@@ -124,7 +124,3 @@ def _in_megabytes(timing: Timing) -> dict[str, Any]:
         "seconds": seconds[len(seconds) // 2],
         "megabytes": timing.items / 1e6,
     }
-
-
-def _share(part: Timing, whole: Timing) -> Ratio:
-    return Ratio(tuple(a / b for a, b in zip(part.seconds, whole.seconds, strict=True)))

@@ -1,10 +1,7 @@
 """The verb ``bench`` of the command line; ``lamae.cli.app`` registers it."""
 
-import logging
-import multiprocessing
 import os
 import shlex
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,11 +11,11 @@ from typer.core import TyperGroup
 from lamae import console
 from lamae.base import files
 from lamae.base.errors import LamaeError, UsageError
-from lamae.benchmarks.ranks import end_with
-from lamae.benchmarks.result import BENCHMARKS, combine, read_result, run_benchmark, write_result
-from lamae.train.ranks.place import find_place
+from lamae.base.place import find_place
+from lamae.base.text import whole_numbers
+from lamae.benchmarks.ranks import Session, call_apart
+from lamae.benchmarks.result import BENCHMARKS, Spread, combine, print_ratios, read_result, run_benchmark, write_result
 
-NOTE = "ratios measured side by side in this run"
 OF_RANKS = ("scaling",)
 # What 'bench all' asks of the full forms, with fewer repeats than alone: all of it in ten minutes on two cores.
 IN_ALL: dict[str, dict[str, Any]] = {
@@ -31,8 +28,6 @@ IN_ALL: dict[str, dict[str, Any]] = {
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the result here; it has a top-level 'ratios'.")]
 QuickOption = Annotated[bool, typer.Option("--quick", help="A short form that shows it works; its figures are rough.")]
 SizeOption = Annotated[str | None, typer.Option(help="tiny, small, base or large; default small, with --quick tiny.")]
-
-log = logging.getLogger(__name__)
 
 
 class _Group(TyperGroup):
@@ -51,33 +46,23 @@ app = typer.Typer(
 )
 
 
-@app.command()
-def shard(json: JsonOption = None, quick: QuickOption = False) -> None:
-    """Packing WFDB records into shards, beside plain copying and the naive way."""
-    _run("shard", json, quick=quick)
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}."
 
 
-@app.command()
-def loader(json: JsonOption = None, quick: QuickOption = False) -> None:
-    """Shards to batches, beside other loaders and the memcpy limit."""
-    _run("loader", json, quick=quick)
+def _add_plain(name: str) -> None:
+    def command(json: JsonOption = None, quick: QuickOption = False) -> None:
+        _run(name, json, quick=quick)
+
+    app.command(name, help=_sentence(BENCHMARKS[name]))(command)
 
 
-@app.command()
-def kernels(json: JsonOption = None, quick: QuickOption = False) -> None:
-    """Attention among the leads, beside its floor."""
-    _run("kernels", json, quick=quick)
+for plain in ("shard", "loader", "kernels", "step"):
+    _add_plain(plain)
 
 
-@app.command()
-def step(json: JsonOption = None, quick: QuickOption = False) -> None:
-    """Training steps, beside the machine's matrix-product peak."""
-    _run("step", json, quick=quick)
-
-
-@app.command()
+@app.command(help=_sentence(BENCHMARKS["checkpoint"]))
 def checkpoint(json: JsonOption = None, quick: QuickOption = False, size: SizeOption = None) -> None:
-    """Saving and resuming, beside plain file writing and reading of the same bytes."""
     _run("checkpoint", json, quick=quick, size=size)
 
 
@@ -109,9 +94,9 @@ def scaling(
         "scaling",
         json,
         quick=quick,
-        processes=_numbers("--processes", processes) if processes else None,
+        processes=whole_numbers("--processes", processes, example="1,2") if processes else None,
         modes=mode.split(","),
-        zero=_numbers("--zero", stages),
+        zero=whole_numbers("--zero", stages, example="1,2", least=0),
         precision=precision,
         size=size,
         records=records,
@@ -134,16 +119,15 @@ def run_all(
     results: dict[str, dict[str, Any]] = {}
     failed: dict[str, str] = {}
     for name in BENCHMARKS:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, mp_context=context, initializer=end_with, initargs=(os.getpid(),)) as process:
-            try:
-                results[name] = process.submit(_measure, name, quick, {} if quick else IN_ALL.get(name, {})).result()
-            except Exception as error:  # whatever it was, it is reported below and the command fails
-                failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())}"
-                console.print_error(f"{name}: {failed[name]}")
-                continue
+        try:
+            options = {} if quick else IN_ALL.get(name, {})
+            results[name] = call_apart(_measure, name=name, quick=quick, options=options)
+        except LamaeError as error:  # whatever it was, it is reported below and the command fails
+            failed[name] = str(error).splitlines()[-1]
+            console.print_error(f"{name}: {failed[name]}")
+            continue
         results[name]["command"] = f"lamae bench all{' --quick' * quick}"
-        _print_ratios(results[name])
+        print_ratios(results[name])
     combined = combine(results, failed=failed, quick=quick)
     if json is not None:
         write_result(combined, json)
@@ -151,6 +135,25 @@ def run_all(
         _write_report([combined], report)
     if failed:
         raise LamaeError(f"bench all: {', '.join(failed)} failed; run 'lamae bench {next(iter(failed))}' alone")
+
+
+@app.command("gpu-check")
+def gpu_check(
+    json: Annotated[Path, typer.Option("--json", help="The report; what it holds already is not run again.")] = Path(
+        "gpu-check.json"
+    ),
+    minutes: Annotated[float, typer.Option(help="Begin nothing after so many minutes, and end what runs then.")] = 8.0,
+    quick: QuickOption = False,
+) -> None:
+    """Whether everything computes what it should on this machine's GPU, and how fast: one command, one report."""
+    from lamae.benchmarks.gpu_check import check
+
+    _refuse_several("gpu-check")
+    files.check_writable("--json", json)
+    report = check(json, minutes=minutes, quick=quick)
+    print_ratios(report)
+    if report["failed"]:
+        raise LamaeError(f"gpu-check: {', '.join(report['failed'])} failed; {json} says why, and the next run goes on")
 
 
 @app.command()
@@ -176,8 +179,8 @@ def compare(
     rows = [
         [
             change.name,
-            _with_spread(change.before, change.before_spread),
-            _with_spread(change.after, change.after_spread),
+            _with_spread(change.before),
+            _with_spread(change.after),
             "-" if change.factor is None else f"{change.factor:.3f}",
             change.verdict,
         ]
@@ -198,7 +201,7 @@ def report(
     _write_report([read_result(path) for path in results], out)
 
 
-def _measure(name: str, quick: bool, options: dict[str, Any]) -> dict[str, Any]:
+def _measure(_session: Session, *, name: str, quick: bool, options: dict[str, Any]) -> dict[str, Any]:
     console.set_up_logging()
     with console.show_progress() as progress:
         return run_benchmark(name, quick=quick, progress=progress, **options)
@@ -214,7 +217,7 @@ def _run(name: str, json: Path | None, *, quick: bool, **options: Any) -> None:
     with console.show_progress() as progress:
         result = run_benchmark(name, quick=quick, progress=progress, **options)
     result["command"] = _command(name, quick, options)
-    _print_ratios(result)
+    print_ratios(result)
     if json is not None:
         write_result(result, json)
 
@@ -236,26 +239,8 @@ def _refuse_several(name: str) -> None:
         )
 
 
-def _print_ratios(result: dict[str, Any]) -> None:
-    rows = []
-    for name, value in result["ratios"].items():
-        least, most = result.get("ratio_spread", {}).get(name, (value, value))
-        rows.append([name, f"{value:.3g}", f"{least:.3g} to {most:.3g}"])
-    title = f"{result['benchmark']}: {NOTE}, {result['wall_s']:.0f} s{', short form: rough' * result['quick']}"
-    console.print_table(title, ["ratio", "median", "spread"], rows)
-    for note in result.get("notes", ()):
-        console.say(f"note: {note}")
-
-
-def _with_spread(value: float | None, spread: tuple[float, float] | None) -> str:
-    return "-" if value is None or spread is None else f"{value:.3g} ({spread[0]:.3g} to {spread[1]:.3g})"
-
-
-def _numbers(option: str, text: str) -> list[int]:
-    try:
-        return [int(number) for number in text.split(",")]
-    except ValueError:
-        raise UsageError(f"{option} {text}: whole numbers with commas between, for example 1,2") from None
+def _with_spread(spread: Spread | None) -> str:
+    return "{:.3g} ({:.3g} to {:.3g})".format(*spread) if spread else "-"
 
 
 def _write_report(results: list[dict[str, Any]], out: Path | None) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lamae.base.outputs import differences
+from lamae.benchmarks.result import Spread, spread_of_ratios
 
 MOVED, WITHIN, ONLY_ONE = "moved", "within spread", "only in one"
 # What has to agree for absolute figures to be comparable, and is named when ratios are compared all the same.
@@ -15,44 +16,30 @@ class Change:
     """One ratio before and after."""
 
     name: str
-    before: float | None
-    after: float | None
-    before_spread: tuple[float, float] | None
-    after_spread: tuple[float, float] | None
+    before: Spread | None
+    after: Spread | None
 
     @property
     def factor(self) -> float | None:
         """After over before."""
-        return self.after / self.before if self.before and self.after is not None else None
+        return self.after[0] / self.before[0] if self.after and self.before and self.before[0] else None
 
     @property
     def verdict(self) -> str:
         """``moved`` where the two spreads, from the least to the largest repeat, do not touch."""
-        if self.before_spread is None or self.after_spread is None:
+        if self.before is None or self.after is None:
             return ONLY_ONE
-        apart = self.before_spread[1] < self.after_spread[0] or self.after_spread[1] < self.before_spread[0]
+        apart = self.before[2] < self.after[1] or self.after[2] < self.before[1]
         return MOVED if apart else WITHIN
 
 
 def compare(before: dict[str, Any], after: dict[str, Any]) -> list[Change]:
     """Every ratio of either result; those of ``before`` first, in its order."""
-    names = list(dict.fromkeys([*before["ratios"], *after["ratios"]]))
-    return [
-        Change(name, before["ratios"].get(name), after["ratios"].get(name), _spread(before, name), _spread(after, name))
-        for name in names
-    ]
+    then, now = spread_of_ratios(before), spread_of_ratios(after)
+    return [Change(name, then.get(name), now.get(name)) for name in dict.fromkeys([*then, *now])]
 
 
 def differing_conditions(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """What differs between the circumstances of two results, one line each."""
     then, now = ({key: result.get(key) for key in CONDITIONS} for result in (before, after))
     return [f"{key}: {old} -> {new}" for key, old, new in differences(then, now)]
-
-
-def _spread(result: dict[str, Any], name: str) -> tuple[float, float] | None:
-    """A ratio without a spread of its own has none: its value stands for both ends."""
-    if name not in result["ratios"]:
-        return None
-    value = result["ratios"][name]
-    least, most = result.get("ratio_spread", {}).get(name, (value, value))
-    return least, most

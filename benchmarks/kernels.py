@@ -16,11 +16,10 @@ from lamae.base.allocator import keep_freed_memory
 from lamae.base.leads import NUM_LEADS
 from lamae.base.progress import Progress, ignore
 from lamae.benchmarks.step import TrainingStep
+from lamae.benchmarks.synthetic import DTYPES, load_run, wait
 from lamae.benchmarks.timing import Ratio, Timing, ratio_entries, time_side_by_side
 from lamae.kernels import cross_lead_attention
-from lamae.train.runconfig import load
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 HEADS, HEAD_DIM = 6, 64
 # Tensors of [groups, 12, width] that have to move: 3 in and 1 out, then 3 + 1 in and 3 out.
 FORWARD_TENSORS, BACKWARD_TENSORS = 4, 7
@@ -75,7 +74,7 @@ def _inputs(groups: int, dtype: torch.dtype, device: str) -> tuple[Tensor, Tenso
 def _attend(qkv: Tensor, gradient: Tensor, mask: Tensor, *, implementation: str) -> float:
     out = cross_lead_attention(qkv, mask, implementation=implementation)
     torch.autograd.grad(out, qkv, gradient)
-    _wait(qkv)
+    wait(qkv)
     return float(qkv.shape[0])
 
 
@@ -89,7 +88,7 @@ def _floor_source(groups: int, dtype: torch.dtype, device: str) -> tuple[Tensor,
 def _copy(pair: tuple[Tensor, Tensor]) -> float:
     source, target = pair
     target.copy_(source)
-    _wait(target)
+    wait(target)
     return float(source.shape[0])
 
 
@@ -97,16 +96,11 @@ def _share_of_step(
     attention: Timing, dtype: torch.dtype, device: str, *, groups: int, quick: bool, progress: Progress
 ) -> Ratio:
     """Time of a step's cross-lead attention, scaled from ``attention``'s groups, over the time of the step."""
-    config = load("configs/pretrain/small.yaml", ["run.dir=unused", "data.path=unused"])
+    config = load_run("small")
     batch_size = 64 if device == "cuda" else (2 if quick else 8)
     step = TrainingStep(config, dtype=dtype, batch_size=batch_size, device=device)
     repeats = len(attention.seconds)
     timed = time_side_by_side({"step": step}, repeats=repeats, progress=progress)["step"]
-    shown = step.num_samples // config.model.patch_size * (1 - config.mask.ratio)
+    shown = step.batch.num_patches * (1 - config.mask.ratio)
     in_step = batch_size * (1 + shown) * config.model.latent_depth / groups
     return Ratio(tuple(a * in_step / b for a, b in zip(attention.seconds, timed.seconds, strict=True)))
-
-
-def _wait(tensor: Tensor) -> None:
-    if tensor.is_cuda:
-        torch.cuda.synchronize()

@@ -14,15 +14,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lamae.base.progress import Progress, ignore
+from lamae.base.revision import installed_versions
 from lamae.benchmarks.loader_peers import BUFFER, OpenStream, endless, peers
-from lamae.benchmarks.timing import Ratio, Timing, ratio_entries
+from lamae.benchmarks.timing import Ratio, Timing, in_turns, ratio_entries
 from lamae.data.config import ORDERS, DataConfig, SignalConfig
 from lamae.data.loader import RingLoader
 from lamae.data.mixture import Mixture
@@ -68,6 +68,7 @@ def run(*, quick: bool = False, progress: Progress = ignore, repeats: int | None
         timings = time_streams(candidates, repeats=repeats, progress=progress)
     by_peer = {peer: _best_setting(timings, peer) for peer in ("webdataset_tutorial", "webdataset_tutorial_int16")}
     best_peer = _fastest(timings, [name for name in timings if not name.startswith(("ours", "memcpy"))])
+    versions = installed_versions(PEER_PACKAGES)
     ours, tutorial = timings[HEADLINE], timings[by_peer["webdataset_tutorial"]]
     return {
         "settings": {
@@ -78,7 +79,7 @@ def run(*, quick: bool = False, progress: Progress = ignore, repeats: int | None
             "ours": HEADLINE,
             **by_peer,
             "best_peer": best_peer,
-            "peer_versions": {package: _version(package) for package in PEER_PACKAGES},
+            "peer_versions": {package: versions[package] for package in PEER_PACKAGES},
         },
         "seek_ms": seek_ms(num_records=800_000, repeats=repeats),
         "measurements": {name: timing.to_dict() for name, timing in timings.items()},
@@ -101,21 +102,16 @@ def time_streams(
     candidates: Mapping[str, Candidate], *, repeats: int, seed: int = 0, progress: Progress = ignore
 ) -> dict[str, Timing]:
     """Time the steady state of each candidate once per repeat, in an order shuffled anew each time."""
-    shuffle = random.Random(seed).shuffle
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for repeat in range(repeats):
-        order = list(candidates)
-        shuffle(order)
-        for position, name in enumerate(order):
-            candidate = candidates[name]
-            with candidate.open() as stream:
-                for _ in range(candidate.warmup_batches):
-                    next(stream)
-                start = time.perf_counter()
-                for _ in range(candidate.timed_batches):
-                    next(stream)
-                seconds[name].append(time.perf_counter() - start)
-            progress("timing", repeat * len(order) + position + 1, repeats * len(order))
+    for name in in_turns(candidates, repeats=repeats, seed=seed, progress=progress):
+        candidate = candidates[name]
+        with candidate.open() as stream:
+            for _ in range(candidate.warmup_batches):
+                next(stream)
+            start = time.perf_counter()
+            for _ in range(candidate.timed_batches):
+                next(stream)
+            seconds[name].append(time.perf_counter() - start)
     return {name: Timing(tuple(seconds[name]), BATCH_SIZE * candidates[name].timed_batches) for name in candidates}
 
 
@@ -212,10 +208,3 @@ def _best_setting(timings: Mapping[str, Timing], peer: str) -> str:
 
 def _fastest(timings: Mapping[str, Timing], names: list[str]) -> str:
     return max(names, key=lambda name: timings[name].rate)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -1,16 +1,14 @@
 """A result as two charts: its ratios, and the rates that they were made of."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from lamae.benchmarks.result import Spread, spread_of_rates, spread_of_ratios
 from lamae.reports.charts import name_lines, new_charts
 from lamae.reports.style import INK, SERIES
-
-Bar = tuple[str, float, float, float]
-"""Name, median, least and most."""
 
 
 def save_plots(result: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -19,10 +17,11 @@ def save_plots(result: Mapping[str, Any], folder: Path) -> list[Path]:
 
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for kind, bars, label in (
-        ("ratios", _ratios(result), "ratio (log scale), median and least to largest repeat"),
-        ("rates", _rates(result), "per second (log scale), median and least to largest repeat"),
+    for kind, spreads, label in (
+        ("ratios", spread_of_ratios(result), "ratio (log scale), median and least to largest repeat"),
+        ("rates", spread_of_rates(result), "per second (log scale), median and least to largest repeat"),
     ):
+        bars = {name: spread for name, spread in spreads.items() if spread[0] > 0}
         if bars:
             written.append(folder / f"{result['benchmark']}-{kind}.svg")
             with matplotlib.rc_context({"svg.hashsalt": "lamae"}):
@@ -30,31 +29,15 @@ def save_plots(result: Mapping[str, Any], folder: Path) -> list[Path]:
     return written
 
 
-def plot_spread(bars: Sequence[Bar], *, xlabel: str, one: bool) -> Figure:
+def plot_spread(bars: Mapping[str, Spread], *, xlabel: str, one: bool) -> Figure:
     """A point with its spread per line, on a logarithmic axis; ``one`` draws a line where ratios are even."""
     figure, (ax,) = new_charts(8.6, 0.8 + 0.26 * len(bars), grid="x")
     ax.set_xscale("log")
     if one:
         ax.axvline(1, color=INK, linewidth=0.9)
-    for y, (_, median, least, most) in enumerate(bars):
+    for y, (median, least, most) in enumerate(bars.values()):
         ax.hlines(y, least, most, color=SERIES[1], linewidth=3, alpha=0.35)
         ax.plot(median, y, "o", color=SERIES[1], markersize=5)
-    name_lines(ax, [name for name, *_ in bars])
+    name_lines(ax, list(bars))
     ax.set_xlabel(xlabel)
     return figure
-
-
-def _ratios(result: Mapping[str, Any]) -> list[Bar]:
-    return [
-        (name, value, *result.get("ratio_spread", {}).get(name, (value, value)))
-        for name, value in result["ratios"].items()
-        if value > 0
-    ]
-
-
-def _rates(result: Mapping[str, Any]) -> list[Bar]:
-    return [
-        (name, entry["per_s"], entry["min"], entry["max"])
-        for name, entry in result.get("measurements", {}).items()
-        if isinstance(entry, Mapping) and "per_s" in entry
-    ]

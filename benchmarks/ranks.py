@@ -10,34 +10,31 @@ the ranks answer is shared, so that all processes go the same way.
 
 import contextlib
 import importlib
-import multiprocessing
 import os
 import pickle
 import signal
-import threading
+import sys
 import time
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection, Pipe, wait
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from lamae.base import processes
 from lamae.base.allocator import share_one_arena
 from lamae.base.errors import LamaeError
-from lamae.base.launch import free_port, usable_cores
-from lamae.base.orphan import exit_with, when_orphaned
-from lamae.train.ranks.place import find_place
+from lamae.base.place import LOOPBACK, Place, find_place
+from lamae.base.processes import free_port, usable_cores
 
 if TYPE_CHECKING:
     from lamae.train.ranks.distributed import Ranks
 
-TIMEOUT_S = 600.0
+TIMEOUT_S, A_DAY_S = 600.0, 86_400.0
 # Of a rank's collectives: it has to notice a peer that is gone before nobody waits for it any more.
 COLLECTIVE_TIMEOUT_S = 300.0
 # After one rank has failed, the others can only notice it or hang.
 FAILED_GRACE_S = 10.0
-LEAVE_GRACE_S = 5.0
-LOOPBACK = "127.0.0.1"
 
 Session = dict[str, Any]
 """What a rank keeps from call to call."""
@@ -46,30 +43,32 @@ Answer = tuple[str, Any]
 
 
 class RankPool:
-    """``world_size`` processes with ``threads`` threads each, under the environment that torchrun would give them.
+    """``world_size`` processes with ``threads`` threads each (None leaves that to them), under the environment that
+    torchrun would give them.
 
     ``launched``: the processes of the launcher, of which those with a number below ``world_size`` start one rank each;
     None starts them all here. The i-th rank of a machine is pinned to cores ``i * threads .. (i + 1) * threads`` of
     those this process may use, where there are enough and ``pin`` is set. ``use_gpus`` False hides GPUs from the
-    ranks. Use as a context manager.
+    ranks; ``orphaned`` is what they get where this process dies. Use as a context manager.
     """
 
     def __init__(
         self,
         world_size: int,
         *,
-        threads: int = 1,
+        threads: int | None = 1,
         launched: "Ranks | None" = None,
         pin: bool = True,
         use_gpus: bool = True,
         timeout_s: float = TIMEOUT_S,
+        orphaned: signal.Signals = signal.SIGKILL,
     ) -> None:
         self.world_size = world_size
         self.pinned = False
         self._threads, self._launched, self._pin, self._use_gpus = threads, launched, pin, use_gpus
-        self._timeout_s = timeout_s
+        self._timeout_s, self._orphaned = timeout_s, orphaned
         self._connections: dict[int, Connection] = {}
-        self._processes: dict[int, Any] = {}
+        self._processes: dict[int, processes.Process] = {}
         self._start()
 
     def call(self, function: Callable[..., Any], /, **arguments: Any) -> list[Any]:
@@ -94,14 +93,13 @@ class RankPool:
 
     def close(self) -> None:
         """End the ranks; none of them holds anything worth a clean end."""
-        for rank, process in self._processes.items():
-            self._connections[rank].close()
-            process.kill()
-            process.join()
+        for connection in self._connections.values():
+            connection.close()
+        processes.stop(self._processes.values(), first=signal.SIGKILL)
         self._connections, self._processes = {}, {}
 
     def _start(self) -> None:
-        launched, threads, world_size = self._launched, self._threads, self.world_size
+        launched, threads, world_size = self._launched, self._threads or 0, self.world_size
         cores = sorted(os.sched_getaffinity(0))
         if launched is None:
             port, local_world_size, first_local, own = free_port(), world_size, 0, list(range(world_size))
@@ -111,41 +109,38 @@ class RankPool:
             local_world_size = max(min(launched.local_world_size, world_size - first_here), 0)
             own = [launched.rank] if launched.rank < world_size else []
         self.pinned = self._pin and local_world_size * threads <= len(cores)
-        context = multiprocessing.get_context("spawn")
+        address = LOOPBACK if _on_one_machine(launched) else os.environ["MASTER_ADDR"]
+        environment = {"PYTHONPATH": os.pathsep.join(sys.path)}
+        if threads:
+            environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+        if interface := network_interface(launched):
+            environment["GLOO_SOCKET_IFNAME"] = interface
+        if not self._use_gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ""
         for local_rank, rank in enumerate(own, start=first_local):
-            environment = {
-                "RANK": str(rank),
-                "LOCAL_RANK": str(local_rank),
-                "WORLD_SIZE": str(world_size),
-                "LOCAL_WORLD_SIZE": str(local_world_size),
-                "MASTER_ADDR": LOOPBACK if _on_one_machine(launched) else os.environ["MASTER_ADDR"],
-                "MASTER_PORT": str(port),
-                "OMP_NUM_THREADS": str(threads),
-                "MKL_NUM_THREADS": str(threads),
-            }
-            if interface := network_interface(launched):
-                environment["GLOO_SOCKET_IFNAME"] = interface
-            if not self._use_gpus:
-                environment["CUDA_VISIBLE_DEVICES"] = ""
-            ours, theirs = context.Pipe()
+            place = Place(rank, local_rank, world_size, local_world_size, address, port)
             pinned_to = cores[local_rank * threads : (local_rank + 1) * threads] if self.pinned else cores
-            process = context.Process(target=_serve, args=(theirs, os.getpid(), environment, pinned_to), daemon=True)
-            process.start()
-            theirs.close()
-            self._connections[rank] = ours
-            self._processes[rank] = process
+            self._connections[rank], theirs = Pipe()
+            with theirs:
+                command = ["-m", __name__, str(theirs.fileno()), *map(str, pinned_to)]
+                self._processes[rank] = processes.start(
+                    command,
+                    environment | place.environment(),
+                    orphaned=self._orphaned,
+                    own_session=True,  # Ctrl-C is for the owner, who ends its ranks
+                    pass_fds=[theirs.fileno()],
+                )
 
     def _collect(self) -> dict[int, Answer]:
         """What the ranks started here answer, in the order in which they do."""
         answers: dict[int, Answer] = {}
         deadline = time.monotonic() + self._timeout_s
         while missing := [rank for rank in self._connections if rank not in answers]:
-            sources = [*(self._connections[rank] for rank in missing), *(self._processes[r].sentinel for r in missing)]
-            ready = wait(sources, timeout=max(deadline - time.monotonic(), 0))
+            ready = wait([self._connections[rank] for rank in missing], timeout=max(deadline - time.monotonic(), 0))
             for rank in missing:
                 if not ready:
                     answers[rank] = "no answer in time", None
-                elif self._connections[rank] in ready or self._processes[rank].sentinel in ready:
+                elif self._connections[rank] in ready:
                     answers[rank] = self._read(rank)
                 if rank in answers and answers[rank][0]:
                     deadline = min(deadline, time.monotonic() + FAILED_GRACE_S)
@@ -155,8 +150,7 @@ class RankPool:
         try:
             answer: Answer = pickle.loads(self._connections[rank].recv_bytes())
         except (EOFError, OSError):
-            self._processes[rank].join()
-            return f"the process ended with {self._processes[rank].exitcode}", None
+            return f"the process ended with {self._processes[rank].wait()}", None
         return answer
 
     def __enter__(self) -> "RankPool":
@@ -166,6 +160,16 @@ class RankPool:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def call_apart(function: Callable[..., Any], /, *, timeout_s: float = A_DAY_S, **arguments: Any) -> Any:
+    """``function(session, **arguments)`` in a process of its own. Raises LamaeError, whose last line says why, where it
+    failed, died or took longer than ``timeout_s``.
+
+    Where this process dies it is interrupted, so that it removes its temporary folders and disturbs nobody.
+    """
+    with RankPool(1, threads=None, pin=False, timeout_s=timeout_s, orphaned=signal.SIGINT) as pool:
+        return pool.call(function, **arguments)[0]
 
 
 def join_launched() -> "Ranks | None":
@@ -186,38 +190,18 @@ def _on_one_machine(launched: "Ranks | None") -> bool:
     return launched is None or launched.world_size == launched.local_world_size
 
 
-def end_with(parent: int) -> None:
-    """End this process soon after ``parent`` is gone, and what it measures with it: it would disturb the next one.
-
-    For a worker's main thread to call. What it is at is interrupted, so that temporary folders are removed.
-    """
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs deaf to it
-    main = threading.main_thread().ident
-    assert main is not None
-
-    def leave() -> None:
-        for _ in range(2):  # the second time for a worker that waits for more work after the first
-            signal.pthread_kill(main, signal.SIGINT)
-            time.sleep(LEAVE_GRACE_S)
-        os._exit(1)
-
-    when_orphaned(parent, leave)
-
-
 def threads_per_rank(*, on_gpus: bool, local_world_size: int) -> int:
     """One on a CPU, so that ranks don't compete; where GPUs compute, this rank's part of the cores."""
     return max(usable_cores() // local_world_size, 1) if on_gpus else 1
 
 
-def _serve(connection: Connection, parent: int, environment: dict[str, str], cores: list[int]) -> None:
+def _serve(connection: Connection, cores: list[int]) -> None:
     """A rank: carries out calls until the other end closes or one fails. Runs before anything heavy is imported."""
     for name in [name for name in os.environ if name.startswith("TORCHELASTIC_")]:
         del os.environ[name]  # torchrun's own store is not where this job meets
-    os.environ.update(environment)
     os.sched_setaffinity(0, cores)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the owner, who ends its ranks
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs deaf to it
     share_one_arena()
-    exit_with(parent)
     session: Session = {}
     while True:
         try:
@@ -231,3 +215,7 @@ def _serve(connection: Connection, parent: int, environment: dict[str, str], cor
         connection.send_bytes(pickle.dumps(answer))  # by value: send would hand tensors over in shared memory
         if answer[0]:
             os._exit(1)  # whoever waits for this rank in a collective sees its connections close
+
+
+if __name__ == "__main__":
+    _serve(Connection(int(sys.argv[1])), [int(core) for core in sys.argv[2:]])

@@ -9,25 +9,21 @@ import gc
 import itertools
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from lamae.base.leads import NUM_LEADS
-from lamae.benchmarks.forecast.network import all_reduces_gradients
 from lamae.benchmarks.ranks import COLLECTIVE_TIMEOUT_S, Session
-from lamae.benchmarks.step import RECORD_SECONDS
+from lamae.benchmarks.synthetic import SyntheticBatch, build_model_of, load_run, wait
 from lamae.benchmarks.wire import Wire, tap
-from lamae.model import build_model
-from lamae.model.masking import draw_mask
 from lamae.train.blocks import checkpoint_activations
 from lamae.train.clock import StepClock
 from lamae.train.engine import Engine
 from lamae.train.ranks import distributed
-from lamae.train.runconfig import RunConfig, load
+from lamae.train.runconfig import RunConfig
 from lamae.train.schedule import plan_batch
 
 # <malloc.h>
@@ -47,33 +43,22 @@ class StepCost:
     calls: dict[str, int]
 
 
-def least_waiting(costs: Sequence[StepCost]) -> StepCost:
-    """Of the ranks of a job the one that waited least for others: what it spent on communication is sending."""
-    return min(costs, key=lambda cost: cost.phase_s["communication"])
-
-
 def join(session: Session) -> None:
     """Find the other ranks, and watch what is sent to them from now on."""
     if "ranks" not in session:
         session["ranks"] = distributed.start(
-            timeout_s=COLLECTIVE_TIMEOUT_S, num_threads=int(os.environ["OMP_NUM_THREADS"])
+            timeout_s=COLLECTIVE_TIMEOUT_S, num_threads=int(os.environ.get("OMP_NUM_THREADS", 0))
         )
         session["wire"] = tap(session["ranks"].world_size)
 
 
-def open_steps(session: Session, *, config: str, overrides: list[str]) -> dict[str, Any]:
-    """Build model and engine of a configuration on this rank; what it is."""
+def open_steps(session: Session, *, config: str, overrides: list[str]) -> int:
+    """Build model and engine of a configuration on this rank; its number of parameters."""
     join(session)
     release_memory()
-    session["resident_before"] = _status_bytes("VmRSS") or 0
-    session["peak_was_reset"] = reset_peak()
-    run = load(config, ["run.dir=unused", "data.path=unused", *overrides])
-    session["steps"] = _Steps(run, session["ranks"], session["wire"])
-    return {
-        "parameters": session["steps"].engine.num_parameters,
-        "parameter_tensors": len(session["steps"].engine.shapes()),
-        "all_reduces": all_reduces_gradients(run.engine.deepspeed),
-    }
+    session["resident_before"] = _status_bytes("VmRSS") if reset_peak() else None
+    session["steps"] = _Steps(load_run(config, *overrides), session["ranks"], session["wire"])
+    return int(session["steps"].engine.num_parameters)
 
 
 def time_steps(session: Session, *, num_steps: int) -> StepCost:
@@ -121,8 +106,8 @@ def map_large_blocks(session: Session) -> None:
 
 def peak_bytes(session: Session) -> int | None:
     """The most memory that model, engine and steps have held since ``open_steps``; None where that is not known."""
-    peak = _status_bytes("VmHWM")
-    return None if peak is None or not session["peak_was_reset"] else peak - session["resident_before"]
+    before = session["resident_before"]
+    return None if before is None else _status_bytes("VmHWM") - before
 
 
 def reset_peak() -> bool:
@@ -134,12 +119,10 @@ def reset_peak() -> bool:
     return True
 
 
-def _status_bytes(key: str) -> int | None:
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), None)
+def _status_bytes(key: str) -> int:
+    """Of this process (Linux, proc(5): status)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))
 
 
 def release_memory() -> None:
@@ -155,42 +138,28 @@ class _Steps:
 
     def __init__(self, run: RunConfig, ranks: distributed.Ranks, wire: Wire) -> None:
         self.wire = wire
-        self.run = run
-        num_samples = run.signal.rate_hz * RECORD_SECONDS
-        self.num_patches = num_samples // run.model.patch_size
         self.plan = plan_batch(
             run.train.global_batch_size, micro_batch_size=run.train.micro_batch_size, world_size=ranks.world_size
         )
         torch.manual_seed(run.train.seed)
-        model = build_model(run.model, run.mask, num_samples=num_samples)
+        model = build_model_of(run)
         if run.train.activation_checkpointing:
             checkpoint_activations(model)
         self.clock = StepClock(ranks.device)
         self.engine = Engine(model, ranks=ranks, engine=run.engine, optim=run.optim, plan=self.plan, clock=self.clock)
         self._steps = self.clock.steps(itertools.repeat(None), is_asked_for=lambda: True)
         micro = self.plan.micro
-        self.x_BLT = torch.randn(micro, NUM_LEADS, num_samples, device=ranks.device)
-        self.valid_BLT = torch.ones_like(self.x_BLT, dtype=torch.bool)
-        self.lead_mask_BL = torch.ones(micro, NUM_LEADS, dtype=torch.bool, device=ranks.device)
-        self.row_B = torch.arange(micro, device=ranks.device) + ranks.rank * micro
+        self.batch = SyntheticBatch(run, micro, device=ranks.device, first_row=ranks.rank * micro)
 
     def take_one(self) -> None:
         """One optimiser step, micro-batch by micro-batch as the training loop takes it."""
         next(self._steps)
         self.engine.take_step(self._micro_batches(), learning_rate=1e-5, weight_decay=0.05)
         self.clock.end_step()
-        if self.x_BLT.is_cuda:
-            torch.cuda.synchronize()
+        wait(self.batch.signal_BLT)
 
     def _micro_batches(self) -> Iterator[tuple[Any, ...]]:
         for _ in range(self.plan.accumulation):
             with self.clock.phase("copy"):
-                mask = draw_mask(
-                    self.run.mask,
-                    seed=0,
-                    epoch_B=torch.zeros_like(self.row_B),
-                    row_B=self.row_B,
-                    lead_mask_BL=self.lead_mask_BL,
-                    num_patches=self.num_patches,
-                )
-            yield self.x_BLT, self.valid_BLT, self.lead_mask_BL, mask
+                mask = self.batch.draw_mask()
+            yield *self.batch.inputs, mask

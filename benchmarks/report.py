@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lamae.base.errors import UsageError
-from lamae.benchmarks.result import BENCHMARKS
+from lamae.benchmarks.result import BENCHMARKS, spread_of_rates, spread_of_ratios
 
 
 def write_report(results: Iterable[dict[str, Any]], out: Path) -> None:
@@ -51,22 +51,13 @@ def _section(result: dict[str, Any], charts: Iterable[str]) -> str:
     if result["quick"]:
         parts.append("**Short form: these figures only show that the benchmark works.**")
     parts += [f"**{note}.**" for note in result.get("notes", ())]
-    rows = []
-    for ratio, value in result["ratios"].items():
-        least, most = result.get("ratio_spread", {}).get(ratio, (value, value))
-        rows.append([ratio, format_number(value), f"{format_number(least)} to {format_number(most)}"])
-    parts.append(_table(["ratio", "median", "spread"], rows))
-    rates = {
-        measured: entry
-        for measured, entry in result.get("measurements", {}).items()
-        if isinstance(entry, Mapping) and "per_s" in entry
-    }
-    if rates:
-        rows = [
-            [measured, *(format_number(entry[key]) for key in ("per_s", "min", "max")), str(entry["repeats"])]
-            for measured, entry in rates.items()
-        ]
-        parts.append(_table(["measured", "per second", "least", "most", "repeats"], rows))
+    for heads, spreads in (
+        (["ratio", "median", "spread"], spread_of_ratios(result)),
+        (["measured", "per second", "spread"], spread_of_rates(result)),
+    ):
+        figures = {each: [*map(format_number, values)] for each, values in spreads.items()}
+        rows = [[each, median, f"{least} to {most}"] for each, (median, least, most) in figures.items()]
+        parts += [_table(heads, rows)] if rows else []
     parts += [f"![{name}]({chart})" for chart in charts]
     command = result.get("command") or f"lamae bench {name}{' --quick' if result['quick'] else ''}"
     parts.append(f"`{command}`")

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lamae import console
 from lamae.base import files
 from lamae.base.errors import UsageError
 from lamae.base.progress import Progress, ignore
@@ -24,6 +25,8 @@ BENCHMARKS = {
     "probe": "logistic regressions on embeddings, beside scikit-learn's",
     "scaling": "one process and several: efficiency, communication share, bytes on the wire by ZeRO stage",
 }
+Spread = tuple[float, float, float]
+"""Median, least and most."""
 VERSIONED = ("torch", "deepspeed", "numpy", "webdataset", "wfdb", "zarr", "triton")
 
 
@@ -44,17 +47,19 @@ def run_benchmark(name: str, *, quick: bool = False, progress: Progress = ignore
     }
 
 
-def combine(results: Mapping[str, dict[str, Any]], *, failed: Mapping[str, str], quick: bool) -> dict[str, Any]:
+def combine(
+    results: Mapping[str, dict[str, Any]], *, failed: Mapping[str, str], quick: bool, name: str = "all"
+) -> dict[str, Any]:
     """Several benchmarks as one result: ratios are named ``BENCHMARK.RATIO``, ``failed`` says what raised instead."""
     combined: dict[str, Any] = {
-        **describe_result("all", quick=quick),
+        **describe_result(name, quick=quick),
         "wall_s": round(sum(result["wall_s"] for result in results.values()), 1),
         "results": dict(results),
         "failed": dict(failed),
     }
     for entry in ("ratios", "ratio_spread"):
         combined[entry] = {
-            f"{name}.{ratio}": value for name, result in results.items() for ratio, value in result[entry].items()
+            f"{part}.{ratio}": value for part, result in results.items() for ratio, value in result[entry].items()
         }
     return combined
 
@@ -76,6 +81,28 @@ def read_result(path: Path) -> dict[str, Any]:
 
 def write_result(result: dict[str, Any], path: Path) -> None:
     files.write_json(path, result, sort_keys=True)
+
+
+def spread_of_ratios(result: Mapping[str, Any]) -> dict[str, Spread]:
+    """Of every ratio; one without a spread of its own stands for all three."""
+    spreads = result.get("ratio_spread", {})
+    return {name: (value, *spreads.get(name, (value, value))) for name, value in result["ratios"].items()}
+
+
+def spread_of_rates(result: Mapping[str, Any]) -> dict[str, Spread]:
+    """Of every candidate's items per second."""
+    entries = {name: entry for name, entry in result.get("measurements", {}).items() if isinstance(entry, Mapping)}
+    return {name: (one["per_s"], one["min"], one["max"]) for name, one in entries.items() if "per_s" in one}
+
+
+def print_ratios(result: dict[str, Any], *, note: str = "ratios measured side by side in this run") -> None:
+    spreads = spread_of_ratios(result).items()
+    rows = [[name, f"{median:.3g}", f"{least:.3g} to {most:.3g}"] for name, (median, least, most) in spreads]
+    took = f", {result['wall_s']:.0f} s" if "wall_s" in result else ""
+    title = f"{result['benchmark']}: {note}{took}{', short form: rough' * result['quick']}"
+    console.print_table(title, ["ratio", "median", "spread"], rows)
+    for line in result.get("notes", ()):
+        console.say(f"note: {line}")
 
 
 def describe_result(name: str, *, quick: bool) -> dict[str, Any]:

@@ -11,7 +11,6 @@ three ways: computed by the forecast, counted at torch's collectives, and what t
 (loopback on one node) sent meanwhile.
 """
 
-import random
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -23,18 +22,20 @@ import torch
 from lamae.base.errors import UsageError
 from lamae.base.progress import Progress, ignore
 from lamae.benchmarks import rankstep
-from lamae.benchmarks.forecast.network import step_traffic
+from lamae.benchmarks.forecast.engine import step_traffic
+from lamae.benchmarks.forecast.model import ModelShape
 from lamae.benchmarks.ranks import RankPool, join_launched, network_interface, threads_per_rank
 from lamae.benchmarks.rankstep import StepCost
-from lamae.benchmarks.timing import Ratio, Timing, ratio_entries
+from lamae.benchmarks.synthetic import load_run
+from lamae.benchmarks.timing import Ratio, Timing, in_turns, ratio_entries
 from lamae.benchmarks.wire import interface_bytes, sent_per_rank
 from lamae.train.ranks.distributed import Ranks
-from lamae.train.runconfig import load
+from lamae.train.runconfig import RunConfig
+from lamae.train.schedule import BatchPlan
 
 MODES = ("weak", "strong")
 HEADLINE_STAGE = 1
 GPU_STEPS = 10
-SIZES = ("tiny", "small", "base", "large")
 
 
 def run(
@@ -61,73 +62,51 @@ def run(
     zero = sorted(set(zero))
     _check(processes, modes, zero, precision, records, most=launched.world_size if launched else None)
     size = size or ("tiny" if quick else "small")
-    if size not in SIZES:
-        raise UsageError(f"--size {size}: {', '.join(SIZES[:-1])} or {SIZES[-1]}")
-    for stage in zero:  # refused here in one line, and not by every rank
-        load(_config(size), _settings(stage, precision, records * processes[-1], overrides))
+    by_mode = {mode: {number: _job(mode, number, processes, records) for number in processes} for mode in modes}
+    jobs = list(dict.fromkeys(job for of_mode in by_mode.values() for job in of_mode.values()))
+    settings = {
+        (stage, job): [f"engine.zero_stage={stage}", f"engine.precision={precision}", *job.settings, *overrides]
+        for stage in zero
+        for job in jobs
+    }
+    runs = {case: load_run(size, *given) for case, given in settings.items()}  # refused here, and not by every rank
     hardware = _Hardware.find(launched, most=processes[-1])
     repeats = repeats or (2 if quick else 5)
     ratios: dict[str, Ratio] = {}
     measurements: dict[str, Any] = {}
-    jobs = _jobs(processes, modes, records)
     with ExitStack() as stack:
         pools = {job: stack.enter_context(hardware.start(job.processes)) for job in jobs}
         for done, stage in enumerate(zero):
             progress("ZeRO stages", done, len(zero))
-            about = {}
             for job, pool in pools.items():
-                settings = _settings(stage, precision, job.batch, overrides)
-                about[job] = pool.call(rankstep.open_steps, config=_config(size), overrides=settings)[0]
+                pool.call(rankstep.open_steps, config=size, overrides=settings[stage, job])
                 pool.call(rankstep.time_steps, num_steps=hardware.steps)
-            rounds = _take_turns(pools, hardware, repeats=repeats, seed=stage)
+            rounds: dict[_Job, list[_Round]] = {job: [] for job in jobs}
+            for job in in_turns(jobs, repeats=repeats, seed=stage):
+                rounds[job].append(_Round.take(pools[job], hardware))
             for pool in pools.values():
                 pool.call(rankstep.close_steps)
             timings = {job: Timing(tuple(one.seconds for one in rounds[job]), job.batch) for job in jobs}
             for job in jobs:
-                measurements[f"zero{stage}_{job.name}"] = {
-                    **timings[job].to_dict(),
-                    **_describe(rounds[job], about[job], job.processes, stage=stage, precision=precision),
-                }
-            for mode in modes:
-                of_mode = {number: timings[_job(mode, number, processes, records)] for number in processes}
-                ratios |= _efficiencies(of_mode, mode=mode, stage=stage, headline=_headline(zero))
+                described = _describe(rounds[job], runs[stage, job], job)
+                measurements[f"zero{stage}_{job.name}"] = {**timings[job].to_dict(), **described}
+            for mode, of_mode in by_mode.items():
+                of_processes = {number: timings[job] for number, job in of_mode.items()}
+                ratios |= _efficiencies(of_processes, mode=mode, stage=stage, headline=_headline(zero))
         progress("ZeRO stages", len(zero), len(zero))
-    return {
-        "settings": {
-            "modes": list(modes),
-            "size": size,
-            "precision": precision,
-            "overrides": list(overrides),
-            "processes": list(processes),
-            "zero": list(zero),
-            "records_per_process": records,
-            "repeats": repeats,
-            "nodes": hardware.num_nodes,
-            "device": "cuda" if hardware.use_gpus else "cpu",
-            "interface": hardware.interface,
-            "threads_per_process": hardware.threads,
-            "steps_per_repeat": hardware.steps,
-            "pinned": all(pool.pinned for pool in pools.values()),
-        },
-        "notes": hardware.notes,
-        "measurements": measurements,
-        **ratio_entries(ratios),
+    about = {
+        "modes": list(modes),
+        "size": size,
+        "precision": precision,
+        "overrides": list(overrides),
+        "processes": list(processes),
+        "zero": list(zero),
+        "records_per_process": records,
+        "repeats": repeats,
+        "pinned": all(pool.pinned for pool in pools.values()),
+        **hardware.to_dict(),
     }
-
-
-def _config(size: str) -> str:
-    return f"configs/pretrain/{size}.yaml"
-
-
-def _settings(stage: int, precision: str, batch: int, overrides: Sequence[str]) -> list[str]:
-    return [
-        *("run.dir=unused", "data.path=unused"),
-        f"engine.zero_stage={stage}",
-        f"engine.precision={precision}",
-        f"train.global_batch_size={batch}",
-        f"train.micro_batch_size={batch}",
-        *overrides,
-    ]
+    return {"settings": about, "notes": hardware.notes, "measurements": measurements, **ratio_entries(ratios)}
 
 
 @dataclass(frozen=True)
@@ -141,14 +120,14 @@ class _Job:
     def name(self) -> str:
         return f"{self.processes}_processes_{self.batch}_records"
 
+    @property
+    def settings(self) -> list[str]:
+        return [f"train.global_batch_size={self.batch}", f"train.micro_batch_size={self.batch}"]
+
 
 def _job(mode: str, number: int, processes: Sequence[int], records: int) -> _Job:
+    """The largest is the same in both modes."""
     return _Job(number, records * (number if mode == "weak" else max(processes)))
-
-
-def _jobs(processes: Sequence[int], modes: Sequence[str], records: int) -> list[_Job]:
-    """Every job once: the largest is the same in both modes."""
-    return list(dict.fromkeys(_job(mode, number, processes, records) for mode in modes for number in processes))
 
 
 @dataclass(frozen=True)
@@ -168,6 +147,16 @@ class _Hardware:
     def steps(self) -> int:
         """Of a repeat: a GPU's are short."""
         return GPU_STEPS if self.use_gpus else 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the settings of a result."""
+        return {
+            "nodes": self.num_nodes,
+            "device": "cuda" if self.use_gpus else "cpu",
+            "interface": self.interface,
+            "threads_per_process": self.threads,
+            "steps_per_repeat": self.steps,
+        }
 
     @classmethod
     def find(cls, launched: Ranks | None, *, most: int) -> "_Hardware":
@@ -204,17 +193,15 @@ class _Hardware:
         return {name: sum(one[name] or 0 for one in of_nodes) for name in own}
 
 
+@dataclass(frozen=True)
 class _Round:
-    """One repeat of one job: its slowest rank's time, and every rank's communication."""
+    """One repeat of one job: what every rank spent, and the bytes of a step and rank by interface, if known."""
 
-    def __init__(self, costs: list[StepCost], sent_per_rank: dict[str, float] | None) -> None:
-        self.costs = costs
-        self.seconds = max(cost.seconds for cost in costs)
-        self.sent_per_rank = sent_per_rank
-        """Bytes of a step by interface."""
+    costs: list[StepCost]
+    sent_per_rank: dict[str, float] | None
 
     @classmethod
-    def take(cls, pool: RankPool, hardware: "_Hardware") -> "_Round":
+    def take(cls, pool: RankPool, hardware: _Hardware) -> "_Round":
         before = hardware.sent_bytes()
         costs: list[StepCost] = pool.call(rankstep.time_steps, num_steps=hardware.steps)
         after = hardware.sent_bytes()
@@ -224,42 +211,26 @@ class _Round:
         return cls(costs, {name: (after[name] - before[name]) / share for name in before})
 
     @property
+    def seconds(self) -> float:
+        """Of the slowest rank."""
+        return max(cost.seconds for cost in self.costs)
+
+    @property
     def phase_s(self) -> dict[str, float]:
-        return rankstep.least_waiting(self.costs).phase_s
+        """Of the rank that waited least for others: what it spent on communication is sending."""
+        return min(self.costs, key=lambda cost: cost.phase_s["communication"]).phase_s
 
 
-def _take_turns(
-    pools: Mapping[_Job, RankPool], hardware: "_Hardware", *, repeats: int, seed: int
-) -> dict[_Job, list["_Round"]]:
-    """A step of every job once per repeat, in an order shuffled anew each time."""
-    shuffle = random.Random(seed).shuffle
-    rounds: dict[_Job, list[_Round]] = {job: [] for job in pools}
-    for _ in range(repeats):
-        order = list(pools)
-        shuffle(order)
-        for job in order:
-            rounds[job].append(_Round.take(pools[job], hardware))
-    return rounds
-
-
-def _describe(
-    rounds: Sequence[_Round], about: Mapping[str, Any], number: int, *, stage: int, precision: str
-) -> dict[str, Any]:
+def _describe(rounds: Sequence[_Round], run: RunConfig, job: _Job) -> dict[str, Any]:
     described: dict[str, Any] = {
         "step_s": statistics.median(entry.seconds for entry in rounds),
         "phase_s": {name: statistics.median(entry.phase_s[name] for entry in rounds) for name in rounds[0].phase_s},
         "communication_share": statistics.median(entry.phase_s["communication"] / entry.seconds for entry in rounds),
     }
+    number = job.processes
     if number > 1:
-        traffic = step_traffic(
-            zero_stage=stage,
-            precision=precision,
-            num_parameters=about["parameters"],
-            num_tensors=about["parameter_tensors"],
-            accumulation=1,
-            world_size=number,
-            all_reduces=about["all_reduces"],
-        )
+        batch = BatchPlan(number, accumulation=1, micro=job.batch // number)
+        traffic = step_traffic(ModelShape.of(run), batch, zero_stage=run.engine.zero_stage)
         sent = [entry.sent_per_rank for entry in rounds if entry.sent_per_rank is not None]
         described["sent_bytes_per_rank"] = {
             "computed": sum(sent_per_rank(one.operation, one.num_bytes, number) for one in traffic),
@@ -327,23 +298,22 @@ def _check(
     most: int | None,
 ) -> None:
     """``most`` processes were launched; None where as many as wanted can be started here."""
-    if not processes or processes[0] < 1:
-        raise UsageError(f"--processes {','.join(map(str, processes))}: numbers of at least 1, for example 1,2")
-    if most is not None and processes[-1] > most:
-        raise UsageError(
-            f"--processes {processes[-1]}: this job has {most} ranks; ask for more, or leave the option out"
-        )
-    if len(processes) == 1:
-        raise UsageError(f"--processes {processes[0]}: two numbers at least, the smallest being the base")
-    if not modes or not set(modes) <= set(MODES):
-        raise UsageError(f"--mode {','.join(modes)}: {' or '.join(MODES)}, or both with a comma between")
-    if not zero or not set(zero) <= {0, 1, 2, 3}:
-        raise UsageError(f"--zero {','.join(map(str, zero))}: stages among 0,1,2,3")
-    if precision not in ("fp32", "bf16"):
-        raise UsageError(f"--precision {precision}: fp32 or bf16")
-    if precision == "bf16" and 0 in zero:
-        raise UsageError("--zero 0 needs --precision fp32; bf16 runs at stages 1 to 3")
-    if records < 1:
-        raise UsageError(f"--records {records}: at least 1")
-    if "strong" in modes and any(records * processes[-1] % number for number in processes):
-        raise UsageError("--mode strong: the records of a step must be shared out equally; change --records")
+    numbers, stages = ",".join(map(str, processes)), ",".join(map(str, zero))
+    uneven = "strong" in modes and any(records * processes[-1] % number for number in processes if number > 0)
+    refusals = {
+        f"--processes {numbers}: numbers of at least 1, for example 1,2": processes[0] < 1,
+        f"--processes {numbers}: this job has {most} ranks; ask for more, or leave the option out": (
+            most is not None and processes[-1] > most
+        ),
+        f"--processes {numbers}: two numbers at least, the smallest being the base": len(processes) == 1,
+        f"--mode {','.join(modes)}: {' or '.join(MODES)}, or both with a comma between": not set(modes) <= set(MODES),
+        f"--zero {stages}: stages among 0,1,2,3": not set(zero) <= {0, 1, 2, 3},
+        f"--precision {precision}: fp32 or bf16": precision not in ("fp32", "bf16"),
+        "--zero 0 needs --precision fp32; bf16 runs at stages 1 to 3": precision == "bf16" and 0 in zero,
+        f"--records {records}: at least 1": records < 1,
+        "--mode strong: the records of a step must be shared out equally; change --records": "strong" in modes
+        and uneven,
+    }
+    for message, is_refused in refusals.items():
+        if is_refused:
+            raise UsageError(message)

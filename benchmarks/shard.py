@@ -13,7 +13,6 @@ stock wfdb, of one record in five hundred and of one per shape of header.
 import multiprocessing
 import os
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -64,8 +63,6 @@ def run(*, quick: bool = False, progress: Progress = ignore, repeats: int | None
             "default": _ours(source, scratch / "default", replace(full_qc, audit=PackOptions().audit)),
             "full_qc_2_workers": _ours(source, scratch / "workers", full_qc, workers=workers),
         }
-        if shutil.which("tar"):
-            candidates["gnu_tar"] = partial(_gnu_tar, source, outputs / "gnu", num_records)
         timings = time_side_by_side(
             candidates, repeats=repeats, prepare=partial(_remove_outputs, scratch, outputs), progress=progress
         )
@@ -152,12 +149,6 @@ def _tar_copy(source: Path, out: Path, records: list[str], *, hashed: bool = Fal
                     digest.update(content)
         partial_path.rename(out / f"{first}.tar")
     return len(records)
-
-
-def _gnu_tar(source: Path, out: Path, num_records: int) -> float:
-    out.mkdir()
-    subprocess.run(["tar", "cf", str(out / "all.tar"), "-C", str(source), "files"], check=True)
-    return num_records
 
 
 def _naive(source: Path, out: Path, records: list[str]) -> float:

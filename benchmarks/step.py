@@ -11,25 +11,29 @@ import gc
 import os
 import resource
 import statistics
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from lamae.base.allocator import keep_freed_memory
-from lamae.base.leads import NUM_LEADS
 from lamae.base.progress import Progress, ignore
-from lamae.benchmarks.timing import Ratio, Timing, ratio_entries, time_side_by_side
-from lamae.model import build_model
+from lamae.benchmarks.synthetic import (
+    DTYPES,
+    RECORD_SECONDS,
+    SyntheticBatch,
+    build_model_of,
+    load_run,
+    num_record_samples,
+    wait,
+)
+from lamae.benchmarks.timing import Ratio, Timing, median_s, ratio_entries, time_side_by_side
 from lamae.model.flops import count_flops
-from lamae.model.masking import Mask, draw_mask
-from lamae.train.runconfig import RunConfig, load
+from lamae.train.blocks import compile_blocks
+from lamae.train.optimizer import build_optimizer
+from lamae.train.runconfig import RunConfig
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-RECORD_SECONDS = 10
 SQUARE = (2048, 2048, 2048)
 # (M, K, N) of [M, K] times [N, K] transposed: squares, and the widest products of ``small`` and ``base``.
 PEAK_SHAPES = ((1024, 1024, 1024), SQUARE, (4096, 4096, 4096), (7344, 384, 1152), (7344, 384, 1536), (7344, 768, 3072))
@@ -49,41 +53,31 @@ GROUPS = {
 class TrainingStep:
     """Everything of one optimiser step but reading data."""
 
-    def __init__(self, config: RunConfig, *, dtype: torch.dtype, batch_size: int, device: str) -> None:
+    def __init__(
+        self, config: RunConfig, *, dtype: torch.dtype, batch_size: int, device: str, compiled: bool = False
+    ) -> None:
         torch.manual_seed(0)
-        self.config = config
-        self.num_samples = config.signal.rate_hz * RECORD_SECONDS
-        self.master = build_model(config.model, config.mask, num_samples=self.num_samples).to(device)
+        self.master = build_model_of(config).to(device)
         self.model = self.master
         if dtype != torch.float32:
-            self.model = build_model(config.model, config.mask, num_samples=self.num_samples).to(device, dtype)
+            self.model = build_model_of(config).to(device, dtype)
             self.model.load_state_dict(self.master.state_dict())
-        self.optimizer = torch.optim.AdamW(self.master.parameters(), lr=1e-4, weight_decay=0.05, fused=True)
-        self.x_BLT = torch.randn(batch_size, NUM_LEADS, self.num_samples, device=device)
-        self.valid_BLT = torch.ones_like(self.x_BLT, dtype=torch.bool)
-        self.lead_mask_BL = torch.ones(batch_size, NUM_LEADS, dtype=torch.bool, device=device)
-        self.row_B = torch.arange(batch_size, device=device)
-        self.flops = count_flops(config.model, config.mask, num_samples=self.num_samples).training * batch_size
-
-    def draw_mask(self) -> Mask:
-        return draw_mask(
-            self.config.mask,
-            seed=0,
-            epoch_B=torch.zeros_like(self.row_B),
-            row_B=self.row_B,
-            lead_mask_BL=self.lead_mask_BL,
-            num_patches=self.num_samples // self.config.model.patch_size,
-        )
+        if compiled:
+            compile_blocks(self.model)
+        self.optimizer, self.clip_norm = build_optimizer(self.master, config.optim), config.optim.clip_norm
+        self.batch = SyntheticBatch(config, batch_size, device=device)
+        flops = count_flops(config.model, config.mask, num_samples=num_record_samples(config))
+        self.flops = flops.training * batch_size
 
     def __call__(self) -> float:
         """One step; returns its arithmetic."""
-        self.model(self.x_BLT, self.valid_BLT, self.lead_mask_BL, self.draw_mask()).loss.backward()
+        self.model(*self.batch.inputs, self.batch.draw_mask()).loss.backward()
         self._hand_gradients_to_master()
-        torch.nn.utils.clip_grad_norm_(self.master.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(self.master.parameters(), self.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self._hand_weights_to_model()
-        _wait(self.x_BLT)
+        wait(self.batch.signal_BLT)
         return float(self.flops)
 
     @torch.no_grad()
@@ -107,8 +101,10 @@ def run(
     sizes: Iterable[str] | None = None,
     precisions: Iterable[str] = tuple(DTYPES),
     repeats: int | None = None,
+    compiled: bool = False,
 ) -> dict[str, Any]:
-    """Times steps of the named sizes; ``quick`` measures tiny and small with few records and repeats."""
+    """Times steps of the named sizes; ``quick`` measures tiny and small with few records and repeats, ``compiled`` each
+    step with ``train.compile=blocks`` beside itself."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     keeps_memory = device == "cpu" and keep_freed_memory()  # as in training
     sizes = tuple(sizes or (("tiny", "small") if quick else ("tiny", "small", "base")))
@@ -124,19 +120,24 @@ def run(
         }
         for size in sizes:
             rounds = repeats or (2 if quick else (3 if size == "base" else 5))
-            config = load(f"configs/pretrain/{size}.yaml", ["run.dir=unused", "data.path=unused"])
+            config = load_run(size)
             batch_size = _batch_size(size, device=device, quick=quick)
             progress(f"{size} {precision}", 0, None)
-            step = TrainingStep(config, dtype=DTYPES[precision], batch_size=batch_size, device=device)
-            name = f"{size}_{precision}"
-            timings = time_side_by_side({"step": step, **yardsticks}, repeats=rounds, progress=progress)
-            ratios[f"mfu_{name}"] = Ratio.of(timings["step"], timings["peak"])
-            ratios[f"vs_square_{name}"] = Ratio.of(timings["step"], timings["square"])
-            measurements[name] = {
-                **_describe(step, timings, batch_size=batch_size),
-                "time_shares": time_shares(step),
+            steps = {
+                f"{size}_{precision}{'_compiled' * is_compiled}": TrainingStep(
+                    config, dtype=DTYPES[precision], batch_size=batch_size, device=device, compiled=is_compiled
+                )
+                for is_compiled in ((False, True) if compiled else (False,))
             }
-            del step
+            timings = time_side_by_side({**steps, **yardsticks}, repeats=rounds, progress=progress)
+            for name, step in steps.items():
+                ratios[f"mfu_{name}"] = Ratio.of(timings[name], timings["peak"])
+                ratios[f"vs_square_{name}"] = Ratio.of(timings[name], timings["square"])
+                described = _describe(step, timings[name], yardsticks=timings, batch_size=batch_size)
+                measurements[name] = {**described, "time_shares": time_shares(step)}
+            if compiled:
+                ratios[f"compiled_vs_eager_{size}_{precision}"] = Ratio.of(*(timings[name] for name in reversed(steps)))
+            del steps, step
             gc.collect()
     return {
         "settings": {
@@ -166,24 +167,18 @@ def product(shape: tuple[int, int, int], dtype: torch.dtype, *, device: str) -> 
     def multiply() -> float:
         for _ in range(calls):
             torch.mm(a, b.t(), out=out)
-        _wait(out)
+        wait(out)
         return float(calls * flops)
 
     return multiply
 
 
 def product_rates(dtype: torch.dtype, *, device: str) -> dict[str, float]:
-    """GFLOP/s of every shape of PEAK_SHAPES: the best of three after one to warm up."""
+    """GFLOP/s of every shape of PEAK_SHAPES: the median of three after two to warm up."""
     rates = {}
     for shape in PEAK_SHAPES:
         multiply = product(shape, dtype, device=device)
-        multiply()
-        best = 0.0
-        for _ in range(3):
-            start = time.perf_counter()
-            flops = multiply()
-            best = max(best, flops / (time.perf_counter() - start))
-        rates[_name(shape)] = best / 1e9
+        rates[_name(shape)] = multiply() / median_s(multiply, 3) / 1e9
     return rates
 
 
@@ -220,30 +215,22 @@ def _group_of(operation: str) -> str:
     return "everything else"
 
 
-def _describe(step: TrainingStep, timings: dict[str, Timing], *, batch_size: int) -> dict[str, Any]:
-    seconds = statistics.median(timings["step"].seconds)
+def _describe(
+    step: TrainingStep, timing: Timing, *, yardsticks: Mapping[str, Timing], batch_size: int
+) -> dict[str, Any]:
+    seconds = statistics.median(timing.seconds)
     return {
         "records_per_s": batch_size / seconds,
-        "step_s": {"median": seconds, "min": min(timings["step"].seconds), "max": max(timings["step"].seconds)},
+        "step_s": {"median": seconds, "min": min(timing.seconds), "max": max(timing.seconds)},
         "batch_size": batch_size,
         "gflop_per_record": step.flops / batch_size / 1e9,
-        "gflop_per_s": timings["step"].rate / 1e9,
-        "peak_gflop_per_s": timings["peak"].rate / 1e9,
-        "square_gflop_per_s": timings["square"].rate / 1e9,
-        "masks_share": _best_seconds(step.draw_mask) / seconds,
+        "gflop_per_s": timing.rate / 1e9,
+        "peak_gflop_per_s": yardsticks["peak"].rate / 1e9,
+        "square_gflop_per_s": yardsticks["square"].rate / 1e9,
+        "masks_share": median_s(step.batch.draw_mask, 3) / seconds,
         "parameters": sum(p.numel() for p in step.master.parameters()),
         "peak_memory_gib": _peak_memory_gib(),
     }
-
-
-def _best_seconds(function: Callable[[], object]) -> float:
-    """Of three calls."""
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
 
 
 def _peak_memory_gib() -> float:
@@ -257,8 +244,3 @@ def _batch_size(size: str, *, device: str, quick: bool) -> int:
     if device == "cuda":
         return {"tiny": 512, "small": 256, "base": 128}.get(size, 32)
     return {"tiny": 32, "small": 2 if quick else 32, "base": 8}.get(size, 2)
-
-
-def _wait(tensor: Tensor) -> None:
-    if tensor.is_cuda:
-        torch.cuda.synchronize()

@@ -14,11 +14,13 @@ so that ``ratios`` maps names to plain numbers (medians) and ``ratio_spread`` to
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from lamae.base.progress import Progress, ignore
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,27 @@ def ratio_entries(ratios: Mapping[str, Ratio]) -> dict[str, dict[str, Any]]:
     }
 
 
+def median_s(action: Callable[[], object], repeats: int = 5) -> float:
+    """Seconds of an action, after a first time that warms it up."""
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+def in_turns(names: Iterable[T], *, repeats: int, seed: int = 0, progress: Progress = ignore) -> Iterator[T]:
+    """Every name once per repeat, in an order shuffled anew each time."""
+    order, shuffle = list(names), random.Random(seed).shuffle
+    for repeat in range(repeats):
+        turn = order.copy()
+        shuffle(turn)
+        for position, name in enumerate(turn, start=1):
+            yield name
+            progress("timing", repeat * len(order) + position, repeats * len(order))
+
+
 def time_side_by_side(
     candidates: Mapping[str, Callable[[], float]],
     *,
@@ -90,18 +113,13 @@ def time_side_by_side(
         for candidate in candidates.values():
             prepare()
             candidate()
-    shuffle = random.Random(seed).shuffle
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     items: dict[str, float] = {}
-    for repeat in range(repeats):
-        order = list(candidates)
-        shuffle(order)
-        for position, name in enumerate(order):
-            prepare()
-            start = time.perf_counter()
-            count = candidates[name]()
-            seconds[name].append(time.perf_counter() - start)
-            if items.setdefault(name, count) != count:
-                raise ValueError(f"candidate {name} processed {count} items, before {items[name]}")
-            progress("timing", repeat * len(order) + position + 1, repeats * len(order))
+    for name in in_turns(candidates, repeats=repeats, seed=seed, progress=progress):
+        prepare()
+        start = time.perf_counter()
+        count = candidates[name]()
+        seconds[name].append(time.perf_counter() - start)
+        if items.setdefault(name, count) != count:
+            raise ValueError(f"candidate {name} processed {count} items, before {items[name]}")
     return {name: Timing(tuple(seconds[name]), items[name]) for name in candidates}

@@ -14,6 +14,8 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
+from lamae.benchmarks.forecast.machine import RING_PASSES
+
 INTERFACES = Path("/proc/self/net/dev")
 """Those of this process's network namespace (proc(5)); /sys shows those of whoever mounted it."""
 _SENT_COLUMN = 8
@@ -23,10 +25,9 @@ def sent_per_rank(operation: str, num_bytes: float, world_size: int) -> float:
     """Bytes that one rank sends in a bandwidth-optimal (ring) algorithm, on average over the ranks.
 
     ``num_bytes`` is the whole tensor: what is reduced, or what everyone has after the gathering
-    (Thakur, Rabenseifner, Gropp 2005). A broadcast or a reduction to one rank passes it along a chain of all ranks.
+    (Thakur, Rabenseifner, Gropp 2005). A broadcast passes it along a chain of all ranks.
     """
-    passes = 2 if operation == "all_reduce" else 1
-    return passes * num_bytes * (world_size - 1) / world_size
+    return RING_PASSES.get(operation, 1.0) * num_bytes * (world_size - 1) / world_size
 
 
 @dataclass

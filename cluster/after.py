@@ -19,7 +19,7 @@ from lamae.cluster import policy, slurm
 from lamae.cluster.conclusion import conclude, record
 from lamae.cluster.executor import send
 from lamae.cluster.job import NodeJob
-from lamae.cluster.place import find_node
+from lamae.cluster.node import find_node
 from lamae.cluster.policy import Decision
 from lamae.cluster.submission import JOB_ID_NAME, Submission, attempt_folder
 from lamae.console import set_up_logging
@@ -122,8 +122,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     folder = Path(sys.argv[1])
     submission = Submission.read(folder)
-    place = find_node(os.environ)
-    attempt = attempt_folder(folder, job_id=place.job_id, restart=place.restart)
+    node = find_node(os.environ)
+    attempt = attempt_folder(folder, job_id=node.job_id, restart=node.restart)
     try:
         hosts = slurm.expand_nodes(os.environ["SLURM_JOB_NODELIST"])
         decision = conclude(folder, submission, attempt, hosts=hosts)

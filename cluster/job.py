@@ -5,23 +5,22 @@ happens to one of them (a crash, SIGKILL), somebody is left on the node to say s
 """
 
 import contextlib
-import ctypes
 import logging
 import os
 import signal
-import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 
+from lamae.base import processes
 from lamae.base import signals as stopping
-from lamae.base.awake import AwakeClock, patiently
+from lamae.base.awake import AwakeClock
 from lamae.base.rundirectory import RunDirectory
 from lamae.cluster import policy
 from lamae.cluster.conclusion import conclude
-from lamae.cluster.place import NodePlace, find_node, meet, rank_environment
+from lamae.cluster.node import Node, find_node, meet, rank_environment
 from lamae.cluster.submission import (
     CANCELLED_NAME,
     CODE_NAME,
@@ -42,8 +41,6 @@ FAILED_GRACE_S = 10.0
 # After one rank has left in good order, the others may still be writing a checkpoint.
 LEAVE_GRACE_S = 600.0
 
-_PR_SET_PDEATHSIG = 1  # prctl(2): the signal this process gets when its parent ends
-
 log = logging.getLogger(__name__)
 
 
@@ -61,14 +58,14 @@ class NodeJob:
         logging.getLogger("submitit").setLevel(logging.WARNING)  # the last line of the log is to be ours
         folder = Path(self.folder)
         submission = Submission.read(folder)
-        place = find_node(os.environ)
+        node = find_node(os.environ)
         while True:
-            attempt = attempt_folder(folder, job_id=place.job_id, restart=place.restart)
+            attempt = attempt_folder(folder, job_id=node.job_id, restart=node.restart)
             argv = submission.argv if self.task is None else submission.array[self.task]
-            report = run_attempt(argv, submission, place, attempt, code=folder / CODE_NAME)
+            report = run_attempt(argv, submission, node, attempt, code=folder / CODE_NAME)
             if submission.profile.kind == "slurm":
                 break
-            decision = conclude(folder, submission, attempt, hosts=[place.host])
+            decision = conclude(folder, submission, attempt, hosts=[node.host])
             if decision.action != policy.REQUEUE:
                 if decision.exit_code:
                     sys.exit(decision.exit_code)
@@ -78,49 +75,40 @@ class NodeJob:
                 time.sleep(POLL_S)
             if (folder / CANCELLED_NAME).exists():
                 break
-            place = NodePlace(**{**place.__dict__, "restart": place.restart + 1})
+            node = replace(node, restart=node.restart + 1)
         if all(end.code == 0 for end in report.ranks):
             return "done"
         # Not an exception: submitit would file it as the result of a job that goes on after a restart.
         sys.exit(0)
 
 
-def run_attempt(argv: list[str], submission: Submission, place: NodePlace, attempt: Path, *, code: Path) -> NodeReport:
+def run_attempt(argv: list[str], submission: Submission, node: Node, attempt: Path, *, code: Path) -> NodeReport:
     """Run this node's ranks until all of them have ended; what became of them, also left in ``attempt``."""
     num_ranks = submission.profile.num_local_ranks
-    first = place.node * num_ranks
-    report = NodeReport(place.node, place.host, [RankEnd(first + i, None) for i in range(num_ranks)])
+    first = node.number * num_ranks
+    report = NodeReport(node.number, node.host, [RankEnd(first + i, None) for i in range(num_ranks)])
     with _Signals() as signals:  # from here on a stop request is kept until there is somebody to pass it on to
         report.write(attempt)
-        rendezvous = meet(attempt, place, run_dir=submission.run_dir)
+        rendezvous = meet(attempt, node, run_dir=submission.run_dir)
         log.info(
             "node %d of %d (%s), restart %d: ranks %d to %d meet at %s:%d",
-            *(place.node, place.num_nodes, place.host, place.restart, first, first + num_ranks - 1),
+            *(node.number, node.num_nodes, node.host, node.restart, first, first + num_ranks - 1),
             *(rendezvous.address, rendezvous.port),
         )
         ranks = []
         for local_rank in range(num_ranks):
-            own = rank_environment(place, rendezvous, local_rank=local_rank, ranks_per_node=num_ranks)
-            environment = {**os.environ, **own, "PYTHONPATH": str(code), "PYTHONSAFEPATH": "1"}
+            environment = rank_environment(node, rendezvous, local_rank=local_rank, ranks_per_node=num_ranks)
+            environment |= {"PYTHONPATH": str(code), "PYTHONSAFEPATH": "1"}
             environment["PYTHONFAULTHANDLER"] = "1"  # a rank that is aborted shows its stacks
             # A session of its own: signals reach a rank once, from us.
-            ranks.append(
-                subprocess.Popen(
-                    [sys.executable, *argv], env=environment, start_new_session=True, preexec_fn=_die_with_parent
-                )
-            )
-        run_dir = Path(submission.run_dir) if submission.run_dir and place.node == 0 else None
+            ranks.append(processes.start(argv, environment, own_session=True))
+        run_dir = Path(submission.run_dir) if submission.run_dir and node.number == 0 else None
         stall_s = submission.profile.stall_s
         stall = _Stall(run_dir, stall_s) if run_dir and stall_s else None
         _Watch(ranks, report, signals, attempt, stall).run()
     report.finished = True
     report.write(attempt)
     return report
-
-
-def _die_with_parent() -> None:
-    """In a rank before it starts: be killed when the node's program is, not left behind to disturb the next attempt."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class _Signals:
@@ -165,7 +153,7 @@ class _Stall:
 class _Watch:
     """Waits for the ranks of a node and for the reports of other nodes."""
 
-    ranks: list[subprocess.Popen[bytes]]
+    ranks: list[processes.Process]
     report: NodeReport
     signals: _Signals
     attempt: Path
@@ -214,7 +202,7 @@ class _Watch:
             if self.peer_failed or self.report.failed:
                 continue  # ranks that wait for a dead one cannot save; they leave with the grace below
             log.info("passing %s on to the ranks", signal.Signals(number).name)
-            self._signal_all(number)
+            processes.signal_all(self.ranks, number)
 
     def _set_deadline(self) -> None:
         if self.peer_failed or self.report.failed:
@@ -225,7 +213,7 @@ class _Watch:
     def _end_a_stall(self) -> None:
         if self.stall is not None and self.deadline == float("inf") and self.stall.noticed(self.now_s):
             log.error("no progress for %d s: ending the ranks of this attempt", self.stall.patience_s)
-            self._signal_all(signal.SIGABRT)
+            processes.signal_all(self.ranks, signal.SIGABRT)
             self.deadline = self.now_s + FAILED_GRACE_S
 
     def _kill_others(self) -> None:
@@ -234,13 +222,4 @@ class _Watch:
             if rank.poll() is None:
                 log.warning("rank %d did not leave after another rank had ended: killing it", end.rank)
                 end.killed_by_us = waited_for_a_failure
-        self._signal_all(signal.SIGABRT)
-        for _ in patiently(ABORT_GRACE_S, poll_s=POLL_S):
-            if all(rank.poll() is not None for rank in self.ranks):
-                break
-        self._signal_all(signal.SIGKILL)
-
-    def _signal_all(self, number: int) -> None:
-        for rank in self.ranks:
-            if rank.poll() is None:
-                rank.send_signal(number)
+        processes.stop(self.ranks, first=signal.SIGABRT, grace_s=ABORT_GRACE_S)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lamae import console
-from lamae.base import files, launch
+from lamae.base import files, processes
 from lamae.base.errors import LamaeError
 from lamae.base.leads import CHEST_LEADS, LIMB_LEADS
 from lamae.base.outputs import make_or_resume
@@ -192,10 +192,10 @@ def _train(name: str, paths: Paths, settings: Settings, progress: Progress) -> N
         if (step := _last_step(run)) != before:
             progress("train", step, settings.steps)
 
-    code = launch.train_locally(
+    code = processes.train_locally(
         CONFIG, overrides, num_processes=settings.num_processes, log_path=log, on_poll=show_step
     )
-    launch.check_exit(code, log)
+    processes.check_exit(code, log)
     show_step()
     files.write_json(run / DONE_NAME, {"steps": settings.steps})
 

@@ -11,8 +11,8 @@ import typer
 
 from lamae import console
 from lamae.base.errors import LamaeError, UsageError
+from lamae.base.place import is_said_here
 from lamae.cli import app as cli
-from lamae.train.ranks.place import is_said_here
 from tests.shardsets import random_adc, write_shard_set
 
 

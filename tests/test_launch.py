@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lamae.base.launch import train_locally
+from lamae.base.processes import train_locally
 from lamae.train.checkpoint.format import list_checkpoints
 from tests.runs import descendants, losses, suspend, tiny_config, wait_for_step, write_config, write_tiny_shards
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = """
 import signal, sys
 from pathlib import Path
-from lamae.base.launch import train_locally
+from lamae.base.processes import train_locally
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have started these tests with it ignored
 sys.exit(train_locally(sys.argv[1], [], num_processes=int(sys.argv[3]), log_path=Path(sys.argv[2])))
 """

@@ -1,14 +1,27 @@
 """The verb ``plan`` of the command line; ``lamae.cli.app`` registers it."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lamae import console
 from lamae.base import files
 from lamae.base.errors import UsageError
-from lamae.benchmarks.forecast.machine import GPUS, INTERCONNECTS, STORAGE_BYTES_PER_S, Machine, describe_machine
+from lamae.base.text import whole_numbers
+from lamae.benchmarks.forecast.machine import (
+    GPUS,
+    INTERCONNECTS,
+    RING_PASSES,
+    STORAGE_BYTES_PER_S,
+    Machine,
+    describe_machine,
+)
+
+if TYPE_CHECKING:
+    from lamae.benchmarks.forecast.forecast import Forecast
+    from lamae.benchmarks.forecast.model import ModelShape
 
 GIB = 2**30
 PLOT_FORMATS = (".png", ".svg", ".pdf")
@@ -49,25 +62,30 @@ def plan(
         return
     if plot is not None and plot.suffix not in PLOT_FORMATS:
         raise UsageError(f"--plot {plot}: end it in one of {', '.join(PLOT_FORMATS)}")
-    sizes = sorted(set(_counts("--gpus", gpus, example="8,64")))
-    corpora = _counts("--records", records, example="800035,10000000")
+    sizes = sorted(set(whole_numbers("--gpus", gpus, example="8,64")))
+    corpora = whole_numbers("--records", records, example="800035,10000000")
     positive = {"--epochs": epochs, "--records-per-gpu": records_per_gpu, "--storage-gb-per-s": storage_gb_per_s}
     for option, value in positive.items():
         if value is not None and value <= 0:
             raise UsageError(f"{option} {value:g}: above 0")
-    from lamae.train.runconfig import load
+    from lamae.benchmarks.forecast.model import ModelShape
+    from lamae.benchmarks.synthetic import load_run
 
-    # A forecast reads no data and makes no run: the two keys that have no default stay open.
-    run = load(config, ["run.dir=unused", "data.path=unused", *(overrides or [])])
+    run = load_run(config, *(overrides or []))
+    storage = storage_gb_per_s * 1e9
     machine = describe_machine(
-        gpu,
-        interconnect,
-        precision=run.engine.precision,
-        devices_per_node=gpus_per_node,
-        storage_bytes_per_s=storage_gb_per_s * 1e9,
+        gpu, interconnect, precision=run.engine.precision, devices_per_node=gpus_per_node, storage=storage
     )
-    chosen, per_stage = _forecasts(run, machine, sizes, records_per_gpu, name=config)
-    _print(chosen, per_stage, corpora=corpora, epochs=epochs)
+    shape, batch = ModelShape.of(run), run.train.global_batch_size
+    by_stage, chosen = _forecasts(shape, machine, sizes, records_per_gpu)
+    console.say(
+        f"{config} on {machine.name}: {shape.num_parameters / 1e6:.1f} M parameters, "
+        f"{shape.flops.training / 1e9:.1f} GFLOP per record; every number below is modelled",
+    )
+    raised = [f"{one.gpus} GPUs with {one.global_batch_size}" for one in chosen if one.global_batch_size != batch]
+    if raised and not records_per_gpu:
+        console.say(f"train.global_batch_size={batch} cannot be shared equally: forecast are {', '.join(raised)}")
+    _print(chosen, by_stage, corpora=corpora, epochs=epochs)
     if plot is not None:
         from lamae.benchmarks.forecast.plot import save_plot
 
@@ -76,136 +94,67 @@ def plan(
         values = {
             "modelled": True,
             "config": config,
-            "machine": machine.to_dict(),
+            "machine": asdict(machine) | {"passes": RING_PASSES},
             "records": corpora,
             "epochs": epochs,
-            "plan": [_as_dict(one, corpora, epochs) for one in chosen],
-            "memory_by_stage": [_as_dict(one, corpora, epochs) for pair in per_stage for one in pair],
-            "ratios": {f"speedup_{one.world_size}_gpus": one.records_per_s / chosen[0].records_per_s for one in chosen},
+            "plan": [one.to_dict(corpora, epochs) for one in chosen],
+            "memory_by_stage": [one.to_dict(corpora, epochs) for pair in by_stage for one in pair],
+            "ratios": {f"speedup_{one.gpus}_gpus": one.records_per_s / chosen[0].records_per_s for one in chosen},
         }
         files.write_json(json, values)
 
 
 def _forecasts(
-    run: Any, machine: Machine, sizes: list[int], records_per_gpu: int | None, *, name: str
-) -> tuple[list[Any], list[list[Any]]]:
-    """At the run's ZeRO stage by world size; and at every stage, without and with activation checkpointing."""
+    shape: "ModelShape", machine: Machine, sizes: list[int], records_per_gpu: int | None
+) -> tuple[list[tuple["Forecast", "Forecast"]], list["Forecast"]]:
+    """At every ZeRO stage, without and with activation checkpointing; and as the run has it, by world size."""
     from lamae.benchmarks.forecast.forecast import forecast
-    from lamae.benchmarks.forecast.model import ModelShape
     from lamae.train.schedule import plan_batch
 
-    shape, precision, configured = ModelShape.of(run), run.engine.precision, run.train.global_batch_size
+    run = shape.run
 
-    def of(size: int, stage: int, checkpointing: bool) -> Any:
-        wanted = records_per_gpu * size if records_per_gpu else configured
-        # The next that can be shared out equally.
-        batch = plan_batch(-(-wanted // size) * size, micro_batch_size=run.train.micro_batch_size, world_size=size)
-        return forecast(shape, machine, batch, zero_stage=stage, precision=precision, checkpointing=checkpointing)
+    def of(size: int, stage: int, checkpointing: bool) -> "Forecast":
+        wanted = records_per_gpu * size if records_per_gpu else run.train.global_batch_size
+        shared = -(-wanted // size) * size  # the next that can be shared out equally
+        batch = plan_batch(shared, micro_batch_size=run.train.micro_batch_size, world_size=size)
+        return forecast(shape, machine, batch, zero_stage=stage, checkpointing=checkpointing)
 
-    console.say(
-        f"{name} on {machine.name}: {shape.num_parameters / 1e6:.1f} M parameters, "
-        f"{shape.flops.training / 1e9:.1f} GFLOP per record; every number below is modelled",
-    )
-    chosen = [of(size, run.engine.zero_stage, run.train.activation_checkpointing) for size in sizes]
-    raised = [one for one in chosen if one.batch.per_rank * one.world_size != configured]
-    if raised and not records_per_gpu:
-        counts = ", ".join(f"{one.world_size} GPUs with {one.batch.per_rank * one.world_size}" for one in raised)
-        console.say(f"train.global_batch_size={configured} cannot be shared equally: forecast are {counts}")
-    stages = range(precision != "fp32", 4)
-    return chosen, [[of(size, stage, kept) for kept in (False, True)] for size in sizes for stage in stages]
+    stages = range(run.engine.precision != "fp32", 4)
+    by_stage = [(of(size, stage, False), of(size, stage, True)) for size in sizes for stage in stages]
+    return by_stage, [of(size, run.engine.zero_stage, run.train.activation_checkpointing) for size in sizes]
 
 
-def _print(chosen: list[Any], per_stage: list[list[Any]], *, corpora: list[int], epochs: float) -> None:
-    """Three tables; ``per_stage`` are forecasts without and with activation checkpointing."""
-    parts = ("weights", "gradients", "optimizer", "buffers", "activations")
-    console.print_table(
-        "GiB per GPU at the peak, modelled; ckpt: with activation checkpointing; ! too much",
-        ["GPUs", "ZeRO", "micro", "weights", "grads", "optim", "bufs", "acts", "total", "ckpt"],
-        [
-            [
-                *(str(one.world_size), str(one.zero_stage), f"{one.batch.micro}x{one.batch.accumulation}"),
-                *(f"{getattr(one.memory, part) / GIB:.2f}" for part in parts),
-                *(f"{each.memory.total / GIB:.2f}{'' if each.fits else ' !'}" for each in (one, checkpointed)),
-            ]
-            for one, checkpointed in per_stage
-        ],
-    )
-    console.print_table(
-        f"steps at ZeRO stage {chosen[0].zero_stage}, modelled: milliseconds, and what a node reads and saves",
-        ["GPUs", "batch", "step", *chosen[0].parts_s, "records/s", "read MB/s", "save s", "bottleneck"],
-        [
-            [
-                *(str(one.world_size), str(one.batch.per_rank * one.world_size)),
-                *(f"{seconds * 1e3:.2f}" for seconds in (one.step_s, *one.parts_s.values())),
-                *(f"{one.records_per_s:,.0f}", f"{one.loader_bytes_per_s / 1e6:,.0f}", f"{one.checkpoint_s:.2g}"),
-                one.bottleneck,
-            ]
-            for one in chosen
-        ],
-    )
-    rows = []
+def _print(
+    chosen: list["Forecast"], by_stage: list[tuple["Forecast", "Forecast"]], *, corpora: list[int], epochs: float
+) -> None:
+    memory, steps, hours = [], [], []
+    for one, checkpointed in by_stage:
+        parts = ("weights", "gradients", "optimizer", "buffers", "activations")
+        held = [f"{getattr(one.memory, part) / GIB:.2f}" for part in parts]
+        held += [f"{each.memory.total / GIB:.2f}{'' if each.fits else ' !'}" for each in (one, checkpointed)]
+        memory.append([f"{one.gpus}", f"{one.zero_stage}", f"{one.micro_batch_size}x{one.accumulation}", *held])
     for one in chosen:
-        hours = [one.hours(records=records, epochs=epochs) for records in corpora]
-        rows.append([str(one.world_size), *(f"{each:,.2f} ({each * one.world_size:,.0f})" for each in hours)])
+        cells = [f"{seconds * 1e3:.2f}" for seconds in (one.step_s, *one.parts_s.values())]
+        cells += [f"{rate:,.0f}" for rate in (one.records_per_s, one.loader_bytes_per_s_and_node / 1e6)]
+        steps.append([f"{one.gpus}", f"{one.global_batch_size}", *cells, f"{one.checkpoint_s:.2g}", one.bottleneck])
+        costs = [one.hours(records=records, epochs=epochs) for records in corpora]
+        hours.append([f"{one.gpus}", *(f"{cost:,.2f} ({cost * one.gpus:,.0f})" for cost in costs)])
+    heads = ["GPUs", "ZeRO", "micro", "weights", "grads", "optim", "bufs", "acts", "total", "ckpt"]
+    title = "GiB per GPU at the peak, modelled; ckpt: with activation checkpointing; ! too much"
+    console.print_table(title, heads, memory)
+    heads = ["GPUs", "batch", "step", *chosen[0].parts_s, "records/s", "read MB/s", "save s", "bottleneck"]
+    title = f"steps at ZeRO stage {chosen[0].zero_stage}, modelled: milliseconds, and what a node reads and saves"
+    console.print_table(title, heads, steps)
     heads = ["GPUs", *(f"{records:,} records" for records in corpora)]
-    console.print_table(f"hours (GPU-hours) of {epochs:g} epochs, modelled", heads, rows)
-
-
-def _as_dict(one: Any, corpora: list[int], epochs: float) -> dict[str, Any]:
-    hours = {str(records): one.hours(records=records, epochs=epochs) for records in corpora}
-    return {
-        "gpus": one.world_size,
-        "zero_stage": one.zero_stage,
-        "global_batch_size": one.batch.per_rank * one.world_size,
-        "micro_batch_size": one.batch.micro,
-        "accumulation": one.batch.accumulation,
-        "activation_checkpointing": one.checkpointing,
-        "memory_bytes": {**vars(one.memory), "total": one.memory.total},
-        "fits": one.fits,
-        "step_s": one.step_s,
-        "parts_s": {**one.parts_s, "reading (overlapped)": one.reading_s},
-        "records_per_s": one.records_per_s,
-        "hours": hours,
-        "gpu_hours": {records: each * one.world_size for records, each in hours.items()},
-        "loader_bytes_per_s_and_node": one.loader_bytes_per_s,
-        "checkpoint_s": one.checkpoint_s,
-        "snapshot_s": one.snapshot_s,
-        "bottleneck": one.bottleneck,
-    }
+    console.print_table(f"hours (GPU-hours) of {epochs:g} epochs, modelled", heads, hours)
 
 
 def _validate(json: Path | None) -> None:
     from lamae.benchmarks.forecast.validate import validate
-    from lamae.benchmarks.result import describe_result, write_result
+    from lamae.benchmarks.result import describe_result, print_ratios, write_result
 
     with console.show_progress() as progress:
         result = {**describe_result("plan", quick=False), **validate(progress=progress)}
-    rows = [
-        [
-            name.replace("_processes", "").replace("_zero", " zero").replace("_", " x"),
-            *_compared(entry["step_s"], 1e-3),
-            *_compared(entry["memory_bytes"], 2**20),
-        ]
-        for name, entry in result["measurements"].items()
-    ]
-    columns = ["", "step ms modelled", "measured", "error", "MiB modelled", "measured", "error"]
-    console.print_table("the forecast against this machine, one thread per process, float32", columns, rows)
+    print_ratios(result, note="forecast over measured, one thread per process, float32")
     if json is not None:
         write_result(result, json)
-
-
-def _compared(entry: dict[str, Any], unit: float) -> tuple[str, str, str]:
-    predicted, measured = entry["predicted"], entry["measured"]
-    if not measured:
-        return f"{predicted / unit:.0f}", "-", "-"
-    return f"{predicted / unit:.0f}", f"{measured / unit:.0f}", f"{predicted / measured - 1:+.0%}"
-
-
-def _counts(option: str, text: str, *, example: str) -> list[int]:
-    try:
-        counts = [int(count) for count in text.split(",")]
-    except ValueError:
-        counts = [0]
-    if min(counts) < 1:
-        raise UsageError(f"{option} {text}: whole numbers of at least 1 with commas between, for example {example}")
-    return counts

@@ -1,17 +1,13 @@
-"""What machines can do: a table of accelerators and networks, and effective rates out of it.
+"""What machines can do: a table of accelerators and networks by their vendors, per device and direction, and the rates
+that a real program is assumed to reach of them."""
 
-Rates are the vendors' for dense arithmetic, per device; bandwidths are per device and direction. What a real program
-reaches of them is assumed, not measured: the shares below.
-"""
-
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from lamae.base.errors import UsageError
-from lamae.benchmarks.forecast.network import RING_PASSES, Link
 
-GB, TB, TFLOP = 1e9, 1e12, 1e12
+GB, TFLOP = 1e9, 1e12
 PRODUCTS_SHARE, MEMORY_SHARE, NETWORK_SHARE = 0.45, 0.7, 0.8
 """Assumed: of the arithmetic peak in products of width 384 to 1024, of the memory bandwidth, of a line rate."""
 KERNEL_LAUNCH_S = 6e-6
@@ -19,28 +15,48 @@ KERNEL_LAUNCH_S = 6e-6
 NODE_LINK_LATENCY_S = 3e-6
 STORAGE_BYTES_PER_S = 2 * GB
 """Reading and writing of one node; ask those who run the file system."""
+RING_PASSES = {"all_reduce": 2.0, "all_gather": 1.0, "reduce_scatter": 1.0, "reduce": 1.0}
+"""How often an operation goes around with a rank's share: an all-reduce is a reduce-scatter and an all-gather."""
 
 
 @dataclass(frozen=True)
-class Gpu:
-    """An accelerator. NVIDIA's data sheets: H100 (2023), H200 (2024), A100 (2021), L40S (2023)."""
+class Link:
+    """What carries a message from device to device."""
 
-    flops: dict[str, float]
-    """Dense operations per second, matrix units, by precision of weights; fp32 is TF32 off."""
-    memory_bytes: float
-    memory_bytes_per_s: float
-    node_link_bytes_per_s: float
-    """To the other devices of its node, one direction."""
-    host_bytes_per_s: float
-    """To host memory: PCIe, one direction."""
+    bytes_per_s: float
+    latency_s: float
+
+
+@dataclass(frozen=True)
+class Collective:
+    """One kind of exchange in a step."""
+
+    operation: str
+    """all_reduce, all_gather, reduce_scatter, or reduce (of each rank's part to that rank)."""
+    num_bytes: float
+    """Of the whole tensors, over all calls of a step."""
+    calls: int
+
+
+class Gpu(NamedTuple):
+    """An accelerator; NVIDIA's data sheets: H100 (2023), H200 (2024), A100 (2021), L40S (2023)."""
+
+    bf16: float
+    """Dense tera-operations per second of the matrix units; fp32 is TF32 off."""
+    fp32: float
+    memory_gb: float
+    memory_gb_per_s: float
+    node_link_gb_per_s: float
+    """To the other devices of its node, and by PCIe to host memory, in one direction."""
+    host_gb_per_s: float
 
 
 GPUS = {
-    "h100": Gpu({"bf16": 989 * TFLOP, "fp32": 67 * TFLOP}, 80 * GB, 3.35 * TB, 450 * GB, 64 * GB),
-    "h200": Gpu({"bf16": 989 * TFLOP, "fp32": 67 * TFLOP}, 141 * GB, 4.8 * TB, 450 * GB, 64 * GB),
-    "a100-80": Gpu({"bf16": 312 * TFLOP, "fp32": 19.5 * TFLOP}, 80 * GB, 2.04 * TB, 300 * GB, 32 * GB),
-    "a100-40": Gpu({"bf16": 312 * TFLOP, "fp32": 19.5 * TFLOP}, 40 * GB, 1.56 * TB, 300 * GB, 32 * GB),
-    "l40s": Gpu({"bf16": 362 * TFLOP, "fp32": 91.6 * TFLOP}, 48 * GB, 0.864 * TB, 32 * GB, 32 * GB),
+    "h100": Gpu(989, 67, 80, 3350, 450, 64),
+    "h200": Gpu(989, 67, 141, 4800, 450, 64),
+    "a100-80": Gpu(312, 19.5, 80, 2040, 300, 32),
+    "a100-40": Gpu(312, 19.5, 40, 1560, 300, 32),
+    "l40s": Gpu(362, 91.6, 48, 864, 32, 32),
 }
 # Between nodes, per device: line rates by standard, latencies of the order that vendors' benchmarks show.
 INTERCONNECTS = {
@@ -58,55 +74,55 @@ class Machine:
 
     name: str
     flops_per_s: float
-    memory_bytes: float
     memory_bytes_per_s: float
     """In what a model does beside its products."""
     stream_bytes_per_s: float
     """In passes over weights, gradients and moments."""
-    host_bytes_per_s: float
-    launch_s: float
-    """Of the host, per operation."""
-    host_is_device: bool
-    """Whether the processor that issues operations carries them out: then neither hides the other."""
     devices_per_node: int
     in_node: Link
     between_nodes: Link
-    storage_bytes_per_s: float
-    passes: Mapping[str, float] = field(default_factory=lambda: RING_PASSES)
-    """What collectives are worth, in passes around a ring."""
+    memory_bytes: float = math.inf
+    host_bytes_per_s: float = math.inf
+    storage_bytes_per_s: float = math.inf
+    launch_s: float = KERNEL_LAUNCH_S
+    host_is_device: bool = False
+    """Whether the processor that issues operations carries them out: then neither hides the other."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
+    def collective_s(self, collective: Collective, *, world_size: int) -> float:
+        """Seconds of all calls: latency, and bytes over rate.
+
+        Rings within a node; between nodes the devices of the same place form a ring of their own, and latency grows
+        with the logarithm of the nodes (Thakur, Rabenseifner, Gropp 2005; Sanders, Speck, Träff 2009).
+        """
+        inside, nodes = min(world_size, self.devices_per_node), math.ceil(world_size / self.devices_per_node)
+        hops = (inside - 1) * self.in_node.latency_s + math.ceil(math.log2(nodes)) * self.between_nodes.latency_s
+        seconds_per_byte = (inside - 1) / inside / self.in_node.bytes_per_s
+        seconds_per_byte += (nodes - 1) / nodes / inside / self.between_nodes.bytes_per_s
+        seconds = collective.calls * hops + collective.num_bytes * seconds_per_byte
+        return RING_PASSES[collective.operation] * seconds
 
 
 def describe_machine(
-    gpu: str,
-    interconnect: str,
-    *,
-    precision: str,
-    devices_per_node: int = 8,
-    storage_bytes_per_s: float = STORAGE_BYTES_PER_S,
+    gpu: str, interconnect: str, *, precision: str, devices_per_node: int = 8, storage: float = STORAGE_BYTES_PER_S
 ) -> Machine:
-    """A machine of the table. Raises UsageError naming what the table holds."""
-    if gpu not in GPUS:
-        raise UsageError(f"--gpu {gpu}: the table holds {', '.join(GPUS)}")
-    if interconnect not in INTERCONNECTS:
-        raise UsageError(f"--interconnect {interconnect}: the table holds {', '.join(INTERCONNECTS)}")
+    """A machine of the table, whose nodes read and write ``storage`` bytes per second. Raises UsageError naming what
+    the table holds."""
+    for option, chosen, table in (("--gpu", gpu, GPUS), ("--interconnect", interconnect, INTERCONNECTS)):
+        if chosen not in table:
+            raise UsageError(f"{option} {chosen}: the table holds {', '.join(table)}")
     if devices_per_node < 1:
         raise UsageError(f"--gpus-per-node {devices_per_node}: at least 1")
     device, network = GPUS[gpu], INTERCONNECTS[interconnect]
+    memory_bytes_per_s = device.memory_gb_per_s * GB * MEMORY_SHARE
     return Machine(
         name=f"{gpu}, {devices_per_node} per node, {interconnect}",
-        flops_per_s=device.flops[precision] * PRODUCTS_SHARE,
-        memory_bytes=device.memory_bytes,
-        memory_bytes_per_s=device.memory_bytes_per_s * MEMORY_SHARE,
-        stream_bytes_per_s=device.memory_bytes_per_s * MEMORY_SHARE,
-        host_bytes_per_s=device.host_bytes_per_s * MEMORY_SHARE,
-        launch_s=KERNEL_LAUNCH_S,
-        host_is_device=False,
+        flops_per_s=getattr(device, precision) * TFLOP * PRODUCTS_SHARE,
+        memory_bytes_per_s=memory_bytes_per_s,
+        stream_bytes_per_s=memory_bytes_per_s,
         devices_per_node=devices_per_node,
-        in_node=Link(device.node_link_bytes_per_s * NETWORK_SHARE, NODE_LINK_LATENCY_S),
+        in_node=Link(device.node_link_gb_per_s * GB * NETWORK_SHARE, NODE_LINK_LATENCY_S),
         between_nodes=Link(network.bytes_per_s * NETWORK_SHARE, network.latency_s),
-        storage_bytes_per_s=storage_bytes_per_s,
+        memory_bytes=device.memory_gb * GB,
+        host_bytes_per_s=device.host_gb_per_s * GB * MEMORY_SHARE,
+        storage_bytes_per_s=storage,
     )

@@ -5,11 +5,13 @@ exactly as for a cluster; then the step is taken. A CPU's memory is what has bee
 hold unwritten are left out. What this cannot show: accelerators, networks, more than two ranks.
 """
 
+import math
 import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from itertools import product
+from operator import truediv
 from typing import Any
 
 import torch
@@ -19,22 +21,22 @@ import torch.nn.functional as F
 from lamae.base.leads import NUM_LEADS
 from lamae.base.progress import Progress, ignore
 from lamae.benchmarks import rankstep
+from lamae.benchmarks.forecast.engine import device_memory
 from lamae.benchmarks.forecast.forecast import forecast
-from lamae.benchmarks.forecast.machine import Machine
+from lamae.benchmarks.forecast.machine import RING_PASSES, Link, Machine
 from lamae.benchmarks.forecast.model import ModelShape
-from lamae.benchmarks.forecast.network import RING_PASSES, Link
-from lamae.benchmarks.forecast.trace import Watch
 from lamae.benchmarks.ranks import RankPool, Session
-from lamae.benchmarks.timing import Ratio, ratio_entries
+from lamae.benchmarks.synthetic import load_run
+from lamae.benchmarks.timing import Ratio, median_s, ratio_entries
+from lamae.benchmarks.watch import Watch
 from lamae.kernels import cross_lead_attention
 from lamae.model.config import ModelConfig
-from lamae.train.runconfig import load
-from lamae.train.schedule import plan_batch
+from lamae.train.schedule import BatchPlan
 
 RECORDS = {"tiny": 32, "small": 4}
 """Per process and step, by size: enough that a step takes a good part of a second."""
 REPEATS = 5
-TOKENS, STREAM_ELEMENTS, LARGE_ELEMENTS = 2048, 16_000_000, 16_000_000
+TOKENS, LARGE_ELEMENTS = 2048, 16_000_000
 
 
 def validate(
@@ -51,31 +53,27 @@ def validate(
         pools = {number: stack.enter_context(RankPool(number, use_gpus=False)) for number in processes}
         cases = list(product(sizes, zero, processes))
         for done, (size, stage, number) in enumerate(cases, start=1):
-            name, records, pool = f"{size}_zero{stage}_{number}_processes", RECORDS[size], pools[number]
-            run = load(size, ["run.dir=unused", "data.path=unused", "engine.precision=fp32"])
-            shape, batch = ModelShape.of(run), plan_batch(records * number, micro_batch_size=records, world_size=number)
+            name, records = f"{size}_zero{stage}_{number}_processes", RECORDS[size]
             overrides = ["engine.precision=fp32", f"engine.zero_stage={stage}"]
             overrides += [f"train.global_batch_size={records * number}", f"train.micro_batch_size={records}"]
-            pool.call(rankstep.open_steps, config=size, overrides=overrides)
-            pool.call(rankstep.time_steps, num_steps=1)  # from the second step on there are AdamW's moments
-            predicted, measured_s = [], []
-            for _ in range(REPEATS):  # what the machine gives changes by the minute
-                machine = measure_machine(pool, run.model)
-                predicted.append(
-                    forecast(shape, machine, batch, zero_stage=stage, precision="fp32", checkpointing=False)
-                )
-                measured_s.append(max(cost.seconds for cost in pool.call(rankstep.time_steps, num_steps=1)))
-            pool.call(rankstep.close_steps)
-            peak = _peak_bytes(number, size, overrides)
-            held = max(memory.written for memory in predicted[0].moments)
-            predicted_s = statistics.median(one.step_s for one in predicted)
-            ratios[f"step_time_{name}"] = Ratio(
-                tuple(one.step_s / took for one, took in zip(predicted, measured_s, strict=True))
-            )
+            run, batch = load_run(size, *overrides), BatchPlan(number, accumulation=1, micro=records)
+            shape = ModelShape.of(run)
+            moments = device_memory(shape, batch, zero_stage=stage, checkpointing=False)
+            held, peak = max(memory.written for memory in moments), _peak_bytes(number, size, overrides)
             if peak is not None:
                 ratios[f"memory_{name}"] = Ratio((held / peak,))
+            pools[number].call(rankstep.open_steps, config=size, overrides=overrides)
+            pools[number].call(rankstep.time_steps, num_steps=1)  # from the second step on there are AdamW's moments
+            predicted_s, measured_s = [], []
+            for _ in range(REPEATS):  # what the machine gives changes by the minute
+                machine = measure_machine(pools[number], run.model)
+                predicted_s.append(forecast(shape, machine, batch, zero_stage=stage).step_s)
+                costs = pools[number].call(rankstep.time_steps, num_steps=1)
+                measured_s.append(max(cost.seconds for cost in costs))
+            pools[number].call(rankstep.close_steps)
+            ratios[f"step_time_{name}"] = Ratio(tuple(map(truediv, predicted_s, measured_s)))
             measurements[name] = {
-                "step_s": {"predicted": predicted_s, "measured": statistics.median(measured_s)},
+                "step_s": {"predicted": statistics.median(predicted_s), "measured": statistics.median(measured_s)},
                 "memory_bytes": {"predicted": held, "measured": peak},
             }
             progress("forecast and measured", done, len(cases))
@@ -100,81 +98,47 @@ def measure_machine(pool: RankPool, model: ModelConfig) -> Machine:
     """What the processes of a job reach when all of them work at once, in float32 operations of a model's width."""
     hidden = round(model.width * model.mlp_ratio)
     rates = pool.call(measure_device, width=model.width, heads=model.heads, hidden=hidden)
-    link, passes = (Link(float("inf"), 0.0), RING_PASSES) if pool.world_size == 1 else pool.call(measure_link)[0]
+    link = Link(math.inf, 0.0) if pool.world_size == 1 else pool.call(measure_link)[0]
     return Machine(
         name=f"this machine, {pool.world_size} processes of one thread",
-        flops_per_s=min(rate["flops"] for rate in rates),
-        memory_bytes=float("inf"),
-        memory_bytes_per_s=min(rate["memory"] for rate in rates),
-        stream_bytes_per_s=min(rate["stream"] for rate in rates),
-        host_bytes_per_s=float("inf"),
-        launch_s=max(rate["operation"] for rate in rates),
+        **{name: min(rate[name] for rate in rates) for name in rates[0]},
         host_is_device=True,
         devices_per_node=pool.world_size,
         in_node=link,
         between_nodes=link,
-        storage_bytes_per_s=float("inf"),  # the steps that are compared read nothing
-        passes=passes,
     )
 
 
 def measure_device(session: Session, *, width: int, heads: int, hidden: int) -> dict[str, float]:
-    """Arithmetic per second in an MLP's products, bytes per second of what a block does beside them and of passes over
-    arrays beyond the caches, and the seconds that an operation takes however small it is."""
+    """Arithmetic per second in an MLP's products; bytes per second of what a block does beside them, and of passes over
+    arrays beyond the caches. What a small operation takes of the host is assumed, as for a cluster."""
     torch.set_num_threads(1)
     x = torch.randn(TOKENS, width, requires_grad=True)
     weight = torch.randn(hidden, width, requires_grad=True)
     wide = torch.randn(TOKENS, hidden, requires_grad=True)
     qkv = torch.randn(TOKENS // NUM_LEADS, NUM_LEADS, 3, heads, width // heads, requires_grad=True)
     mask, out = torch.ones(qkv.shape[:2], dtype=torch.bool), qkv.detach()[:, :, 0]
-    large, copy, small = torch.ones(STREAM_ELEMENTS), torch.ones(STREAM_ELEMENTS), torch.ones(8, requires_grad=True)
+    large, copy = torch.ones(LARGE_ELEMENTS), torch.ones(LARGE_ELEMENTS)
 
     def between_products() -> None:
         torch.autograd.grad(F.layer_norm(x, (width,)) + x, x, x.detach())
         torch.autograd.grad(F.gelu(wide), wide, wide.detach())
         torch.autograd.grad(cross_lead_attention(qkv, mask, implementation="eager"), qkv, out)
 
-    def many_small() -> None:
-        y = small
-        for _ in range(200):
-            y = y * 1.0
-        torch.autograd.grad(y, small, small.detach())
-
-    with Watch() as of_pass:
+    with Watch() as watch:
         between_products()
-    with Watch() as of_small:
-        many_small()
-    products_s = _median_s(lambda: torch.autograd.grad(F.linear(x, weight), [x, weight], wide.detach()))
+    products_s = median_s(lambda: torch.autograd.grad(F.linear(x, weight), [x, weight], wide.detach()))
     return {
-        "flops": 3 * 2 * TOKENS * width * hidden / products_s,
-        "memory": of_pass.moved_bytes / _median_s(between_products),
-        "stream": 2 * 4 * STREAM_ELEMENTS / _median_s(lambda: copy.copy_(large)),
-        "operation": _median_s(many_small) / of_small.operations,
+        "flops_per_s": 3 * 2 * TOKENS * width * hidden / products_s,
+        "memory_bytes_per_s": watch.moved_bytes / median_s(between_products),
+        "stream_bytes_per_s": 2 * large.nbytes / median_s(lambda: copy.copy_(large)),
     }
 
 
-def measure_link(session: Session) -> tuple[Link, dict[str, float]]:
-    """Rate and latency of all-reduces of two sizes, as the forecast's rings have them, and what the other collectives
-    are worth beside the large one: Gloo's are no rings."""
+def measure_link(session: Session) -> Link:
+    """Rate and latency, from all-reduces of two sizes, taken for rings."""
     rankstep.join(session)
     world_size, small, large = dist.get_world_size(), torch.zeros(1), torch.zeros(LARGE_ELEMENTS)
-    part = torch.zeros(LARGE_ELEMENTS // world_size)
-    small_s = _median_s(lambda: dist.all_reduce(small))
-    seconds = {
-        "all_reduce": _median_s(lambda: dist.all_reduce(large)),
-        "all_gather": _median_s(lambda: dist.all_gather_into_tensor(large, part)),
-        "reduce_scatter": _median_s(lambda: dist.reduce_scatter_tensor(part, large)),
-    }
-    sending_s = {name: max(each - small_s, 1e-9) for name, each in seconds.items()}
-    one_pass_s = sending_s["all_reduce"] / 2
-    link = Link((world_size - 1) / world_size * large.nbytes / one_pass_s, small_s / (2 * (world_size - 1)))
-    return link, RING_PASSES | {name: each / one_pass_s for name, each in sending_s.items()}
-
-
-def _median_s(operation: Callable[[], object]) -> float:
-    seconds = []
-    for _ in range(REPEATS + 1):
-        began = time.perf_counter()
-        operation()
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds[1:])
+    small_s, large_s = (median_s(partial(dist.all_reduce, tensor)) for tensor in (small, large))
+    sent = RING_PASSES["all_reduce"] * (world_size - 1) / world_size * large.nbytes
+    return Link(sent / max(large_s - small_s, 1e-9), small_s / (RING_PASSES["all_reduce"] * (world_size - 1)))

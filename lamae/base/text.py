@@ -7,6 +7,8 @@ import logging
 import re
 from collections.abc import Iterable
 
+from lamae.base.errors import UsageError
+
 # Control characters but tab and line feed, and those that turn the direction of what follows or break the line.
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
@@ -29,6 +31,18 @@ def one_line(text: str) -> str:
 def csv_row(values: Iterable[object]) -> list[str]:
     """Cells for a CSV that people open: one line each, and no formula (those get an apostrophe in front)."""
     return [_no_formula(one_line(str(value))) for value in values]
+
+
+def whole_numbers(option: str, text: str, *, example: str, least: int = 1) -> list[int]:
+    """``1,2,4`` as numbers. Raises UsageError, with ``example``, where they are none or below ``least``."""
+    try:
+        numbers = [int(number) for number in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < least:
+        words = f"whole numbers of at least {least} with commas between, for example {example}"
+        raise UsageError(f"{option} {text}: {words}")
+    return numbers
 
 
 class LogFormatter(logging.Formatter):

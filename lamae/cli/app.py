@@ -14,6 +14,7 @@ import typer
 from lamae import console
 from lamae.base import allocator
 from lamae.base.errors import EXIT_INTERRUPTED, LamaeError, UsageError
+from lamae.base.place import is_said_here
 from lamae.benchmarks import cli as bench_cli
 from lamae.benchmarks.forecast import cli as forecast_cli
 from lamae.cli import data as cli_data
@@ -22,7 +23,6 @@ from lamae.cli import labels as cli_labels
 from lamae.cli import study as cli_study
 from lamae.cli import verbs
 from lamae.cluster import cli as cluster_cli
-from lamae.train.ranks.place import is_said_here
 
 # Groups of verbs, as --help lists them.
 START, DATA, TRAINING, EVALUATION = "Get started", "Data", "Training", "Evaluation"
@@ -164,7 +164,7 @@ def demo(
     processes: Annotated[int, typer.Option(help="Training processes (default: one per core, at most 2).")] = 0,
 ) -> None:
     """The whole way in minutes: synth, shard, verify, train LAMAE and a baseline, embed, probe, report."""
-    from lamae.base.launch import usable_cores
+    from lamae.base.processes import usable_cores
     from lamae.demo import run_demo
 
     run_demo(

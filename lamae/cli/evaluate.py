@@ -327,7 +327,7 @@ def _leads(text: str | None) -> tuple[int, ...] | None:
 
 def _speaks() -> bool:
     """Whether this process prints the result: alone, or rank 0 of a launcher's."""
-    from lamae.train.ranks.place import find_place
+    from lamae.base.place import find_place
 
     return find_place(os.environ).rank == 0
 

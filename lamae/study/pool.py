@@ -1,8 +1,8 @@
 """Runs as processes of their own, a few at a time: no run needs anything of another."""
 
+import math
 import os
-import subprocess
-import sys
+import signal
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -10,9 +10,8 @@ from pathlib import Path
 import torch
 
 from lamae import console
-from lamae.base import signals
+from lamae.base import processes, signals
 from lamae.base.errors import EXIT_STOPPED, LamaeError
-from lamae.base.launch import last_lines, usable_cores
 from lamae.base.progress import Progress
 from lamae.base.rundirectory import RunDirectory
 from lamae.study import worker
@@ -50,9 +49,10 @@ def execute(
             _check(study, run.name, worker.run_one(study, run.name))
             progress(stage, num_done + number + 1, len(wanted))
         return
-    running: dict[int, tuple[str, subprocess.Popen[bytes]]] = {}
+    running: dict[int, tuple[str, processes.Process]] = {}
     said_at = time.monotonic()
-    with signals.leaving_on_request(lambda: _stop(process for _, process in running.values())):
+    # However long a run takes to save: the study, started again, would meet it at work.
+    with signals.leaving_on_request(lambda: processes.stop([one for _, one in running.values()], grace_s=math.inf)):
         while waiting or running:
             for slot in range(workers):
                 if waiting and slot not in running:
@@ -83,34 +83,22 @@ def _describe(run: Path) -> str:
     return f"step {row['step']:,} of {steps:,}, loss {loss}, {left}"
 
 
-def _stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
-    """Ask all to leave, which training does after saving, and wait for them."""
-    processes = list(processes)
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.wait()
-
-
 def _check(study: StudyDirectory, name: str, code: int) -> None:
     if code == EXIT_STOPPED:
         raise LamaeError(f"run {name} was stopped by a signal after saving; run the same command again to go on")
     if code != 0:
         log = study.run(name) / LOG_NAME
-        raise LamaeError(f"run {name} ended with exit code {code}; see {log}: {last_lines(log, 1)}")
+        raise LamaeError(f"run {name} ended with exit code {code}; see {log}: {processes.last_lines(log, 1)}")
 
 
-def _start(study: StudyDirectory, run: Run, *, slot: int, workers: int) -> subprocess.Popen[bytes]:
+def _start(study: StudyDirectory, run: Run, *, slot: int, workers: int) -> processes.Process:
     study.write_run(run)
-    environment = {"OMP_NUM_THREADS": str(max(1, usable_cores() // workers)), **os.environ}
+    environment = {}
+    if "OMP_NUM_THREADS" not in os.environ:
+        environment["OMP_NUM_THREADS"] = str(max(1, processes.usable_cores() // workers))
     devices = [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
     devices = devices or [str(number) for number in range(torch.cuda.device_count())]
     if devices:
         environment["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
-    with (study.run(run.name) / LOG_NAME).open("ab") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "lamae.study.worker", str(study.root), run.name, str(os.getpid())],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-        )
+    command = ["-m", "lamae.study.worker", str(study.root), run.name]
+    return processes.start(command, environment, log=study.run(run.name) / LOG_NAME, orphaned=signal.SIGTERM)

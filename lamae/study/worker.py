@@ -1,11 +1,9 @@
 """One run of a study in a process of its own: pretrain, embed, reconstruct, score; what is done is not done again.
 
-python -m lamae.study.worker STUDY_DIR RUN_NAME DRIVER_PID
+python -m lamae.study.worker STUDY_DIR RUN_NAME
 """
 
 import functools
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -18,7 +16,6 @@ from lamae import console
 from lamae.base import files
 from lamae.base.errors import LamaeError
 from lamae.base.files import new_file
-from lamae.base.orphan import when_orphaned
 from lamae.evaluate.embeddings.embed import READOUTS, Embeddings, embed, read_embeddings
 from lamae.evaluate.reconstruct.reconstruction import reconstruction_errors
 from lamae.sharding.format import ShardSet
@@ -157,14 +154,8 @@ def _save(out: Path, columns: dict[str, np.ndarray]) -> None:
         np.savez(stream, **columns)  # type: ignore[arg-type]
 
 
-def _stop_with(parent: int) -> None:
-    """Ask this process to stop once its driver is gone: the study, started again, would find the run at work."""
-    when_orphaned(parent, lambda: os.kill(os.getpid(), signal.SIGTERM))
-
-
 if __name__ == "__main__":
     console.set_up_logging()
-    _stop_with(int(sys.argv[3]))
     try:
         sys.exit(run_one(StudyDirectory(Path(sys.argv[1])), sys.argv[2]))
     except LamaeError as error:

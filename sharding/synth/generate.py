@@ -10,10 +10,9 @@ OUT/
 import csv
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
@@ -76,25 +75,21 @@ def _check(out: Path, num_records: int, num_subjects: int, seed: int, defect_rat
 
 
 class _Tables:
-    """The CSV files of a tree, open for writing."""
-
-    COLUMNS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "record_list.csv": tables.RECORD_LIST_COLUMNS,
-        "machine_measurements.csv": tables.MACHINE_COLUMNS,
-        "records_w_diag_icd10.csv": tables.DIAGNOSIS_COLUMNS,
-        "ground_truth.csv": tables.TRUTH_COLUMNS,
-    }
+    """The CSV files of a tree, open for writing; the columns of each are the keys of its first row."""
 
     def __init__(self, root: Path) -> None:
+        self._root = root
         self._files = ExitStack()
-        files = (self._files.enter_context((root / name).open("w", newline="")) for name in self.COLUMNS)
-        self._writers = [csv.writer(file, lineterminator="\n") for file in files]
-        self.add(self.COLUMNS.values())
+        self._writers: dict[str, csv.DictWriter[str]] = {}
 
-    def add(self, rows: Iterable[tuple[object, ...]]) -> None:
-        """One row for each file, in the order of COLUMNS."""
-        for writer, row in zip(self._writers, rows, strict=True):
-            writer.writerow(row)
+    def add(self, rows: Mapping[str, tables.Row]) -> None:
+        """One row for each file."""
+        for name, row in rows.items():
+            if name not in self._writers:
+                file = self._files.enter_context((self._root / name).open("w", newline=""))
+                self._writers[name] = csv.DictWriter(file, list(row), lineterminator="\n")
+                self._writers[name].writeheader()
+            self._writers[name].writerow(row)
 
     def __enter__(self) -> "_Tables":
         return self
@@ -126,12 +121,7 @@ def _write_tree(
                 stay_id = study_ids.number_part(first_study_of_stay.setdefault(record.visit.number, study_id))
                 _write_record(root, record, **ids)
                 rng = random_stream(seed, Stream.MACHINE, subject, record.number)
-                rows_by_study[study_id] = (
-                    tables.record_list_row(record, **ids),
-                    tables.machine_row(rng, record, **ids),
-                    tables.diagnosis_row(record, person, **ids, stay_id=stay_id, **folds),
-                    tables.truth_row(record, study_id=study_id),
-                )
+                rows_by_study[study_id] = tables.csv_rows(record, person, rng, **ids, stay_id=stay_id, folds=folds)
                 num_done += 1
                 progress("synthesising records", num_done, num_records)
             for _, rows in sorted(rows_by_study.items()):

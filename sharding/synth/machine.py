@@ -11,17 +11,6 @@ from lamae.sharding.synth.heart import P_WAVES, QRS_WAVES, T_WAVES
 from lamae.sharding.synth.record import Record
 
 NOT_MEASURED = 29999
-MEASUREMENTS: tuple[str, ...] = (
-    "rr_interval",
-    "p_onset",
-    "p_end",
-    "qrs_onset",
-    "qrs_end",
-    "t_end",
-    "p_axis",
-    "qrs_axis",
-    "t_axis",
-)
 NUM_REPORT_LINES = 18
 BANDWIDTH, FILTERING = "0.005-150 Hz", "60 Hz notch Baseline filter"
 

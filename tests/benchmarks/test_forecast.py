@@ -9,20 +9,21 @@ import pytest
 import torch
 
 from lamae.benchmarks import rankstep
-from lamae.benchmarks.forecast.forecast import ENGINE_HOST_S, forecast, update_bytes
-from lamae.benchmarks.forecast.machine import GPUS, Machine, describe_machine
-from lamae.benchmarks.forecast.memory import device_memory
+from lamae.benchmarks.forecast.engine import ENGINE_HOST_S, device_memory, step_traffic, update_bytes
+from lamae.benchmarks.forecast.forecast import forecast
+from lamae.benchmarks.forecast.machine import GPUS, Collective, Link, Machine, describe_machine
 from lamae.benchmarks.forecast.model import ModelShape
-from lamae.benchmarks.forecast.network import Collective, Link, collective_s, step_traffic
-from lamae.benchmarks.forecast.trace import Watch, trace_micro_batch
 from lamae.benchmarks.ranks import RankPool
+from lamae.benchmarks.watch import Watch
 from lamae.benchmarks.wire import sent_per_rank
 from lamae.cli import app as cli
 from lamae.model import build_model, layers
 from lamae.model.masking import draw_mask
 from lamae.train.blocks import checkpoint_activations
 from lamae.train.runconfig import load
-from lamae.train.schedule import plan_batch
+from lamae.train.schedule import BatchPlan, plan_batch
+
+H100 = describe_machine("h100", "ib-ndr", precision="bf16")
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +82,7 @@ def _flatten(events):
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_micro_batch_on_the_meta_device_holds_what_a_real_one_holds(checkpointing):
     run = run_config("tiny", "engine.precision=fp32")
-    micro = trace_micro_batch(run, records=4, checkpointing=checkpointing)
+    micro = ModelShape.of(run).micro_batch(4, checkpointing=checkpointing)
     kept, peak = weigh_real_micro_batch(run, checkpointing=checkpointing, records=4)
     assert micro.kept_bytes == pytest.approx(kept, rel=0.02)
     assert peak - 4 * ModelShape.of(run).num_parameters < micro.peak_bytes <= 1.02 * peak
@@ -90,7 +91,7 @@ def test_a_micro_batch_on_the_meta_device_holds_what_a_real_one_holds(checkpoint
 
 def test_checkpointing_holds_less_and_moves_more():
     run = run_config("small")
-    plain, checkpointed = (trace_micro_batch(run, records=8, checkpointing=kept) for kept in (False, True))
+    plain, checkpointed = (ModelShape.of(run).micro_batch(8, checkpointing=kept) for kept in (False, True))
     assert checkpointed.peak_bytes < plain.peak_bytes / 3
     assert checkpointed.moved_bytes > plain.moved_bytes
     assert checkpointed.operations > plain.operations
@@ -132,27 +133,22 @@ def test_ring_algorithms_send_their_textbook_share(operation, sent):
 
 
 def test_an_all_reduce_inside_a_node_follows_the_ring():
-    links = {"in_node": Link(1e9, 1e-6), "between_nodes": Link(1e6, 1.0)}
-    seconds = collective_s(Collective("all_reduce", 1e9, 1), world_size=4, devices_per_node=8, **links)
+    machine = replace(H100, in_node=Link(1e9, 1e-6), between_nodes=Link(1e6, 1.0))
+    seconds = machine.collective_s(Collective("all_reduce", 1e9, 1), world_size=4)
     assert seconds == pytest.approx(2 * (3 * 1e-6 + 0.75))
 
 
 def test_between_nodes_each_device_carries_its_share():
-    links = {"in_node": Link(1e15, 0.0), "between_nodes": Link(1e9, 0.0)}
-    seconds = collective_s(Collective("all_gather", 8e9, 1), world_size=16, devices_per_node=8, **links)
+    machine = replace(H100, in_node=Link(1e15, 0.0), between_nodes=Link(1e9, 0.0))
+    seconds = machine.collective_s(Collective("all_gather", 8e9, 1), world_size=16)
     assert seconds == pytest.approx(8 / 8 * (2 - 1) / 2, rel=1e-3)
 
 
 def test_accumulation_costs_traffic_at_the_stages_that_reduce_every_micro_batch():
+    shape = replace(ModelShape.of(run_config()), num_parameters=1000, num_tensors=10)
+
     def sent(stage, accumulation):
-        traffic = step_traffic(
-            zero_stage=stage,
-            precision="bf16",
-            num_parameters=1000,
-            num_tensors=10,
-            accumulation=accumulation,
-            world_size=2,
-        )
+        traffic = step_traffic(shape, BatchPlan(2, accumulation, micro=1), zero_stage=stage)
         return sum(one.num_bytes for one in traffic)
 
     assert [sent(stage, 1) for stage in (1, 2, 3)] == [6000, 6000, 6000]
@@ -161,15 +157,9 @@ def test_accumulation_costs_traffic_at_the_stages_that_reduce_every_micro_batch(
 
 def test_reducing_to_owners_halves_the_gradients_bytes_for_many_more_calls():
     def gradients(all_reduces):
-        traffic = step_traffic(
-            zero_stage=1,
-            precision="bf16",
-            num_parameters=120_000_000,
-            num_tensors=10,
-            accumulation=1,
-            world_size=64,
-            all_reduces=all_reduces,
-        )
+        option = f"engine.deepspeed.zero_optimization.use_multi_rank_bucket_allreduce={all_reduces}"
+        shape = replace(ModelShape.of(run_config("small", option)), num_parameters=120_000_000, num_tensors=10)
+        traffic = step_traffic(shape, BatchPlan(64, accumulation=1, micro=1), zero_stage=1)
         return traffic[0], sent_per_rank(traffic[0].operation, traffic[0].num_bytes, 64)
 
     (everyone, sent), (owners, sent_to_owners) = gradients(True), gradients(False)
@@ -179,7 +169,7 @@ def test_reducing_to_owners_halves_the_gradients_bytes_for_many_more_calls():
 
 
 # What a step of ``small`` was seen to hold at DeepSpeed 0.19.8 (MiB; 19.14 M parameters, fp32, 4 records each), with
-# every tensor in memory pages of its own. Largest moment, written pages alone: see benchmarks/forecast/memory.py.
+# every tensor in memory pages of its own. Largest moment, written pages alone: see benchmarks/forecast/engine.py.
 SEEN_MIB = {(0, 1): 841, (1, 1): 908, (2, 1): 908, (3, 1): 1055, (0, 2): 842, (1, 2): 798, (2, 2): 798, (3, 2): 1011}
 
 
@@ -187,7 +177,7 @@ SEEN_MIB = {(0, 1): 841, (1, 1): 908, (2, 1): 908, (3, 1): 1055, (0, 2): 842, (1
 def test_memory_is_what_was_seen(stage, world_size):
     run = run_config("small", "engine.precision=fp32")
     batch = plan_batch(4 * world_size, micro_batch_size=4, world_size=world_size)
-    moments = device_memory(ModelShape.of(run), batch, zero_stage=stage, precision="fp32", checkpointing=False)
+    moments = device_memory(ModelShape.of(run), batch, zero_stage=stage, checkpointing=False)
     assert max(memory.written for memory in moments) / 2**20 == pytest.approx(SEEN_MIB[stage, world_size], rel=0.15)
 
 
@@ -196,11 +186,11 @@ def test_memory_by_hand():
     run = run_config("small")
     shape = ModelShape.of(run)
     batch = plan_batch(128, micro_batch_size=8, world_size=8)
-    backward = device_memory(shape, batch, zero_stage=1, precision="bf16", checkpointing=False)[0]
+    backward = device_memory(shape, batch, zero_stage=1, checkpointing=False)[0]
     num = shape.num_parameters
     assert (backward.weights, backward.gradients, backward.optimizer) == (2 * num, 2 * num, 1.5 * num)
     assert backward.buffers == 2 * 50_000_000
-    assert backward.activations == trace_micro_batch(run, records=8, checkpointing=False).peak_bytes
+    assert backward.activations == ModelShape.of(run).micro_batch(8, checkpointing=False).peak_bytes
 
 
 def test_a_forecast_by_hand():
@@ -222,8 +212,8 @@ def test_a_forecast_by_hand():
         storage_bytes_per_s=1e6,
     )
     batch = plan_batch(8, micro_batch_size=4, world_size=1)
-    one = forecast(shape, machine, batch, zero_stage=0, precision="fp32", checkpointing=False)
-    micro = trace_micro_batch(run, records=4, checkpointing=False)
+    one = forecast(shape, machine, batch, zero_stage=0, checkpointing=False)
+    micro = ModelShape.of(run).micro_batch(4, checkpointing=False)
     assert one.parts_s == {
         "products": pytest.approx(8 * shape.flops.training / 1e9),
         "memory traffic": pytest.approx(2 * micro.moved_bytes / 1e6),
@@ -241,13 +231,12 @@ def test_a_forecast_by_hand():
 def test_a_host_that_issues_to_a_device_costs_only_what_the_device_does_not_hide():
     run = run_config("tiny")
     shape, batch = ModelShape.of(run), plan_batch(1024, micro_batch_size=1, world_size=1024)
-    h100 = describe_machine("h100", "ib-ndr", precision="bf16")
-    parts = forecast(shape, h100, batch, zero_stage=1, precision="bf16", checkpointing=False).parts_s
-    issued = shape.micro_batch(1, checkpointing=False).operations * h100.launch_s
+    parts = forecast(shape, H100, batch, zero_stage=1, checkpointing=False).parts_s
+    issued = shape.micro_batch(1, checkpointing=False).operations * H100.launch_s
     issued += shape.num_tensors * ENGINE_HOST_S[1][0]
     assert parts["host"] == pytest.approx(issued - parts["products"] - parts["memory traffic"] - parts["update"])
-    busy = replace(h100, flops_per_s=1e9)
-    assert forecast(shape, busy, batch, zero_stage=1, precision="bf16", checkpointing=False).parts_s["host"] == 0
+    busy = replace(H100, flops_per_s=1e9)
+    assert forecast(shape, busy, batch, zero_stage=1, checkpointing=False).parts_s["host"] == 0
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +264,7 @@ def test_deepspeeds_own_passes_are_what_it_makes(stage, precision, world_size, a
     pool.call(rankstep.close_steps)
     run = run_config("tiny", *overrides)
     shape, batch = ModelShape.of(run), plan_batch(num_records, micro_batch_size=2, world_size=world_size)
-    own = moved - accumulation * trace_micro_batch(run, records=2, checkpointing=False).moved_bytes
+    own = moved - accumulation * ModelShape.of(run).micro_batch(2, checkpointing=False).moved_bytes
     assert own == pytest.approx(update_bytes(shape, batch, zero_stage=stage), rel=0.15)
 
 
@@ -287,9 +276,9 @@ def count_step(session):
 
 
 def forecast_of(run, world_size, *, stage=1, checkpointing=False, storage=1e15, interconnect="ib-ndr"):
-    machine = describe_machine("h100", interconnect, precision="bf16", storage_bytes_per_s=storage)
+    machine = describe_machine("h100", interconnect, precision="bf16", storage=storage)
     batch = plan_batch(run.train.global_batch_size, micro_batch_size=run.train.micro_batch_size, world_size=world_size)
-    return forecast(ModelShape.of(run), machine, batch, zero_stage=stage, precision="bf16", checkpointing=checkpointing)
+    return forecast(ModelShape.of(run), machine, batch, zero_stage=stage, checkpointing=checkpointing)
 
 
 def test_states_shrink_with_the_stage_and_with_the_world():
@@ -309,7 +298,7 @@ def test_states_shrink_with_the_stage_and_with_the_world():
 def test_more_devices_are_never_more_efficient_and_the_bottleneck_moves_to_the_network():
     run = run_config("large")
     forecasts = [forecast_of(run, size, stage=2) for size in (8, 64, 512)]
-    per_device = [one.records_per_s / one.world_size for one in forecasts]
+    per_device = [one.records_per_s / one.gpus for one in forecasts]
     assert per_device == sorted(per_device, reverse=True)
     assert forecasts[0].bottleneck == "products"
     assert forecast_of(run, 512, stage=2, interconnect="ethernet-25-shared8").bottleneck == "network"
@@ -319,7 +308,7 @@ def test_slow_storage_and_little_memory_are_named_first():
     run = run_config("small")
     slow = forecast_of(run, 8, storage=1e7)
     assert slow.bottleneck == "storage"
-    assert slow.loader_bytes_per_s == pytest.approx(1e7)
+    assert slow.loader_bytes_per_s_and_node == pytest.approx(1e7)
     huge = run_config("large", "train.global_batch_size=8192", "train.micro_batch_size=1024")
     crowded = forecast_of(huge, 8)
     assert not crowded.fits

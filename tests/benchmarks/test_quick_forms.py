@@ -16,9 +16,9 @@ from lamae.benchmarks import cli as benchmarks_cli
 from lamae.benchmarks import kernels, loader, result, scaling, shard, step, timing
 from lamae.benchmarks.forecast import validate
 from lamae.benchmarks.report import render_report
+from lamae.benchmarks.synthetic import load_run
 from lamae.cli import app as cli
 from lamae.sharding.synth import synthesize
-from lamae.train.runconfig import load
 
 NUM_RECORDS = 64
 
@@ -48,7 +48,7 @@ def tiny_inputs(monkeypatch):
     monkeypatch.setattr(loader, "BUFFER", 8)
     monkeypatch.setattr(step, "SQUARE", (64, 64, 64))
     monkeypatch.setattr(step, "PEAK_SHAPES", ((64, 64, 64), (32, 64, 128)))
-    monkeypatch.setattr(kernels, "load", lambda _, overrides: load("configs/pretrain/tiny.yaml", overrides))
+    monkeypatch.setattr(kernels, "load_run", lambda _: load_run("tiny"))
     for module in (shard, kernels, step):
         monkeypatch.setattr(module, "time_side_by_side", time_twice)
     threads = torch.get_num_threads()

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lamae.base.errors import EXIT_DONE
-from lamae.base.launch import free_port
+from lamae.base.processes import free_port
 from lamae.train.loop import train
 from tests.distributed.launch import ROOT
 from tests.runs import assert_same_state, losses, tiny_config, write_config

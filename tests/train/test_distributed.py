@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from lamae.base.errors import LamaeError, UsageError
+from lamae.base.place import Place, find_place, is_said_here
 from lamae.train.ranks import distributed
 from lamae.train.ranks.flags import FlagExchange, StopSignals
-from lamae.train.ranks.place import Place, find_place, is_said_here
 
 MASTER = {"MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "29400"}
 SRUN = {

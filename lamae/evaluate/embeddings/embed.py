@@ -27,6 +27,7 @@ from lamae.base.errors import LamaeError, UsageError
 from lamae.base.files import sync
 from lamae.base.leads import LEADS, NUM_LEADS
 from lamae.base.lock import Lock
+from lamae.base.place import find_place
 from lamae.base.progress import Progress, ignore
 from lamae.data.transforms import Signal
 from lamae.evaluate import store
@@ -38,7 +39,6 @@ from lamae.train.checkpoint.format import LoadedModel
 from lamae.train.checkpoint.subjects import are_comparable, row_subjects
 from lamae.train.ranks import distributed
 from lamae.train.ranks.distributed import Ranks
-from lamae.train.ranks.place import find_place
 
 KIND = "embeddings"
 NOT_PRETRAINED, PRETRAINED, UNKNOWN = 0, 1, 2

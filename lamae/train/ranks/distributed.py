@@ -17,7 +17,8 @@ import torch.distributed as dist
 
 from lamae.base.allocator import keep_freed_memory
 from lamae.base.errors import LamaeError
-from lamae.train.ranks.place import Place, find_place
+from lamae.base.place import Place, find_place
+from lamae.base.processes import usable_cores
 
 Decision = TypeVar("Decision")
 
@@ -94,8 +95,7 @@ def start(*, timeout_s: float, num_threads: int, use_gpus: bool = True) -> Ranks
     the CPU whatever there is.
     """
     place = find_place(os.environ)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(num_threads or max(cores // place.local_world_size, 1))
+    torch.set_num_threads(num_threads or max(usable_cores() // place.local_world_size, 1))
 
     if place.rank:  # rank 0 speaks for all; the others are heard when something is wrong
         logging.getLogger("lamae").setLevel(logging.WARNING)
@@ -128,12 +128,7 @@ def _join(place: Place, *, backend: str, timeout: timedelta) -> None:
         # No port and no other variables: programs started from this process are free to be jobs of their own.
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
         return
-    os.environ |= {
-        "RANK": str(place.rank),
-        "WORLD_SIZE": str(place.world_size),
-        "MASTER_ADDR": place.address,
-        "MASTER_PORT": str(place.port),
-    }
+    os.environ |= place.environment()
     dist.init_process_group(backend, timeout=timeout)
 
 

@@ -11,34 +11,34 @@ from pathlib import Path
 from lamae.base import files
 from lamae.base.awake import patiently
 from lamae.base.errors import LamaeError
-from lamae.base.launch import free_port
+from lamae.base.place import LOOPBACK, Place
+from lamae.base.processes import free_port
 from lamae.cluster.submission import RENDEZVOUS_NAME, newest_step
 
-LOOPBACK = "127.0.0.1"
 RENDEZVOUS_TIMEOUT_S = 300.0
 _SIOCGIFADDR = 0x8915  # ioctl: the IPv4 address of a network interface (netdevice(7))
 
 
 @dataclass(frozen=True)
-class NodePlace:
+class Node:
     """This node among those of the job."""
 
     job_id: str
     restart: int
-    node: int
+    number: int
     num_nodes: int
     host: str
 
 
-def find_node(environ: Mapping[str, str]) -> NodePlace:
+def find_node(environ: Mapping[str, str]) -> Node:
     """What Slurm says of this node (one task per node, or the batch script), else the only node of a local job."""
     if "SLURM_JOB_ID" not in environ or environ.get("SUBMITIT_EXECUTOR") == "local":
-        return NodePlace(environ.get("SUBMITIT_LOCAL_JOB_ID", str(os.getpid())), 0, 0, 1, socket.gethostname())
+        return Node(environ.get("SUBMITIT_LOCAL_JOB_ID", str(os.getpid())), 0, 0, 1, socket.gethostname())
     array_job = environ.get("SLURM_ARRAY_JOB_ID")
-    return NodePlace(
+    return Node(
         job_id=f"{array_job}_{environ['SLURM_ARRAY_TASK_ID']}" if array_job else environ["SLURM_JOB_ID"],
         restart=int(environ.get("SLURM_RESTART_COUNT", 0)),
-        node=int(environ["SLURM_NODEID"]),
+        number=int(environ["SLURM_NODEID"]),
         num_nodes=int(environ["SLURM_JOB_NUM_NODES"]),
         host=environ.get("SLURMD_NODENAME", socket.gethostname()),
     )
@@ -53,15 +53,15 @@ class Rendezvous:
     step_before: int | None
 
 
-def meet(attempt: Path, place: NodePlace, *, run_dir: str | None) -> Rendezvous:
+def meet(attempt: Path, node: Node, *, run_dir: str | None) -> Rendezvous:
     """Node 0 chooses a fresh port and writes it into the attempt's folder for the others.
 
     A restart has an attempt of its own, so nobody waits at the port of an attempt that is over.
     Raises LamaeError where node 0 does not turn up.
     """
     path = attempt / RENDEZVOUS_NAME
-    if place.node == 0:
-        address = LOOPBACK if place.num_nodes == 1 else own_address(place.host)
+    if node.number == 0:
+        address = LOOPBACK if node.num_nodes == 1 else own_address(node.host)
         rendezvous = Rendezvous(address, free_port(""), newest_step(run_dir))
         files.write_json(path, rendezvous.__dict__)
         return rendezvous
@@ -102,20 +102,10 @@ def interface_towards(address: str) -> str | None:
     return None
 
 
-def rank_environment(
-    place: NodePlace, rendezvous: Rendezvous, *, local_rank: int, ranks_per_node: int
-) -> dict[str, str]:
-    """The variables by which a trainer finds its place, as torchrun would set them."""
-    environment = {
-        "RANK": str(place.node * ranks_per_node + local_rank),
-        "WORLD_SIZE": str(place.num_nodes * ranks_per_node),
-        "LOCAL_RANK": str(local_rank),
-        "LOCAL_WORLD_SIZE": str(ranks_per_node),
-        "MASTER_ADDR": rendezvous.address,
-        "MASTER_PORT": str(rendezvous.port),
-    }
+def rank_environment(node: Node, rendezvous: Rendezvous, *, local_rank: int, ranks_per_node: int) -> dict[str, str]:
+    """The variables by which a trainer finds its place and the network between the nodes."""
+    rank, world_size = node.number * ranks_per_node + local_rank, node.num_nodes * ranks_per_node
+    place = Place(rank, local_rank, world_size, ranks_per_node, rendezvous.address, rendezvous.port)
+    # Left alone, gloo binds to whatever the host's name resolves to, which may be loopback.
     interface = interface_towards(rendezvous.address)
-    if interface is not None:
-        # Left alone, gloo binds to whatever the host's name resolves to, which may be loopback.
-        environment["GLOO_SOCKET_IFNAME"] = interface
-    return environment
+    return place.environment() | ({"GLOO_SOCKET_IFNAME": interface} if interface else {})

@@ -1,9 +1,11 @@
-"""Who a process is among those that a launcher started, read from the environment. Imports nothing heavy."""
+"""Who a process is among those that a launcher started, and the environment that says so. Imports nothing heavy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lamae.base.errors import LamaeError, UsageError
+
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -15,7 +17,19 @@ class Place:
     world_size: int
     local_world_size: int
     address: str
+    """Where rank 0 listens, at ``port``."""
     port: int
+
+    def environment(self) -> dict[str, str]:
+        """The variables that say so, as torchrun sets them."""
+        return {
+            "RANK": str(self.rank),
+            "LOCAL_RANK": str(self.local_rank),
+            "WORLD_SIZE": str(self.world_size),
+            "LOCAL_WORLD_SIZE": str(self.local_world_size),
+            "MASTER_ADDR": self.address,
+            "MASTER_PORT": str(self.port),
+        }
 
 
 def find_place(environ: Mapping[str, str]) -> Place:
@@ -33,7 +47,7 @@ def find_place(environ: Mapping[str, str]) -> Place:
         # "4(x2),3": tasks per node; this node's count is the first entry wherever nodes are alike.
         local_world_size = int(environ["SLURM_STEP_TASKS_PER_NODE"].split("(")[0].split(",")[0])
     else:
-        return Place(0, 0, 1, 1, "127.0.0.1", 0)
+        return Place(0, 0, 1, 1, LOOPBACK, 0)
     if world_size > 1 and not ("MASTER_ADDR" in environ and "MASTER_PORT" in environ):
         raise UsageError(
             f"{world_size} ranks, but MASTER_ADDR and MASTER_PORT are not set: "
@@ -44,7 +58,7 @@ def find_place(environ: Mapping[str, str]) -> Place:
         local_rank,
         world_size,
         local_world_size,
-        environ.get("MASTER_ADDR", "127.0.0.1"),
+        environ.get("MASTER_ADDR", LOOPBACK),
         int(environ.get("MASTER_PORT", 0)),
     )
 
