@@ -23,6 +23,7 @@ from lamae.benchmarks.step import RECORD_SECONDS
 from lamae.benchmarks.wire import Wire, tap
 from lamae.model import build_model
 from lamae.model.masking import draw_mask
+from lamae.model.pretrain import PretrainModel
 from lamae.train.blocks import checkpoint_activations
 from lamae.train.clock import StepClock
 from lamae.train.engine import Engine
@@ -156,23 +157,26 @@ class _Steps:
     def __init__(self, run: RunConfig, ranks: distributed.Ranks, wire: Wire) -> None:
         self.wire = wire
         self.run = run
-        num_samples = run.signal.rate_hz * RECORD_SECONDS
-        self.num_patches = num_samples // run.model.patch_size
+        self.num_samples = run.signal.rate_hz * RECORD_SECONDS
+        self.num_patches = self.num_samples // run.model.patch_size
         self.plan = plan_batch(
             run.train.global_batch_size, micro_batch_size=run.train.micro_batch_size, world_size=ranks.world_size
         )
         torch.manual_seed(run.train.seed)
-        model = build_model(run.model, run.mask, num_samples=num_samples)
+        model = self.build_model()
         if run.train.activation_checkpointing:
             checkpoint_activations(model)
         self.clock = StepClock(ranks.device)
         self.engine = Engine(model, ranks=ranks, engine=run.engine, optim=run.optim, plan=self.plan, clock=self.clock)
         self._steps = self.clock.steps(itertools.repeat(None), is_asked_for=lambda: True)
         micro = self.plan.micro
-        self.x_BLT = torch.randn(micro, NUM_LEADS, num_samples, device=ranks.device)
+        self.x_BLT = torch.randn(micro, NUM_LEADS, self.num_samples, device=ranks.device)
         self.valid_BLT = torch.ones_like(self.x_BLT, dtype=torch.bool)
         self.lead_mask_BL = torch.ones(micro, NUM_LEADS, dtype=torch.bool, device=ranks.device)
         self.row_B = torch.arange(micro, device=ranks.device) + ranks.rank * micro
+
+    def build_model(self) -> PretrainModel:
+        return build_model(self.run.model, self.run.mask, num_samples=self.num_samples)
 
     def take_one(self) -> None:
         """One optimiser step, micro-batch by micro-batch as the training loop takes it."""
