@@ -19,9 +19,9 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ from lamae.base.files import file_sha256
 from lamae.base.rundirectory import STEP_NAME, RunDirectory
 from lamae.model.pretrain import PretrainModel
 from lamae.train.checkpoint.subjects import trained_sets
-from lamae.train.checkpoint.tensorfile import NUM_THREADS, TensorFile, chunk_digest, chunk_starts
+from lamae.train.checkpoint.tensorfile import TensorFile, chunk_digest, chunk_starts, on_threads
 from lamae.train.runconfig import RunConfig
 from lamae.train.state import TrainState
 
@@ -46,6 +46,8 @@ SUBJECTS_NAME = "subjects.safetensors"
 PINNED_NAME = "pinned"
 LATEST_NAME = "latest"
 WRITING_PREFIX = ".writing-"
+SMALL_NUMEL = 1 << 16
+"""What is read sooner than handed to another thread."""
 
 log = logging.getLogger(__name__)
 
@@ -173,24 +175,31 @@ def verify_checkpoint(path: Path, *, hashes: bool = True) -> list[str]:
 
 
 def _find_damage(path: Path, entries: dict[str, dict[str, Any]]) -> list[str]:
-    """A line for each file of a checkpoint whose bytes are not those that were written."""
-    problems = []
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
-        digests = {
-            name: [pool.submit(chunk_digest, path / name, begin) for begin in chunk_starts(entry["bytes"])]
-            if "blake3" in entry
-            else [pool.submit(file_sha256, path / name)]
-            for name, entry in entries.items()
-        }
-        for name, entry in entries.items():
-            written = entry.get("blake3", [entry.get("sha256")])
-            try:
-                if [digest.result() for digest in digests[name]] != written:
-                    kind = "BLAKE3" if "blake3" in entry else "sha256"
-                    problems.append(f"{path / name}: {kind} differs from what was written")
-            except OSError as error:
-                problems.append(f"{path / name}: unreadable ({error.strerror})")
-    return problems
+    """A line for each file of a checkpoint whose bytes are not those that were written, naming the first difference."""
+    digests: list[tuple[str, int | None, str | None]] = []
+    for name, entry in entries.items():
+        if "blake3" in entry:
+            pairs = zip_longest(chunk_starts(entry["bytes"]), entry["blake3"])
+            digests += [(name, begin, written) for begin, written in pairs]
+        else:
+            digests.append((name, None, entry.get("sha256")))
+
+    def compare(digest: tuple[str, int | None, str | None]) -> str:
+        name, begin, written = digest
+        try:
+            if begin is None:
+                same, what = file_sha256(path / name) == written, "sha256 differs"
+            else:
+                same, what = chunk_digest(path / name, begin) == written, f"bytes from {begin} on differ"
+        except OSError as error:
+            return f"{path / name}: unreadable ({error.strerror})"
+        return "" if same else f"{path / name}: {what} from what was written"
+
+    problems: dict[str, str] = {}
+    for (name, _, _), problem in zip(digests, on_threads(compare, digests), strict=True):
+        if problem:
+            problems.setdefault(name, problem)
+    return list(problems.values())
 
 
 def newest_whole(root: Path) -> Path | None:
@@ -270,8 +279,13 @@ class CheckpointReader:
         """Read into tensors that exist, several at once. Raises LamaeError where the checkpoint lacks any of it."""
         for file in {fragment[0] for piece in pieces for fragment in self._fragments(piece.name)} - self._files.keys():
             self._files[file] = TensorFile(self.path / file)
-        with ThreadPoolExecutor(NUM_THREADS) as pool:
-            list(pool.map(self._fill_one, pieces))
+        large = []
+        for piece in pieces:
+            if piece.target.numel() < SMALL_NUMEL:
+                self._fill_one(piece)
+            else:
+                large.append(piece)
+        on_threads(self._fill_one, large)
 
     def _fragments(self, name: str) -> list[tuple[str, int, int]]:
         fragments: list[tuple[str, int, int]] = self.manifest["parameters"][name]["fragments"]

@@ -8,20 +8,23 @@ import json
 import os
 import weakref
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from blake3 import blake3
 
 from lamae.base.errors import LamaeError
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 CHUNK_BYTES = 16 << 20
 """What one digest covers; a part of the checkpoint's format."""
-NUM_THREADS = 4
+_NUM_THREADS = 4
 _PIECE_BYTES = 1 << 20
 """Hashed and written, or read and hashed, while a core's cache still holds it."""
 _DTYPES = {
@@ -37,6 +40,14 @@ _DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+
+
+def on_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """``map`` on a few threads; of a single item, here."""
+    if len(items) < 2:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        return list(pool.map(function, items))
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]:
@@ -57,13 +68,13 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, Any]
     header += b" " * (-len(header) % 8)
     views = [memoryview(len(header).to_bytes(8, "little") + header), *views]
     *starts, num_bytes = accumulate((len(view) for view in views), initial=0)
-    with path.open("wb", buffering=0) as file, ThreadPoolExecutor(NUM_THREADS) as pool:
+    with path.open("wb", buffering=0) as file:
 
         def write(begin: int) -> str:
             pieces = _pieces(starts, views, begin, min(begin + CHUNK_BYTES, num_bytes))
             return _write_chunk(file.fileno(), begin, pieces)
 
-        digests = list(pool.map(write, chunk_starts(num_bytes)))
+        digests = on_threads(write, chunk_starts(num_bytes))
     return {"bytes": num_bytes, "blake3": digests}
 
 
