@@ -22,6 +22,7 @@ from lamae.base.progress import Progress, ignore
 from lamae.benchmarks.result import BENCHMARKS, describe_result, read_result
 from lamae.benchmarks.timing import Ratio, ratio_entries
 
+ROOT = Path(__file__).resolve().parents[1]
 HERE, THERE = "here", "there"
 
 
@@ -34,15 +35,14 @@ def run_against(
     """
     if name not in BENCHMARKS:
         raise UsageError(f"no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
-    root = Path(__file__).resolve().parents[1]
-    commit = _git(root, "rev-parse", "--verify", f"{revision}^{{commit}}").decode().strip()
+    commit = _git("rev-parse", "--verify", f"{revision}^{{commit}}").decode().strip()
     draw = random.Random(0)
     results: dict[str, list[dict[str, Any]]] = {HERE: [], THERE: []}
     with tempfile.TemporaryDirectory(prefix="lamae-against-") as scratch:
         there = Path(scratch) / "tree"
-        with tarfile.open(fileobj=io.BytesIO(_git(root, "archive", commit))) as tar:
+        with tarfile.open(fileobj=io.BytesIO(_git("archive", commit))) as tar:
             tar.extractall(there, filter="tar")
-        trees = {HERE: root, THERE: there}
+        trees = {HERE: ROOT, THERE: there}
         for number in range(rounds):
             for position, side in enumerate(draw.sample(list(trees), k=2)):
                 progress(f"{name} {side}", 2 * number + position, 2 * rounds)
@@ -91,10 +91,10 @@ def _summary(rates: Sequence[float]) -> dict[str, Any]:
     return {"per_s": ordered[len(ordered) // 2], "min": ordered[0], "max": ordered[-1], "repeats": len(ordered)}
 
 
-def _git(root: Path, *arguments: str) -> bytes:
+def _git(*arguments: str) -> bytes:
     try:
-        return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, check=True).stdout
+        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, check=True).stdout
     except OSError as error:
         raise UsageError(f"git is needed to fetch the other revision: {error.strerror}") from None
     except subprocess.CalledProcessError as error:
-        raise UsageError(f"{root}: git {arguments[0]} says: {error.stderr.decode(errors='replace').strip()}") from None
+        raise UsageError(f"{ROOT}: git {arguments[0]} says: {error.stderr.decode(errors='replace').strip()}") from None
