@@ -19,7 +19,7 @@ from lamae.base.progress import Progress, ignore
 from lamae.benchmarks import rankstep
 from lamae.benchmarks.ranks import RankPool, Session
 from lamae.benchmarks.timing import Ratio, Timing, ratio_entries, time_side_by_side
-from lamae.train.checkpoint.format import CheckpointReader, newest_whole
+from lamae.train.checkpoint.format import CheckpointReader, load_weights, newest_whole
 from lamae.train.checkpoint.saver import Saver, take_snapshot
 from lamae.train.config import CheckpointConfig
 from lamae.train.state import TrainState
@@ -56,6 +56,7 @@ def run(*, quick: bool = False, progress: Progress = ignore, size: str | None = 
 def time_saving(session: Session, *, folder: str, repeats: int) -> dict[str, Timing]:
     """On a rank with an open engine: bytes per second of saving, of reading, and of the floors of both."""
     engine, ranks = session["steps"].engine, session["ranks"]
+    model = session["steps"].build_model()
     root, plain = Path(folder) / "checkpoints", Path(folder) / "plain"
     about = {"config": {}, "num_samples": 0, "index_hash": "", "subject_hash": "", "shapes": engine.shapes()}
     saver = Saver(root, ranks=ranks, config=CheckpointConfig(keep=1), about=about, subjects=np.zeros(1, np.uint64))
@@ -94,8 +95,8 @@ def time_saving(session: Session, *, folder: str, repeats: int) -> dict[str, Tim
         path = newest_whole(root)
         assert path is not None
         reader = CheckpointReader(path)
-        reader.weights()
-        engine.restore(reader.read, applied_steps=reader.state.applied_steps)
+        load_weights(model, reader)
+        engine.restore(reader.fill, applied_steps=reader.state.applied_steps)
         return num_bytes
 
     def read() -> float:

@@ -156,6 +156,28 @@ def gpu_check(
         raise LamaeError(f"gpu-check: {', '.join(report['failed'])} failed; {json} says why, and the next run goes on")
 
 
+@app.command(context_settings={"ignore_unknown_options": True})
+def against(
+    revision: Annotated[str, typer.Argument(metavar="REVISION", help="Of this repository: a tag, a branch, a commit.")],
+    name: Annotated[str, typer.Argument(metavar="BENCHMARK", help="Which, and its options after it.")],
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="OPTIONS", help="As of the benchmark.")] = None,
+    json: JsonOption = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each side runs the whole benchmark.")] = 5,
+) -> None:
+    """A benchmark beside the same one of another revision, in turns: how many times as fast this code is."""
+    from lamae.benchmarks.against import run_against
+
+    _refuse_several("against")
+    files.check_writable("--json", json)
+    options = arguments or []
+    with console.show_progress() as progress:
+        result = run_against(revision, name, options, rounds=rounds, progress=progress)
+    result["command"] = shlex.join(["lamae", "bench", "against", revision, name, *options, "--rounds", str(rounds)])
+    print_ratios(result)
+    if json is not None:
+        write_result(result, json)
+
+
 @app.command()
 def compare(
     before: Annotated[Path, typer.Argument(metavar="A.json", help="A result, single or of 'bench all'.")],

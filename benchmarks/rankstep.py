@@ -19,6 +19,7 @@ import torch
 from lamae.benchmarks.ranks import COLLECTIVE_TIMEOUT_S, Session
 from lamae.benchmarks.synthetic import SyntheticBatch, build_model_of, load_run, wait
 from lamae.benchmarks.wire import Wire, tap
+from lamae.model.pretrain import PretrainModel
 from lamae.train.blocks import checkpoint_activations
 from lamae.train.clock import StepClock
 from lamae.train.engine import Engine
@@ -138,11 +139,12 @@ class _Steps:
 
     def __init__(self, run: RunConfig, ranks: distributed.Ranks, wire: Wire) -> None:
         self.wire = wire
+        self.run = run
         self.plan = plan_batch(
             run.train.global_batch_size, micro_batch_size=run.train.micro_batch_size, world_size=ranks.world_size
         )
         torch.manual_seed(run.train.seed)
-        model = build_model_of(run)
+        model = self.build_model()
         if run.train.activation_checkpointing:
             checkpoint_activations(model)
         self.clock = StepClock(ranks.device)
@@ -150,6 +152,9 @@ class _Steps:
         self._steps = self.clock.steps(itertools.repeat(None), is_asked_for=lambda: True)
         micro = self.plan.micro
         self.batch = SyntheticBatch(run, micro, device=ranks.device, first_row=ranks.rank * micro)
+
+    def build_model(self) -> PretrainModel:
+        return build_model_of(self.run)
 
     def take_one(self) -> None:
         """One optimiser step, micro-batch by micro-batch as the training loop takes it."""

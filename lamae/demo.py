@@ -218,7 +218,7 @@ def _report(
     from lamae.train.checkpoint.format import load_model
 
     start = time.monotonic()
-    torch.set_num_threads(launch.usable_cores())
+    torch.set_num_threads(processes.usable_cores())
     shard_set = ShardSet.open(paths.shards)
     comparison = compare(
         paths.runs,

@@ -8,7 +8,7 @@ they mean the same at any ZeRO stage and world size.
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lamae.train.checkpoint.format import Piece
 from lamae.train.clock import StepClock, TimedBackend
 from lamae.train.config import EngineConfig, OptimConfig
 from lamae.train.deepspeed_habits import TupleOutput, import_deepspeed
@@ -221,23 +222,23 @@ class Engine:
         """Shape of every parameter, whatever is partitioned."""
         return dict(self._shapes)
 
-    def restore(self, read: Any, *, applied_steps: int) -> None:
+    def restore(self, fill: Callable[[list[Piece]], None], *, applied_steps: int) -> None:
         """Set master weights, moments and step counters.
 
-        ``read(kind, name, start, numel)`` gives float32 values on the host; ``kind`` is ``master``, ``exp_avg`` or
-        ``exp_avg_sq``. The model must have been built with the same weights already: the copies it computes with
-        were cast from those.
+        ``fill`` puts what a checkpoint holds into the tensors it is given (``CheckpointReader.fill``). The model must
+        have been built with the same weights already: the copies it computes with were cast from those.
         """
-        with torch.no_grad():
-            for fragment in self.fragments():
-                if fragment.flat not in self._adamw.state:
-                    self._adamw.state[fragment.flat] = {
-                        "step": torch.tensor(float(applied_steps), device=fragment.flat.device),
-                        **{key: torch.zeros_like(fragment.flat, requires_grad=False) for key in MOMENTS},
-                    }
-                for kind in ("master", *MOMENTS):
-                    target = fragment.flat if kind == "master" else self._adamw.state[fragment.flat][kind]
-                    fragment.view(target).copy_(read(kind, fragment.name, fragment.start, fragment.numel))
+        pieces = []
+        for fragment in self.fragments():
+            if fragment.flat not in self._adamw.state:
+                self._adamw.state[fragment.flat] = {
+                    "step": torch.tensor(float(applied_steps), device=fragment.flat.device),
+                    **{key: torch.zeros_like(fragment.flat, requires_grad=False) for key in MOMENTS},
+                }
+            for kind in ("master", *MOMENTS):
+                flat = fragment.flat if kind == "master" else self._adamw.state[fragment.flat][kind]
+                pieces.append(Piece(kind, fragment.name, fragment.start, fragment.view(flat)))
+        fill(pieces)
 
     def close(self) -> None:
         """Free what DeepSpeed holds, and take back what it replaced: stage 3 leaves a linear function of its own."""

@@ -88,7 +88,7 @@ def build_engine(
         compile_blocks(model)
     engine = Engine(model, ranks=ranks, engine=config.engine, optim=config.optim, plan=plan, clock=clock)
     if reader is not None:
-        engine.restore(reader.read, applied_steps=reader.state.applied_steps)
+        engine.restore(reader.fill, applied_steps=reader.state.applied_steps)
     return engine
 
 

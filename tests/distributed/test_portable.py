@@ -97,11 +97,13 @@ def test_a_resume_that_forgot_something_would_be_noticed(
     """The tolerance above can tell: without a moment or the counter the next losses are off by more."""
     restore = Engine.restore
 
-    def restore_the_rest(self: Engine, read: Any, *, applied_steps: int) -> None:
-        def read_or_zero(kind: str, name: str, start: int, numel: int) -> Any:
-            return read(kind, name, start, numel) * (kind != forgotten)
+    def restore_the_rest(self: Engine, fill: Any, *, applied_steps: int) -> None:
+        def fill_or_zero(pieces: Any) -> None:
+            fill(pieces)
+            for piece in pieces:
+                piece.target.mul_(piece.kind != forgotten)
 
-        restore(self, read_or_zero, applied_steps=0 if forgotten == "step counter" else applied_steps)
+        restore(self, fill_or_zero, applied_steps=0 if forgotten == "step counter" else applied_steps)
 
     leg = Leg(1, precision, 1)
     run_jobs(shards, [(tmp_path, overrides(leg, LEG_STEPS))])

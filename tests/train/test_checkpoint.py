@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lamae.base.errors import LamaeError
 from lamae.base.files import file_sha256
+from lamae.train.checkpoint import tensorfile
 from lamae.train.checkpoint.format import (
     FORMAT_VERSION,
     CheckpointReader,
@@ -30,8 +32,14 @@ from lamae.train.checkpoint.writing import clear_unfinished, publish
 from lamae.train.state import TrainState
 
 KILLS = 48
+CHUNK_BYTES = 1 << 18  # several in a file of these tests
 START_S = 100  # on a busy machine the first writer takes long to import
 NUMEL = 100_000
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorfile, "CHUNK_BYTES", CHUNK_BYTES)
 
 
 def write(root: Path, step: int, *, keep: int = 0) -> Path:
@@ -42,7 +50,7 @@ def write(root: Path, step: int, *, keep: int = 0) -> Path:
     manifest = {
         "state": TrainState(step=step, samples_consumed=8 * step, applied_steps=step).to_dict(),
         "parameters": {"w": {"shape": [NUMEL], "fragments": [[entry["name"], 0, NUMEL]]}},
-        "files": {entry["name"]: {"sha256": entry["sha256"], "bytes": entry["bytes"]}},
+        "files": {entry["name"]: entry["file"]},
     }
     path = publish(folder, manifest, subjects=np.arange(3, dtype=np.uint64), root=root)
     prune_checkpoints(root, keep=keep, published=path)
@@ -50,6 +58,7 @@ def write(root: Path, step: int, *, keep: int = 0) -> Path:
 
 
 def write_for_ever(root: Path, published: ctypes.c_int) -> None:
+    tensorfile.CHUNK_BYTES = CHUNK_BYTES  # of this process
     clear_unfinished(root)
     while True:
         write(root, published.value + 1, keep=2)
@@ -124,8 +133,47 @@ def test_a_newer_format_is_refused_and_not_passed_over(tmp_path: Path) -> None:
     newer = write(tmp_path, 2) / "checkpoint.json"
     manifest = json.loads(newer.read_text()) | {"format_version": FORMAT_VERSION + 1}
     newer.write_text(json.dumps(manifest))
-    with pytest.raises(LamaeError, match=r"checkpoint format 2 is newer than 1.*upgrade lamae"):
+    with pytest.raises(LamaeError, match=r"checkpoint format 3 is newer than 2.*upgrade lamae"):
         newest_whole(tmp_path)
+
+
+def write_as_format_1(root: Path, step: int) -> Path:
+    """A checkpoint as it was written before files were hashed in chunks."""
+    path = root / f"step-{step:08d}"
+    path.mkdir(parents=True)
+    tensors = {f"{kind}/w/0": torch.full((NUMEL,), float(step)) for kind in ("master", "exp_avg", "exp_avg_sq")}
+    save_file(tensors, path / "rank-00000.safetensors")
+    save_file({"subjects": torch.arange(3).to(torch.uint64)}, path / "subjects.safetensors")
+    files = {file.name: {"sha256": file_sha256(file), "bytes": file.stat().st_size} for file in path.iterdir()}
+    manifest = {
+        "state": TrainState(step=step, samples_consumed=8 * step, applied_steps=step).to_dict(),
+        "parameters": {"w": {"shape": [NUMEL], "fragments": [["rank-00000.safetensors", 0, NUMEL]]}},
+        "files": files,
+        "format_version": 1,
+    }
+    manifest["digest"] = manifest_digest(manifest)
+    (path / "checkpoint.json").write_text(json.dumps(manifest, indent=1))
+    return path
+
+
+@pytest.mark.parametrize("name", ["rank-00000.safetensors", "subjects.safetensors"])
+def test_checkpoints_of_format_1_are_read_and_their_damage_is_found(tmp_path: Path, name: str) -> None:
+    good, bad = write_as_format_1(tmp_path, 1), write_as_format_1(tmp_path, 2)
+    data = bytearray((bad / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (bad / name).write_bytes(data)
+    assert verify_checkpoint(bad) == [f"{bad / name}: sha256 differs from what was written"]
+    assert newest_whole(tmp_path) == good
+    reader = CheckpointReader(good)
+    assert reader.state.step == 1
+    assert (reader.read("exp_avg", "w", 10, NUMEL - 10) == 1).all()
+    assert reader.subjects.tolist() == [0, 1, 2]
+
+
+def test_a_file_without_a_digest_counts_as_damaged(tmp_path: Path) -> None:
+    path = write(tmp_path, 1)
+    rewrite(path, lambda manifest: manifest["files"]["rank-00000.safetensors"].pop("blake3"))
+    assert verify_checkpoint(path)
 
 
 def test_pruning_keeps_the_newest_the_pinned_and_every_nth(tmp_path: Path) -> None:
@@ -177,13 +225,12 @@ def test_reading_across_fragments_gives_any_stretch(tmp_path: Path) -> None:
     manifest = {
         "state": TrainState(step=1).to_dict(),
         "parameters": {"w": {"shape": [2, 5], "fragments": fragments}},
-        "files": {entry["name"]: {"sha256": entry["sha256"], "bytes": entry["bytes"]} for entry in entries},
+        "files": {entry["name"]: entry["file"] for entry in entries},
     }
     reader = CheckpointReader(publish(folder, manifest, subjects=np.zeros(0, np.uint64), root=tmp_path))
     for start in range(10):
         for stop in range(start, 11):
             assert torch.equal(reader.read("master", "w", start, stop - start), values[start:stop])
-    assert torch.equal(reader.weights()["w"], values.view(2, 5))
     reader.manifest["parameters"]["w"]["fragments"].pop()
     with pytest.raises(LamaeError, match=r"3 of 10 elements of master w are missing"):
         reader.read("master", "w", 0, 10)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from lamae.base.errors import LamaeError
-from lamae.base.files import writing
+from lamae.base.files import new_file, writing
 from lamae.base.progress import Progress
 from lamae.data.batch import Batch
 from lamae.data.config import DataConfig
@@ -27,9 +27,10 @@ from lamae.evaluate.finetune.options import FinetuneOptions
 from lamae.evaluate.probe.auroc import auroc
 from lamae.evaluate.statistics import macro
 from lamae.sharding.format import ShardSet
-from lamae.train.checkpoint.format import CheckpointReader, newest_whole
+from lamae.train.checkpoint.format import CheckpointReader, Piece, newest_whole
 from lamae.train.checkpoint.saver import Saver
-from lamae.train.checkpoint.writing import clear_unfinished, save_tensors
+from lamae.train.checkpoint.tensorfile import save_tensors
+from lamae.train.checkpoint.writing import clear_unfinished
 from lamae.train.config import CheckpointConfig, EngineConfig, OptimConfig
 from lamae.train.engine import Engine
 from lamae.train.ranks.distributed import Ranks
@@ -152,10 +153,7 @@ class Tuner:
             # The weights that are computed with are cast from these; frozen ones are in no checkpoint.
             trained = [name for name, entry in reader.manifest["parameters"].items() if entry["fragments"]]
             parameters = dict(self._classifier.named_parameters())
-            with torch.no_grad():
-                for name in trained:
-                    whole = reader.read("master", name, 0, parameters[name].numel())
-                    parameters[name].copy_(whole.view(parameters[name].shape))
+            reader.fill([Piece("master", name, 0, parameters[name]) for name in trained])
         engine = Engine(
             self._classifier,
             ranks=self._ranks,
@@ -164,7 +162,7 @@ class Tuner:
             plan=self._plan,
         )
         if reader is not None:
-            engine.restore(reader.read, applied_steps=reader.state.applied_steps)
+            engine.restore(reader.fill, applied_steps=reader.state.applied_steps)
         return engine
 
     def _loader(self, state: TrainState) -> RingLoader:
@@ -240,5 +238,5 @@ class Tuner:
 
 
 def _save(weights: dict[str, torch.Tensor], path: Path) -> None:
-    with writing(path):
-        save_tensors(weights, path)
+    with writing(path), new_file(path) as partial:
+        save_tensors(weights, partial)

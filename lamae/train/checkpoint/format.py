@@ -3,7 +3,7 @@
     RUN/checkpoints/
       latest                   name of the newest checkpoint, for people; replaced last
       step-00000500/
-        checkpoint.json        state, configuration, data hashes, parameters and their fragments, sha256 of every file
+        checkpoint.json        state, configuration, data hashes, parameters and their fragments, digests of every file
         rank-00000.safetensors one per rank: float32 master weights and moments, ``KIND/NAME/START`` one-dimensional
         subjects.safetensors   hash set of the subjects trained on
         pinned                 (optional, put there by a person) never pruned
@@ -11,16 +11,19 @@
 
 A fragment is elements ``start .. start + numel`` of a flattened parameter. Fragments say nothing of ranks or stages, so
 any topology reads what any other wrote. A checkpoint appears by one rename, after all its bytes are durable.
+A file's digests are BLAKE3 of each 16 MiB (``tensorfile.CHUNK_BYTES``); in version 1 of the format, one sha256.
 """
 
 import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,15 +36,18 @@ from lamae.base.files import file_sha256
 from lamae.base.rundirectory import STEP_NAME, RunDirectory
 from lamae.model.pretrain import PretrainModel
 from lamae.train.checkpoint.subjects import trained_sets
+from lamae.train.checkpoint.tensorfile import TensorFile, chunk_digest, chunk_starts, on_threads
 from lamae.train.runconfig import RunConfig
 from lamae.train.state import TrainState
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "checkpoint.json"
 SUBJECTS_NAME = "subjects.safetensors"
 PINNED_NAME = "pinned"
 LATEST_NAME = "latest"
 WRITING_PREFIX = ".writing-"
+SMALL_NUMEL = 1 << 16
+"""What is read sooner than handed to another thread."""
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +62,10 @@ def manifest_digest(manifest: dict[str, Any]) -> str:
 
 @dataclass
 class _FileEntry:
-    sha256: str
     bytes: int
+    blake3: list[str] = field(default_factory=list)
+    sha256: str = ""
+    """In place of the other, in format 1."""
 
 
 @dataclass
@@ -154,16 +162,44 @@ def verify_checkpoint(path: Path, *, hashes: bool = True) -> list[str]:
         manifest = read_manifest(path)
     except LamaeError as error:
         return [str(error)]
-    problems = []
+    problems, whole = [], {}
     for name, entry in manifest["files"].items():
         file = path / name
         if not file.is_file():
             problems.append(f"{file}: missing")
         elif file.stat().st_size != entry["bytes"]:
             problems.append(f"{file}: {file.stat().st_size} bytes, {entry['bytes']} were written")
-        elif hashes and file_sha256(file) != entry["sha256"]:
-            problems.append(f"{file}: sha256 differs from what was written")
-    return problems
+        else:
+            whole[name] = entry
+    return problems + _find_damage(path, whole) if hashes else problems
+
+
+def _find_damage(path: Path, entries: dict[str, dict[str, Any]]) -> list[str]:
+    """A line for each file of a checkpoint whose bytes are not those that were written, naming the first difference."""
+    digests: list[tuple[str, int | None, str | None]] = []
+    for name, entry in entries.items():
+        if "blake3" in entry:
+            pairs = zip_longest(chunk_starts(entry["bytes"]), entry["blake3"])
+            digests += [(name, begin, written) for begin, written in pairs]
+        else:
+            digests.append((name, None, entry.get("sha256")))
+
+    def compare(digest: tuple[str, int | None, str | None]) -> str:
+        name, begin, written = digest
+        try:
+            if begin is None:
+                same, what = file_sha256(path / name) == written, "sha256 differs"
+            else:
+                same, what = chunk_digest(path / name, begin) == written, f"bytes from {begin} on differ"
+        except OSError as error:
+            return f"{path / name}: unreadable ({error.strerror})"
+        return "" if same else f"{path / name}: {what} from what was written"
+
+    problems: dict[str, str] = {}
+    for (name, _, _), problem in zip(digests, on_threads(compare, digests), strict=True):
+        if problem:
+            problems.setdefault(name, problem)
+    return list(problems.values())
 
 
 def newest_whole(root: Path) -> Path | None:
@@ -209,13 +245,23 @@ def prune_checkpoints(root: Path, *, keep: int, keep_every: int = 0, published: 
 # -- reading -------------------------------------------------------------------------------------------------------
 
 
+class Piece(NamedTuple):
+    """Elements of a flattened parameter's ``master`` weight or moment, and where to put them."""
+
+    kind: str
+    name: str
+    start: int
+    target: torch.Tensor
+    """Without gaps, on any device."""
+
+
 class CheckpointReader:
     """The tensors of one checkpoint, whichever topology wrote it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.manifest = read_manifest(path)
-        self._open_files: dict[str, Any] = {}
+        self._files: dict[str, TensorFile] = {}
 
     @property
     def state(self) -> TrainState:
@@ -229,28 +275,41 @@ class CheckpointReader:
         except (OSError, KeyError, SafetensorError) as error:
             raise LamaeError(f"{self.path / SUBJECTS_NAME}: unreadable ({error})") from None
 
-    def read(self, kind: str, name: str, start: int, numel: int) -> torch.Tensor:
-        """float32 elements ``start .. start + numel`` of flattened parameter ``name``: ``master`` or a moment."""
-        values = torch.empty(numel, dtype=torch.float32)
-        filled = 0
-        for file, begin, length in self.manifest["parameters"][name]["fragments"]:
+    def fill(self, pieces: Sequence[Piece]) -> None:
+        """Read into tensors that exist, several at once. Raises LamaeError where the checkpoint lacks any of it."""
+        for file in {fragment[0] for piece in pieces for fragment in self._fragments(piece.name)} - self._files.keys():
+            self._files[file] = TensorFile(self.path / file)
+        large = []
+        for piece in pieces:
+            if piece.target.numel() < SMALL_NUMEL:
+                self._fill_one(piece)
+            else:
+                large.append(piece)
+        on_threads(self._fill_one, large)
+
+    def _fragments(self, name: str) -> list[tuple[str, int, int]]:
+        fragments: list[tuple[str, int, int]] = self.manifest["parameters"][name]["fragments"]
+        return fragments
+
+    def _fill_one(self, piece: Piece) -> None:
+        kind, name, start, target = piece
+        flat, numel, filled = target.detach().view(-1), target.numel(), 0
+        host = flat if flat.is_cpu and flat.dtype == torch.float32 else torch.empty(numel)
+        for file, begin, length in self._fragments(name):
             low, high = max(begin, start), min(begin + length, start + numel)
             if low < high:
-                if file not in self._open_files:
-                    self._open_files[file] = safe_open(self.path / file, framework="pt")
-                part = self._open_files[file].get_slice(f"{kind}/{name}/{begin}")
-                values[low - start : high - start] = part[low - begin : high - begin]
+                self._files[file].read_into(host[low - start : high - start], f"{kind}/{name}/{begin}", low - begin)
                 filled += high - low
         if filled != numel:
             raise LamaeError(f"{self.path}: {numel - filled} of {numel} elements of {kind} {name} are missing")
-        return values
+        if host is not flat:
+            flat.copy_(host)
 
-    def weights(self) -> dict[str, torch.Tensor]:
-        """Every parameter whole, float32, from the master weights."""
-        return {
-            name: self.read("master", name, 0, int(np.prod(entry["shape"], dtype=np.int64))).view(*entry["shape"])
-            for name, entry in self.manifest["parameters"].items()
-        }
+    def read(self, kind: str, name: str, start: int, numel: int) -> torch.Tensor:
+        """float32 elements ``start .. start + numel`` of flattened parameter ``name``: ``master`` or a moment."""
+        values = torch.empty(numel)
+        self.fill([Piece(kind, name, start, values)])
+        return values
 
     def buffers(self) -> dict[str, torch.Tensor]:
         """The model's persistent buffers, as rank 0 had them."""
@@ -318,8 +377,15 @@ def load_model(run_or_checkpoint: Path, *, device: str | torch.device = "cpu") -
 
 def load_weights(model: torch.nn.Module, reader: CheckpointReader) -> None:
     """Put a checkpoint's float32 weights and buffers into a model. Raises LamaeError where names or shapes differ."""
+    parameters, weights = dict(model.named_parameters()), {}
+    for name, entry in reader.manifest["parameters"].items():
+        own = parameters.get(name)
+        # Read where they are to be, if they can be: load_state_dict then finds nothing to copy.
+        fits = own is not None and list(own.shape) == entry["shape"]
+        weights[name] = own if own is not None and fits else torch.empty(entry["shape"])
+    reader.fill([Piece("master", name, 0, tensor) for name, tensor in weights.items()])
     try:
-        model.load_state_dict({**reader.weights(), **reader.buffers()})
+        model.load_state_dict({**weights, **reader.buffers()})
     except (RuntimeError, SafetensorError) as error:
         differences = " ".join(str(error).split())
         raise LamaeError(f"{reader.path}: weights do not fit this model: {differences[:500]}") from None

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from lamae.base.files import file_sha256
 from lamae.base.rundirectory import step_name
 from lamae.train.checkpoint.format import WRITING_PREFIX, prune_checkpoints
-from lamae.train.checkpoint.writing import publish, save_tensors
+from lamae.train.checkpoint.tensorfile import save_tensors
+from lamae.train.checkpoint.writing import publish
 from lamae.train.config import CheckpointConfig
 from lamae.train.engine import MOMENTS, Engine
 from lamae.train.ranks.distributed import Ranks
@@ -61,13 +61,7 @@ def write_rank_file(folder: Path, rank: int, snapshot: Snapshot) -> dict[str, An
     """Write a rank's tensors durably; its entry for the manifest. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"rank-{rank:05d}.safetensors"
-    save_tensors(snapshot.tensors, path)
-    return {
-        "name": path.name,
-        "sha256": file_sha256(path),
-        "bytes": path.stat().st_size,
-        "fragments": snapshot.fragments,
-    }
+    return {"name": path.name, "file": save_tensors(snapshot.tensors, path), "fragments": snapshot.fragments}
 
 
 class Saver:
@@ -179,7 +173,7 @@ class Saver:
             "state": self._state.to_dict(),
             **{key: value for key, value in self._about.items() if key != "shapes"},
             "parameters": parameters,
-            "files": {entry["name"]: {"sha256": entry["sha256"], "bytes": entry["bytes"]} for entry in entries},
+            "files": {entry["name"]: entry["file"] for entry in entries},
         }
         final = publish(folder, manifest, subjects=self._subjects, root=self._root)
         log.debug("published %s", final)

@@ -6,16 +6,13 @@ The last step of a checkpoint is here too: the directory that holds every rank's
 import json
 import logging
 import shutil
-import stat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
-from lamae.base.files import file_sha256, sync, write_text
+from lamae.base.files import sync, write_text
 from lamae.base.rundirectory import step_name
 from lamae.train.checkpoint.format import (
     FORMAT_VERSION,
@@ -26,23 +23,9 @@ from lamae.train.checkpoint.format import (
     manifest_digest,
     verify_checkpoint,
 )
+from lamae.train.checkpoint.tensorfile import save_tensors
 
 log = logging.getLogger(__name__)
-
-
-def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Write a safetensors file, durably. Raises OSError.
-
-    With the permissions of any new file: safetensors 0.8.0 renames a temporary one that only its owner may read.
-    """
-    path.touch()
-    mode = stat.S_IMODE(path.stat().st_mode)
-    try:
-        save_file(tensors, path)
-    except SafetensorError as error:  # a full disk comes as this, too
-        raise OSError(str(error)) from None
-    path.chmod(mode)
-    sync(path)
 
 
 def publish(temporary: Path, manifest: dict[str, Any], *, subjects: np.ndarray, root: Path) -> Path:
@@ -57,13 +40,9 @@ def publish(temporary: Path, manifest: dict[str, Any], *, subjects: np.ndarray, 
         shutil.rmtree(temporary, ignore_errors=True)
         _settle(final)
         return final
-    save_tensors({"subjects": torch.from_numpy(subjects)}, temporary / SUBJECTS_NAME)
-    subjects_entry = {
-        "sha256": file_sha256(temporary / SUBJECTS_NAME),
-        "bytes": (temporary / SUBJECTS_NAME).stat().st_size,
-    }
+    entry = save_tensors({"subjects": torch.from_numpy(subjects)}, temporary / SUBJECTS_NAME)
     manifest = {**manifest, "format_version": FORMAT_VERSION}
-    manifest["files"] = {**manifest["files"], SUBJECTS_NAME: subjects_entry}
+    manifest["files"] = {**manifest["files"], SUBJECTS_NAME: entry}
     manifest["digest"] = manifest_digest(manifest)
     write_text(temporary / MANIFEST_NAME, json.dumps(manifest, indent=1))
 
