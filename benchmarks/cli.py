@@ -57,7 +57,7 @@ def _add_plain(name: str) -> None:
     app.command(name, help=_sentence(BENCHMARKS[name]))(command)
 
 
-for plain in ("shard", "loader", "kernels", "step"):
+for plain in ("shard", "loader", "kernels", "step", "probe"):
     _add_plain(plain)
 
 

@@ -1,10 +1,10 @@
 """Records in memory for steps that are measured or traced: noise on every lead, a mask anew for each micro-batch."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lamae.base.leads import NUM_LEADS
-from lamae.model import build_model
+from lamae.model import PretrainModel, build_model
 from lamae.model.masking import Mask, draw_mask
 from lamae.train.runconfig import RunConfig, load
 
@@ -53,7 +53,7 @@ def num_record_samples(run: RunConfig) -> int:
     return run.signal.rate_hz * RECORD_SECONDS
 
 
-def build_model_of(run: RunConfig) -> nn.Module:
+def build_model_of(run: RunConfig) -> PretrainModel:
     """The model of a configuration for records of RECORD_SECONDS."""
     return build_model(run.model, run.mask, num_samples=num_record_samples(run))
 

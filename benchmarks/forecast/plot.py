@@ -23,9 +23,9 @@ def save_plot(rows: Sequence[Forecast], path: Path, *, title: str) -> None:
     left.set(xlabel="GPUs", ylabel="ms per step")
     right.plot(sizes, [rates[0] / sizes[0] * size for size in sizes], color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
     right.plot(sizes, rates, "o-", color=SERIES[1], linewidth=1.6)
-    style = {"textcoords": "offset points", "fontsize": 7.5, "ha": "center", "va": "top"}
     for one, size, rate in zip(rows, sizes, rates, strict=True):
-        right.annotate(f"{one.bottleneck}\n{rate:,.0f}", (size, rate), (0, -10), **style)
+        text = f"{one.bottleneck}\n{rate:,.0f}"
+        right.annotate(text, (size, rate), (0, -10), textcoords="offset points", fontsize=7.5, ha="center", va="top")
     right.set(xscale="log", yscale="log", xlabel="GPUs", ylabel="records/s; dashed: in proportion")
     right.set_xticks(sizes, labels)
     right.minorticks_off()
