@@ -57,8 +57,9 @@ def _add_plain(name: str) -> None:
     app.command(name, help=_sentence(BENCHMARKS[name]))(command)
 
 
-for plain in ("shard", "loader", "kernels", "step", "probe"):
-    _add_plain(plain)
+for plain in BENCHMARKS:
+    if plain not in ("checkpoint", "scaling"):  # these have options of their own
+        _add_plain(plain)
 
 
 @app.command(help=_sentence(BENCHMARKS["checkpoint"]))

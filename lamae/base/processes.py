@@ -41,7 +41,7 @@ def start(
     Output goes to ``log`` (appended) or is inherited. ``orphaned`` is what it gets where this process dies (on Linux).
     In a session of its own it hears signals from this process alone.
     """
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    prctl = getattr(ctypes.PyDLL(None), "prctl", None)  # between fork and exec no lock is to be waited for
     with log.open("ab") if log else contextlib.nullcontext() as output:
         return subprocess.Popen(
             [sys.executable, *command],

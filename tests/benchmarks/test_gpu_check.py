@@ -33,11 +33,12 @@ def run_here(function, /, *, timeout_s, **arguments):
     return function({}, **arguments)
 
 
+@pytest.mark.timeout(600)
 def test_the_short_form_runs_on_a_cpu_and_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     path = tmp_path / "check.json"
     parts = {name: part for name, part in gpu_check.PARTS.items() if name not in BENCHMARKS}
     monkeypatch.setattr(gpu_check, "PARTS", {"no-such-part": Part(fail, 60), **parts})
-    monkeypatch.setattr(sys, "argv", ["lamae", "bench", "gpu-check", "--quick", "--minutes", "9", "--json", str(path)])
+    monkeypatch.setattr(sys, "argv", ["lamae", "bench", "gpu-check", "--quick", "--minutes", "20", "--json", str(path)])
     with pytest.raises(SystemExit) as left:
         cli.main()
     assert left.value.code == 1
