@@ -41,7 +41,9 @@ def embed(
     out: Annotated[Path, typer.Argument(help="embeddings.zarr to make.")],
     split: Annotated[str, typer.Option(help="train, val, test or all.")] = "all",
     leads: Annotated[str | None, typer.Option(help="Show the model only these, for example I,II,V2.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Records at once.")] = 64,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Records at once (default: what a core's cache holds).")
+    ] = None,
     per_lead: Annotated[bool, typer.Option("--per-lead", help="Also keep one latent per lead.")] = False,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="The same architecture untrained: the reference row.")

@@ -163,7 +163,7 @@ class PretrainModel(nn.Module):
         present_BL = lead_mask_BL.new_zeros(len(x_BLT), NUM_LEADS)
         present_BL[:, leads] = lead_mask_BL
         mask = show_all(present_BL, num_patches=x_BLT.shape[2] // self.config.patch_size)
-        pooled = self._pool(all_leads_x_BLT, all_leads_valid_BLT, mask)
+        pooled = self._pool(all_leads_x_BLT, all_leads_valid_BLT, mask, instants=False)
         slot_BV, valid_BVT = pooled.latents.slot_BV, pooled.latents.valid_BVT
         tokens_BVTD = torch.where(valid_BVT[..., None], pooled.latents.z_BVTD.float(), 0.0)
         mean_BVD = tokens_BVTD.sum(2) / valid_BVT.sum(2)[..., None].clamp(min=1)
@@ -203,7 +203,8 @@ class PretrainModel(nn.Module):
         )
         return pooled, y_BLNP
 
-    def _pool(self, x_BLT: Tensor, valid_BLT: Tensor, mask: Mask) -> _Pooled:
+    def _pool(self, x_BLT: Tensor, valid_BLT: Tensor, mask: Mask, *, instants: bool = True) -> _Pooled:
+        """``instants``: also what the decoder alone reads, an embedding of every instant."""
         latents = self.encoder(x_BLT, valid_BLT, mask)
         if self.pool_instant is not None and not mask.shared_times:
             latents = on_shared_grid(latents, num_patches=mask.num_patches)
@@ -221,7 +222,7 @@ class PretrainModel(nn.Module):
         else:
             record_BD, weights_BV = self.pool_record(summary_BVD, slot_BV)
             summary_BLD = record_BD[:, None]
-        if self.pool_instant is not None:
+        if instants and self.pool_instant is not None:
             valid_BSV = latents.valid_BVT[:, :, 1:].transpose(1, 2)
             known_BS = valid_BSV.any(2)
             instant_BSD, _ = self.pool_instant(latents.tokens_BVSD.transpose(1, 2), valid_BSV)

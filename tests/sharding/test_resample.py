@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.signal import firwin, kaiserord
 
 from lamae.base.errors import UsageError
+from lamae.sharding import lowpass
 from lamae.sharding.format import NO_SAMPLE, ShardSet
 from lamae.sharding.pack import PackOptions, pack
 from lamae.sharding.recording import Recording, RejectError
@@ -83,3 +85,11 @@ def test_records_too_long_for_the_index_are_refused(tmp_path):
     write_record(tmp_path / "tree/holter", plausible_signal(MIMIC_LEADS, num_samples=70000))
     with pytest.raises(UsageError, match="70000 samples per lead"):
         pack(tmp_path / "tree", tmp_path / "out", options=PackOptions())
+
+
+@pytest.mark.parametrize(("up", "down"), [(1, 2), (1, 5), (5, 4), (250, 257)])
+def test_the_filter_is_the_one_that_scipy_designs_from_the_same_numbers(up, down):
+    lower_nyquist = 1 / max(up, down)
+    num_taps, beta = kaiserord(lowpass.STOPBAND_DB, (1 - lowpass.PASSBAND) * lower_nyquist)
+    cutoff = (1 + lowpass.PASSBAND) / 2 * lower_nyquist
+    np.testing.assert_array_equal(lowpass.low_pass(up, down), firwin(num_taps | 1, cutoff, window=("kaiser", beta)))

@@ -12,9 +12,12 @@ pretrained    uint8 [N]         1 where the subject was in pretraining, 0 where 
 
 import dataclasses
 import hashlib
+import logging
+import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,15 +27,15 @@ import torch
 import zarr
 
 from lamae.base.errors import LamaeError, UsageError
-from lamae.base.files import sync
 from lamae.base.leads import LEADS, NUM_LEADS
 from lamae.base.lock import Lock
 from lamae.base.place import find_place
 from lamae.base.progress import Progress, ignore
-from lamae.data.transforms import Signal
 from lamae.evaluate import store
-from lamae.evaluate.embeddings.inference import load_for_inference, read_signals
+from lamae.evaluate.embeddings.blocks import BlockWriter, embed_blocks
+from lamae.evaluate.embeddings.inference import load_for_inference
 from lamae.model import PretrainModel
+from lamae.model.config import ModelConfig
 from lamae.sharding.format import ShardSet, lead_mask_to_bool
 from lamae.train import runconfig
 from lamae.train.checkpoint.format import LoadedModel
@@ -44,15 +47,21 @@ KIND = "embeddings"
 NOT_PRETRAINED, PRETRAINED, UNKNOWN = 0, 1, 2
 READOUTS = ("record", "mean")
 # Rows that one rank embeds and writes at a time: a chunk of every column, so that no two ranks write to the same file.
-MAX_BLOCK_ROWS, MIN_BLOCK_ROWS, BLOCKS_WANTED = 4096, 64, 256
+MAX_BLOCK_ROWS, MIN_BLOCK_ROWS, BLOCKS_WANTED = 4096, 256, 256
+# What the widest activations of a batch may take: a core's own cache holds them, which is worth a fifth of the time.
+BATCH_BYTES = 8 << 20
+GPU_BATCH = 256
 TIMEOUT_S = 24 * 3600.0  # a rank may wait that long for the others' blocks
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Embeddings:
     """An embeddings store in memory, one read-out of it; see the module's docstring for the columns."""
 
-    x_ND: np.ndarray
+    x_ND: Any
+    """float32 array, or a zarr array that stays on disk."""
     embedded_N: np.ndarray
     subject_N: np.ndarray
     split_N: np.ndarray
@@ -70,7 +79,7 @@ def embed(
     shards: Path | ShardSet,
     out: Path,
     *,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     split: str = "all",
     rows: np.ndarray | None = None,
     leads: Sequence[int] | None = None,
@@ -85,8 +94,8 @@ def embed(
     False where the very same embeddings were there already. Interrupted, the same command goes on where it stopped, on
     any number of ranks; under a launcher the ranks share the blocks. ``leads`` (canonical indices) shows the model only
     these, and passes over records that have none of them; ``random_weights`` takes the same architecture untrained,
-    drawn from ``seed``. Raises UsageError when ``out`` exists and is not the same, the recordings do not fit the model
-    or there is nothing to embed.
+    drawn from ``seed``; ``batch_size`` by default fits the cache. Raises UsageError when ``out`` exists and is not the
+    same, the recordings do not fit the model or there is nothing to embed.
     """
     ranks = _ranks(device)
     progress = progress if progress is not None and ranks.is_main else ignore
@@ -102,12 +111,7 @@ def embed(
     )
     attributes = {
         **_origin(shard_set),
-        "model": loaded.config.model.kind,
-        "config_hash": runconfig.config_hash(loaded.config),
-        "step": 0 if random_weights else loaded.step,
-        "samples_consumed": 0 if random_weights else loaded.samples_consumed,
-        "random_weights_seed": seed if random_weights else None,
-        "weights_hash": weights_hash(model),
+        **_made_from(loaded, model, random_seed=seed if random_weights else None),
         "leads": names,
         "rows_sha256": rows_hash(rows),
         "per_lead": per_lead,
@@ -118,32 +122,60 @@ def embed(
     if not len(rows):
         raise UsageError(f"{shard_set.root}: none of the {num_asked} records to embed has any of {', '.join(names)}")
 
-    def columns_of(some: np.ndarray, *, before: int) -> dict[str, np.ndarray]:
-        signals = read_signals(shard_set, some, transform=transform, batch_size=batch_size, device=device, leads=leads)
-        return _embed_all(
-            model, signals, per_lead=per_lead, progress=lambda done: progress("embed", before + done, len(rows))
-        )
-
-    shapes = {name: values.shape[1:] for name, values in columns_of(rows[:1], before=0).items()}
+    D = loaded.config.model.width
+    shapes: dict[str, tuple[int, ...]] = {"record": (D,), "mean": (D,), "lead_weights": (NUM_LEADS,)}
+    if per_lead:
+        shapes["lead"] = (NUM_LEADS, D)
     begin = (shard_set, attributes, None if random_weights else loaded, shapes)
     with store.lock(out) as lock:
         if not ranks.decide(lambda: _begin(out, lock, *begin)):
             return False
-        writer = _Writer(out)
-        problem: LamaeError | None = None
+        blocks = np.split(rows, np.flatnonzero(np.diff(rows // block_rows)) + 1)[ranks.rank :: ranks.world_size]
+        problem, num_done, began = None, 0, time.monotonic()
         try:
-            for block in np.unique(rows // block_rows)[ranks.rank :: ranks.world_size]:
-                first, end = np.searchsorted(rows, [block * block_rows, (block + 1) * block_rows])
-                if not writer.has(rows[first:end]):
-                    writer.add(rows[first:end], columns_of(rows[first:end], before=int(first)))
+            with BlockWriter(out) as writer:
+                missing = [block for block in blocks if not writer.has(block)]
+                found = embed_blocks(
+                    model,
+                    shard_set,
+                    missing,
+                    transform=transform,
+                    batch_size=batch_size or _batch_size(loaded.config.model, transform.num_samples, device),
+                    device=device,
+                    leads=leads,
+                    per_lead=per_lead,
+                    progress=lambda row: progress("embed", int(np.searchsorted(rows, row)) + 1, len(rows)),
+                )
+                for block, columns in zip(missing, found, strict=True):
+                    writer.add(block, columns)
+                    num_done += len(block)
         except LamaeError as error:
             problem = error
         # A rank that fails is waited for like any other: what the others have embedded is kept for the next start.
-        for found in ranks.gather(problem):
-            if found is not None:
-                raise found
+        _report(ranks.gather((problem, num_done)), seconds=time.monotonic() - began)
         ranks.decide(lambda: store.publish(out, kind=KIND, attributes=attributes))
     return True
+
+
+def _made_from(loaded: LoadedModel, model: PretrainModel, *, random_seed: int | None) -> dict[str, Any]:
+    """Which weights embed: those of the checkpoint, or its architecture's drawn from a seed."""
+    return {
+        "model": loaded.config.model.kind,
+        "config_hash": runconfig.config_hash(loaded.config),
+        "step": loaded.step if random_seed is None else 0,
+        "samples_consumed": loaded.samples_consumed if random_seed is None else 0,
+        "random_weights_seed": random_seed,
+        "weights_hash": weights_hash(model),
+    }
+
+
+def _report(of_ranks: list[tuple[LamaeError | None, int]], *, seconds: float) -> None:
+    """Log how fast the ranks were. Raises what one of them did."""
+    for problem, _ in of_ranks:
+        if problem is not None:
+            raise problem
+    num_records = sum(number for _, number in of_ranks)
+    log.info("%d records in %.1f s: %.0f records/s", num_records, seconds, num_records / seconds)
 
 
 def _block_rows(num_records: int) -> int:
@@ -159,46 +191,11 @@ def _ranks(device: str) -> Ranks:
     return ranks if device != "cpu" else dataclasses.replace(ranks, device=torch.device("cpu"))
 
 
-@torch.inference_mode()
-def _embed_all(
-    model: PretrainModel, signals: Iterator[Signal], *, per_lead: bool, progress: Callable[[int], None]
-) -> dict[str, np.ndarray]:
-    parts: dict[str, list[np.ndarray]] = {"record": [], "mean": [], "lead_weights": []}
-    for signal in signals:
-        embedding = model.embed(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL)
-        parts["record"].append(embedding.record_BD.float().cpu().numpy())
-        parts["mean"].append(embedding.mean_BD.float().cpu().numpy())
-        parts["lead_weights"].append(embedding.lead_weights_BL.float().cpu().numpy())
-        if per_lead:
-            parts.setdefault("lead", []).append(embedding.lead_BLD.to(torch.float16).cpu().numpy())
-        progress(sum(map(len, parts["record"])))
-    return {name: np.concatenate(values) for name, values in parts.items()}
-
-
-class _Writer:
-    """Fills a store under construction block by block. A block counts once its ``embedded`` flags are written."""
-
-    def __init__(self, out: Path) -> None:
-        self._folder = store.partial_path(out)
-        self._group = zarr.open_group(self._folder, mode="r+")
-        self._embedded = np.asarray(self._group["embedded"])
-
-    def has(self, rows: np.ndarray) -> bool:
-        return bool(self._embedded[rows].all())
-
-    def add(self, rows: np.ndarray, columns: dict[str, np.ndarray]) -> None:
-        """Write ``rows`` (ascending, of one block): the columns first, the flags last."""
-        start, stop = int(rows[0]), int(rows[-1]) + 1
-        for name, values in columns.items():
-            dense = np.zeros((stop - start, *values.shape[1:]), dtype=values.dtype)
-            dense[rows - start] = values
-            array = _array(self._group, name)
-            array[start:stop] = dense
-            # The flags must not outlive the columns in a power cut.
-            for path in (self._folder / name / "c" / str(start // array.chunks[0])).rglob("*"):
-                sync(path)
-        self._embedded[rows] = True
-        _array(self._group, "embedded")[start:stop] = self._embedded[start:stop]
+def _batch_size(model: ModelConfig, num_samples: int, device: str) -> int:
+    if torch.device(device).type != "cpu":
+        return GPU_BATCH
+    widest = 4 * model.width * max(3, model.mlp_ratio) * NUM_LEADS * (1 + num_samples // model.patch_size)
+    return math.ceil(BATCH_BYTES / widest)
 
 
 def _begin(
@@ -293,12 +290,6 @@ def pretrained_flags(shard_set: ShardSet, loaded: LoadedModel | None) -> np.ndar
     return np.where(seen, PRETRAINED, np.where(comparable, NOT_PRETRAINED, UNKNOWN)).astype(np.uint8)
 
 
-def _array(group: zarr.Group, name: str) -> zarr.Array:
-    array = group[name]
-    assert isinstance(array, zarr.Array)
-    return array
-
-
 def weights_hash(model: PretrainModel) -> str:
     """First 16 hex digits of the sha256 over all parameters and buffers: which weights made these embeddings."""
     digest = hashlib.sha256()
@@ -313,14 +304,18 @@ def rows_hash(rows: np.ndarray) -> str:
     return hashlib.sha256(rows.astype("<i8").tobytes()).hexdigest()
 
 
-def read_embeddings(path: Path, *, readout: str = "record") -> Embeddings:
-    """Load one read-out of an embeddings store. Raises UsageError or LamaeError as ``store.open_store``."""
+def read_embeddings(path: Path, *, readout: str = "record", may_stay: bool = False) -> Embeddings:
+    """Load one read-out of an embeddings store; a large one that ``may_stay`` on disk does.
+
+    Raises UsageError or LamaeError as ``store.open_store``.
+    """
     group = store.open_store(path, kind=KIND)
     if readout not in group:
         raise UsageError(f"{path}: has no read-out {readout!r}; it has {', '.join(r for r in READOUTS if r in group)}")
     try:
+        x_ND = group.open(readout)
         return Embeddings(
-            x_ND=np.asarray(group[readout], dtype=np.float32),
+            x_ND=x_ND if may_stay and x_ND.nbytes > store.LARGE_BYTES else np.asarray(x_ND, dtype=np.float32),
             embedded_N=np.asarray(group["embedded"]),
             subject_N=np.asarray(group["subject"]),
             split_N=np.asarray(group["split"]),

@@ -1,9 +1,12 @@
 """From rows of a shard set to the model's input, in evaluation mode: no augmentation, no shuffling."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +19,8 @@ from lamae.evaluate.pretrained import load_pretrained
 from lamae.model import PretrainModel, build_model
 from lamae.sharding.format import ShardSet
 from lamae.train.checkpoint.format import LoadedModel
+
+Result = TypeVar("Result")
 
 
 def transform_for(loaded: LoadedModel, shard_set: ShardSet) -> SignalTransform:
@@ -43,19 +48,61 @@ def read_signals(
     device: str = "cpu",
     leads: Sequence[int] | None = None,
 ) -> Iterator[Signal]:
-    """Batches of ``rows``, in their order, the next one being read while one is used.
+    """Batches of ``rows``, in their order, the next one being read while one is used; ``leads`` as ``map_signals``."""
+    batches = cut(rows, batch_size)
+    return map_signals(lambda signal: signal, shard_set, batches, transform=transform, device=device, leads=leads)
+
+
+def map_signals(
+    function: Callable[[Signal], Result],
+    shard_set: ShardSet,
+    batches: Iterable[np.ndarray],
+    *,
+    transform: SignalTransform,
+    device: str = "cpu",
+    leads: Sequence[int] | None = None,
+    workers: int = 1,
+) -> Iterator[Result]:
+    """What ``function`` makes of each batch of rows, in their order, ``workers`` threads ahead of whom it is given to.
 
     ``leads`` (canonical indices) withholds all others, as if they had not been recorded.
     """
-    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     read = RecordReader(shard_set).read
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        pending = [thread.submit(read, rows) for rows in batches[:1]]
-        for following in range(1, len(batches) + 1):
-            batch = pending.pop().result()
-            pending += [thread.submit(read, rows) for rows in batches[following : following + 1]]
-            signal = transform(batch.to(device), seed=0, train=False)
-            yield signal if leads is None else withhold_leads(signal, keep=leads)
+
+    def result(rows: np.ndarray) -> Result:
+        signal = transform(read(rows).to(device), seed=0, train=False)
+        return function(signal if leads is None else withhold_leads(signal, keep=leads))
+
+    with ThreadPoolExecutor(workers) as pool:
+        pending: deque[Future[Result]] = deque()
+        for rows in batches:
+            pending.append(pool.submit(result, rows))
+            if len(pending) > workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+
+
+def cut(rows: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """``rows`` in batches, the last one maybe smaller."""
+    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+
+
+@contextmanager
+def one_thread_each(device: str) -> Iterator[int]:
+    """The number of workers to start, each of which computes on one thread of torch's meanwhile.
+
+    Beside small operations the threads of one operation cost more than they save. A GPU computes for two in turns.
+    """
+    num_threads = torch.get_num_threads()
+    if torch.device(device).type != "cpu":
+        yield 2
+        return
+    torch.set_num_threads(1)
+    try:
+        yield num_threads
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def withhold_leads(signal: Signal, *, keep: Sequence[int]) -> Signal:
