@@ -48,14 +48,20 @@ class CheckedGroup:
         return f"{name}/{ATTRIBUTES}" in self._sums
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """All of an array. Raises LamaeError where there is none of that name, or one of its files was changed."""
+        """All of an array. Raises LamaeError as ``open``."""
+        return np.asarray(self.open(name))
+
+    def open(self, name: str) -> Any:
+        """A zarr array, to be read by slices: checked whole, here.
+
+        Raises LamaeError where there is none of that name, or one of its files was changed.
+        """
         import zarr  # slow to import, and packing's workers never read an index
 
         if name not in self:
             raise LamaeError(f"{self.root}: has no {name}; {self._remedy}")
         self._refuse(_changed(self.root, {file: s for file, s in self._sums.items() if file.startswith(f"{name}/")}))
-        array: Any = zarr.open_array(self.root / name, mode="r")
-        return np.asarray(array)
+        return zarr.open_array(self.root / name, mode="r")
 
     def _refuse(self, problems: Iterator[str]) -> None:
         for problem in problems:

@@ -16,7 +16,8 @@ from lamae.evaluate import store
 from lamae.evaluate.embeddings.inference import read_signals
 from lamae.evaluate.labels.store import read_labels
 from lamae.evaluate.probe.auroc import auroc
-from lamae.evaluate.probe.logistic import LogisticSolver, Standardizer
+from lamae.evaluate.probe.features import Standardizer
+from lamae.evaluate.probe.logistic import LogisticSolver
 from lamae.evaluate.reconstruct.reconstruction import spread
 from lamae.evaluate.statistics import macro
 from lamae.model import PretrainModel
@@ -45,7 +46,7 @@ class OnlineProbe:
         )
         counts = {"train": num_records, "val": round(VAL_SHARE * num_records)}
         self._rows = {split: spread(truth.rows(split), count) for split, count in counts.items()}
-        labels_of = {split: truth.label_NK[rows].astype(bool) for split, rows in self._rows.items()}
+        labels_of = {split: store.dense(truth.label_NK[rows]).astype(bool) for split, rows in self._rows.items()}
         usable_K = np.logical_and.reduce([y_NK.any(0) & ~y_NK.all(0) for y_NK in labels_of.values()])
         if not usable_K.any():
             raise UsageError(

@@ -10,9 +10,9 @@ holds the sha256 of every other file and of the attributes: what is read is what
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import zarr
@@ -23,9 +23,15 @@ from lamae.base.lock import Lock
 from lamae.base.outputs import refuse_other
 from lamae.sharding.checked import ATTRIBUTES, CheckedGroup, file_sums
 
+if TYPE_CHECKING:  # slow to import, and embedding writes no labels
+    from scipy.sparse import csr_array
+
+
 STORE_VERSION = 2
 SUMS_NAME = "files_sha256"
 ROWS_PER_CHUNK = 16384
+LARGE_BYTES = 64 << 20
+"""Columns above are kept sparse, or left on disk, by readers that can work so."""
 
 
 def partial_path(out: Path) -> Path:
@@ -105,14 +111,18 @@ def publish(out: Path, *, kind: str, attributes: Mapping[str, Any]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def write(out: Path, *, kind: str, columns: Mapping[str, np.ndarray], attributes: Mapping[str, Any]) -> bool:
-    """Write a whole store at once; False where the very same one was there already, or is by now.
+def write(
+    out: Path, *, kind: str, columns: "Mapping[str, np.ndarray | csr_array]", attributes: Mapping[str, Any]
+) -> bool:
+    """Write a whole store, dense and a chunk at a time; False where the same one was there already, or is by now.
 
     Raises UsageError when ``out`` exists and is not the same, or cannot be written.
     """
     if is_finished(out, kind=kind, attributes=attributes):
         found = open_store(out, kind=kind)
-        differing = [n for n, values in columns.items() if n not in found or not np.array_equal(found[n], values)]
+        differing = [
+            name for name, values in columns.items() if name not in found or not _same(found.open(name), values)
+        ]
         if differing:
             raise UsageError(
                 f"{out}: exists with other contents ({', '.join(differing)}); remove it or choose another name"
@@ -123,11 +133,45 @@ def write(out: Path, *, kind: str, columns: Mapping[str, np.ndarray], attributes
             with new_directory(out) as folder:
                 group = create(folder, kind=kind, attributes=attributes)
                 for name, values in columns.items():
-                    add_column(group, name, shape=values.shape, dtype=str(values.dtype))[:] = values
+                    array = add_column(group, name, shape=values.shape, dtype=str(values.dtype))
+                    for rows in blocks(values.shape[0]):
+                        array[rows] = dense(values[rows])
                 seal(folder)
         except FileExistsError:
             return write(out, kind=kind, columns=columns, attributes=attributes)
     return True
+
+
+def blocks(num_rows: int) -> Iterator[slice]:
+    """Slices of rows that are a chunk each."""
+    return (slice(start, start + ROWS_PER_CHUNK) for start in range(0, num_rows, ROWS_PER_CHUNK))
+
+
+def sparse(array: Any) -> "csr_array":
+    """A column of 0 and 1 on disk, of which the places of the ones alone are kept."""
+    from scipy.sparse import csr_array, vstack
+
+    return vstack([csr_array(array[rows]) for rows in blocks(array.shape[0])], format="csr")
+
+
+def stack(first: "np.ndarray | csr_array", second: "np.ndarray | csr_array") -> "np.ndarray | csr_array":
+    """One below the other; dense where both are."""
+    if isinstance(first, np.ndarray) and isinstance(second, np.ndarray):
+        return np.concatenate([first, second])
+    from scipy.sparse import csr_array, vstack
+
+    return vstack([csr_array(first), csr_array(second)], format="csr")
+
+
+def dense(values: "np.ndarray | csr_array") -> np.ndarray:
+    return values if isinstance(values, np.ndarray) else values.toarray()
+
+
+def _same(found: Any, values: "np.ndarray | csr_array") -> bool:
+    """Whether a column on disk has these values."""
+    return found.shape == values.shape and all(
+        np.array_equal(found[rows], dense(values[rows])) for rows in blocks(found.shape[0])
+    )
 
 
 class Store(CheckedGroup):

@@ -15,11 +15,12 @@ from lamae.base.errors import UsageError
 from lamae.evaluate.embeddings.embed import PRETRAINED, Embeddings
 from lamae.evaluate.labels.store import Labels
 from lamae.evaluate.probe.auroc import stratified_auroc
+from lamae.evaluate.probe.features import Standardizer
 from lamae.evaluate.probe.fewlabels import nested_share
-from lamae.evaluate.probe.logistic import Standardizer
 from lamae.evaluate.probe.readouts import C_GRID, fit_rows, logistic_path
 from lamae.evaluate.reconstruct.reconstruction import spread
 from lamae.evaluate.statistics import Scored, subject_weights
+from lamae.evaluate.store import dense
 from lamae.study.plan import TaskConfig
 
 INNER_FOLDS = 3
@@ -49,7 +50,7 @@ def score_embeddings(
     """
     columns = task.columns(truth.codes)
     codes = tuple(truth.codes[k] for k in columns)
-    y_NK = truth.label_NK[:, columns].astype(bool)
+    y_NK = dense(truth.label_NK[:, columns]).astype(bool)
     usable_N = truth.labelled_N & features.embedded_N
     if task.protocol == "splits":
         rows = {split: of[usable_N[of]] for split, of in rows_of_splits(truth, task).items()}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lamae.base.errors import UsageError
-from lamae.evaluate.labels.codes import choose_vocabulary
+from lamae.evaluate.labels.codes import CodeLists, choose_vocabulary
 from lamae.evaluate.labels.headers import read_headers
 from lamae.evaluate.labels.snomed import SCP
 from lamae.evaluate.labels.sources import build_labels, detect_source, icd10_ancestors, read_ptbxl
@@ -393,3 +393,14 @@ def test_csv_without_labels_or_keys_and_folders_without_headers_are_named(shards
         build_labels(shards, tmp_path / "l.zarr", source="csv", file=tmp_path / "a.csv", key_column="record")
     with pytest.raises(UsageError, match="no directory with WFDB headers"):
         build_labels(shards, tmp_path / "l.zarr", source="snomed", file=tmp_path / "absent")
+
+
+def test_more_codes_than_two_bytes_tell_apart_are_kept_apart():
+    names = [f"c{number:06d}" for number in range(70_000)]
+    lists = CodeLists([[name] for name in names] + [None, names[-1:]])
+    assert [codes and sorted(codes) for codes in list(lists)[65_534:65_538]] == [
+        [name] for name in names[65_534:65_538]
+    ]
+    label, labelled = lists.columns([names[0], names[-1]], np.arange(70_002)[::-1] - 1, 70_002)
+    assert np.argwhere(label.toarray()).tolist() == [[1, 1], [70_000, 0]]
+    assert labelled.sum() == 70_000

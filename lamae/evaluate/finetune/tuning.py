@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from scipy.sparse import csr_array
 
 from lamae.base.errors import LamaeError
 from lamae.base.files import new_file, writing
@@ -26,6 +27,7 @@ from lamae.evaluate.finetune.classifier import Classifier
 from lamae.evaluate.finetune.options import FinetuneOptions
 from lamae.evaluate.probe.auroc import auroc
 from lamae.evaluate.statistics import macro
+from lamae.evaluate.store import dense
 from lamae.sharding.format import ShardSet
 from lamae.train.checkpoint.format import CheckpointReader, Piece, newest_whole
 from lamae.train.checkpoint.saver import Saver
@@ -64,7 +66,7 @@ class Tuner:
         *,
         shard_set: ShardSet,
         transform: SignalTransform,
-        label_NK: np.ndarray,
+        label_NK: np.ndarray | csr_array,
         rows: dict[str, np.ndarray],
         ranks: Ranks,
         leads: tuple[int, ...] | None,
@@ -73,7 +75,7 @@ class Tuner:
         self._classifier, self._options, self._folder = classifier, options, folder
         self._shard_set, self._transform = shard_set, transform
         self._rows, self._ranks, self._leads = rows, ranks, leads
-        self._label_NK = torch.from_numpy(label_NK.astype(np.float32))
+        self._label_NK = label_NK
         self._plan = plan_batch(
             options.global_batch_size, micro_batch_size=options.micro_batch_size, world_size=ranks.world_size
         )
@@ -186,7 +188,7 @@ class Tuner:
                 signal = self._transform(part.to(device), seed=options.seed, train=True)
                 if self._leads is not None:
                     signal = withhold_leads(signal, keep=self._leads)
-                y_BK = self._label_NK[signal.row.cpu()].to(device)
+                y_BK = torch.from_numpy(dense(self._label_NK[signal.row.cpu().numpy()])).to(device, torch.float32)
                 yield signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, y_BK
 
         engine.take_step(
@@ -203,7 +205,7 @@ class Tuner:
 
     def _note(self, step: int, odds_NK: np.ndarray, weights: dict[str, torch.Tensor]) -> None:
         """Take down the val score of a step, and its weights if it is the best so far."""
-        y_NK = self._label_NK[self._rows["val"]].numpy()
+        y_NK = dense(self._label_NK[self._rows["val"]])
         self._val_macro[float(step)] = float(macro(auroc(odds_NK, y_NK)))
         if self._best_step and self._val_macro[float(step)] <= self._val_macro[float(self._best_step)]:
             return

@@ -4,23 +4,27 @@ from array import array
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import numpy as np
+from scipy.sparse import csr_array
 
-_ROWS_AT_ONCE = 65536
+_CODES_AT_ONCE = 1 << 20
 
 
 class CodeLists:
-    """Which codes each of many records has, None where nothing is known of it; four bytes a code."""
+    """Which codes each of many records has, None where nothing is known of it; two or four bytes a code."""
 
     def __init__(self, records: Iterable[Collection[str] | None] = ()) -> None:
         self._number: dict[str, int] = {}
-        self._codes, self._ends, self._known = array("i"), array("q", [0]), bytearray()
+        self._codes, self._ends, self._known = array("H"), array("q", [0]), bytearray()
         for codes in records:
             self.append(codes)
 
     def append(self, codes: Collection[str] | None) -> None:
         """The next record's; a code is counted once however often it is named."""
         number = self._number
-        self._codes.extend([number.setdefault(code, len(number)) for code in set(codes or ())])
+        found = [number.setdefault(code, len(number)) for code in set(codes or ())]
+        if len(number) > 1 << 16 and self._codes.typecode == "H":
+            self._codes = array("i", self._codes)
+        self._codes.extend(found)
         self._ends.append(len(self._codes))
         self._known.append(codes is not None)
 
@@ -34,28 +38,33 @@ class CodeLists:
 
     def counts(self) -> list[tuple[str, int]]:
         """Codes with their number of records, the most frequent first, ties by name."""
-        counts = np.bincount(np.array(self._codes, dtype=np.int32), minlength=len(self._number)).tolist()
-        return sorted(zip(self._number, counts, strict=True), key=lambda item: (-item[1], item[0]))
+        counts = np.zeros(len(self._number), dtype=np.int64)
+        codes = np.asarray(self._codes)
+        for start in range(0, len(codes), _CODES_AT_ONCE):  # bincount takes all to int64
+            counts += np.bincount(codes[start : start + _CODES_AT_ONCE], minlength=len(counts))
+        return sorted(zip(self._number, counts.tolist(), strict=True), key=lambda item: (-item[1], item[0]))
 
-    def columns(self, vocabulary: Sequence[str], row_M: np.ndarray, num_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    def columns(self, vocabulary: Sequence[str], row_M: np.ndarray, num_rows: int) -> tuple[csr_array, np.ndarray]:
         """(uint8 [num_rows, K], 1 where the record in that row has code k; bool [num_rows], where anything is known).
 
         ``row_M`` is the row of each record, below 0 where it has none.
         """
-        label_NK = np.zeros((num_rows, len(vocabulary)), dtype=np.uint8)
-        column = np.full(len(self._number), -1)
-        for k, code in enumerate(vocabulary):
-            column[self._number[code]] = k
-        codes, ends = np.array(self._codes, dtype=np.int32), np.array(self._ends)
-        for start in range(0, len(self), _ROWS_AT_ONCE):
-            bounds = ends[start : start + _ROWS_AT_ONCE + 1]
-            rows = np.repeat(row_M[start : start + _ROWS_AT_ONCE], np.diff(bounds))
-            columns = column[codes[bounds[0] : bounds[-1]]]
-            kept = (rows >= 0) & (columns >= 0)
-            label_NK[rows[kept], columns[kept]] = 1
-        labelled_N = np.zeros(num_rows, dtype=bool)
-        labelled_N[row_M[np.array(self._known, dtype=bool) & (row_M >= 0)]] = True
-        return label_NK, labelled_N
+        K, num_codes = len(vocabulary), len(self._codes)
+        column = np.full(len(self._number), K, dtype=np.int32)  # K: of no column
+        column[[self._number[code] for code in vocabulary]] = np.arange(K)
+        record_N = np.full(num_rows, len(self), dtype=np.int32)
+        record_N[row_M[row_M >= 0]] = np.flatnonzero(row_M >= 0)
+        # One record more, of which nothing is known, for the rows that have none.
+        known_M = np.append(np.frombuffer(self._known, dtype=bool), False)
+        label_MK = csr_array(
+            (
+                np.ones(num_codes, dtype=np.uint8),
+                column[np.asarray(self._codes)],
+                np.append(self._ends, num_codes).astype(np.int32),  # as int64 it would make all indices int64
+            ),
+            shape=(len(self) + 1, K + 1),
+        )[:, :K]
+        return label_MK[record_N], known_M[record_N]
 
 
 def choose_vocabulary(

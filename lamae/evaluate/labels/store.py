@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from lamae.base.errors import LamaeError, UsageError
 from lamae.base.files import file_sha256
@@ -85,7 +86,8 @@ class LabelReport:
 class Labels:
     """A labels store in memory; see the module's docstring for the columns."""
 
-    label_NK: np.ndarray
+    label_NK: np.ndarray | csr_array
+    """Where it would take more than ``store.LARGE_BYTES``, the places of the ones alone."""
     labelled_N: np.ndarray
     split_N: np.ndarray
     codes: list[str]
@@ -117,6 +119,7 @@ def join_labels(
     rows = row_M[row_M >= 0]
     _refuse_loss(shard_set, table, rows, file=file, allow_missing=allow_missing)
     label_NK, labelled_N = table.codes.columns(table.vocabulary, row_M, shard_set.num_records)
+    table = dataclasses.replace(table, codes=CodeLists(), key_choices=(), places=())  # a third of the memory
     split_N = np.full(shard_set.num_records, NO_SPLIT, dtype=np.uint8)
     split_N[rows] = shard_set.column("split")[rows] if table.split is None else table.split[row_M >= 0]
     if len(shard_set.row_by_record) < shard_set.num_records:  # every window has its record's labels
@@ -129,7 +132,7 @@ def join_labels(
         num_records=len(shard_set.row_by_record),
         num_matched=len(rows),
         num_labelled=int(labelled_N.sum()),
-        num_source_records=len(table.codes),
+        num_source_records=len(row_M),
         num_per_split={name: int((labelled_N & (split_N == i)).sum()) for i, name in enumerate(SPLITS)},
         num_positive=dict(zip(table.vocabulary, positives.sum(1).tolist(), strict=True)),
         num_positive_per_split=dict(zip(table.vocabulary, per_split, strict=True)),
@@ -161,8 +164,9 @@ def read_labels(path: Path) -> Labels:
     group = store.open_store(path, kind=KIND)
     attributes = group.attrs
     try:
+        label = group.open("label")
         return Labels(
-            label_NK=group["label"],
+            label_NK=np.asarray(label) if label.nbytes <= store.LARGE_BYTES else store.sparse(label),
             labelled_N=group["labelled"],
             split_N=group["split"],
             codes=[str(code) for code in attributes["codes"]],
@@ -179,7 +183,8 @@ def labels_hash(labels: Labels) -> str:
     """sha256 over everything that a probe or a fine-tuning takes from labels."""
     digest = hashlib.sha256("\0".join([labels.index_hash, *labels.codes]).encode())
     for column in (labels.label_NK, labels.labelled_N, labels.split_N):
-        digest.update(np.ascontiguousarray(column).tobytes())
+        for rows in store.blocks(column.shape[0]):
+            digest.update(np.ascontiguousarray(store.dense(column[rows])).tobytes())
     return digest.hexdigest()
 
 
@@ -224,12 +229,11 @@ def _refuse_loss(shard_set: ShardSet, table: LabelTable, rows: np.ndarray, *, fi
         )
 
 
-def _positives(label_NK: np.ndarray, labelled_N: np.ndarray, split_N: np.ndarray) -> np.ndarray:
+def _positives(label_NK: csr_array, labelled_N: np.ndarray, split_N: np.ndarray) -> np.ndarray:
     """int64 [K, splits + 1]: labelled records with each code in each split, and in none."""
     place_N = np.where(labelled_N, np.minimum(split_N, len(SPLITS)), -1)
+    indicator_NS = place_N[:, None] == np.arange(len(SPLITS) + 1)
     counts = np.zeros((label_NK.shape[1], len(SPLITS) + 1), dtype=np.int64)
-    for start in range(0, len(label_NK), store.ROWS_PER_CHUNK):  # in blocks: with many codes a copy is gigabytes
-        block = slice(start, start + store.ROWS_PER_CHUNK)
-        for split in range(len(SPLITS) + 1):
-            counts[:, split] += label_NK[block][place_N[block] == split].sum(0, dtype=np.int64)
+    for rows in store.blocks(len(labelled_N)):  # scipy takes all of both to int64 first
+        counts += label_NK[rows].T @ indicator_NS[rows].astype(np.int64)
     return counts
