@@ -14,7 +14,8 @@ import torch
 
 from lamae.base.progress import Progress, ignore
 from lamae.benchmarks.timing import Ratio, ratio_entries, time_side_by_side
-from lamae.evaluate.probe.logistic import LogisticSolver, Standardizer
+from lamae.evaluate.probe.features import Standardizer
+from lamae.evaluate.probe.logistic import LogisticSolver
 
 PENALTY = 0.01  # the middle of those that a probe tries
 _MOST_CODES_OF_PEER = 20

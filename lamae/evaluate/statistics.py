@@ -8,12 +8,13 @@ for all runs, which is what pairs two runs, and so are its seeds:
     value = mean over populations of the mean over its seeds of (value of that run)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 NUM_DRAWS = 1000
+_CHUNK_BYTES = 64 << 20
 
 Drawn = tuple[str, float, np.ndarray]
 """Population, value, and the value in every draw of that population's subjects [B]."""
@@ -89,12 +90,19 @@ def subject_weights(subject_N: np.ndarray, *, num_draws: int = NUM_DRAWS, seed: 
 
     The same subjects and seed give the same draws, which is what pairs the intervals of two models.
     """
+    return np.concatenate(list(weight_chunks(subject_N, num_draws=num_draws, seed=seed)))
+
+
+def weight_chunks(subject_N: np.ndarray, *, num_draws: int = NUM_DRAWS, seed: int = 0) -> Iterator[np.ndarray]:
+    """``subject_weights``, some draws at a time."""
     _, subject = np.unique(subject_N, return_inverse=True)
     num_subjects = int(subject.max()) + 1 if len(subject) else 0
-    draw = np.random.default_rng(seed).integers(num_subjects, size=(num_draws, num_subjects))
-    cell = draw + num_subjects * np.arange(num_draws)[:, None]
-    counts = np.bincount(cell.ravel(), minlength=num_draws * num_subjects).reshape(num_draws, num_subjects)
-    return counts.astype(np.float32)[:, subject]
+    chunk, rng = max(1, _CHUNK_BYTES // max(1, 16 * len(subject))), np.random.default_rng(seed)
+    for start in range(0, num_draws, chunk):
+        B = min(chunk, num_draws - start)
+        cell = rng.integers(num_subjects, size=(B, num_subjects)) + num_subjects * np.arange(B)[:, None]
+        counts = np.bincount(cell.ravel(), minlength=B * num_subjects).reshape(B, num_subjects)
+        yield counts.astype(np.float32)[:, subject]
 
 
 def interval(value: float, draws: np.ndarray) -> Interval:

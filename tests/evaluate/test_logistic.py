@@ -6,7 +6,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from lamae.evaluate.probe import logistic
-from lamae.evaluate.probe.logistic import LogisticSolver, Standardizer
+from lamae.evaluate.probe.features import Standardizer
+from lamae.evaluate.probe.logistic import LogisticSolver
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,6 @@ def test_each_penalty_is_solved_whatever_was_solved_before(problem):
 def test_codes_in_groups_on_threads_and_in_tiles_are_solved_as_alone(problem, monkeypatch):
     x, y = problem
     alone = LogisticSolver(x, y).fit(0.1)
-    monkeypatch.setattr(logistic, "CODES_AT_ONCE", 40)
     monkeypatch.setattr(logistic, "TILE_ROWS", 500)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)

@@ -8,7 +8,7 @@ import pytest
 from lamae.base.errors import UsageError
 from lamae.evaluate import store
 from lamae.evaluate.embeddings.embed import PRETRAINED, UNKNOWN, Embeddings
-from lamae.evaluate.labels.store import NO_SPLIT, Labels
+from lamae.evaluate.labels.store import NO_SPLIT, Labels, labels_hash, read_labels
 from lamae.evaluate.probe import transfer
 from lamae.evaluate.probe.fit import difference, probe_arrays
 
@@ -160,6 +160,22 @@ def test_probing_stores_equals_probing_arrays(tmp_path):
     write_stores(tmp_path, features, truth)
     (stored,), labels, _ = transfer.read([(tmp_path / "e.zarr", None)], labels=tmp_path / "l.zarr", readout="record")
     np.testing.assert_array_equal(probe_arrays(stored, labels).draws_BK, probe_arrays(features, truth).draws_BK)
+
+
+@pytest.mark.parametrize("method", ["logistic", "knn"])
+def test_large_stores_are_probed_from_disk_as_in_memory(tmp_path, monkeypatch, method):
+    features, truth = simulate()
+    write_stores(tmp_path, features, truth)
+    expected = probe_arrays(features, truth, method=method)
+    monkeypatch.setattr(store, "LARGE_BYTES", 0)
+    labels = read_labels(tmp_path / "l.zarr")
+    assert not isinstance(labels.label_NK, np.ndarray)
+    assert labels_hash(labels) == labels_hash(truth)
+    (stored,), labels, _ = transfer.read([(tmp_path / "e.zarr", None)], labels=tmp_path / "l.zarr", readout="record")
+    result = probe_arrays(stored, labels, method=method)
+    assert result.setting == expected.setting
+    np.testing.assert_allclose(result.probability_NK, expected.probability_NK, atol=1e-4)
+    np.testing.assert_array_equal(result.y_NK, expected.y_NK)
 
 
 def write_stores(path, features, truth, *, labels_hash="i"):

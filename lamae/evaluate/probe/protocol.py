@@ -42,10 +42,11 @@ def usable_codes(truth: Labels, rows: dict[str, np.ndarray], *, name: str) -> tu
     kept = np.array([k for k, code in enumerate(truth.codes) if code not in left_out], dtype=np.int64)
     if not len(kept):
         raise UsageError(f"{name}: no code has both classes in the train and test records")
-    y_val = truth.label_NK[rows["val"]][:, kept].astype(bool)
-    if not (y_val.any(0) & ~y_val.all(0)).any():
+    num_val = len(rows["val"])
+    positives = truth.label_NK[rows["val"]].sum(0, dtype=np.int64)[kept]
+    if not ((positives > 0) & (positives < num_val)).any():
         raise UsageError(
-            f"{name}: no code has both classes in the {len(y_val)} val records, so nothing tells the best setting; "
+            f"{name}: no code has both classes in the {num_val} val records, so nothing tells the best setting; "
             "use labels with more of them"
         )
     return kept, left_out

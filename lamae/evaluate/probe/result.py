@@ -12,7 +12,8 @@ from lamae.evaluate.labels.store import Labels
 from lamae.evaluate.probe.auroc import auroc, average_precision, bootstrap_areas
 from lamae.evaluate.probe.metrics import best_f1_threshold, brier, f1
 from lamae.evaluate.probe.readouts import Fit
-from lamae.evaluate.statistics import Interval, Scored, interval, macro, subject_weights
+from lamae.evaluate.statistics import Interval, Scored, interval, macro, weight_chunks
+from lamae.evaluate.store import dense
 
 
 @dataclass(frozen=True)
@@ -113,18 +114,17 @@ def evaluate_scores(
     contamination: str,
 ) -> ProbeResult:
     """The result of scores on the val and test rows for the codes ``kept`` (columns of the labels)."""
-    y = {split: truth.label_NK[rows[split]][:, kept] for split in ("val", "test")}
+    y = {split: dense(truth.label_NK[rows[split]][:, kept]) for split in ("val", "test")}
     probability = fit.probability(fit.test_NK)
     threshold = best_f1_threshold(fit.val_NK, y["val"])
     subjects = subject_N[rows["test"]]
-    weights_BN = subject_weights(subjects)
-    auroc_BK, auprc_BK = bootstrap_areas(fit.test_NK, y["test"], weights_BN)
     positives_K = y["test"].sum(0)
-    metric_draws = {
-        "auprc": auprc_BK,
-        "f1": f1(fit.test_NK, y["test"], threshold, weights_BN),
-        "brier": brier(probability, y["test"], weights_BN),
-    }
+    parts = []
+    for weights_BN in weight_chunks(subjects):
+        auroc_BK, auprc_BK = bootstrap_areas(fit.test_NK, y["test"], weights_BN)
+        f1_BK = f1(fit.test_NK, y["test"], threshold, weights_BN)
+        parts.append((auroc_BK, auprc_BK, f1_BK, brier(probability, y["test"], weights_BN)))
+    auroc_BK, *draws = (np.concatenate(values) for values in zip(*parts, strict=True))
     return ProbeResult(
         name=name,
         codes=[truth.codes[k] for k in kept],
@@ -140,7 +140,9 @@ def evaluate_scores(
             "f1": f1(fit.test_NK, y["test"], threshold),
             "brier": brier(probability, y["test"]),
         },
-        metric_draws={name: draws.astype(np.float32) for name, draws in metric_draws.items()},
+        metric_draws={
+            metric: values.astype(np.float32) for metric, values in zip(("auprc", "f1", "brier"), draws, strict=True)
+        },
         known_K=np.minimum(positives_K, len(y["test"]) - positives_K) > 1,
         micro_auroc=float(auroc(probability.reshape(-1, 1), y["test"].reshape(-1, 1))[0]),
         probability_NK=probability,

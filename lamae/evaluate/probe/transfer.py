@@ -56,7 +56,7 @@ def read(
 
 
 def _read(path: Path, labels: Path, truth: Labels, readout: str) -> Embeddings:
-    features = read_embeddings(path, readout=readout)
+    features = read_embeddings(path, readout=readout, may_stay=True)
     store.require_same_rows(path, features.index_hash, labels, truth.index_hash)
     return features
 
@@ -89,7 +89,7 @@ def join_labels_of(fitted: Labels, tested: Labels, *, test_split: str = "test") 
         ]
     ).astype(np.uint8)
     return Labels(
-        label_NK=np.concatenate([fitted.label_NK[:, columns[0]], tested.label_NK[:, columns[1]]]),
+        label_NK=store.stack(fitted.label_NK[:, columns[0]], tested.label_NK[:, columns[1]]),
         labelled_N=np.concatenate([fitted.labelled_N, tested.labelled_N]),
         split_N=split,
         codes=shared,

@@ -1,0 +1,98 @@
+"""Standardised features of some records, made a tile at a time of embeddings that may be larger than memory."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from lamae.base.errors import LamaeError
+
+Labels01 = np.ndarray | csr_array
+BLOCK_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Standardizer:
+    """Shift and scale to zero mean and unit variance, as measured on the training records."""
+
+    mean_D: np.ndarray
+    std_D: np.ndarray
+
+    @classmethod
+    def fit(cls, x_ND: "np.ndarray | Features") -> "Standardizer":
+        """A feature that does not vary keeps scale 1, so it stays a harmless zero."""
+        features = Features.of(x_ND)
+        mean = sum(x.sum(0, dtype=np.float64) for _, x in features.tiles()) / len(features)
+        std = np.sqrt(sum(np.square(x - mean).sum(0) for _, x in features.tiles()) / len(features))
+        std = np.where(std > 1e-8 * np.maximum(1.0, np.abs(mean)), std, 1.0)
+        return cls(mean.astype(np.float32), std.astype(np.float32))
+
+    def apply(self, x_ND: np.ndarray) -> np.ndarray:
+        return (x_ND - self.mean_D) / self.std_D
+
+
+@dataclass(frozen=True)
+class Features:
+    """``rows`` of ``source``, standardised where there is a ``scale``.
+
+    The source is an array in memory, or one on disk that is read by chunks of rows: then ``rows`` ascend.
+    """
+
+    source: Any
+    rows: np.ndarray
+    scale: Standardizer | None = None
+
+    @classmethod
+    def of(cls, x_ND: "np.ndarray | Features") -> "Features":
+        return x_ND if isinstance(x_ND, Features) else cls(x_ND, np.arange(len(x_ND)))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def num_features(self) -> int:
+        return int(self.source.shape[1])
+
+    def tiles(self, worker: int = 0, num_workers: int = 1) -> Iterator[tuple[slice, np.ndarray]]:
+        """(which of ``rows``, float32 [n, D]), as many at a time as a chunk on disk holds; a worker's share of them."""
+        if in_memory := isinstance(self.source, np.ndarray):
+            edges = np.append(np.arange(0, len(self.rows), BLOCK_ROWS), len(self.rows))
+        else:
+            step = self.source.chunks[0]
+            edges = np.searchsorted(self.rows, np.arange(0, self.source.shape[0] + step, step))
+        for block, (first, end) in list(enumerate(pairwise(edges.tolist())))[worker::num_workers]:
+            if first < end:
+                rows = self.rows[first:end]
+                found = self.source[rows if in_memory else slice(block * step, (block + 1) * step)]
+                x = np.asarray(found if in_memory else found[rows - block * step], dtype=np.float32)
+                yield slice(first, end), x if self.scale is None else self.scale.apply(x)
+
+    def to_read_often(self) -> "Features":
+        """The same, from a temporary file where the source is on disk: a store's chunks are compressed."""
+        return self if isinstance(self.source, np.ndarray) else Features(_Spool(self), np.arange(len(self)))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.concatenate([x for _, x in self.tiles()]).astype(dtype or np.float32)
+
+
+class _Spool:
+    """Features as they are computed with, float32 [N, D] in a temporary file without a name, read by slices of rows."""
+
+    def __init__(self, features: Features) -> None:
+        self.shape, self.chunks = (len(features), features.num_features), (BLOCK_ROWS,)
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        for _, x in features.tiles():
+            self._file.write(np.ascontiguousarray(x, dtype=np.float32).data)
+        self._file.flush()
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        start, stop, _ = rows.indices(self.shape[0])
+        x = np.empty((stop - start, self.shape[1]), dtype=np.float32)
+        if os.preadv(self._file.fileno(), [x.data.cast("B")], start * x.itemsize * x.shape[1]) != x.nbytes:
+            raise LamaeError(f"{tempfile.gettempdir()}: a temporary file ends early; is the disk full?")
+        return x
