@@ -121,7 +121,6 @@ def embed(
         return False
     if not len(rows):
         raise UsageError(f"{shard_set.root}: none of the {num_asked} records to embed has any of {', '.join(names)}")
-
     D = loaded.config.model.width
     shapes: dict[str, tuple[int, ...]] = {"record": (D,), "mean": (D,), "lead_weights": (NUM_LEADS,)}
     if per_lead:
