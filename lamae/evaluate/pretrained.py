@@ -60,7 +60,13 @@ def load_pretrained(model: str | os.PathLike[str], *, device: str | torch.device
         loaded = read_export(path)
         loaded.model.to(device)
         return loaded
-    return load_model(path, device=device)
+    try:
+        return load_model(path, device=device)
+    except UsageError:
+        if path.exists():
+            raise
+        what = "no such run, checkpoint or export"
+        raise UsageError(f"{path}: {what}, and no model that comes with lamae ({', '.join(bundled())})") from None
 
 
 @dataclass

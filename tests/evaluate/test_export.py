@@ -19,7 +19,7 @@ from lamae.evaluate.embeddings.embed import UNKNOWN, embed, read_embeddings
 from lamae.evaluate.embeddings.inference import transform_for
 from lamae.evaluate.export import export as export_module
 from lamae.evaluate.export.export import export, load
-from lamae.evaluate.pretrained import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME
+from lamae.evaluate.pretrained import CARD_NAME, CONFIG_NAME, WEIGHTS_NAME, bundled, find
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -214,3 +214,21 @@ def test_a_model_of_the_hub_is_fetched_by_its_name_without_anything_that_runs(ex
     assert asked == [("owner/model", [WEIGHTS_NAME, CONFIG_NAME, CARD_NAME])]
     with pytest.raises(UsageError, match=r"owner/absent: no such directory, and not had from the hub: 404: [^\n]*$"):
         load("owner/absent")
+
+
+def test_the_weights_in_the_box_embed_without_a_download_and_are_what_their_card_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = find("lamae-tiny")
+    assert "lamae-tiny" in bundled()
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 15e6
+    model = lamae.load("lamae-tiny")
+    parameters = sum(parameter.numel() for parameter in model.model.parameters())
+    assert f"{parameters:,} parameters" in (folder / CARD_NAME).read_text()
+    times = np.arange(1000) / 100
+    beats = np.exp(-(((times % 0.8) - 0.2) ** 2) / 2e-3)  # narrow waves, 75 a minute
+    found = model.embed(beats * np.linspace(0.4, 1.5, 12)[:, None], rate_hz=100)
+    assert found.record.shape == (1, 128)
+    assert np.isfinite(found.record).all()
+    louder = model.embed(2 * beats * np.linspace(0.4, 1.5, 12)[:, None], rate_hz=100)
+    # As the card says amplitude is not in it, but for the rounding to stored units.
+    np.testing.assert_allclose(louder.record, found.record, atol=1e-3)
