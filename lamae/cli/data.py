@@ -63,10 +63,7 @@ def shard(
     subject_pattern: Annotated[
         str | None, typer.Option(metavar="REGEX", help="Its one group is the subject in a path: 'patient(\\d+)/'.")
     ] = None,
-    audit: Annotated[
-        float,
-        typer.Option(help="Share of records compared bit for bit with stock wfdb, beside one per shape of header."),
-    ] = 0.002,
+    audit: Annotated[float, typer.Option(help="Share also read by stock wfdb, and one of each header shape.")] = 0.002,
     plan_only: Annotated[
         bool,
         typer.Option(
