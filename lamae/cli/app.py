@@ -1,6 +1,6 @@
 """The one command, ``lamae``. Every verb is a thin layer over a function of its package and imports it lazily.
 
-Exit codes: 0 done, 1 failed, 2 bad usage or configuration (never retried), 75 stopped on request after saving.
+Exit codes are in ``lamae.base.errors``.
 """
 
 import os
