@@ -91,7 +91,7 @@ class BlockReader:
         share = self._planned.options["audit"]
         if not recorded.fast or share == 0:
             return
-        shape = recorded.columns, recorded.rate_hz, recorded.samples.shape
+        shape = recorded.columns, recorded.rate_hz
         if shape not in self._audited or is_audited(entry.key, share):
             self._audited.add(shape)
             audit(self._files, entry.path, recorded)

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
+from lamae.base.leads import NUM_LEADS
 from lamae.sharding.files import HEADER_SUFFIX, Files
 from lamae.sharding.reading import read_header, read_signal_file
 
-_SLOW_S = 5e-4  # a file; from the page cache it takes a tenth of that
-_NUM_TRIED = 8  # files whose mean time decides
+_SLOW_S = 5e-4  # of waiting for a file
+_NUM_TRIED = 8  # files of which the median wait decides
 _NUM_THREADS = 32
 
 
@@ -27,7 +28,7 @@ class ReadAhead:
         self._pool = ThreadPoolExecutor(_NUM_THREADS, thread_name_prefix="read-ahead")
         self._announced: Sequence[str] = ()
         self._records: dict[str, Future[dict[str, bytes]]] = {}
-        self._num_tried, self._tried_s = 0, 0.0
+        self._waits: list[float] = []
         self.is_slow = False
 
     def announce(self, records: Sequence[str]) -> None:
@@ -44,11 +45,11 @@ class ReadAhead:
         # Once: what is read again, as the audit does, comes from the file.
         if ahead is not None and (content := ahead.result().pop(path, None)) is not None:
             return content
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.thread_time()
         try:
             return self._files.read(path, at_most=at_most)
-        finally:
-            self._note(time.perf_counter() - start)
+        finally:  # inflating and copying are no waiting
+            self._note(time.perf_counter() - start - (time.thread_time() - busy))
 
     def size(self, path: str) -> int:
         """As ``Files.size``."""
@@ -66,20 +67,21 @@ class ReadAhead:
         """Give up what is still to be read."""
         self._pool.shutdown(cancel_futures=True)
 
-    def _note(self, seconds: float) -> None:
-        self._num_tried, self._tried_s = self._num_tried + 1, self._tried_s + seconds
-        if self._num_tried == _NUM_TRIED:
-            if not self.is_slow and self._tried_s > _SLOW_S * _NUM_TRIED:
+    def _note(self, waited_s: float) -> None:
+        self._waits.append(waited_s)
+        if len(self._waits) == _NUM_TRIED:
+            if not self.is_slow and sorted(self._waits)[_NUM_TRIED // 2] > _SLOW_S:
                 self.is_slow = True
                 self.announce(self._announced)
-            self._num_tried, self._tried_s = 0, 0.0
+            self._waits.clear()
 
     def _read_record(self, record: str) -> dict[str, bytes]:
         """The files of a record by their paths; those that cannot be read are left to ``read``, which says why."""
         found: dict[str, bytes] = {}
         with suppress(Exception):
             header = found[record + HEADER_SUFFIX] = read_header(self._files, record)
-            for name in _signal_files(header):
+            names = _signal_files(header)
+            for name in names if len(names) <= NUM_LEADS else ():  # of more, one at a time is in memory
                 path = posixpath.join(posixpath.dirname(record), name)
                 found[path] = read_signal_file(self._files, record, name)
         return found

@@ -4,6 +4,7 @@ the same bytes everywhere. ``tar`` and ``webdataset`` read it; nothing here is s
 
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -98,7 +99,8 @@ class TarWriter:
         if hasattr(os, "posix_fadvise"):
             # Linux begins to write the range back and drops of it what is clean, which is nothing yet. The merge's sync
             # then finds little left to wait for, and, other than an early sync, this takes no disk error off its hands.
-            os.posix_fadvise(self._file.fileno(), start, self.size - start, os.POSIX_FADV_DONTNEED)
+            with suppress(OSError):  # a hint
+                os.posix_fadvise(self._file.fileno(), start, self.size - start, os.POSIX_FADV_DONTNEED)
 
     def close(self) -> str:
         """Finish the file, move it to its place and return its BLAKE3. The merge syncs it, with all others."""

@@ -24,6 +24,7 @@ Process = subprocess.Popen[bytes]
 POLL_S = 0.2
 # Ranks that are asked to stop save first; this is how long they may take.
 STOP_GRACE_S = 60.0
+_KILL_WAIT_S = 5.0
 _PR_SET_PDEATHSIG = 1  # prctl(2): the signal that a process gets when the thread that started it ends
 
 
@@ -41,7 +42,14 @@ def start(
     Output goes to ``log`` (appended) or is inherited. ``orphaned`` is what it gets where this process dies (on Linux).
     In a session of its own it hears signals from this process alone.
     """
-    prctl = getattr(ctypes.PyDLL(None), "prctl", None)  # between fork and exec no lock is to be waited for
+    prctl, parent = getattr(ctypes.PyDLL(None), "prctl", None), os.getpid()  # no lock is waited for after the fork
+
+    def die_with_parent() -> None:
+        assert prctl is not None
+        prctl(_PR_SET_PDEATHSIG, orphaned)
+        if os.getppid() != parent:  # it was gone before that
+            os.kill(os.getpid(), orphaned)
+
     with log.open("ab") if log else contextlib.nullcontext() as output:
         return subprocess.Popen(
             [sys.executable, *command],
@@ -50,7 +58,7 @@ def start(
             stderr=subprocess.STDOUT if log else None,
             start_new_session=own_session,
             pass_fds=pass_fds,
-            preexec_fn=(lambda: prctl(_PR_SET_PDEATHSIG, orphaned)) if prctl else None,
+            preexec_fn=die_with_parent if prctl else None,
         )
 
 
@@ -71,7 +79,8 @@ def stop(
             return
     signal_all(processes, signal.SIGKILL)
     for process in processes:
-        process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # one that hangs in the kernel, where no signal reaches it
+            process.wait(_KILL_WAIT_S)
 
 
 def train_locally(

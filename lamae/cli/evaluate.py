@@ -290,7 +290,7 @@ def finetune(
 
 
 def export(
-    run: RunArgument,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, or one of its checkpoints.")],
     out: Annotated[Path, typer.Argument(help="Directory to make.")],
 ) -> None:
     """Weights, configuration and a model card for others, without ids."""

@@ -7,6 +7,7 @@ An export is a directory of three files without ids, and nothing in it is execut
     README.md           model card
 """
 
+import logging
 import os
 import re
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from lamae.base.files import file_sha256
 from lamae.model import build_model
 from lamae.train import runconfig
 from lamae.train.checkpoint.format import LoadedModel, load_model
+
+log = logging.getLogger(__name__)
 
 EXPORT_VERSION = 1
 WEIGHTS_NAME, CONFIG_NAME, CARD_NAME = "model.safetensors", "config.json", "README.md"
@@ -47,7 +50,8 @@ def find(model: str | os.PathLike[str]) -> Path:
         return path
     if name in bundled():
         return _BUNDLED / name
-    return _fetch(name) if _OF_THE_HUB.fullmatch(name) else path
+    # runs/typo beside a folder runs is a typo, and no name of the hub.
+    return _fetch(name) if _OF_THE_HUB.fullmatch(name) and not Path(path.parts[0]).exists() else path
 
 
 def load_pretrained(model: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> LoadedModel:
@@ -140,6 +144,7 @@ def _fetch(name: str) -> Path:
         raise UsageError(
             f"{name}: no such directory; if it is a model of the Hugging Face hub: pip install 'lamae[hub]'"
         ) from None
+    log.info("%s: of the Hugging Face hub", name)
     try:
         return Path(snapshot_download(name, allow_patterns=[WEIGHTS_NAME, CONFIG_NAME, CARD_NAME]))
     except Exception as error:  # of the network, of the hub, of the disk

@@ -8,8 +8,8 @@ from lamae.base import lock as locks
 from lamae.base.errors import LamaeError, UsageError
 from lamae.data.reader import RecordReader
 from lamae.evaluate import pretrained, store
+from lamae.evaluate.embeddings import blocks, inference
 from lamae.evaluate.embeddings import embed as embed_module
-from lamae.evaluate.embeddings import inference
 from lamae.evaluate.embeddings.embed import (
     NOT_PRETRAINED,
     PRETRAINED,
@@ -170,6 +170,22 @@ def test_a_finished_store_is_left_as_it_is_and_another_one_refused(loaded, shard
         embed(tmp_path, other, out, leads=[0, 1])
     with pytest.raises(UsageError, match="is a shard set, not embeddings; make embeddings from it with 'lamae embed'"):
         read_embeddings(other.root)
+
+
+def test_a_finished_store_of_other_blocks_is_the_same_embeddings(loaded, shard_set, tmp_path, monkeypatch):
+    monkeypatch.setattr(embed_module, "MIN_BLOCK_ROWS", 16)
+    assert embed(tmp_path, shard_set, tmp_path / "e.zarr")
+    monkeypatch.setattr(embed_module, "MIN_BLOCK_ROWS", 32)
+    assert not embed(tmp_path, shard_set, tmp_path / "e.zarr")
+
+
+def test_a_full_disk_is_one_line(loaded, shard_set, tmp_path, monkeypatch):
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(blocks, "sync", full)
+    with pytest.raises(LamaeError, match="cannot be written \\(No space left on device\\)"):
+        embed(tmp_path, shard_set, tmp_path / "e.zarr")
 
 
 def test_a_second_process_is_kept_out_and_told_who_is_there(loaded, shard_set, tmp_path, monkeypatch):

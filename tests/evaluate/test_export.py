@@ -212,6 +212,10 @@ def test_a_model_of_the_hub_is_fetched_by_its_name_without_anything_that_runs(ex
     monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=snapshot_download))
     assert load("owner/model").num_samples == load(exported).num_samples
     assert asked == [("owner/model", [WEIGHTS_NAME, CONFIG_NAME, CARD_NAME])]
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(UsageError, match=r"runs/typo: no config\.json"):  # beside a folder runs it is a path
+        load("runs/typo")
+    assert len(asked) == 1
     with pytest.raises(UsageError, match=r"owner/absent: no such directory, and not had from the hub: 404: [^\n]*$"):
         load("owner/absent")
 

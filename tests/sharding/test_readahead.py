@@ -63,6 +63,41 @@ def test_fast_storage_is_read_one_file_at_a_time(mimic, tmp_path, monkeypatch):
     assert watched.most == 1
 
 
+def test_work_of_the_processor_is_no_waiting(tmp_path):
+    class Inflating:
+        root, base = tmp_path, ""
+
+        def read(self, path, *, at_most=None):
+            end = time.thread_time() + 0.002
+            while time.thread_time() < end:
+                pass
+            return b""
+
+    ahead = readahead.ReadAhead(Inflating())
+    for number in range(3 * readahead._NUM_TRIED):
+        ahead.read(f"{number}.dat")
+    assert not ahead.is_slow
+    ahead.close()
+
+
+def test_of_a_header_that_names_many_files_none_is_read_ahead(tmp_path):
+    class Files:
+        root, base = tmp_path, ""
+        asked: list[str] = []  # noqa: RUF012
+
+        def read(self, path, *, at_most=None):
+            self.asked.append(path)
+            return b"a 13 500 10\n" + b"".join(b"a%d.dat 16\n" % n for n in range(13))
+
+    files = Files()
+    ahead = readahead.ReadAhead(files)
+    ahead.is_slow = True
+    ahead.announce(["a"])
+    ahead.read("a.hea")
+    assert files.asked == ["a.hea"]
+    ahead.close()
+
+
 def test_what_failed_ahead_is_read_again_and_what_is_read_twice_comes_from_the_file(tmp_path):
     class Files:
         root, base = tmp_path, ""

@@ -59,7 +59,22 @@ def test_a_stretch_of_a_file_of_safetensors_is_read_in_place(tmp_path: Path) -> 
             file.read_into(target[2:9], name, start)
 
 
-@pytest.mark.parametrize("data", [b"", b"\xff" * 9, b"\x02" + bytes(7) + b"[]", b"\x02" + bytes(7) + b"{}"[:1]])
+def with_header(header: bytes) -> bytes:
+    return len(header).to_bytes(8, "little") + header + bytes(8)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xff" * 9,
+        b"\x02" + bytes(7) + b"[]",
+        b"\x02" + bytes(7) + b"{}"[:1],
+        with_header(b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 9]}}'),
+        with_header(b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8.0]}}'),
+        with_header(b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [8, 0]}}'),
+    ],
+)
 def test_what_is_no_safetensors_file_is_one_line(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "x").write_bytes(data)
     with pytest.raises(LamaeError, match=r"x: unreadable \("):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import zarr
 
-from lamae.base.files import sync
+from lamae.base.files import sync, writing
 from lamae.data.transforms import Signal, SignalTransform
 from lamae.evaluate import store
 from lamae.evaluate.embeddings.inference import cut, map_signals, one_thread_each
@@ -92,7 +92,11 @@ class BlockWriter:
             pending.result()
 
     def _write(self, rows: np.ndarray, columns: dict[str, np.ndarray]) -> None:
-        """The columns first, the flags last."""
+        """The columns first, the flags last. Raises LamaeError where the disk does not take them."""
+        with writing(self._folder):
+            self._write_columns(rows, columns)
+
+    def _write_columns(self, rows: np.ndarray, columns: dict[str, np.ndarray]) -> None:
         start, stop = int(rows[0]), int(rows[-1]) + 1
         for name, values in columns.items():
             dense = np.zeros((stop - start, *values.shape[1:]), dtype=values.dtype)

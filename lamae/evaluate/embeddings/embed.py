@@ -117,7 +117,7 @@ def embed(
         "per_lead": per_lead,
         "rows_per_block": block_rows,
     }
-    if ranks.decide(lambda: store.is_finished(out, kind=KIND, attributes=attributes)):
+    if ranks.decide(lambda: _is_finished(out, attributes)):
         return False
     if not len(rows):
         raise UsageError(f"{shard_set.root}: none of the {num_asked} records to embed has any of {', '.join(names)}")
@@ -210,7 +210,7 @@ def _begin(
     False where another process has finished it since we looked.
     """
     folder = store.take_lock(lock, out)
-    if store.is_finished(out, kind=KIND, attributes=attributes):
+    if _is_finished(out, attributes):
         return False
     if _is_same(folder, attributes):
         return True
@@ -228,6 +228,12 @@ def _begin(
         store.add_column(group, name, shape=(N, *shape), dtype=dtype, rows_per_chunk=attributes["rows_per_block"])
     store.add_column(group, "embedded", shape=(N,), dtype="bool", rows_per_chunk=attributes["rows_per_block"])
     return True
+
+
+def _is_finished(out: Path, attributes: dict[str, Any]) -> bool:
+    """As ``store.is_finished``; how many rows a block had says nothing of what is in them."""
+    made = {name: value for name, value in attributes.items() if name != "rows_per_block"}
+    return store.is_finished(out, kind=KIND, attributes=made)
 
 
 def _is_same(folder: Path, attributes: dict[str, Any]) -> bool:

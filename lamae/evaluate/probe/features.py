@@ -1,5 +1,6 @@
 """Standardised features of some records, made a tile at a time of embeddings that may be larger than memory."""
 
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -85,10 +86,16 @@ class _Spool:
 
     def __init__(self, features: Features) -> None:
         self.shape, self.chunks = (len(features), features.num_features), (BLOCK_ROWS,)
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115
-        for _, x in features.tiles():
-            self._file.write(np.ascontiguousarray(x, dtype=np.float32).data)
-        self._file.flush()
+        try:
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115
+            for _, x in features.tiles():
+                self._file.write(np.ascontiguousarray(x, dtype=np.float32).data)
+            self._file.flush()
+        except OSError as error:
+            raise LamaeError(
+                f"{tempfile.gettempdir()}: no room for {4 * math.prod(self.shape) / 1e9:.1f} GB of features "
+                f"({error.strerror or error}); set TMPDIR to a folder on a disk that has it"
+            ) from None
 
     def __getitem__(self, rows: slice) -> np.ndarray:
         start, stop, _ = rows.indices(self.shape[0])

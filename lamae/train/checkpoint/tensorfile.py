@@ -10,6 +10,7 @@ import weakref
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -111,7 +112,8 @@ def _write_chunk(descriptor: int, offset: int, pieces: Iterator[memoryview]) -> 
             written = os.pwrite(descriptor, piece, offset)
             piece, offset = piece[written:], offset + written
     if hasattr(os, "posix_fadvise"):  # starts writing what is dirty and waits for nothing; an fsync commits a journal
-        os.posix_fadvise(descriptor, begin, offset - begin, os.POSIX_FADV_DONTNEED)
+        with suppress(OSError):  # a hint
+            os.posix_fadvise(descriptor, begin, offset - begin, os.POSIX_FADV_DONTNEED)
     return digest.hexdigest()
 
 
@@ -136,13 +138,18 @@ class TensorFile:
             weakref.finalize(self, os.close, self._descriptor)
             length = int.from_bytes(os.pread(self._descriptor, 8, 0), "little")
             header = json.loads(os.pread(self._descriptor, min(length, os.fstat(self._descriptor).st_size), 8))
+            size = os.fstat(self._descriptor).st_size - 8 - length
+            for entry in header.values():
+                offsets = entry.get("data_offsets", [0, 0])
+                if [type(at) for at in offsets] != [int, int] or not 0 <= offsets[0] <= offsets[1] <= size:
+                    raise ValueError(f"tensors beyond its {size} bytes")
             # Byte offsets of each tensor's values, from the end of the header on.
             self._extents = {
                 name: (8 + length + entry["data_offsets"][0], 8 + length + entry["data_offsets"][1])
                 for name, entry in header.items()
                 if entry.get("dtype") == "F32"
             }
-        except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
             raise LamaeError(f"{path}: unreadable ({error})") from None
 
     def read_into(self, target: torch.Tensor, name: str, start: int) -> None:
