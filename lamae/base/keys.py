@@ -31,6 +31,8 @@ def docstrings(cls: type) -> dict[str, str]:
 def first_sentence(cls: type, key: str) -> str:
     """What a dotted key is, as a part of a line."""
     section, _, rest = key.partition(".")
+    if typing.get_origin(typing.get_type_hints(cls)[section]) is dict:  # what follows is a name of the user's own
+        _, _, rest = rest.partition(".")
     if rest:
         return first_sentence(section_of(cls, section), rest)
     return " ".join(docstrings(cls)[section].partition(". ")[0].replace("``", "'").split()).rstrip(".")

@@ -16,7 +16,9 @@ def study(
     out: Annotated[Path, typer.Option(help="Directory of the study: absent, empty, or begun with the same plan.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Changes to it, such as corpus.ptbxl=PATH; --print-config lists all."),
+        typer.Argument(
+            metavar="KEY=VALUE", help="Changes to it, such as corpus.sources.ptbxl.path=PATH; --print-config lists all."
+        ),
     ] = None,
     workers: Annotated[
         int, typer.Option(min=0, help="Runs at a time, a process each; 0 runs all in this process (debugging).")

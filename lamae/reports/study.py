@@ -124,13 +124,13 @@ def _reconstruction_table(results: Mapping[str, Any]) -> Table:
         "Mean squared error over that of the best trivial predictor, and over that of linear regression from the "
         "leads visible at the same instant; below 1 is better than they are. A method that predicts "
         "no wholly hidden lead has no row there.",
-        ({**row, "rmse_uv": 1000 * row["mse_mv2"] ** 0.5} for row in results["reconstruction"]),
+        ({**row, "rmse": row["mse"] ** 0.5} for row in results["reconstruction"]),
         {
             "method": "{method}",
             "mask": "{mask}",
             "what": "{situation}",
             "leads": "{leads}",
-            "RMSE, µV": "{rmse_uv:.0f}",
+            "RMSE": "{rmse:.3f} {unit}",
             "best trivial": "{best_trivial}",
             "over it (95 %)": "{ratio_to_best_trivial}",
             "over linear (95 %)": "{ratio_to_linear}",

@@ -4,11 +4,11 @@ plan.yaml                   the plan, resolved; a study is never continued under
 corpus/                     see lamae.study.corpus
 runs/STAGE/NAME/            a run directory of ``lamae train``, and beside it
     run.json                what the run is
-    embeddings.zarr         and embeddings-TASK.zarr for a task that tests on another shard set
+    embeddings-VIEW.zarr    of a shard set that some task is about, with all leads or some
     reconstruction.npz      errors of scored records (final runs)
     scores.npz              AUROC, and AUROC in every bootstrap draw (final runs)
     done.json               written last: seconds by stage, and what was scored
-references/                 age and sex
+references/                 age and sex, alone and beside the first method's embeddings
 search.json                 val scores of the search
 results.json, report.html, report.md, *.png
 """
@@ -45,9 +45,13 @@ class StudyDirectory:
     def run(self, name: str) -> Path:
         return self.root / "runs" / name
 
-    def embeddings(self, name: str, task: str | None = None) -> Path:
-        """Of the corpus, or of the other set that a task tests on."""
-        return self.run(name) / (f"embeddings-{slug(task)}.zarr" if task else "embeddings.zarr")
+    def embeddings(self, name: str, view: str) -> Path:
+        """What a run made of a view of some shard set."""
+        return self.run(name) / f"embeddings-{slug(view)}.zarr"
+
+    def reference(self, name: str) -> Path:
+        """What is beside the methods: age and sex."""
+        return self.root / "references" / name
 
     def reconstruction(self, name: str) -> Path:
         return self.run(name) / "reconstruction.npz"

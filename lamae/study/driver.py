@@ -4,16 +4,19 @@ corpus ─▶ search: learning rates ─▶ search: masks ─▶ equal records �
           each run:  train ─▶ embed ─▶ reconstruct ─▶ score
 """
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lamae import console
 from lamae.base import files
 from lamae.base.errors import UsageError
-from lamae.base.progress import Progress
+from lamae.base.text import slug
 from lamae.evaluate import store
-from lamae.evaluate.embeddings.embed import read_embeddings
+from lamae.evaluate.embeddings.embed import Embeddings, read_embeddings
 from lamae.evaluate.probe.demographics import embed_demographics
 from lamae.reports.study import write_study_report
 from lamae.sharding.format import ShardSet
@@ -23,9 +26,10 @@ from lamae.study.directory import StudyDirectory
 from lamae.study.plan import StudyPlan
 from lamae.study.pool import execute
 from lamae.study.results import AGE_AND_SEX, UNTRAINED, Candidate, collect
-from lamae.study.runs import FULL, RECORDS, Run, Setting
+from lamae.study.runs import FULL, RECORDS, Group, Run, Setting
 from lamae.study.runscores import RunScores, scoring_hash
 from lamae.study.search import search
+from lamae.study.worker import read_views, save
 
 
 def run_study(plan: StudyPlan, out: Path, *, workers: int, report_only: bool = False) -> dict[str, Any]:
@@ -36,7 +40,7 @@ def run_study(plan: StudyPlan, out: Path, *, workers: int, report_only: bool = F
     fails.
     """
     check_runs(plan)
-    check_sources(plan.corpus, StudyDirectory(out).corpus)
+    check_sources(plan.corpus)
     with store.lock(out) as lock:
         store.take_lock(lock, out)
         return _run(plan, StudyDirectory(out), workers=workers, report_only=report_only)
@@ -55,7 +59,7 @@ def _run(plan: StudyPlan, study: StudyDirectory, *, workers: int, report_only: b
         def do(stage: str, runs: Iterable[Run]) -> None:
             execute(study, runs, workers=workers, stage=stage, is_done=is_done, progress=progress)
 
-        parts = build_corpus(plan.corpus, study.corpus, workers=max(1, workers), progress=progress)
+        parts = build_corpus(plan, study.corpus, workers=max(1, workers), progress=progress)
         check_labels(plan, parts)
         _check_lengths(plan, parts)
         scores, choices, first_lr = search(plan, study, parts, do)
@@ -71,10 +75,7 @@ def _run(plan: StudyPlan, study: StudyDirectory, *, workers: int, report_only: b
         references = {
             UNTRAINED: Candidate({seed: RunScores.read(study.scored(run.name)) for seed, run in untrained.items()})
         }
-        demographics = _score_demographics(plan, study, parts, progress)
-        if demographics:
-            by_seed = {seed: demographics[run.part] for seed, run in untrained.items()}
-            references[AGE_AND_SEX] = Candidate(by_seed, readouts=("record",))
+        references |= _score_demographics(plan, study, parts, runs[RECORDS])
     results = collect(plan, study, parts, scores, choices, runs, references)
     write_study_report(results, study.root)
     return results
@@ -102,7 +103,7 @@ def _check_lengths(plan: StudyPlan, parts: list[Part]) -> None:
     config = run_lists.configure(plan, [*plan.methods[plan.first_method], *plan.masks[plan.first_mask]])
     if config.signal.seconds:  # longer records are cropped, shorter ones end in "no sample"
         return
-    shard_set = ShardSet.open(parts[0].shards)
+    shard_set = ShardSet.open(next(iter(parts[0].sets.values())))
     seconds = shard_set.num_samples / shard_set.rate_hz
     for name, task in plan.tasks.items():
         if task.test_shards is not None:
@@ -136,17 +137,52 @@ def list_runs(plan: StudyPlan) -> list[tuple[str, str, int, float]]:
 
 
 def _score_demographics(
-    plan: StudyPlan, study: StudyDirectory, parts: list[Part], progress: Progress
-) -> dict[int, RunScores]:
-    """Age and sex as if they were an embedding, by part; empty where no file has them."""
-    found = {}
-    for number, part in enumerate(parts):
-        if part.demographics is None:
+    plan: StudyPlan, study: StudyDirectory, parts: list[Part], claim: Group
+) -> dict[str, Candidate]:
+    """Age and sex as if they were an embedding, alone and beside the first method's; empty where no file has them."""
+    alone: dict[int, RunScores] = {}
+    beside: dict[int, RunScores] = {}
+    for seed, run in ((seed, run) for (method, seed), run in claim.items() if method == plan.first_method):
+        part = parts[run.part]
+        if not part.demographics:
             return {}
-        shard_set = ShardSet.open(part.shards)
-        out = study.root / "references" / f"age-sex-{number}.zarr"
-        if not out.exists():
-            embed_demographics(part.demographics, shard_set, out)
-        found[number] = RunScores.of({"record": read_embeddings(out)}, plan, part, shard_set, {})
-        progress("age and sex", number + 1, len(parts))
-    return found
+        people = {
+            name: _people(study.reference(f"{slug(name)}-{run.part}.zarr"), part.sets[name], file)
+            for name, file in part.demographics.items()
+        }
+        features = {name: {"record": of} for name, of in people.items()}
+        joined = _joined(read_views(plan, study, run.name, part), people)
+        scored = scoring_hash(plan)
+        alone[seed] = _scores(study.reference(f"age-sex-{run.part}-{scored}.npz"), features, plan, part)
+        beside[seed] = _scores(study.reference(f"{slug(run.name)}-age-sex-{scored}.npz"), joined, plan, part)
+    return {
+        AGE_AND_SEX: Candidate(alone, readouts=("record",)),
+        f"{plan.first_method} with {AGE_AND_SEX}": Candidate(beside),
+    }
+
+
+def _scores(path: Path, features: Mapping[str, Mapping[str, Embeddings]], plan: StudyPlan, part: Part) -> RunScores:
+    """Scored once."""
+    if not path.exists():
+        save(path, RunScores.of(features, plan, part).to_columns())
+    return RunScores.read(path)
+
+
+def _people(out: Path, shards: Path, file: Path) -> Embeddings:
+    if not out.exists():
+        embed_demographics(file, shards, out)
+    return read_embeddings(out)
+
+
+def _joined(
+    of_run: Mapping[str, Mapping[str, Embeddings]], people: Mapping[str, Embeddings]
+) -> dict[str, dict[str, Embeddings]]:
+    """A run's embeddings of every set whose people are known, each record's age and sex beside them."""
+    return {
+        view: {
+            readout: dataclasses.replace(of, x_ND=np.hstack([of.x_ND, people[view].x_ND]))
+            for readout, of in by_readout.items()
+        }
+        for view, by_readout in of_run.items()
+        if view in people
+    }

@@ -7,25 +7,39 @@ one factor at a time x seeds     ──sweep──▶ which defaults the real da
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 from lamae.base import settings
+from lamae.base.leads import parse_leads
 from lamae.base.text import slug
 from lamae.base.validate import above, at_least, below, one_of
 
 KIND = "study"
 """Folder of the package's plans."""
 
+SHARDS, SYNTHETIC = "shards", "synthetic"
 PROTOCOLS = ("splits", "patients")
 TEST_SPLITS = ("test", "all")
 
 
 @dataclass
+class SourceConfig:
+    """Recordings that a study packs for itself."""
+
+    path: str | None = None
+    """What ``lamae shard`` packs, such as PTB-XL's folder (https://physionet.org/content/ptb-xl/, open access). A null
+    leaves the source out."""
+
+    pack: list[str] = field(default_factory=list)
+    """Options of packing as key=value (``lamae shard --print-config`` lists them), such as gain=1000."""
+
+
+@dataclass
 class CorpusConfig:
-    """What is pretrained on: a shard set that is there, or a mixture made for the study."""
+    """What is pretrained on: a shard set that is there, or sources that are packed for the study."""
 
     shards: str | None = None
     """A shard set from ``lamae shard``; what follows then has no effect."""
@@ -34,48 +48,54 @@ class CorpusConfig:
     """With ``shards``: CSV with study_id, age and gender, or ptbxl_database.csv, for the age and sex reference."""
 
     seconds: float = 10.0
-    """Length of a recording: FLOPs are counted before any is read."""
+    """Length to which all recordings are brought when packed."""
 
-    synthetic_records: int = 4000
-    """Synthetic ECGs, of ``synthetic_subjects`` subjects."""
+    rate_hz: float = 100.0
+    """Rate to which all recordings are brought when packed."""
+
+    sources: dict[str, SourceConfig] = field(default_factory=dict)
+    """What is pretrained on, each source packed on its own and all read as one."""
+
+    synthetic_records: int = 0
+    """Of the source "synthetic" (``lamae synth``), which is there when this is above 0."""
 
     synthetic_subjects: int = 1600
     """Subjects of the synthetic ECGs."""
 
     seed: int = 0
-    """Of the synthetic ECGs, of their split and of the halves."""
-
-    split_fractions: list[float] = field(default_factory=lambda: [0.66, 0.14, 0.2])
-    """Shares of the synthetic subjects in train, val and test."""
-
-    ptbxl: str | None = None
-    """A PTB-XL tree (https://physionet.org/content/ptb-xl/, open access). Its patients are dealt into
-    ``parts``: each run leaves one part out of pretraining."""
+    """Of the synthetic ECGs and of the deal of the subjects."""
 
     parts: int = 2
-    """Part ``seed % parts`` of the PTB-XL patients is kept out of the pretraining of a seed, and scored."""
+    """The subjects of every source that a task scores are dealt into so many parts by a hash. Part ``seed % parts`` is
+    kept out of the pretraining of a seed, and scored: its shard sets' test split."""
 
-    others: list[str] = field(default_factory=list)
-    """Further directories of WFDB records, pretrained on and not scored."""
+    val_share: float = 0.15
+    """Share of these subjects who are in no part, but in val: for the search, and never pretrained on nor scored."""
 
-    rate_hz: int = 100
-    """Rate to which all recordings are brought when packed."""
+    @property
+    def packed(self) -> list[str]:
+        """Names of the sources that there are."""
+        named = [name for name, source in self.sources.items() if source.path is not None]
+        return named + [SYNTHETIC] * (self.synthetic_records > 0)
 
     def check(self) -> None:
         """Raises ValueError naming the key."""
-        above(self, "corpus", synthetic_records=0, synthetic_subjects=0, parts=0, rate_hz=0, seconds=0)
-        below(self, "corpus", rate_hz=math.inf, seconds=math.inf)
-        shares = self.split_fractions
-        if len(shares) != 3 or not all(share >= 0 for share in shares) or not math.isclose(sum(shares), 1):
-            raise ValueError(f"corpus.split_fractions={shares} must be three shares that add up to 1")
+        above(self, "corpus", synthetic_subjects=0, parts=0, rate_hz=0, seconds=0)
+        at_least(self, "corpus", synthetic_records=0)
+        below(self, "corpus", rate_hz=math.inf, seconds=math.inf, val_share=1)
+        if self.shards is None and not self.packed:
+            raise ValueError("corpus: neither shards nor the path of a source nor synthetic_records is given")
+        if SYNTHETIC in self.sources:
+            raise ValueError(f"corpus.sources.{SYNTHETIC}: is the name of the ECGs of corpus.synthetic_records")
+        refuse_same_slugs("corpus.sources", self.sources)
 
 
 @dataclass
 class SearchConfig:
     """How each method gets its own learning rate and mask, on validation data alone."""
 
-    task: str = "synthetic"
-    """Which task's val split decides; its protocol must be ``splits``."""
+    task: str = ""
+    """Which task decides, by the val split of its labels; by default the first."""
 
     seed: int = 100
     """Seed of the search's runs."""
@@ -100,12 +120,22 @@ class SearchConfig:
 class TaskConfig:
     """Labels that frozen embeddings are probed for."""
 
-    labels: str = "synthetic"
-    """``synthetic`` or ``ptbxl`` of the study's own corpus, or the path of a labels store of ``corpus.shards``."""
+    source: str | None = None
+    """Which of the corpus's sources; by default the first."""
+
+    labels: str | None = None
+    """With ``corpus.shards``: a labels store of ``lamae labels``."""
+
+    label_options: list[str] = field(default_factory=list)
+    """How the source's own labels are read, as key=value: the options of ``lamae labels``, such as task=subclass, and
+    file, a path below the source in place of the list of PTB-XL or the WFDB headers."""
+
+    leads: str | None = None
+    """The model is shown these leads alone, such as I,II."""
 
     protocol: str = "splits"
-    """``splits``: fit on train, C on val, tested on test. ``patients``: cross-validation over the patients that were
-    not in pretraining, C by an inner cross-validation; patients that were are only fitted on."""
+    """``splits``: fit on train, C on val, tested on test. ``patients``: cross-validation over the patients of the test
+    split, C by an inner cross-validation; those of train, who were pretrained on, are only fitted on."""
 
     codes: list[str] = field(default_factory=list)
     """Codes to score; all of them where none is named."""
@@ -143,15 +173,20 @@ class TaskConfig:
         return [k for k, code in enumerate(codes) if not self.codes or code in self.codes]
 
     def to_plain(self) -> dict[str, Any]:
-        """What decides how a run is scored, as plain values; ``test_*`` only where it tests on another set."""
-        values = dataclasses.asdict(self)
-        if self.test_shards is None:
-            for name in ("test_shards", "test_labels", "test_split"):
-                del values[name]
-        return values
+        """What decides how a run is scored, as plain values."""
+        return dataclasses.asdict(self)
+
+    @property
+    def lead_numbers(self) -> list[int] | None:
+        """Canonical indices of ``leads``; None for all."""
+        return None if self.leads is None else parse_leads(self.leads)
 
     def check(self) -> None:
         one_of(self, protocol=PROTOCOLS, test_split=TEST_SPLITS)
+        try:
+            self.lead_numbers  # noqa: B018
+        except ValueError as error:
+            raise ValueError(f"leads={self.leads}: {error}") from None
         at_least(self, fit_records=1, test_records=1, repeats=1, folds=2)
         if 1.0 not in self.label_fractions or not all(0 < share <= 1 for share in self.label_fractions):
             raise ValueError(f"label_fractions={self.label_fractions} must lie above 0, at most at 1, and hold 1.0")
@@ -159,6 +194,8 @@ class TaskConfig:
             raise ValueError("test_shards and test_labels go together: a shard set, and labels of it")
         if self.test_shards is not None and self.protocol != "splits":
             raise ValueError("test_shards needs protocol=splits: fitted on the corpus, tested on the other set")
+        if self.test_shards is not None and self.leads is not None:
+            raise ValueError("test_shards and leads do not go together: another set is shown with all its leads")
 
 
 @dataclass
@@ -198,10 +235,29 @@ class StudyPlan:
     """A method whose FLOPs per record differ by more than this share from the first's also runs at equal FLOPs."""
 
     @property
+    def search_task_name(self) -> str:
+        return self.search.task or next(iter(self.tasks))
+
+    @property
     def search_task(self) -> TaskConfig:
         """The task of the search, with the search's numbers of records."""
-        task = self.tasks[self.search.task]
+        task = self.tasks[self.search_task_name]
         return dataclasses.replace(task, fit_records=self.search.fit_records, test_records=self.search.val_records)
+
+    @property
+    def reconstruction_task(self) -> str:
+        """Whose scored records are reconstructed: the first real task of the corpus alone, else the first."""
+        here = [name for name, task in self.tasks.items() if task.test_shards is None and task.leads is None]
+        return next((name for name in here if self.tasks[name].real), (here or list(self.tasks))[0])
+
+    @property
+    def set_names(self) -> list[str]:
+        """Names of the corpus's shard sets: of its sources, or SHARDS for the one that was there."""
+        return [SHARDS] if self.corpus.shards else self.corpus.packed
+
+    def set_of(self, task: TaskConfig) -> str:
+        """The name of the shard set that a task is about."""
+        return task.source or self.set_names[0]
 
     @property
     def first_method(self) -> str:
@@ -218,30 +274,38 @@ class StudyPlan:
             raise ValueError("methods, masks and tasks must each name at least one")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds={self.seeds} must be different numbers, at least one")
-        for section in ("methods", "masks"):
-            slugs = {slug(name): name for name in getattr(self, section)}
-            for name in getattr(self, section):
-                if slugs[slug(name)] != name:
-                    raise ValueError(f"{section}: {name!r} and {slugs[slug(name)]!r} would share the same directories")
+        for section in ("methods", "masks", "tasks"):
+            refuse_same_slugs(section, getattr(self, section))
         at_least(self, steps=1, flops_tolerance=0)
         at_least(self.search, "search", steps=1)
         below(self, flops_tolerance=math.inf)
-        if self.search.task not in self.tasks:
+        self.corpus.check()
+        if self.search.task and self.search.task not in self.tasks:
             raise ValueError(f"search.task={self.search.task} is none of the tasks {', '.join(self.tasks)}")
         for name, task in self.tasks.items():
             try:
                 task.check()
             except ValueError as error:
                 raise ValueError(f"tasks.{name}: {error}") from None
-        if self.tasks[self.search.task].protocol != "splits":
-            raise ValueError(f"search.task={self.search.task} must have protocol splits: its val split decides")
-        if self.tasks[self.search.task].test_shards is not None:
+            if self.set_of(task) not in self.set_names:
+                raise ValueError(f"tasks.{name}.source={task.source} is none of {', '.join(self.set_names)}")
+            if self.corpus.shards and task.labels is None:
+                raise ValueError(f"tasks.{name}.labels: with corpus.shards name a labels store of 'lamae labels'")
+        if self.search_task.test_shards is not None:
             raise ValueError(f"search.task={self.search.task} must be of the corpus alone, without test_shards")
         if not 1 <= self.search.rates_per_mask <= len(self.search.learning_rates):
             raise ValueError(
                 f"search.rates_per_mask={self.search.rates_per_mask} must lie in 1..{len(self.search.learning_rates)}, "
                 "the number of search.learning_rates"
             )
+
+
+def refuse_same_slugs(section: str, names: Iterable[str]) -> None:
+    """Raises ValueError where two names would share a directory."""
+    slugs: dict[str, str] = {}
+    for name in names:
+        if (other := slugs.setdefault(slug(name), name)) != name:
+            raise ValueError(f"{section}: {other!r} and {name!r} would share the same directories")
 
 
 def load_plan(path: str | Path, overrides: Sequence[str] = ()) -> StudyPlan:

@@ -144,7 +144,8 @@ def _gap(first: Values, second: Values) -> dict[str, Any]:
 def _reconstruction(plan: StudyPlan, study: StudyDirectory, parts: list[Part], claim: Group) -> list[dict[str, Any]]:
     """Error on scored records over that of the best trivial predictor and of linear regression from the leads."""
     rows = []
-    subjects = [ShardSet.open(part.shards).column("subject") for part in parts]
+    name = plan.set_of(plan.tasks[plan.reconstruction_task])
+    subjects = [ShardSet.open(part.sets[name]).column("subject") for part in parts]
     for number, mask in enumerate(plan.reconstruct):
         for method in plan.methods:
             errors = {
@@ -164,7 +165,8 @@ def _reconstruction(plan: StudyPlan, study: StudyDirectory, parts: list[Part], c
                             "method": method,
                             "situation": situation,
                             "leads": group,
-                            "mse_mv2": float(np.mean([of.mse(situation, group)["model"] for of in errors.values()])),
+                            "mse": float(np.mean([of.mse(situation, group)["model"] for of in errors.values()])),
+                            "unit": one.unit,
                             "best_trivial": trivial,
                             **{
                                 f"ratio_to_{name}": estimate(
@@ -185,7 +187,7 @@ def _read_errors(path: Path, number: int, subject_N: np.ndarray) -> Reconstructi
             defined_SLP=columns[f"{number}/defined"],
             predictors=tuple(columns["predictors"].tolist()),
             subject_R=subject_N[columns["row"]],
-            unit="mV",
+            unit=str(columns["unit"]),
         )
 
 

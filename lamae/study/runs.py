@@ -152,6 +152,6 @@ def _final_run(plan: StudyPlan, overrides: Sequence[str], seed: int, steps: int)
     """Named by a hash of its settings, so that claim and sweep share what they have in common."""
     config = configure(plan, [*overrides, f"train.steps={steps}"])
     digest = runconfig.config_hash(config)[:8]
-    parts = plan.corpus.parts if plan.corpus.ptbxl and not plan.corpus.shards else 1
+    parts = 1 if plan.corpus.shards else plan.corpus.parts
     name = f"final/{config.model.kind}-{config.model.scope}-{config.mask.kind}-{digest}-seed{seed}"
     return Run(name, (*overrides, f"train.steps={steps}", f"train.seed={seed}"), part=seed % parts, scored=FULL)

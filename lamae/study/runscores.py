@@ -11,8 +11,7 @@ import numpy as np
 from lamae.evaluate.embeddings.embed import Embeddings
 from lamae.evaluate.probe.transfer import join_embeddings_of
 from lamae.evaluate.statistics import NUM_DRAWS, Scored
-from lamae.sharding.format import ShardSet
-from lamae.study.corpus import Part
+from lamae.study.corpus import Part, views
 from lamae.study.plan import StudyPlan
 from lamae.study.scoring import score_embeddings, summarise
 
@@ -27,32 +26,22 @@ class RunScores:
     by_key: dict[Key, Scored]
 
     @classmethod
-    def of(
-        cls,
-        features: Mapping[str, Embeddings],
-        plan: StudyPlan,
-        part: Part,
-        shard_set: ShardSet,
-        elsewhere: Mapping[str, Mapping[str, Embeddings]],
-    ) -> "RunScores":
-        """Score the read-outs ``features``, those of other sets by the name of the task that tests there.
+    def of(cls, features: Mapping[str, Mapping[str, Embeddings]], plan: StudyPlan, part: Part) -> "RunScores":
+        """Score ``features``: by view, then by read-out. Tasks of which a view is not there are left out.
 
-        A task that tests elsewhere is left out where nothing is embedded there. Raises UsageError where a task finds
-        nothing to score.
+        Raises UsageError where a task finds nothing to score.
         """
-        held_out_N = np.ones(shard_set.num_records, dtype=bool)
-        held_out_N[shard_set.rows_of_split("train")] = False
         by_key = {}
         for name, task in plan.tasks.items():
-            if task.test_shards is not None and name not in elsewhere:
+            here, there = views(plan, name, part)
+            if any(view.name not in features for view in (here, there) if view is not None):
                 continue
-            truth = part.truth_of(task)
-            for readout, of in features.items():
-                if task.test_shards is not None:
-                    of = join_embeddings_of(of, elsewhere[name][readout])
+            truth = part.truth_of(name, task)
+            for readout, of in features[here.name].items():
+                if there is not None:
+                    of = join_embeddings_of(of, features[there.name][readout])
                 for fraction in task.label_fractions:
-                    scores = score_embeddings(of, truth, task, held_out_N=held_out_N, fraction=fraction)
-                    by_key[name, readout, fraction] = summarise(scores)
+                    by_key[name, readout, fraction] = summarise(score_embeddings(of, truth, task, fraction=fraction))
         return cls(by_key)
 
     def to_columns(self) -> dict[str, np.ndarray]:

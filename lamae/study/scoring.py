@@ -1,8 +1,8 @@
 """From frozen embeddings of one run to scores on records whose subjects it was not pretrained on.
 
 splits      fit on train, C by val, score test; fewer labels: nested shares of the training subjects
-patients    cross-validation over the patients kept out of pretraining. A probe is fitted on the other folds and on the
-            patients that were in pretraining (as in any benchmark whose train split is pretrained on), each code's C by
+patients    cross-validation over the patients of test. A probe is fitted on the other folds and on the patients of
+            train, who were in pretraining (as in any benchmark whose train split is pretrained on), each code's C by
             an inner cross-validation over all of these; no score ever depends on the label of its own patient.
 """
 
@@ -40,10 +40,8 @@ class Scores:
     codes: tuple[str, ...]
 
 
-def score_embeddings(
-    features: Embeddings, truth: Labels, task: TaskConfig, *, held_out_N: np.ndarray, fraction: float = 1.0
-) -> Scores:
-    """Scores of one read-out. ``held_out_N``: rows whose subjects were kept out of pretraining.
+def score_embeddings(features: Embeddings, truth: Labels, task: TaskConfig, *, fraction: float = 1.0) -> Scores:
+    """Scores of one read-out on the test split of ``truth``.
 
     ``fraction`` of the training subjects are used, drawn anew (and nested) in every repeat. Raises UsageError where a
     record to be scored was pretrained on.
@@ -60,8 +58,7 @@ def score_embeddings(
             for repeat in range(task.repeats if fraction < 1 else 1)
         ]
     else:
-        scored = np.flatnonzero(usable_N & held_out_N)
-        helpers = np.flatnonzero(usable_N & ~held_out_N)
+        scored, helpers = (rows[usable_N[rows]] for rows in (truth.rows("test"), truth.rows("train")))
         repeats = [
             _score_patients(features, y_NK, scored, helpers, folds=task.folds, fraction=fraction, seed=repeat)
             for repeat in range(task.repeats)

@@ -1,13 +1,12 @@
 """Each method's learning rate and mask, chosen on validation data alone."""
 
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 
-from lamae.evaluate.embeddings.embed import read_embeddings
-from lamae.evaluate.labels.store import read_labels
+from lamae.evaluate.embeddings.embed import Embeddings, read_embeddings
+from lamae.evaluate.labels.store import Labels
 from lamae.evaluate.probe.readouts import fit_rows
 from lamae.study import runs as run_lists
-from lamae.study.corpus import Part
+from lamae.study.corpus import Part, views
 from lamae.study.directory import StudyDirectory
 from lamae.study.plan import StudyPlan, TaskConfig
 from lamae.study.runs import Run, Setting
@@ -23,10 +22,17 @@ def search(
     plan: StudyPlan, study: StudyDirectory, parts: list[Part], execute: Execute
 ) -> tuple[dict[Setting, float], dict[str, Setting], float]:
     """Val scores of every setting tried; each method's choice; the first method's rate under the first mask."""
-    task = plan.search_task
+    task, (view, _) = plan.search_task, views(plan, plan.search_task_name, parts[0])
 
     def scores_of(runs: Mapping[Setting, Run]) -> dict[Setting, float]:
-        return {setting: val_score(task, study.embeddings(run.name), parts[run.part]) for setting, run in runs.items()}
+        return {
+            setting: val_score(
+                parts[run.part].truth_of(plan.search_task_name, task),
+                read_embeddings(study.embeddings(run.name, view.name), readout=READOUT),
+                task,
+            )
+            for setting, run in runs.items()
+        }
 
     by_rate = run_lists.learning_rate_runs(plan)
     execute("search: learning rates", by_rate.values())
@@ -47,9 +53,8 @@ def ranked(scores: Mapping[Setting, float], method: str) -> list[Setting]:
     return sorted((setting for setting in scores if setting.method == method), key=lambda setting: -scores[setting])
 
 
-def val_score(task: TaskConfig, embeddings: Path, part: Part) -> float:
+def val_score(truth: Labels, features: Embeddings, task: TaskConfig) -> float:
     """Macro AUROC on the val split, of a probe fitted on the train split under the best C."""
-    truth, features = read_labels(part.labels_of(task)), read_embeddings(embeddings, readout=READOUT)
     rows = {split: of[features.embedded_N[of]] for split, of in rows_of_splits(truth, task).items() if split != "test"}
     # The search never scores test records: val takes their place in the call.
     rows["test"] = rows["val"]

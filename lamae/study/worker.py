@@ -19,9 +19,9 @@ from lamae.base.files import new_file
 from lamae.evaluate.embeddings.embed import READOUTS, Embeddings, embed, read_embeddings
 from lamae.evaluate.reconstruct.reconstruction import reconstruction_errors
 from lamae.sharding.format import ShardSet
-from lamae.study.corpus import Part, open_parts
+from lamae.study.corpus import Part, View, open_parts, views
 from lamae.study.directory import StudyDirectory
-from lamae.study.plan import StudyPlan, TaskConfig, load_plan
+from lamae.study.plan import StudyPlan, load_plan
 from lamae.study.runs import FULL, Run, configure
 from lamae.study.runscores import RunScores, scoring_hash
 from lamae.study.scoring import rows_of_splits
@@ -34,9 +34,9 @@ EMBED_BATCH, GPU_EMBED_BATCH = 8, 256  # small batches stay in a core's cache
 def run_one(study: StudyDirectory, name: str) -> int:
     """Everything of one run; the exit code, 75 where it was stopped and saved."""
     plan, run = load_plan(study.plan), study.read_run(name)
-    part = open_parts(plan.corpus, study.corpus)[run.part]
-    shard_set = ShardSet.open(part.shards)
-    config = configure(plan, run.overrides, shards=str(part.shards), run_dir=str(study.run(name)))
+    part = open_parts(plan, study.corpus)[run.part]
+    shards = "[" + ",".join(map(str, part.sets.values())) + "]"
+    config = configure(plan, run.overrides, shards=shards, run_dir=str(study.run(name)))
     seconds = _Seconds(study.done(name))
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -44,33 +44,28 @@ def run_one(study: StudyDirectory, name: str) -> int:
         code = seconds.measure("train", lambda: loop.train(config))
         if code:
             return int(code)
-    source = study.run(run.weights_of or name)
 
-    def embed_set(of: ShardSet, rows: np.ndarray, out: Path) -> None:
+    def embed_view(view: View, rows: np.ndarray, out: Path) -> None:
         embed(
-            source,
-            of,
+            study.run(run.weights_of or name),
+            view.shards,
             out,
             rows=rows,
+            leads=view.leads,
             batch_size=EMBED_BATCH if device == "cpu" else GPU_EMBED_BATCH,
             device=device,
             random_weights=run.weights_of is not None,
             seed=config.train.seed,
         )
 
-    if not study.embeddings(name).exists():
-        rows = rows_to_embed(plan, run, part, shard_set.num_records)
-        seconds.measure("embed", lambda: embed_set(shard_set, rows, study.embeddings(name)))
-    for task_name, task in tests_elsewhere(plan).items() if run.scored == FULL else ():
-        out = study.embeddings(name, task_name)
+    for view, rows in rows_to_embed(plan, run, part).items():
+        out = study.embeddings(name, view.name)
         if not out.exists():
-            other = ShardSet.open(str(task.test_shards))
-            tested = rows_of_splits(part.truth_of(task), task)["test"] - shard_set.num_records
-            seconds.measure("embed", functools.partial(embed_set, other, tested, out))
+            seconds.measure("embed", functools.partial(embed_view, view, rows, out))
     if run.scored == FULL:
         if run.weights_of is None and plan.reconstruct and not study.reconstruction(name).exists():
-            seconds.measure("reconstruct", lambda: _reconstruct(plan, study, name, part, shard_set, device))
-        seconds.measure("task", lambda: _score(plan, study, name, part, shard_set))
+            seconds.measure("reconstruct", lambda: _reconstruct(plan, study, name, part, device))
+        seconds.measure("task", lambda: _score(plan, study, name, part))
     seconds.write(scored=scoring_hash(plan) if run.scored == FULL else None)
     return 0
 
@@ -80,76 +75,79 @@ class _Seconds:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._by_stage: dict[str, float] = files.read_json(path)["cpu_s"] if path.exists() else {}
+        self._before: dict[str, float] = files.read_json(path)["cpu_s"] if path.exists() else {}
+        self._spent: dict[str, float] = {}
 
     def measure(self, stage: str, action: Callable[[], int | None]) -> int | None:
         start = time.process_time()
         result = action()
-        spent = round(time.process_time() - start, 2)
-        self._by_stage[stage] = max(spent, self._by_stage.get(stage, 0.0))
+        self._spent[stage] = self._spent.get(stage, 0.0) + time.process_time() - start
         return result
 
     def write(self, **values: str | None) -> None:
-        files.write_json(self._path, {"cpu_s": self._by_stage, **values})
+        spent = {stage: round(max(s, self._before.get(stage, 0.0)), 2) for stage, s in self._spent.items()}
+        files.write_json(self._path, {"cpu_s": {**self._before, **spent}, **values})
 
 
-def tests_elsewhere(plan: StudyPlan) -> dict[str, TaskConfig]:
-    """The tasks that test on another shard set than the corpus, by name."""
-    return {name: task for name, task in plan.tasks.items() if task.test_shards is not None}
-
-
-def rows_to_embed(plan: StudyPlan, run: Run, part: Part, num_records: int) -> np.ndarray:
-    """Rows of the corpus, of ``num_records``, that some task needs; of the search's runs none of any test split."""
-    rows = []
-    for task in plan.tasks.values() if run.scored == FULL else [plan.search_task]:
-        truth = part.truth_of(task)
-        if task.protocol == "patients":
-            rows.append(np.flatnonzero(truth.labelled_N))
+def rows_to_embed(plan: StudyPlan, run: Run, part: Part) -> dict[View, np.ndarray]:
+    """Rows of every view that some task needs; of the search's runs none of any test split."""
+    rows: dict[View, list[np.ndarray]] = {}
+    search = {plan.search_task_name: plan.search_task}
+    for name, task in (plan.tasks if run.scored == FULL else search).items():
+        truth, (here, there) = part.truth_of(name, task), views(plan, name, part)
+        if task.protocol == "patients" and run.scored == FULL:
+            wanted = np.flatnonzero(truth.labelled_N)
         else:
             by_split = rows_of_splits(truth, task)
-            rows += [of for split, of in by_split.items() if run.scored == FULL or split != "test"]
-    found = np.unique(np.concatenate(rows))
-    return found[found < num_records]
+            wanted = np.concatenate([of for split, of in by_split.items() if run.scored == FULL or split != "test"])
+        num_here = ShardSet.open(here.shards).num_records
+        rows.setdefault(here, []).append(wanted[wanted < num_here])
+        if there is not None:
+            rows.setdefault(there, []).append(wanted[wanted >= num_here] - num_here)
+    return {view: np.unique(np.concatenate(of)) for view, of in rows.items()}
 
 
-def _reconstruct(
-    plan: StudyPlan, study: StudyDirectory, name: str, part: Part, shard_set: ShardSet, device: str
-) -> None:
+def _reconstruct(plan: StudyPlan, study: StudyDirectory, name: str, part: Part, device: str) -> None:
     """Errors on the records that the first real task (else the first) is scored on; trivial predictors get means and
     covariances from its other records."""
-    here = [task for name, task in plan.tasks.items() if name not in tests_elsewhere(plan)]
-    task = next((task for task in here if task.real), here[0])
-    truth = part.truth_of(task)
-    labelled = np.flatnonzero(truth.labelled_N)
-    pretrained = np.isin(labelled, shard_set.rows_of_split("train"))
-    rows = labelled[~pretrained] if task.protocol == "patients" else rows_of_splits(truth, task)["test"]
+    task_name = plan.reconstruction_task
+    task = plan.tasks[task_name]
+    shard_set, truth = ShardSet.open(part.sets[plan.set_of(task)]), part.truth_of(task_name, task)
+    rows = truth.rows("test") if task.protocol == "patients" else rows_of_splits(truth, task)["test"]
     loaded = load_model(study.run(name), device=device)
     columns = {"row": rows}
     for number, overrides in enumerate(plan.reconstruct.values()):
         mask = configure(plan, overrides).mask
         errors = reconstruction_errors(
-            loaded, shard_set, rows, mask=mask, train_rows=labelled[pretrained], device=device
+            loaded, shard_set, rows, mask=mask, train_rows=truth.rows("train"), device=device
         )
         columns |= {
             f"{number}/squared": errors.squared_RSLP,
             f"{number}/count": errors.count_RSL,
             f"{number}/defined": errors.defined_SLP,
             "predictors": np.array(errors.predictors),
+            "unit": np.array(errors.unit),
         }
-    _save(study.reconstruction(name), columns)
+    save(study.reconstruction(name), columns)
 
 
-def _score(plan: StudyPlan, study: StudyDirectory, name: str, part: Part, shard_set: ShardSet) -> None:
+def _score(plan: StudyPlan, study: StudyDirectory, name: str, part: Part) -> None:
     """Every task on every read-out and share of labels."""
-
-    def read(task: str | None) -> dict[str, Embeddings]:
-        return {readout: read_embeddings(study.embeddings(name, task), readout=readout) for readout in READOUTS}
-
-    elsewhere = {task: read(task) for task in tests_elsewhere(plan)}
-    _save(study.scored(name), RunScores.of(read(None), plan, part, shard_set, elsewhere).to_columns())
+    features = read_views(plan, study, name, part)
+    save(study.scored(name), RunScores.of(features, plan, part).to_columns())
 
 
-def _save(out: Path, columns: dict[str, np.ndarray]) -> None:
+def read_views(plan: StudyPlan, study: StudyDirectory, name: str, part: Part) -> dict[str, dict[str, Embeddings]]:
+    """What a finished run made of every view, by read-out."""
+    found = {view.name for task in plan.tasks for view in views(plan, task, part) if view is not None}
+    return {
+        view: {readout: read_embeddings(study.embeddings(name, view), readout=readout) for readout in READOUTS}
+        for view in sorted(found)
+    }
+
+
+def save(out: Path, columns: dict[str, np.ndarray]) -> None:
+    """Write arrays as a whole npz file."""
     with new_file(out) as partial, partial.open("wb") as stream:
         np.savez(stream, **columns)  # type: ignore[arg-type]
 

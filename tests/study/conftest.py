@@ -57,7 +57,7 @@ def write_plan(corpus: dict[str, Path], tmp_path: Path):
             "corpus": {"shards": str(corpus["shards"]), "seconds": 5.0},
             "methods": {"lamae": ["model.kind=lamae"], "joint": ["model.kind=joint"]},
             "masks": {"grid": ["mask.kind=grid"], "random": ["mask.kind=random"]},
-            "search": {"task": "splits", "steps": 1, "learning_rates": [1e-3]},
+            "search": {"steps": 1, "learning_rates": [1e-3]},
             "tasks": {
                 "splits": {"labels": str(corpus["labels"]), "label_fractions": [0.5, 1.0]},
                 "patients": {"labels": str(corpus["labels"]), "protocol": "patients", "folds": 3, "real": True},

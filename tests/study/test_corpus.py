@@ -8,7 +8,7 @@ import pytest
 from lamae.evaluate.labels.store import read_labels
 from lamae.sharding.format import ShardSet
 from lamae.study.corpus import build_corpus
-from lamae.study.plan import CorpusConfig
+from lamae.study.plan import CorpusConfig, SourceConfig, StudyPlan, TaskConfig
 
 PATIENTS = [(1, 11, "{'NORM': 100.0}"), (2, 11, "{'NORM': 80.0}"), (3, 12, "{'IMI': 100.0}"), (4, 13, "{'SR': 0.0}"),
             (5, 14, "{'NORM': 50.0}"), (6, 15, "{'IMI': 0.0}")]  # fmt: skip
@@ -28,58 +28,67 @@ def write_record(folder, name):
 
 
 @pytest.fixture
-def sources(tmp_path):
-    """A PTB-XL of six records of five patients, and a folder of one other recording."""
-    ptbxl = tmp_path / "ptbxl"
-    rows = []
+def ptbxl(tmp_path):
+    """A PTB-XL of six records of five patients."""
+    folder, rows = tmp_path / "PTB-XL", []
     for number, patient, codes in PATIENTS:
-        write_record(ptbxl / "records500" / "00000", f"{number:05d}_hr")
+        write_record(folder / "records500" / "00000", f"{number:05d}_hr")
         high = f"records500/00000/{number:05d}_hr"
         rows.append(
             [number, f"{patient}.0", 300 if patient == 15 else 60, patient % 2, codes, 1, high[:-2] + "lr", high]
         )
-    with (ptbxl / "ptbxl_database.csv").open("w", newline="") as stream:
+    with (folder / "ptbxl_database.csv").open("w", newline="") as stream:
         heading = ["ecg_id", "patient_id", "age", "sex", "scp_codes", "strat_fold", "filename_lr", "filename_hr"]
         csv.writer(stream).writerows([heading, *rows])
-    (ptbxl / "scp_statements.csv").write_text(
+    (folder / "scp_statements.csv").write_text(
         ",description,diagnostic,form,rhythm,diagnostic_class,diagnostic_subclass\n"
         "NORM,normal,1.0,,,NORM,NORM\nIMI,inferior,1.0,,,MI,IMI\nSR,sinus,,,1.0,,\n"
     )
+    return folder
+
+
+def make_plan(**corpus):
+    tasks = {
+        "superclass": TaskConfig(source="ptbxl", protocol="patients"),
+        "diagnostic": TaskConfig(source="ptbxl", protocol="patients", label_options=["task=diagnostic"]),
+        "icd": TaskConfig(source="synthetic"),
+    }
+    return StudyPlan(corpus=CorpusConfig(synthetic_records=24, synthetic_subjects=12, seed=3, **corpus), tasks=tasks)
+
+
+def test_parts_keep_their_patients_out_of_pretraining(ptbxl, tmp_path):
     write_record(tmp_path / "others", "00001_hr")
-    return ptbxl, tmp_path / "others"
-
-
-def test_parts_keep_their_patients_out_of_pretraining(sources, tmp_path):
-    ptbxl, others = sources
-    config = CorpusConfig(
-        synthetic_records=24, synthetic_subjects=12, seed=3, ptbxl=str(ptbxl), others=[str(others)], rate_hz=100
-    )
-    build = lambda: build_corpus(config, tmp_path / "corpus", workers=1, progress=lambda *_: None)
+    places = {"ptbxl": SourceConfig(str(ptbxl)), "others": SourceConfig(str(tmp_path / "others"), ["seconds=5"])}
+    plan = make_plan(sources={**places, "not there": SourceConfig()}, val_share=0.0)
+    build = lambda: build_corpus(plan, tmp_path / "corpus", workers=1, progress=lambda *_: None)
     parts = build()
     held_out = []
     for part in parts:
-        shard_set = ShardSet.open(part.shards)
-        keys, subjects = np.array(shard_set.keys), shard_set.column("subject")
-        assert shard_set.rate_hz == 100
-        assert shard_set.num_records >= 24 + 6 + 1 - shard_set.manifest["rejects"].get("no_usable_lead", 0)
-        is_ptbxl, is_other = np.char.startswith(keys, "5"), np.char.startswith(keys, "6")
-        train = np.isin(np.arange(len(keys)), shard_set.rows_of_split("train"))
-        test = np.isin(np.arange(len(keys)), shard_set.rows_of_split("test"))
-        assert not set(subjects[train]) & set(subjects[~train])
-        assert train[is_other].all()
-        assert (train | test)[is_ptbxl].all()
-        assert subjects[keys == "50000001"] == subjects[keys == "50000002"]
-        held_out.append(set(keys[is_ptbxl & test]))
+        sets = {name: ShardSet.open(path) for name, path in part.sets.items()}
+        assert [(name, one.num_samples, one.rate_hz) for name, one in sets.items()] == [
+            ("ptbxl", 1000, 100),
+            ("others", 500, 100),
+            ("synthetic", 1000, 100),
+        ]
+        assert set(part.demographics) == {"ptbxl", "synthetic"}
+        assert len(sets["others"].rows_of_split("train")) == 1, "what no task scores is pretrained on whole"
+        for name in ("ptbxl", "synthetic"):
+            subjects = sets[name].column("subject")
+            train, test = (subjects[sets[name].rows_of_split(split)] for split in ("train", "test"))
+            assert not set(train) & set(test)
+            assert len(train) + len(test) == len(subjects)
+        keys = np.array(sets["ptbxl"].keys)
+        held_out.append(set(keys[sets["ptbxl"].rows_of_split("test")]))
 
-        truth = read_labels(part.labels["ptbxl"])
+        truth = read_labels(part.labels["superclass"])
         assert truth.codes == ["MI", "NORM"]
-        by_key = {key: row for row, key in enumerate(shard_set.keys)}
-        assert truth.label_NK[[by_key[f"5000000{n}"] for n in (1, 3)]].tolist() == [[0, 1], [1, 0]]
-        assert set(np.flatnonzero(truth.labelled_N)) == {by_key[f"5000000{n}"] for n in (1, 2, 3, 5, 6)}
-        synthetic = read_labels(part.labels["synthetic"])
-        assert not synthetic.labelled_N[is_ptbxl | is_other].any()
-    assert held_out[0] | held_out[1] == {f"5000000{n}" for n in range(1, 7)}
+        assert truth.label_NK[[list(keys).index(f"0000{n}_hr") for n in (1, 3)]].tolist() == [[0, 1], [1, 0]]
+        assert set(keys[truth.labelled_N]) == {f"0000{n}_hr" for n in (1, 2, 3, 5, 6)}
+        assert read_labels(part.labels["diagnostic"]).codes == ["IMI", "NORM"]
+        assert read_labels(part.labels["icd"]).labelled_N.any()
+    assert held_out[0] | held_out[1] == {f"0000{n}_hr" for n in range(1, 7)}
     assert not held_out[0] & held_out[1]
+    assert all(len({"00001_hr", "00002_hr"} & part) != 1 for part in held_out), "one patient on two sides"
 
     before = [(path, path.stat().st_mtime_ns) for path in sorted((tmp_path / "corpus").rglob("*")) if path.is_file()]
     assert build() == parts
@@ -88,8 +97,19 @@ def test_parts_keep_their_patients_out_of_pretraining(sources, tmp_path):
     ], "what was complete was made again"
 
 
+def test_val_is_the_same_in_every_part_and_held_out_of_all(ptbxl, tmp_path):
+    plan = make_plan(sources={"ptbxl": SourceConfig(str(ptbxl))}, val_share=0.5)
+    parts = build_corpus(plan, tmp_path / "corpus", workers=1, progress=lambda *_: None)
+    val = []
+    for part in parts:
+        shard_set = ShardSet.open(part.sets["synthetic"])
+        val.append({shard_set.keys[row] for row in shard_set.rows_of_split("val")})
+    assert val[0] == val[1]
+    assert 0 < len(val[0]) < 24
+
+
 def test_a_corpus_that_is_there_is_taken_as_it_is(corpus, tmp_path):
-    config = CorpusConfig(shards=str(corpus["shards"]))
-    (part,) = build_corpus(config, tmp_path / "corpus", workers=1, progress=lambda *_: None)
-    assert part.shards == corpus["shards"]
+    plan = StudyPlan(corpus=CorpusConfig(shards=str(corpus["shards"])), tasks={"a": TaskConfig(labels="labels.zarr")})
+    (part,) = build_corpus(plan, tmp_path / "corpus", workers=1, progress=lambda *_: None)
+    assert part.sets == {"shards": corpus["shards"]}
     assert not (tmp_path / "corpus").exists()

@@ -17,8 +17,7 @@ from tests.evaluate.test_probe import simulate
 def studied(features, truth, *, fraction=1.0, repeats=1):
     """By seed, what a study has of one run, its three repeats of few labels taken as one value."""
     task = TaskConfig(fit_records=10**6, test_records=10**6, repeats=repeats)
-    held_out_N = np.ones(len(features.subject_N), dtype=bool)
-    scores = score_embeddings(features, truth, task, held_out_N=held_out_N, fraction=fraction)
+    scores = score_embeddings(features, truth, task, fraction=fraction)
     return {0: summarise(scores).drawn()}
 
 

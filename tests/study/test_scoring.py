@@ -16,7 +16,7 @@ N = 240
 HELD_OUT = np.arange(N) >= 120
 
 
-def simulate(*, seed=0):
+def simulate(*, seed=0, protocol="patients"):
     """Two records per subject; SEEN is in the features, NOISE belongs to the subject and is not."""
     rng = np.random.default_rng(seed)
     subject = np.arange(N) // 2
@@ -34,15 +34,16 @@ def simulate(*, seed=0):
         index_hash="i",
         name="features",
     )
-    split = np.where(subject < 60, 0, np.where(subject < 80, 1, 2)).astype(np.uint8)
+    with_val = np.where(subject < 60, 0, np.where(subject < 80, 1, 2))
+    split = (with_val if protocol == "splits" else np.where(HELD_OUT, 2, 0)).astype(np.uint8)
     truth = Labels(y.astype(np.uint8), np.ones(N, dtype=bool), split, ["SEEN", "NOISE"], {}, "simulated", "i")
     return features, truth
 
 
 @pytest.mark.parametrize("protocol", ["patients", "splits"])
 def test_finds_what_is_there_and_no_fingerprints(protocol):
-    features, truth = simulate()
-    scores = score_embeddings(features, truth, TaskConfig(protocol=protocol), held_out_N=HELD_OUT)
+    features, truth = simulate(protocol=protocol)
+    scores = score_embeddings(features, truth, TaskConfig(protocol=protocol))
     seen, noise = summarise(scores).auroc_K
     assert seen > 0.9
     assert 0.3 < noise < 0.7
@@ -53,10 +54,10 @@ def test_no_label_reaches_a_score_of_its_own_fold(monkeypatch):
     monkeypatch.setattr(scoring, "deal_folds", lambda subject_M, y_MK, folds, seed: subject_M % folds)
     features, truth = simulate()
     config = TaskConfig(protocol="patients", repeats=1)
-    before = score_embeddings(features, truth, config, held_out_N=HELD_OUT)
+    before = score_embeddings(features, truth, config)
     label = truth.label_NK.copy()
     label[np.flatnonzero(HELD_OUT)[before.stratum_RM[0] == 0]] ^= 1
-    after = score_embeddings(features, dataclasses.replace(truth, label_NK=label), config, held_out_N=HELD_OUT)
+    after = score_embeddings(features, dataclasses.replace(truth, label_NK=label), config)
     inside = before.stratum_RM[0] == 0
     np.testing.assert_array_equal(before.score_RMK[0, inside], after.score_RMK[0, inside])
     assert not np.allclose(before.score_RMK[0, ~inside], after.score_RMK[0, ~inside])
@@ -64,10 +65,12 @@ def test_no_label_reaches_a_score_of_its_own_fold(monkeypatch):
 
 def test_subjects_that_were_pretrained_on_are_refused():
     features, truth = simulate()
+    seen = dataclasses.replace(features, pretrained_N=np.full(N, PRETRAINED, dtype=np.uint8))
     with pytest.raises(UsageError, match="subjects to be scored were in pretraining"):
-        score_embeddings(features, truth, TaskConfig(protocol="patients"), held_out_N=~HELD_OUT)
+        score_embeddings(seen, truth, TaskConfig(protocol="patients"))
+    in_train = dataclasses.replace(truth, split_N=np.zeros(N, dtype=np.uint8))
     with pytest.raises(UsageError, match="no labelled record"):
-        score_embeddings(features, truth, TaskConfig(protocol="patients"), held_out_N=np.zeros(N, dtype=bool))
+        score_embeddings(features, in_train, TaskConfig(protocol="patients"))
 
 
 def test_folds_are_of_subjects_and_even_in_labels():

@@ -89,7 +89,7 @@ def test_fitted_on_one_hospital_and_tested_on_another(lamae, write_plan, corpus,
     assert "low" in rows["joint"]["difference"]
     assert results["codes"]["abroad"]["lamae"]["FAST"]["value"] > 0.9
     (run, *_) = out.glob("runs/final/lamae-*")
-    embedded = read_embeddings(run / "embeddings-abroad.zarr", readout="mean").embedded_N
+    embedded = read_embeddings(run / "embeddings-tested-abroad.zarr", readout="mean").embedded_N
     assert embedded[40:].all()
     assert not embedded[:40].any(), "of the other hospital nothing but its test split is looked at"
 
@@ -133,14 +133,21 @@ def test_dry_run_lists_runs_and_makes_nothing(lamae, write_plan, tmp_path):
     ("change", "message"),
     [
         ("search.task=nobody", "search.task=nobody is none of the tasks splits, patients"),
-        ("search.task=patients", "search.task=patients must have protocol splits"),
+        ("search.steps=0", "search.steps=0 must be at least 1"),
+        ("tasks.splits.source=elsewhere", "tasks.splits.source=elsewhere is none of shards"),
+        ("tasks.splits.labels=null", "tasks.splits.labels: with corpus.shards name a labels store of 'lamae labels'"),
+        ("tasks.splits.leads=I,X", "tasks.splits: leads=I,X: 'X' is no lead"),
+        ("corpus={sources: {a: {path: null}}}", "corpus: neither shards nor the path of a source nor synthetic"),
+        ("corpus={sources: {synthetic: {path: x}}}", "corpus.sources.synthetic: is the name of the ECGs of"),
+        ("corpus={sources: {a: {path: /, pack: [gan=2]}}}", "corpus.sources.a.pack: command line: unknown key gan"),
+        ("corpus={sources: {a: {path: nowhere}}}", "corpus.sources.a.path=nowhere: not there; name what 'lamae shard'"),
         ("tasks.splits.protocol=guess", "tasks.splits: protocol='guess' is none of splits, patients"),
         ("tasks.splits.label_fractions=[0.5]", "tasks.splits: label_fractions"),
         ("tasks.splits.test_shards=x", "tasks.splits: test_shards and test_labels go together"),
         ("tasks.patients={labels: x, protocol: patients, test_shards: x, test_labels: x}", "needs protocol=splits"),
         (
             "tasks.splits={labels: x, test_shards: x, test_labels: x}",
-            "search.task=splits must be of the corpus alone",
+            "search.task= must be of the corpus alone",
         ),
         ("tasks.patients={labels: x, test_shards: x, test_labels: x, test_split: val}", "test_split='val' is none of"),
         ("seeds=[1,1]", "seeds=[1, 1] must be different"),
@@ -157,7 +164,7 @@ def test_dry_run_lists_runs_and_makes_nothing(lamae, write_plan, tmp_path):
         ("seeds=3", "seeds: expected a list, each a whole number, not 3"),
         ("steps=0", "steps=0 must be at least 1"),
         ("flops_tolerance=nan", "flops_tolerance=nan must be at least 0"),
-        ("corpus.split_fractions=[1,2]", "corpus.split_fractions=[1.0, 2.0] must be three shares that add up to 1"),
+        ("corpus.val_share=1", "corpus.val_share=1.0 must lie in [0, 1)"),
         ("masks={a-b: [], a+b: [mask.ratio=0.2]}", "masks: 'a-b' and 'a+b' would share the same directories"),
     ],
 )
@@ -176,8 +183,9 @@ def test_a_run_that_fails_is_named_with_its_log(lamae, write_plan, tmp_path, mon
 
 
 def test_the_plans_that_ship_can_be_listed(lamae, tmp_path):
-    for name, least in (("claim", 30), ("mimic", 30)):
-        code, printed, error = lamae("study", name, f"corpus.ptbxl={tmp_path}", "--out", "x", "--dry-run")
+    for name, least in (("claim", 35), ("mimic", 30)):
+        changes = [f"corpus.sources.ptbxl.path={tmp_path}"] * (name == "claim")
+        code, printed, error = lamae("study", name, *changes, "--out", "x", "--dry-run")
         assert code == 0, error
         assert int(printed.splitlines()[-1].split()[0]) >= least
 
@@ -185,11 +193,11 @@ def test_the_plans_that_ship_can_be_listed(lamae, tmp_path):
 def test_a_plan_that_needs_ptbxl_says_where_it_is_from(lamae, tmp_path):
     code, _, error = lamae("study", "claim", "--out", "x")
     assert code == 2
-    assert "corpus.ptbxl must be given" in error
+    assert "corpus.sources.ptbxl.path must be given" in error
     assert "https://physionet.org/content/ptb-xl/" in error
-    code, _, error = lamae("study", "claim", "corpus.ptbxl=nowhere", "--out", "x")
+    code, _, error = lamae("study", "claim", "corpus.sources.ptbxl.path=nowhere", "--out", "x")
     assert code == 2
-    assert "corpus.ptbxl=nowhere: no ptbxl_database.csv there" in error
+    assert "corpus.sources.ptbxl.path=nowhere: not there" in error
     assert not (tmp_path / "x").exists()
 
 
