@@ -34,7 +34,7 @@ def run(*, quick: bool = False, progress: Progress = ignore, size: str | None = 
         [parameters] = pool.call(
             rankstep.open_steps,
             config=f"configs/pretrain/{size}.yaml",
-            overrides=["train.global_batch_size=1", "train.micro_batch_size=1"],
+            overrides=["train.global_batch_size=1", "train.micro_batch_size=1", "engine.precision=bf16"],
         )
         pool.call(rankstep.time_steps, num_steps=1)  # makes the moments
         timings: dict[str, Timing] = pool.call(time_saving, folder=scratch, repeats=repeats)[0]

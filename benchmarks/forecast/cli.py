@@ -71,12 +71,12 @@ def plan(
     from lamae.benchmarks.forecast.model import ModelShape
     from lamae.benchmarks.synthetic import load_run
 
-    run = load_run(config, *(overrides or []))
+    shape = ModelShape.of(load_run(config, *(overrides or [])))
+    run, batch = shape.run, shape.run.train.global_batch_size
     storage = storage_gb_per_s * 1e9
     machine = describe_machine(
         gpu, interconnect, precision=run.engine.precision, devices_per_node=gpus_per_node, storage=storage
     )
-    shape, batch = ModelShape.of(run), run.train.global_batch_size
     by_stage, chosen = _forecasts(shape, machine, sizes, records_per_gpu)
     console.say(
         f"{config} on {machine.name}: {shape.num_parameters / 1e6:.1f} M parameters, "

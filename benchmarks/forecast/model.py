@@ -16,6 +16,7 @@ from lamae.benchmarks.synthetic import DTYPES, SyntheticBatch, build_model_of, n
 from lamae.benchmarks.watch import Watch
 from lamae.model.flops import Flops, count_flops
 from lamae.train.blocks import checkpoint_activations
+from lamae.train.precision import settle_precision
 from lamae.train.runconfig import RunConfig
 
 
@@ -46,7 +47,8 @@ class ModelShape:
 
     @classmethod
     def of(cls, run: RunConfig) -> "ModelShape":
-        """Raises UsageError where the configuration's parts do not fit together."""
+        """Of ``run`` on GPUs. Raises UsageError where the configuration's parts do not fit together."""
+        run = settle_precision(run, prefer_bf16=True)
         with torch.device("meta"):
             tensors = [parameter.numel() for parameter in build_model_of(run).parameters()]
         flops = count_flops(run.model, run.mask, num_samples=num_record_samples(run))

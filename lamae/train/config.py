@@ -9,6 +9,7 @@ from typing import Any
 
 from lamae.base.validate import above, at_least, below, one_of
 
+AUTO = "auto"
 PRECISIONS = ("fp32", "bf16")
 ZERO_STAGES = (0, 1, 2, 3)
 COMPILE_MODES = ("off", "blocks")
@@ -164,8 +165,9 @@ class EngineConfig:
     zero_stage: int = 1
     """What is partitioned over ranks: 0 nothing, 1 optimiser state, 2 and gradients, 3 and weights."""
 
-    precision: str = "bf16"
-    """``bf16`` (weights and activations bfloat16, master weights and moments float32) or ``fp32``."""
+    precision: str = AUTO
+    """``bf16`` (weights and activations bfloat16, master weights and moments float32), ``fp32``, or ``auto``: bf16
+    where the device computes it faster."""
 
     timeout_s: float = 1800.0
     """How long a collective may wait for a rank before the first step is done, and how long ranks may then spend
@@ -182,9 +184,9 @@ class EngineConfig:
     def check(self) -> None:
         one_of(self, "engine", zero_stage=ZERO_STAGES)
         above(self, "engine", timeout_s=0, step_timeout_s=0)
-        if self.precision not in PRECISIONS:
+        if self.precision not in (AUTO, *PRECISIONS):
             reason = "; fp16 is not offered: its loss scaling is not proven here" if self.precision == "fp16" else ""
-            raise ValueError(f"engine.precision={self.precision!r} is none of {', '.join(PRECISIONS)}{reason}")
+            raise ValueError(f"engine.precision={self.precision!r} is none of {', '.join((AUTO, *PRECISIONS))}{reason}")
         if self.precision == "bf16" and self.zero_stage == 0:
             raise ValueError(
                 "engine.zero_stage=0 with engine.precision=bf16 is refused: DeepSpeed 0.19.8 then follows a wrong loss "

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lamae.train.config import EngineConfig, OptimConfig
+from lamae.train.config import PRECISIONS, EngineConfig, OptimConfig
 from lamae.train.schedule import BatchPlan
 
 
 def deepspeed_config(engine: EngineConfig, optim: OptimConfig, plan: BatchPlan) -> dict[str, Any]:
     """The DeepSpeed configuration of a run: every option that matters written out, ``engine.deepspeed`` merged last."""
+    if engine.precision not in PRECISIONS:
+        raise ValueError(f"engine.precision={engine.precision} is to be settled for a device first")
     bf16 = engine.precision == "bf16"
     # DeepSpeed 0.19.8 turns stage 1 with float32 accumulation of bfloat16 gradients into another optimiser class.
     accumulate_in = "bf16" if bf16 and engine.zero_stage == 1 else "fp32"

@@ -30,6 +30,7 @@ from lamae.train.inputs import Inputs
 from lamae.train.monitor.profiler import Profiler
 from lamae.train.monitor.reporter import DrawFigures, Reporter
 from lamae.train.monitor.runlog import RunLog
+from lamae.train.precision import is_bf16_faster, settle_precision
 from lamae.train.ranks import distributed
 from lamae.train.ranks.distributed import Ranks
 from lamae.train.ranks.flags import FlagExchange, StopSignals
@@ -54,6 +55,7 @@ def train(config: RunConfig, *, draw_figures: DrawFigures | None = None, probe: 
     Raises LamaeError (UsageError where the configuration is to blame) for what its reader can put right.
     """
     ranks = distributed.start(timeout_s=config.engine.timeout_s, num_threads=config.train.num_threads)
+    config = settle_precision(config, prefer_bf16=ranks.decide(lambda: is_bf16_faster(ranks.device)))
     run_dir = Path(config.run.dir)
     with closing(RunLock(run_dir)) as lock, RunLog(run_dir, is_main=ranks.is_main) as run_log:
         return _train(config, ranks, lock, run_log, draw_figures=draw_figures, probe=probe)

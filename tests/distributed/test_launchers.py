@@ -77,7 +77,7 @@ def test_a_run_killed_twice_ends_like_one_that_was_not(shards: Path, alone: Path
 
 def test_a_configuration_that_cannot_work_exits_with_2_and_one_line(shards: Path, tmp_path: Path) -> None:
     path = write_config(tiny_config(shards, tmp_path / "run"), tmp_path / "run.yaml")
-    done = run([*TRAIN, str(path), "engine.zero_stage=0"])
+    done = run([*TRAIN, str(path), "engine.zero_stage=0", "engine.precision=bf16"])
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert "engine.zero_stage=0 with engine.precision=bf16 is refused" in done.stderr

@@ -14,7 +14,7 @@ MakeConfig = Callable[..., RunConfig]
     ("override", "message"),
     [
         ("engine.zero_stage=4", r"engine.zero_stage=4 is none of 0, 1, 2, 3"),
-        ("engine.precision=fp16", r"engine.precision='fp16' is none of fp32, bf16; fp16 is not offered"),
+        ("engine.precision=fp16", r"engine.precision='fp16' is none of auto, fp32, bf16; fp16 is not offered"),
         ("engine.deepspeed.fp16.enabled=true", r"engine.deepspeed.fp16 is refused: fp16 is not offered"),
         ("engine.deepspeed.zero_optimization.offload_optimizer.device=cpu", r"offloading is not offered"),
         (
@@ -45,7 +45,7 @@ def test_other_raw_options_reach_deepspeed(make_config: MakeConfig) -> None:
     from lamae.train.schedule import plan_batch
 
     raw = "engine.deepspeed.zero_optimization"
-    config = make_config("run", f"{raw}.overlap_comm=true", f"{raw}.reduce_bucket_size=123")
+    config = make_config("run", "engine.precision=bf16", f"{raw}.overlap_comm=true", f"{raw}.reduce_bucket_size=123")
     plan = plan_batch(8, micro_batch_size=2, world_size=2)
     options = deepspeed_config(config.engine, config.optim, plan)
     assert options["zero_optimization"]["overlap_comm"] is True

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from lamae.base.validate import above, at_least, is_share, one_of
 from lamae.evaluate.finetune.classifier import READOUTS
-from lamae.train.config import ZERO_STAGES, EngineConfig
+from lamae.train.config import PRECISIONS, ZERO_STAGES, EngineConfig
 
 
 @dataclass
@@ -41,7 +41,7 @@ class FinetuneOptions:
     def check(self) -> None:
         """Raises ValueError naming the option."""
         at_least(self, "finetune", steps=1, global_batch_size=1, micro_batch_size=1, evaluate_every=1)
-        one_of(self, "finetune", readout=READOUTS, zero_stage=ZERO_STAGES)
+        one_of(self, "finetune", readout=READOUTS, zero_stage=ZERO_STAGES, precision=PRECISIONS)
         above(self, "finetune", layer_decay=0)
         is_share(self, "finetune", "layer_decay", "warmup_share")
         EngineConfig(zero_stage=self.zero_stage, precision=self.precision).check()
