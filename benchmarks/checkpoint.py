@@ -4,7 +4,8 @@
 calls fsync. ``plain_write`` writes buffers that are already in memory to one file and calls fsync: as little as a
 durable copy can be. ``snapshot`` is the only part that stops training when saving in the background; beside it stands
 ``memcpy``, the same bytes copied from memory to memory. Reading is verifying (every hash) and restoring weights and
-moments, beside reading the same bytes. All on one rank, in a page cache that is warm.
+moments, beside reading the same bytes. Beside both stands what others use (``checkpoint_peers``). All on one rank, in
+a page cache that is warm.
 """
 
 import os
@@ -17,6 +18,7 @@ import numpy as np
 
 from lamae.base.progress import Progress, ignore
 from lamae.benchmarks import rankstep
+from lamae.benchmarks.checkpoint_peers import PEERS, checkpoint_peers
 from lamae.benchmarks.ranks import RankPool, Session
 from lamae.benchmarks.timing import Ratio, Timing, ratio_entries, time_side_by_side
 from lamae.train.checkpoint.format import CheckpointReader, load_weights, newest_whole
@@ -48,6 +50,8 @@ def run(*, quick: bool = False, progress: Progress = ignore, size: str | None = 
                 "resume_vs_plain_read": Ratio.of(timings["resume"], timings["plain_read"]),
                 "snapshot_vs_memcpy": Ratio.of(timings["snapshot"], timings["memcpy"]),
                 "snapshot_share_of_checkpoint": Ratio.of(timings["checkpoint"], timings["snapshot"]),
+                **{f"vs_{peer}_save": Ratio.of(timings["checkpoint"], timings[f"{peer} save"]) for peer in PEERS},
+                **{f"resume_vs_{peer}_read": Ratio.of(timings["resume"], timings[f"{peer} read"]) for peer in PEERS},
             }
         ),
     }
@@ -112,6 +116,7 @@ def time_saving(session: Session, *, folder: str, repeats: int) -> dict[str, Tim
         "memcpy": copy,
         "resume": resume,
         "plain_read": read,
+        **checkpoint_peers(snapshot.tensors, Path(folder)),
     }
     return time_side_by_side(candidates, repeats=repeats)
 
