@@ -197,7 +197,7 @@ def test_every_verb_with_keys_lists_them(lamae, tmp_path, arguments, lines):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("name", ["tiny", "small", "base", "large"])
+@pytest.mark.parametrize("name", ["tiny", "tiny-200ms", "small", "base", "large"])
 def test_named_runs_are_complete(name):
     loaded = runconfig.load(f"configs/pretrain/{name}.yaml", ["run.dir=out", "data.path=shards"])
     assert loaded.model.kind == "lamae"
