@@ -81,7 +81,8 @@ for verb in (cli_data.synth, cli_data.shard, cli_data.verify, cli_data.inspect, 
 @app.command(context_settings={"allow_extra_args": False}, rich_help_panel=TRAINING)
 def train(
     config: Annotated[
-        str, typer.Argument(metavar="CONFIG", help="Configuration: a YAML file, or tiny, tiny-200ms, small, base or large.")
+        str,
+        typer.Argument(metavar="CONFIG", help="Configuration: a YAML file, or tiny, tiny-200ms, small, base, large."),
     ],
     overrides: Annotated[
         list[str] | None,

@@ -57,6 +57,7 @@ def _tables(results: Mapping[str, Any]) -> list[Table]:
     tasks = results["plan"]["tasks"]
     tables = [_comparison_table(task, readout, results) for task in tasks for readout in READOUT_NAMES]
     tables += [_few_label_table(task, results) for task in tasks]
+    tables += [_readout_table(results)]
     tables += [_code_table(task, by_name) for task, by_name in results["codes"].items()]
     if results["plan"]["sweep"]:
         tables += [_sweep_table(entry) for entry in results["sweep"]]
@@ -92,6 +93,20 @@ def _few_label_table(task: str, results: Mapping[str, Any]) -> Table:
         "Macro AUROC by share of the training subjects, common read-out; after the semicolon the first minus it.",
         ["method", *(f"{share:.0%}" for share in shares)],
         [[name, *cells.values()] for name, cells in by_name.items()] if len(shares) > 1 else [],
+    )
+
+
+def _readout_table(results: Mapping[str, Any]) -> Table:
+    by_row: dict[tuple[str, str], dict[str, str]] = {}
+    for entry in results["readouts"]:
+        cell = f"{entry['difference']:+.3f}, {entry['verdict']}"
+        by_row.setdefault((entry["task"], entry["name"]), {})[f"{entry['labels']:.0%}"] = cell
+    shares = list(dict.fromkeys(share for cells in by_row.values() for share in cells))
+    return Table(
+        "Pooled embedding minus mean of the tokens",
+        "Macro AUROC of a method's own pooled embedding minus that of the mean of its tokens, by share of the labels.",
+        ["task", "method", *shares],
+        [[*of, *(cells.get(share, "–") for share in shares)] for of, cells in by_row.items()],
     )
 
 

@@ -78,6 +78,7 @@ def collect(
             for budget, found in by_budget.items()
             for comparison in ([_compare(found, key, plan.first_method)] if found else [])
         ],
+        "readouts": _readouts(plan, at_records),
         "codes": {name: _by_code({**at_records, **references}, (name, "mean", 1.0)) for name in plan.tasks},
         "sweep": [
             {"task": key[0], "readout": key[1], **_sweep(changes, key)} for key in keys if key[2] == 1.0 and changes
@@ -114,6 +115,21 @@ def _compare(candidates: Mapping[str, Candidate], key: Key, first: str) -> dict[
         }
         rows.append(row)
     return {"rows": rows}
+
+
+def _readouts(plan: StudyPlan, candidates: Mapping[str, Candidate]) -> list[dict[str, Any]]:
+    """By how much every method's own pooled embedding is above the mean of its tokens."""
+    return [
+        {
+            "task": task_name,
+            "labels": fraction,
+            "name": name,
+            **_gap(*(candidate.values((task_name, readout, fraction)) for readout in ("record", "mean"))),
+        }
+        for task_name, task in plan.tasks.items()
+        for name, candidate in candidates.items()
+        for fraction in sorted(task.label_fractions)
+    ]
 
 
 def _by_code(candidates: Mapping[str, Candidate], key: Key) -> dict[str, dict[str, Any]]:

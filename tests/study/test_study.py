@@ -49,6 +49,9 @@ def test_from_the_plan_to_the_report(lamae, write_plan, tmp_path, monkeypatch):
     }
     assert names["patients", "mean", 1.0, "equal records"] == ["lamae", "joint", "random weights"]
     assert names["splits", "record", 0.5, "equal FLOPs"] == ["lamae", "joint"]
+    levels = {(entry["task"], entry["name"], entry["labels"]): entry for entry in results["readouts"]}
+    assert set(levels) >= {("splits", "lamae", 0.5), ("patients", "joint", 1.0)}
+    assert levels["splits", "joint", 1.0]["verdict"] in ("better", "worse", "tie")
     assert [row["name"] for row in results["sweep"][0]["rows"]] == ["base", "scope summary"]
     steps = {(row["stage"], row["name"]): row for row in results["costs"]["rows"]}
     cheaper, dearer = steps["equal FLOPs", "lamae"], steps["equal FLOPs", "joint"]
