@@ -20,7 +20,7 @@ from typing import Any
 from lamae.base.errors import LamaeError, UsageError
 from lamae.base.progress import Progress, ignore
 from lamae.benchmarks.result import BENCHMARKS, describe_result, read_result
-from lamae.benchmarks.timing import Ratio, ratio_entries
+from lamae.benchmarks.timing import Ratio, ratio_entries, spread
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE, THERE = "here", "there"
@@ -54,7 +54,7 @@ def run_against(
         "wall_s": round(sum(result["wall_s"] for side in results.values() for result in side), 1),
         "settings": {**results[HERE][0].get("settings", {}), "rounds": rounds, "against": commit},
         "measurements": {
-            f"{measurement} {side}": _summary(values) for side in results for measurement, values in rates[side].items()
+            f"{measurement} {side}": spread(values) for side in results for measurement, values in rates[side].items()
         },
         **ratio_entries(
             {
@@ -84,11 +84,6 @@ def _rates(results: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
         for name in results[0]["measurements"]
         if name in names and "per_s" in results[0]["measurements"][name]
     }
-
-
-def _summary(rates: Sequence[float]) -> dict[str, Any]:
-    ordered = sorted(rates)
-    return {"per_s": ordered[len(ordered) // 2], "min": ordered[0], "max": ordered[-1], "repeats": len(ordered)}
 
 
 def _git(*arguments: str) -> bytes:

@@ -14,7 +14,7 @@ so that ``ratios`` maps names to plain numbers (medians) and ``ratio_spread`` to
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -36,14 +36,7 @@ class Timing:
         return self.items / statistics.median(self.seconds)
 
     def to_dict(self) -> dict[str, Any]:
-        rates = sorted(self.items / s for s in self.seconds)
-        return {
-            "per_s": statistics.median(rates),
-            "min": rates[0],
-            "max": rates[-1],
-            "repeats": len(rates),
-            "items": self.items,
-        }
+        return {**spread([self.items / s for s in self.seconds]), "items": self.items}
 
 
 @dataclass(frozen=True)
@@ -64,6 +57,11 @@ class Ratio:
     @property
     def median(self) -> float:
         return statistics.median(self.values)
+
+
+def spread(rates: Sequence[float]) -> dict[str, Any]:
+    """What a result says of rates that were measured again and again."""
+    return {"per_s": statistics.median(rates), "min": min(rates), "max": max(rates), "repeats": len(rates)}
 
 
 def ratio_entries(ratios: Mapping[str, Ratio]) -> dict[str, dict[str, Any]]:
