@@ -26,6 +26,8 @@ class Files(Protocol):
     root: Path
     base: str
     """Folder below ``root``, with a ``/`` at its end, that paths are relative to; the empty string is ``root``."""
+    is_thread_safe: bool
+    """Several threads may read at once."""
 
     def read(self, path: str, *, at_most: int | None = None) -> bytes:
         """All bytes of ``path``. Raises OSErrors: FileNotFoundError, DamagedFileError if over ``at_most``, others."""
@@ -59,6 +61,8 @@ def open_files(source: Path, *, base: str = "", zip_index: Path | None = None) -
 
 class DirectoryFiles:
     """A source unpacked on disk."""
+
+    is_thread_safe = True
 
     def __init__(self, root: Path, base: str = "") -> None:
         self.root = root
@@ -94,6 +98,8 @@ class DirectoryFiles:
 
 class ZipFiles:
     """A source inside a zip, its members read in place."""
+
+    is_thread_safe = True
 
     def __init__(self, root: Path, index: ZipIndex, base: str = "") -> None:
         self.root = root

@@ -39,6 +39,8 @@ def is_hdf5(path: str) -> bool:
 class Hdf5Files:
     """The exams of all HDF5 files below a directory, in folders named as these files are without suffix."""
 
+    is_thread_safe = False  # of an open file HDF5 reads one thing at a time, and ``read`` keeps the last exam
+
     def __init__(self, root: Path) -> None:
         """Raises UsageError where two files would be one folder."""
         self.root = root

@@ -18,7 +18,7 @@ from lamae.base.errors import LamaeError
 from lamae.base.files import new_file
 from lamae.base.progress import Progress, ignore
 from lamae.sharding.block import BlockReader
-from lamae.sharding.files import HEADER_SUFFIX, DirectoryFiles, Files, ZipFiles
+from lamae.sharding.files import HEADER_SUFFIX, Files
 from lamae.sharding.format import COLUMNS, NO_SAMPLE, SHARDS_NAME, SPLITS, npy_header, shard_name
 from lamae.sharding.output import is_complete
 from lamae.sharding.packplan import Plan, lock_of
@@ -41,11 +41,7 @@ def pack_part(source: Path, out: Path, part: int, *, progress: Progress | None =
     try:
         with lock_of(out) as lock:
             lock.take(shared=True)
-            files = planned.open_files(source)
-            if isinstance(files, DirectoryFiles | ZipFiles):  # HDF5 reads one thing at a time
-                with closing(ReadAhead(files)) as ahead:
-                    _pack_part(planned, ahead, part, progress or ignore)
-            else:
+            with closing(ReadAhead(planned.open_files(source))) as files:
                 _pack_part(planned, files, part, progress or ignore)
     except OSError as error:
         if is_complete(out):
@@ -77,7 +73,7 @@ def read_report(path: Path) -> dict[str, Any]:
         return report
 
 
-def _pack_part(planned: Plan, files: Files, part: int, progress: Progress) -> None:
+def _pack_part(planned: Plan, files: ReadAhead, part: int, progress: Progress) -> None:
     entries = planned.entries(part)
     reader = BlockReader(files, planned)
     columns: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
@@ -88,8 +84,7 @@ def _pack_part(planned: Plan, files: Files, part: int, progress: Progress) -> No
     with TarWriter(planned.out / SHARDS_NAME / shard_name(part)) as tar:
         for start in range(0, len(entries), reader.block_size):
             progress("pack", start, len(entries))
-            if isinstance(files, ReadAhead):
-                files.announce([entry.path for entry in entries[start : start + 3 * reader.block_size]])
+            files.announce([entry.path for entry in entries[start : start + 3 * reader.block_size]])
             block = reader.read(entries[start : start + reader.block_size])
             for piece in block.columns:
                 for name, values in piece.items():

@@ -20,7 +20,12 @@ _NUM_THREADS = 32
 
 
 class ReadAhead:
-    """``Files`` that has begun to read what was announced when it is asked for, once reading has proven slow."""
+    """``Files`` that has begun to read what was announced when it is asked for, once reading has proven slow.
+
+    Files that one thread alone may read are never read ahead.
+    """
+
+    is_thread_safe = False
 
     def __init__(self, files: Files) -> None:
         self._files = files
@@ -70,7 +75,7 @@ class ReadAhead:
     def _note(self, waited_s: float) -> None:
         self._waits.append(waited_s)
         if len(self._waits) == _NUM_TRIED:
-            if not self.is_slow and sorted(self._waits)[_NUM_TRIED // 2] > _SLOW_S:
+            if self._files.is_thread_safe and not self.is_slow and sorted(self._waits)[_NUM_TRIED // 2] > _SLOW_S:
                 self.is_slow = True
                 self.announce(self._announced)
             self._waits.clear()

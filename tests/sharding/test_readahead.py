@@ -63,9 +63,16 @@ def test_fast_storage_is_read_one_file_at_a_time(mimic, tmp_path, monkeypatch):
     assert watched.most == 1
 
 
+def test_files_that_one_thread_alone_may_read_are_never_read_ahead(mimic, tmp_path, monkeypatch):
+    monkeypatch.setattr(DirectoryFiles, "is_thread_safe", False)
+    watched = Slow(monkeypatch, DirectoryFiles)
+    pack(mimic, tmp_path / "out", options=OPTIONS)
+    assert watched.most == 1
+
+
 def test_work_of_the_processor_is_no_waiting(tmp_path):
     class Inflating:
-        root, base = tmp_path, ""
+        root, base, is_thread_safe = tmp_path, "", True
 
         def read(self, path, *, at_most=None):
             end = time.thread_time() + 0.002
