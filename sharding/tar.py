@@ -4,14 +4,13 @@ the same bytes everywhere. ``tar`` and ``webdataset`` read it; nothing here is s
 
 import hashlib
 import os
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from blake3 import blake3
 
-from lamae.base.files import own_name
+from lamae.base.files import begin_writing_back, own_name
 
 BLOCK = 512
 MAX_NAME = 100
@@ -96,11 +95,7 @@ class TarWriter:
                 while rest:
                     rest = rest[os.write(self._file.fileno(), rest) :]
         self._pending.clear()
-        if hasattr(os, "posix_fadvise"):
-            # Linux begins to write the range back and drops of it what is clean, which is nothing yet. The merge's sync
-            # then finds little left to wait for, and, other than an early sync, this takes no disk error off its hands.
-            with suppress(OSError):  # a hint
-                os.posix_fadvise(self._file.fileno(), start, self.size - start, os.POSIX_FADV_DONTNEED)
+        begin_writing_back(self._file.fileno(), start, self.size - start)
 
     def close(self) -> str:
         """Finish the file, move it to its place and return its BLAKE3. The merge syncs it, with all others."""

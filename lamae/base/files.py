@@ -13,7 +13,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,17 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def begin_writing_back(descriptor: int, start: int, length: int) -> None:
+    """Have the disk begin with bytes of an open file, without waiting for it: a sync then finds little left to do.
+
+    Linux starts to write such a range back, and drops of it what is clean, which is nothing yet. Unlike an early sync
+    this commits no journal and takes no disk error off the later one's hands.
+    """
+    if hasattr(os, "posix_fadvise"):  # macOS has none
+        with suppress(OSError):  # a hint
+            os.posix_fadvise(descriptor, start, length, os.POSIX_FADV_DONTNEED)
 
 
 def write_text(path: Path, text: str) -> None:

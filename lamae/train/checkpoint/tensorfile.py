@@ -10,7 +10,6 @@ import weakref
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +18,7 @@ import torch
 from blake3 import blake3
 
 from lamae.base.errors import LamaeError
+from lamae.base.files import begin_writing_back
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -111,9 +111,7 @@ def _write_chunk(descriptor: int, offset: int, pieces: Iterator[memoryview]) -> 
         while piece:
             written = os.pwrite(descriptor, piece, offset)
             piece, offset = piece[written:], offset + written
-    if hasattr(os, "posix_fadvise"):  # starts writing what is dirty and waits for nothing; an fsync commits a journal
-        with suppress(OSError):  # a hint
-            os.posix_fadvise(descriptor, begin, offset - begin, os.POSIX_FADV_DONTNEED)
+    begin_writing_back(descriptor, begin, offset - begin)
     return digest.hexdigest()
 
 
