@@ -114,10 +114,7 @@ def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
             for name in ("fast", "wfdb", "audited", "unchecked", "no_rate", "padded")
         },
         "plan": planned.content,
-        "shards": [
-            {"name": shard_name(part), "bytes": report["bytes"]} | dict((digest_of(report),))
-            for part, report in enumerate(reports)
-        ],
+        "shards": [_shard_entry(part, report) for part, report in enumerate(reports)],
         "index_sha256": sums_digest(index_files),
         "index_files": index_files,
         "files_sha256": {
@@ -126,6 +123,12 @@ def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
     }
     write_text(out / MANIFEST_NAME, manifest_text(manifest))
     return manifest
+
+
+def _shard_entry(part: int, report: dict[str, Any]) -> dict[str, Any]:
+    """What the manifest says of a tar."""
+    hash_name, digest = digest_of(report)
+    return {"name": shard_name(part), "bytes": report["bytes"], hash_name: digest}
 
 
 def _write_index(
