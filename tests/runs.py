@@ -11,7 +11,7 @@ import torch
 
 from lamae.base.rowfile import read_rows
 from lamae.base.settings import to_dict
-from lamae.train.checkpoint.format import CheckpointReader, newest_whole
+from lamae.train.checkpoint.format import CheckpointReader, Piece, newest_whole
 from lamae.train.runconfig import RunConfig, from_dict
 from tests.shardsets import random_adc, write_shard_set
 
@@ -73,10 +73,17 @@ def final_state(run_dir: Path) -> dict[str, torch.Tensor]:
     assert path is not None
     reader = CheckpointReader(path)
     return {
-        f"{kind}/{name}": reader.read(kind, name, 0, int(torch.Size(entry["shape"]).numel()))
+        f"{kind}/{name}": read_piece(reader, kind, name, 0, int(torch.Size(entry["shape"]).numel()))
         for name, entry in reader.manifest["parameters"].items()
         for kind in ("master", "exp_avg", "exp_avg_sq")
     }
+
+
+def read_piece(reader: CheckpointReader, kind: str, name: str, start: int, numel: int) -> torch.Tensor:
+    """float32 elements ``start .. start + numel`` of a flattened parameter, or of a moment."""
+    values = torch.empty(numel)
+    reader.fill([Piece(kind, name, start, values)])
+    return values
 
 
 def assert_same_state(a: Path, b: Path) -> None:

@@ -305,12 +305,6 @@ class CheckpointReader:
         if host is not flat:
             flat.copy_(host)
 
-    def read(self, kind: str, name: str, start: int, numel: int) -> torch.Tensor:
-        """float32 elements ``start .. start + numel`` of flattened parameter ``name``: ``master`` or a moment."""
-        values = torch.empty(numel)
-        self.fill([Piece(kind, name, start, values)])
-        return values
-
     def buffers(self) -> dict[str, torch.Tensor]:
         """The model's persistent buffers, as rank 0 had them."""
         with safe_open(self.path / "rank-00000.safetensors", framework="pt") as file:
