@@ -216,7 +216,7 @@ def test_a_probe_is_fitted_on_one_shard_set_and_tested_on_another(lamae, tmp_pat
     assert found["difference"]["auroc"]["I48"]["low"] > 0
     for arguments, message in (
         (("--test", "south-2.0.zarr", "south-l.zarr"), "are of different models"),
-        (("--test", "north-2.0.zarr", "north-l.zarr"), "are labels of one shard set; leave --test away"),
+        (("--test", "north-2.0.zarr", "north-l.zarr"), "are labels of one shard set; leave --test or test_labels away"),
         (("--test", "north-2.0.zarr", "south-l.zarr"), "belong to different shard sets"),
         ((*there, "--against", "north-2.0.zarr"), "--against-test goes with --test and --against"),
         ((*there, "--test-split", "val"), "--test-split 'val' is none of test, all"),

@@ -45,10 +45,8 @@ def read(
     if test_labels is not None:
         if test_split not in TEST_SPLITS:
             raise UsageError(f"--test-split {test_split!r} is none of {', '.join(TEST_SPLITS)}")
-        other = read_labels(test_labels)
+        other = _read_other(truth, labels, test_labels)
         tested = [_read(second, test_labels, other, readout) for _, second in embeddings if second is not None]
-        if truth.index_hash == other.index_hash:
-            raise UsageError(f"{labels} and {test_labels} are labels of one shard set; leave --test away")
         left_out = left_out_of_both(truth, other)
         truth = join_labels_of(truth, other, test_split=test_split)
         found = [join_embeddings_of(*pair) for pair in zip(found, tested, strict=True)]
@@ -63,10 +61,16 @@ def _read(path: Path, labels: Path, truth: Labels, readout: str) -> Embeddings:
 
 def read_joined(labels: Path, test_labels: Path, *, test_split: str) -> Labels:
     """``join_labels_of`` two stores. Raises UsageError where both are of one shard set."""
-    truth, other = read_labels(labels), read_labels(test_labels)
-    if truth.index_hash == other.index_hash:
-        raise UsageError(f"{labels} and {test_labels} are labels of one shard set")
-    return join_labels_of(truth, other, test_split=test_split)
+    truth = read_labels(labels)
+    return join_labels_of(truth, _read_other(truth, labels, test_labels), test_split=test_split)
+
+
+def _read_other(truth: Labels, labels: Path, test_labels: Path) -> Labels:
+    """The labels to test on. Raises UsageError where they are of the shard set of ``truth``, read from ``labels``."""
+    other = read_labels(test_labels)
+    if other.index_hash == truth.index_hash:
+        raise UsageError(f"{labels} and {test_labels} are labels of one shard set; leave --test or test_labels away")
+    return other
 
 
 def join_labels_of(fitted: Labels, tested: Labels, *, test_split: str = "test") -> Labels:
