@@ -140,7 +140,7 @@ def probe(
             ]
         summary |= _print_few_labels(curves, fractions, num_seeds=seeds)
     if json is not None:
-        from lamae.reports.values import finite
+        from lamae.evaluate.values import finite
 
         files.write_json(json, finite(summary))
 
@@ -190,7 +190,7 @@ def _print_few_labels(curves: "list[FewLabelCurve]", fractions: list[float], *, 
     columns = ["share of training subjects", *(curve.name for curve in curves)]
     if len(curves) == 2:
         gaps = {f"{share:g}": curve_difference(curves[0], curves[1], share) for share in fractions}
-        summary["few_labels_difference"] = {share: gap.to_dict() for share, gap in gaps.items()}
+        summary["few_labels_difference"] = gaps
         columns, rows = [*columns, "difference"], [[*row, str(gaps[row[0]])] for row in rows]
     console.print_table(f"few labels: macro AUROC, mean over {num_seeds} draws of subjects", columns, rows)
     return summary

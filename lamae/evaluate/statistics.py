@@ -41,11 +41,6 @@ class Interval:
             return "tie"
         return "better" if self.value > 0 else "worse"
 
-    def to_dict(self) -> dict[str, float | None]:
-        """For JSON, which has no NaN: bounds that are unknown are null."""
-        bounds = {"low": self.low, "high": self.high}
-        return {"value": self.value, **{name: None if np.isnan(bound) else bound for name, bound in bounds.items()}}
-
     def __format__(self, form: str) -> str:
         """Every number in ``form``, such as +.3f for a difference; .3f where none is given."""
         form = form or ".3f"

@@ -18,10 +18,10 @@ from lamae.evaluate.probe.fewlabels import curve_difference
 from lamae.evaluate.probe.result import ProbeResult, difference
 from lamae.evaluate.reconstruct.reconstruction import MODEL, SITUATIONS, ReconstructionErrors
 from lamae.evaluate.reconstruct.trivial import LINEAR, TRIVIAL
+from lamae.evaluate.values import finite
 from lamae.reports.charts import plot_auroc, plot_bars, plot_differences, plot_few_labels, plot_heatmap
 from lamae.reports.page import Page
 from lamae.reports.tables import Table
-from lamae.reports.values import finite
 
 MAX_CODES_SHOWN = 30
 MAX_METHODS_DRAWN = 7

@@ -17,12 +17,12 @@ from lamae.evaluate.compare import RANDOM_WEIGHTS, Comparison
 from lamae.evaluate.probe.result import difference
 from lamae.evaluate.reconstruct.reconstruction import SITUATIONS, Reconstruction, ReconstructionErrors
 from lamae.evaluate.statistics import Interval
+from lamae.evaluate.values import finite
 from lamae.reports.charts import plot_loss
 from lamae.reports.compare import add_codes, add_lead_weights, add_reconstruction, add_scores, summarise
 from lamae.reports.page import Page
 from lamae.reports.tables import Table
 from lamae.reports.training import plot_lead_weights, plot_reconstruction
-from lamae.reports.values import finite
 
 AS_TRAINED = "as trained"
 """The one mask of the demo's comparison."""

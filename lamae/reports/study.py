@@ -6,10 +6,10 @@ from typing import Any
 
 from lamae.base import files
 from lamae.evaluate.statistics import Interval
+from lamae.evaluate.values import finite
 from lamae.reports.charts import plot_differences, plot_few_labels
 from lamae.reports.page import Page
 from lamae.reports.tables import Table
-from lamae.reports.values import finite
 
 READOUT_NAMES = {"mean": "plain mean of the tokens", "record": "the model's own pooled embedding"}
 DIFFERENCES_NAME, FEW_LABELS_NAME = "differences.png", "few-labels.png"

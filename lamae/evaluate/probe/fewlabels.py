@@ -18,6 +18,7 @@ from lamae.evaluate.labels.store import Labels
 from lamae.evaluate.probe.fit import probe_arrays
 from lamae.evaluate.probe.result import ProbeResult, difference
 from lamae.evaluate.statistics import Interval, estimate
+from lamae.evaluate.values import finite
 
 FRACTIONS = (0.01, 0.05, 0.1, 1.0)
 NUM_SEEDS = 3
@@ -36,7 +37,7 @@ class FewLabelCurve:
 
     def to_dict(self) -> dict[str, Any]:
         """Macro AUROC by fraction, as plain values."""
-        return {f"{fraction:g}": self.macro(fraction).to_dict() for fraction in self.results}
+        return finite({f"{fraction:g}": self.macro(fraction) for fraction in self.results})
 
 
 def parse_fractions(text: str) -> list[float]:

@@ -14,6 +14,7 @@ from lamae.evaluate.probe.metrics import best_f1_threshold, brier, f1
 from lamae.evaluate.probe.readouts import Fit
 from lamae.evaluate.statistics import Interval, Scored, interval, macro, weight_chunks
 from lamae.evaluate.store import dense
+from lamae.evaluate.values import finite
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,15 @@ class Measures(Scored):
         return interval(float(macro(self.metrics[name])), macro(self.metric_draws[name]))
 
     def to_dict(self) -> dict[str, Any]:
-        """Every number as plain values."""
-        return {
-            "macro_auroc": self.macro.to_dict(),
-            "auroc": {code: value.to_dict() for code, value in self.by_code().items()},
-            "macro_auroc_of_groups": {group: value.to_dict() for group, value in self.by_group().items()},
-            **{f"macro_{name}": self.macro_metric(name).to_dict() for name in self.metrics},
-        }
+        """Every number as plain values; those that are undefined are None."""
+        return finite(
+            {
+                "macro_auroc": self.macro,
+                "auroc": self.by_code(),
+                "macro_auroc_of_groups": self.by_group(),
+                **{f"macro_{name}": self.macro_metric(name) for name in self.metrics},
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -86,19 +89,21 @@ class ProbeResult(Measures):
 
     def to_dict(self) -> dict[str, Any]:
         """Every number but the probabilities, as plain values."""
-        return super().to_dict() | {
-            "micro_auroc": self.micro_auroc,
-            **{name: dict(zip(self.codes, values.tolist(), strict=True)) for name, values in self.metrics.items()},
-            "prevalence": self.prevalence,
-            "left_out": self.left_out,
-            "method": self.method,
-            "setting": self.setting,
-            "num_train": self.num_train,
-            "num_val": self.num_val,
-            "num_test": len(self.test_rows),
-            "num_test_subjects": self.num_test_subjects,
-            "contamination": self.contamination,
-        }
+        return super().to_dict() | finite(
+            {
+                "micro_auroc": self.micro_auroc,
+                **{name: dict(zip(self.codes, values.tolist(), strict=True)) for name, values in self.metrics.items()},
+                "prevalence": self.prevalence,
+                "left_out": self.left_out,
+                "method": self.method,
+                "setting": self.setting,
+                "num_train": self.num_train,
+                "num_val": self.num_val,
+                "num_test": len(self.test_rows),
+                "num_test_subjects": self.num_test_subjects,
+                "contamination": self.contamination,
+            }
+        )
 
 
 def evaluate_scores(

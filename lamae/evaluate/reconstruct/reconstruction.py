@@ -27,6 +27,7 @@ from lamae.data.transforms import Signal, SignalTransform
 from lamae.evaluate.embeddings.inference import read_signals, transform_for
 from lamae.evaluate.reconstruct.trivial import LINEAR, TRIVIAL, predictors
 from lamae.evaluate.statistics import Drawn, Interval, estimate, subject_weights
+from lamae.evaluate.values import finite
 from lamae.model.config import MaskConfig
 from lamae.model.masking import Mask, draw_mask
 from lamae.sharding.format import ShardSet
@@ -105,12 +106,12 @@ class ReconstructionErrors:
                         "num_records": int(count_RL.any(1).sum()),
                         "mse": self.mse(situation, group),
                         "best_trivial": name,
-                        "ratio_to_best_trivial": self.ratio(situation, group).to_dict(),
-                        "ratio_to_linear": self.ratio(situation, group, against=LINEAR).to_dict(),
+                        "ratio_to_best_trivial": self.ratio(situation, group),
+                        "ratio_to_linear": self.ratio(situation, group, against=LINEAR),
                         "unit": f"{self.unit}²",
                     }
                 )
-        return rows
+        return [finite(row) for row in rows]
 
     @cached_property
     def _draws_BR(self) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Results as plain values for JSON."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -9,14 +10,18 @@ import numpy as np
 from lamae.evaluate.statistics import Interval
 
 
-def finite(value: Any) -> Any:
+def finite(values: Mapping[Any, Any]) -> dict[str, Any]:
     """For JSON, which has no NaN: undefined numbers become null, intervals mappings."""
+    return {str(key): _finite(value) for key, value in values.items()}
+
+
+def _finite(value: Any) -> Any:
     if isinstance(value, Interval):
-        value = value.to_dict()
+        value = dataclasses.asdict(value)
     if isinstance(value, Mapping):
-        return {str(key): finite(item) for key, item in value.items()}
+        return finite(value)
     if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
+        return [_finite(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
