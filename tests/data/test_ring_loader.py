@@ -1,9 +1,9 @@
-"""The ring loader: the same batches at any world size, thread count and restart; errors name the record."""
+"""The ring loader: the same batches at any world size, thread count and restart."""
 
 import os
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -12,62 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lamae.data.loader as loader_module
-from lamae.base.errors import LamaeError, UsageError
+from lamae.base.errors import UsageError
 from lamae.data.config import DataConfig
 from lamae.data.loader import RingLoader
 from lamae.data.order import GlobalOrder
 from lamae.data.reader import RecordReader
 from lamae.sharding.format import NO_SAMPLE, ShardSet
-from tests.shardsets import random_adc, write_shard_set
-
-NUM_RECORDS = 53
-NUM_SAMPLES = 40
-
-
-@pytest.fixture(scope="module")
-def adc() -> np.ndarray:
-    return random_adc(NUM_RECORDS, NUM_SAMPLES)
-
-
-@pytest.fixture(scope="module")
-def shard_set(adc, tmp_path_factory) -> ShardSet:
-    return ShardSet.open(write_shard_set(tmp_path_factory.mktemp("loader") / "set", adc, shard_size=8))
-
-
-def load(shard_set, num_batches, *, num_records=NUM_RECORDS, world_size=1, **arguments):
-    """Per global batch, in stream order: (epoch, row, samples) of all ranks one after the other."""
-    config = DataConfig(
-        path="",
-        threads=arguments.pop("threads", 2),
-        prefetch=arguments.pop("prefetch", 2),
-        order=arguments.pop("order", "global"),
-        window_shards=2,
-        on_corrupt=arguments.pop("on_corrupt", "raise"),
-    )
-    arguments = {"seed": 5, "global_batch_size": 12, "samples_consumed": 0, **arguments}
-    batches = []
-    with ExitStack() as stack:
-        ranks = [
-            stack.enter_context(
-                RingLoader(
-                    shard_set,
-                    np.arange(num_records),
-                    config=config,
-                    rank=rank,
-                    world_size=world_size,
-                    num_batches=num_batches,
-                    **arguments,
-                )
-            )
-            for rank in range(world_size)
-        ]
-        for step, parts in enumerate(zip(*ranks, strict=True), start=1):
-            consumed = arguments["samples_consumed"] + step * arguments["global_batch_size"]
-            assert {part.samples_consumed for part in parts} == {consumed}
-            assert {rank.samples_consumed for rank in ranks} == {consumed}
-            batches.append([torch.cat([getattr(part, name) for part in parts]) for name in ("epoch", "row", "adc")])
-    assert len(batches) == num_batches
-    return [torch.cat(values).numpy() for values in zip(*batches, strict=True)]
+from tests.data.loading import NUM_RECORDS, NUM_SAMPLES, load
+from tests.shardsets import write_shard_set
 
 
 def test_batches_hold_the_records_of_the_order(shard_set, adc):
@@ -150,10 +102,6 @@ def test_micro_batches_cut_the_batch_in_order(shard_set):
         next(batch.micro_batches(4))
 
 
-def take(loader, num_batches):
-    return [batch.samples_consumed for batch, _ in zip(loader, range(num_batches), strict=False)]
-
-
 def test_a_buffer_is_not_filled_again_before_copies_from_it_have_ended(shard_set, monkeypatch):
     """As on a GPU: memory is pinned, copies are asynchronous. The device here is torch's ``meta``."""
     events = []
@@ -178,48 +126,12 @@ def test_a_buffer_is_not_filled_again_before_copies_from_it_have_ended(shard_set
     assert events == ["copy begins", "copy begins", "copy has ended", "copy has ended"]
 
 
-def corrupt(shard_set: ShardSet, *rows: int) -> None:
-    for row in rows:
-        with shard_set.shard_path(int(shard_set.column("shard")[row])).open("r+b") as file:
-            file.seek(int(shard_set.column("payload_offset")[row]) + 11)
-            byte = file.read(1)
-            file.seek(-1, 1)
-            file.write(bytes([byte[0] ^ 0x10]))
-
-
-@pytest.fixture
-def own_set(tmp_path, adc) -> ShardSet:
-    return ShardSet.open(write_shard_set(tmp_path / "set", adc, shard_size=8))
-
-
-def test_a_corrupt_record_stops_the_training_thread_and_is_named(own_set):
-    corrupt(own_set, 20)
-    path = own_set.shard_path(2)
-    offset = int(own_set.column("payload_offset")[20])
-    with pytest.raises(LamaeError, match="corrupt") as caught:
-        load(own_set, 5)
-    assert str(path) in str(caught.value)
-    assert "r0000020" in str(caught.value)
-    assert f"offset {offset}" in str(caught.value)
-
-
 def test_reads_that_come_in_pieces_are_put_together(shard_set, adc, monkeypatch):
     """Network file systems may return less than was asked for."""
     preadv = os.preadv
     monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: preadv(fd, (buffers[0][:333],), offset))
     _, row, samples = load(shard_set, 2)
     np.testing.assert_array_equal(samples, adc[row])
-
-
-def test_an_error_is_final(own_set):
-    """The batch after an unreadable one must not pass for it."""
-    corrupt(own_set, 20)
-    arguments = {"seed": 0, "global_batch_size": NUM_RECORDS, "rank": 0, "world_size": 1}
-    with RingLoader(own_set, np.arange(NUM_RECORDS), config=DataConfig(path=""), **arguments) as loader:
-        with pytest.raises(LamaeError, match="corrupt"):
-            next(loader)
-        with pytest.raises(ValueError, match="closed"):
-            next(loader)
 
 
 def test_slow_storage_is_timed_and_named_in_the_log(shard_set, monkeypatch, caplog):
@@ -254,91 +166,6 @@ def test_the_training_thread_does_not_draw_epochs(shard_set, monkeypatch, order)
     load(shard_set, 20, order=order)
     assert len(threads) >= 4
     assert all(name.startswith("lamae-") for name in threads)
-
-
-def test_without_the_crc_check_a_flipped_bit_goes_unseen(own_set, adc):
-    """What ``data.check_crc`` buys."""
-    corrupt(own_set, 20)
-    config = DataConfig(path="", check_crc=False)
-    arguments = {"seed": 0, "global_batch_size": NUM_RECORDS, "rank": 0, "world_size": 1, "num_batches": 1}
-    with RingLoader(own_set, np.arange(NUM_RECORDS), config=config, **arguments) as loader:
-        batch = next(loader)
-        wrong = (batch.adc != torch.from_numpy(adc)[batch.row]).any(-1).any(-1)
-        assert batch.row[wrong].tolist() == [20]
-
-
-@pytest.mark.parametrize("on_corrupt", ["raise", "skip"])
-def test_a_truncated_shard_is_named(own_set, on_corrupt):
-    path = own_set.shard_path(6)
-    path.write_bytes(path.read_bytes()[: int(own_set.column("payload_offset")[50]) + 100])
-    with pytest.raises(LamaeError, match=r"000006\.tar.*bytes long"):
-        load(own_set, 5, on_corrupt=on_corrupt)
-
-
-def test_a_missing_shard_is_named(own_set):
-    own_set.shard_path(3).unlink()
-    with pytest.raises(LamaeError, match=r"000003\.tar.*verify"):
-        load(own_set, 5)
-
-
-@pytest.mark.parametrize("deed", ["replace", "touch", "grow", "remove"])
-def test_a_shard_that_changes_under_a_running_job_is_noticed(own_set, monkeypatch, deed):
-    monkeypatch.setattr(loader_module, "CHECK_FILES_EVERY_S", 0.0)
-    config = DataConfig(path="", on_corrupt="skip", check_crc=False)
-    arguments = {"seed": 0, "global_batch_size": NUM_RECORDS, "rank": 0, "world_size": 1}
-    with RingLoader(own_set, np.arange(NUM_RECORDS), config=config, **arguments) as loader:
-        take(loader, 5)
-        path = own_set.shard_path(4)
-        if deed == "replace":
-            path.with_suffix(".new").write_bytes(path.read_bytes())
-            path.with_suffix(".new").replace(path)
-        elif deed == "touch":
-            os.utime(path, (1, 1))
-        elif deed == "grow":
-            path.open("ab").write(bytes(512))
-        else:
-            path.unlink()
-        with pytest.raises(LamaeError, match=r"000004\.tar.*changed"):
-            take(loader, 10)
-
-
-def test_a_replaced_shard_is_not_skipped_over(own_set, adc):
-    """Its records would all fail their checksums; ``skip`` is for single records."""
-    config = DataConfig(path="", on_corrupt="skip")
-    arguments = {"seed": 0, "global_batch_size": NUM_RECORDS, "rank": 0, "world_size": 1}
-    with RingLoader(own_set, np.arange(NUM_RECORDS), config=config, **arguments) as loader:
-        next(loader)
-        path = own_set.shard_path(4)
-        path.write_bytes(bytes(path.stat().st_size))
-        with pytest.raises(LamaeError, match=r"000004\.tar.*changed"):
-            take(loader, 10)
-
-
-def test_skipping_replaces_a_corrupt_record_the_same_way_everywhere(own_set, adc):
-    corrupt(own_set, 20, 33)
-    epoch, row, samples = load(own_set, 9, on_corrupt="skip")
-    assert not {20, 33} & set(row.tolist())
-    np.testing.assert_array_equal(samples, adc[row])
-    clean_epoch, clean_row = GlobalOrder(NUM_RECORDS, seed=5).take(0, 9 * 12)
-    np.testing.assert_array_equal(epoch, clean_epoch)
-    assert set(clean_row[row != clean_row].tolist()) == {20, 33}
-    np.testing.assert_array_equal(load(own_set, 9, on_corrupt="skip", world_size=4, threads=3)[1], row)
-    np.testing.assert_array_equal(load(own_set, 7, on_corrupt="skip", samples_consumed=24)[1], row[24:])
-
-
-def test_replacements_are_counted(own_set):
-    corrupt(own_set, 20, 33)
-    config = DataConfig(path="", on_corrupt="skip")
-    arguments = {"seed": 0, "global_batch_size": NUM_RECORDS, "rank": 0, "world_size": 1, "num_batches": 3}
-    with RingLoader(own_set, np.arange(NUM_RECORDS), config=config, **arguments) as loader:
-        assert [batch.num_replaced for batch in loader] == [2, 2, 2]
-        assert loader.num_replaced == 6
-
-
-def test_skipping_gives_up_when_everything_is_corrupt(own_set):
-    corrupt(own_set, *range(8))
-    with pytest.raises(LamaeError, match="tried in its place"):
-        load(own_set, 1, num_records=8, on_corrupt="skip")
 
 
 def test_more_shards_than_files_may_be_open(own_set, adc, monkeypatch):

@@ -1,4 +1,4 @@
-"""The model as users meet it: what may not change its answer, what its loss means, what its gradients reach."""
+"""Pretraining: what the loss and its parts mean, and what the gradients reach."""
 
 import dataclasses
 import itertools
@@ -7,80 +7,21 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lamae.base.errors import UsageError
 from lamae.base.leads import DERIVED_LEADS, INDEPENDENT_LEADS
 from lamae.model import PretrainModel, build_model
 from lamae.model.config import MaskConfig, ModelConfig
 from lamae.model.loss import error_parts
-from lamae.model.masking import Mask, draw_mask
-
-SMALL = ModelConfig(patch_size=10, width=32, depth=2, heads=2, latent_depth=1, decoder_width=16, decoder_heads=2)
-GRID = MaskConfig(kind="grid")
-NUM_SAMPLES = 120
-VARIANTS = {
-    "lamae-aligned": (SMALL, GRID),
-    "lamae-summary": (dataclasses.replace(SMALL, scope="summary"), GRID),
-    "lamae-joint": (dataclasses.replace(SMALL, scope="joint"), GRID),
-    "lamae-aligned-random": (SMALL, MaskConfig(kind="random")),
-    "lamae-joint-random": (dataclasses.replace(SMALL, scope="joint"), MaskConfig(kind="random")),
-    "independent": (dataclasses.replace(SMALL, kind="independent"), GRID),
-    "lamae-aligned-mixed": (SMALL, MaskConfig(kind="mixed")),
-    "lamae-aligned-lead": (SMALL, MaskConfig(kind="lead")),
-    "mean-aligned": (dataclasses.replace(SMALL, kind="mean"), GRID),
-    "mean-summary": (dataclasses.replace(SMALL, kind="mean", scope="summary"), GRID),
-    "mean-joint": (dataclasses.replace(SMALL, kind="mean", scope="joint"), GRID),
-    "joint": (dataclasses.replace(SMALL, kind="joint"), GRID),
-    "aligned": (dataclasses.replace(SMALL, kind="aligned", match_parameters=True), GRID),
-    "independent-random": (dataclasses.replace(SMALL, kind="independent"), MaskConfig(kind="random")),
-}
-all_variants = pytest.mark.parametrize("variant", VARIANTS)
-
-
-@dataclasses.dataclass
-class Records:
-    x: torch.Tensor
-    valid: torch.Tensor
-    leads: torch.Tensor
-
-    def __getitem__(self, rows: slice) -> "Records":
-        return Records(self.x[rows], self.valid[rows], self.leads[rows])
-
-    @property
-    def tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return self.x, self.valid, self.leads
-
-
-def make_records(num: int = 6, *, num_samples: int = NUM_SAMPLES) -> Records:
-    """Records with all leads, with some, with one, with none; and samples, patches and leads that were not recorded."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(num, 12, num_samples, generator=generator)
-    leads = torch.rand(num, 12, generator=generator) < 0.8
-    leads[0], leads[1] = True, False
-    leads[2] = torch.arange(12) == 7
-    valid = (torch.rand(num, 12, num_samples, generator=generator) < 0.95) & leads[:, :, None]
-    if num > 4:
-        valid[4, :, :30] = False
-        valid[4, 6:10, 50:60] = False
-        valid[4, 1] = False
-    return Records(torch.where(valid, x, 0.0), valid, leads)
-
-
-def make_model(variant: str, *, dtype: torch.dtype = torch.float64) -> tuple[PretrainModel, MaskConfig]:
-    config, mask = VARIANTS[variant]
-    torch.manual_seed(0)
-    model = build_model(config, mask, num_samples=NUM_SAMPLES)
-    with torch.no_grad():  # a fresh pooling is a plain mean, which would hide mistakes in its weights
-        for name, parameter in model.named_parameters():
-            if name.endswith("query"):
-                parameter.normal_()
-    return model.to(dtype), mask
-
-
-def make_mask(config: MaskConfig, records: Records, *, num_patches: int = NUM_SAMPLES // 10) -> Mask:
-    row = torch.arange(len(records.x))
-    return draw_mask(
-        config, seed=0, epoch_B=torch.zeros_like(row), row_B=row, lead_mask_BL=records.leads, num_patches=num_patches
-    )
+from lamae.model.masking import Mask
+from tests.model.variants import (
+    GRID,
+    NUM_SAMPLES,
+    SMALL,
+    Records,
+    all_variants,
+    make_mask,
+    make_model,
+    make_records,
+)
 
 
 def alignment(model: PretrainModel, records: Records, mask: Mask, b: int) -> float:
@@ -127,134 +68,6 @@ def test_the_mean_gradient_of_single_records_is_the_gradient_of_the_batch(varian
     for batch_gradient, parameter in zip(together, model.parameters(), strict=True):
         if batch_gradient is not None:
             torch.testing.assert_close(parameter.grad, batch_gradient, rtol=1e-6, atol=1e-9)
-
-
-@all_variants
-def test_what_stands_in_a_missing_lead_changes_nothing(variant: str):
-    model, mask_config = make_model(variant)
-    records = make_records()
-    mask = make_mask(mask_config, records)
-    garbage = records.x.clone()
-    garbage[~records.leads] = float("nan")
-    garbage[3][~records.leads[3]] = 1e30
-    clean, dirty = model(*records.tensors, mask), model(garbage, records.valid, records.leads, mask)
-    assert torch.equal(clean.loss_B, dirty.loss_B)
-    before, after = model.embed(*records.tensors), model.embed(garbage, records.valid, records.leads)
-    for name in ("record_BD", "mean_BD", "lead_BLD", "lead_weights_BL"):
-        assert torch.equal(getattr(before, name), getattr(after, name))
-        assert getattr(after, name).isfinite().all()
-
-
-@all_variants
-def test_what_stands_in_samples_that_were_not_recorded_changes_nothing(variant: str):
-    model, mask_config = make_model(variant)
-    records = make_records()
-    mask = make_mask(mask_config, records)
-    garbage = torch.where(records.valid, records.x, 7.0)
-    garbage[4][~records.valid[4]] = float("nan")
-    clean, dirty = model(*records.tensors, mask), model(garbage, records.valid, records.leads, mask)
-    assert torch.equal(clean.loss_B, dirty.loss_B)
-    assert torch.equal(clean.lead_weights_BL, dirty.lead_weights_BL)
-    before, after = model.embed(*records.tensors), model.embed(garbage, records.valid, records.leads)
-    for name in ("record_BD", "mean_BD", "lead_BLD", "lead_weights_BL"):
-        assert torch.equal(getattr(before, name), getattr(after, name))
-        assert getattr(after, name).isfinite().all()
-
-
-@all_variants
-def test_a_lead_of_which_nothing_was_recorded_is_a_missing_lead(variant: str):
-    model, _ = make_model(variant)
-    records = make_records()[0:1]
-    records.valid[0, 5] = False
-    silent = model.embed(*records.tensors)
-    records.leads[0, 5] = False
-    missing = model.embed(*records.tensors)
-    for name in ("record_BD", "mean_BD", "lead_BLD", "lead_weights_BL"):
-        torch.testing.assert_close(getattr(silent, name), getattr(missing, name))
-
-
-@pytest.mark.parametrize("variant", ["lamae-aligned", "independent", "joint"])
-def test_a_patch_of_which_nothing_was_recorded_is_no_flat_line(variant: str):
-    model, _ = make_model(variant)
-    with torch.no_grad():  # a fresh bias is zero, and 0 mV then is what nothing is
-        model.encoder.embed.bias.normal_()
-    records = make_records()[0:1]
-    records.x[0, :, 40:50] = 0.0
-    flat = model.embed(*records.tensors)
-    records.valid[0, :, 40:50] = False
-    absent = model.embed(*records.tensors)
-    assert not torch.allclose(flat.record_BD, absent.record_BD)
-    assert not torch.allclose(flat.mean_BD, absent.mean_BD)
-
-
-@all_variants
-def test_what_is_hidden_does_not_reach_the_prediction(variant: str):
-    model, mask_config = make_model(variant)
-    records = make_records()
-    mask = make_mask(mask_config, records)
-    y, predicted = model.reconstruct(*records.tensors, mask)
-    hidden_T = mask.hidden_BLN.repeat_interleave(10, dim=2)
-    changed = torch.where(hidden_T, torch.randn_like(records.x), records.x)
-    y_changed, _ = model.reconstruct(changed, records.valid, records.leads, mask)
-    assert torch.equal(y[predicted], y_changed[predicted])
-
-
-@all_variants
-def test_leads_are_a_set(variant: str):
-    model, _ = make_model(variant)
-    records = make_records()
-    order = torch.randperm(12, generator=torch.Generator().manual_seed(1))
-    straight = model.embed(*records.tensors)
-    shuffled = model.embed(*(t[:, order] for t in records.tensors), leads=order.tolist())
-    torch.testing.assert_close(straight.record_BD, shuffled.record_BD)
-    torch.testing.assert_close(straight.mean_BD, shuffled.mean_BD)
-    torch.testing.assert_close(straight.lead_BLD[:, order], shuffled.lead_BLD)
-    torch.testing.assert_close(straight.lead_weights_BL[:, order], shuffled.lead_weights_BL)
-    # The identity is part of the element: the same signals under other names are another set.
-    renamed = model.embed(*(t[:, order] for t in records.tensors))
-    assert not torch.allclose(straight.record_BD[0], renamed.record_BD[0])
-
-
-@all_variants
-def test_the_order_of_slots_changes_nothing(variant: str):
-    model, mask_config = make_model(variant)
-    records = make_records()
-    mask = make_mask(mask_config, records)
-    order = torch.randperm(mask.lead_BV.shape[1], generator=torch.Generator().manual_seed(2))
-    shuffled = dataclasses.replace(
-        mask, lead_BV=mask.lead_BV[:, order], slot_BV=mask.slot_BV[:, order], patch_BVS=mask.patch_BVS[:, order]
-    )
-    torch.testing.assert_close(model(*records.tensors, mask).loss_B, model(*records.tensors, shuffled).loss_B)
-
-
-@all_variants
-@pytest.mark.parametrize("leads", [[0, 1, 6, 7, 8, 9, 10, 11], [0, 1, 2, 3, 4, 5], [1, 7, 10], [1]])
-def test_any_subset_of_leads_embeds_like_a_record_that_lacks_the_others(variant: str, leads: list[int]):
-    model, _ = make_model(variant)
-    records = make_records(num_samples=80)[0:1]  # another length than in training
-    present = torch.zeros_like(records.leads)
-    present[:, leads] = True
-    subset = model.embed(*(t[:, leads] for t in records.tensors), leads=leads)
-    lacking = model.embed(records.x, records.valid, present)
-    torch.testing.assert_close(subset.record_BD, lacking.record_BD)
-    torch.testing.assert_close(subset.lead_BLD, lacking.lead_BLD[:, leads])
-    assert subset.lead_weights_BL.sum().item() == pytest.approx(1)
-
-
-def test_rows_and_leads_must_match_one_to_one():
-    model, _ = make_model("lamae-aligned")
-    two = [t[:, :2] for t in make_records().tensors]
-    for leads in ([3, 3], [0, 1, 2], None):
-        with pytest.raises(ValueError, match="each of the 2 rows"):
-            model.embed(*two, leads=leads)
-
-
-def test_a_length_that_is_no_multiple_of_the_patch_is_refused():
-    model, _ = make_model("lamae-aligned")
-    with pytest.raises(UsageError, match="patch_size=10"):
-        model.embed(*make_records(num_samples=85).tensors)
-    with pytest.raises(UsageError, match=r"model\.patch_size"):
-        build_model(SMALL, GRID, num_samples=85)
 
 
 @pytest.mark.parametrize("variant", ["lamae-aligned", "lamae-summary", "lamae-joint", "joint"])

@@ -15,7 +15,7 @@ from pathlib import Path
 import zarr  # imported before the forks, which then start in no time
 
 from lamae.sharding.pack import PackOptions, pack, pack_part, plan
-from tests.sharding.kill_points import digests
+from tests.sharding.packing import digests
 
 OPTIONS = PackOptions(shard_size=3)
 

@@ -4,7 +4,6 @@ Run by test_restart.py in a process of its own, because it forks. Arguments: SOU
 points; exits with 1 where a set that was killed and finished differs from one that never was.
 """
 
-import hashlib
 import os
 import random
 import re
@@ -16,16 +15,9 @@ from pathlib import Path
 import zarr  # imported before the forks, which then start in no time
 
 from lamae.sharding.pack import PackOptions, pack
+from tests.sharding.packing import digests
 
 OPTIONS = PackOptions(shard_size=3)
-
-
-def digests(root: Path) -> dict[str, str]:
-    return {
-        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in root.rglob("*")
-        if path.is_file()
-    }
 
 
 def watch_operations(log: Path, *, kill_before: int | None) -> None:

@@ -16,7 +16,7 @@ from lamae.base.lock import Lock
 from lamae.sharding import merge
 from lamae.sharding.pack import PackOptions, pack, pack_part, plan
 from tests.sharding.at_once import no_locks
-from tests.sharding.kill_points import digests
+from tests.sharding.packing import digests
 from tests.sharding.test_restart import REPOSITORY
 from tests.sharding.wfdbtree import write_mimic_tree
 

@@ -16,7 +16,7 @@ from lamae.base.errors import LamaeError, UsageError
 from lamae.sharding.format import NO_SAMPLE, ShardSet
 from lamae.sharding.pack import PackOptions, pack, pack_part, plan
 from lamae.sharding.verify import verify
-from tests.sharding.kill_points import digests
+from tests.sharding.packing import digests
 from tests.sharding.wfdbtree import plausible_signal
 
 LEADS = ("I", "II", "III", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6")

@@ -11,7 +11,7 @@ from lamae.base.errors import LamaeError, UsageError
 from lamae.cli.app import app
 from lamae.sharding.format import ShardSet
 from lamae.sharding.pack import PackOptions, pack
-from tests.sharding.kill_points import digests
+from tests.sharding.packing import digests
 from tests.sharding.wfdbtree import write_mimic_tree
 
 

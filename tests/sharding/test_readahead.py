@@ -8,8 +8,7 @@ import pytest
 from lamae.sharding import readahead
 from lamae.sharding.files import DirectoryFiles, ZipFiles
 from lamae.sharding.pack import PackOptions, pack
-from tests.sharding.kill_points import digests
-from tests.sharding.test_pack import rejects_of
+from tests.sharding.packing import digests, rejects_of
 from tests.sharding.test_zip import make_zip
 from tests.sharding.wfdbtree import write_mimic_tree
 

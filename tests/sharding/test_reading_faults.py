@@ -13,7 +13,7 @@ import pytest
 from lamae.base.errors import LamaeError
 from lamae.sharding.pack import PackOptions, pack
 from lamae.sharding.zipindex import ZipIndex
-from tests.sharding.test_pack import digests, rejects_of
+from tests.sharding.packing import digests, rejects_of
 from tests.sharding.test_zip import make_zip
 from tests.sharding.wfdbtree import MIMIC_LEADS, plausible_signal, write_mimic_tree, write_record
 
@@ -40,12 +40,6 @@ def in_seconds():
     signal.alarm(60)
     yield
     signal.alarm(0)
-
-
-@pytest.fixture
-def mimic(tmp_path):
-    write_mimic_tree(tmp_path / "mimic")
-    return tmp_path / "mimic"
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from lamae.sharding.pack import PackOptions, pack
 from lamae.sharding.recording import Recording, RejectError
 from lamae.sharding.resample import resample
 from lamae.sharding.verify import verify
-from tests.sharding.test_pack import rejects_of
+from tests.sharding.packing import rejects_of
 from tests.sharding.wfdbtree import MIMIC_LEADS, plausible_signal, write_record
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from lamae.sharding.pack import PackOptions, pack, pack_part, plan
 from lamae.sharding.verify import verify
-from tests.sharding.kill_points import digests
+from tests.sharding.packing import digests
 from tests.sharding.wfdbtree import write_mimic_tree
 
 REPOSITORY = Path(__file__).resolve().parents[2]

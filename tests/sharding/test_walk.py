@@ -14,7 +14,7 @@ from lamae.sharding.format import ShardSet
 from lamae.sharding.keys import keys_of
 from lamae.sharding.pack import PackOptions, pack
 from lamae.sharding.walk import paths_below
-from tests.sharding.kill_points import digests
+from tests.sharding.packing import digests
 from tests.sharding.wfdbtree import MIMIC_LEADS, plausible_signal, write_record
 
 

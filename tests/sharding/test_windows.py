@@ -16,7 +16,7 @@ from lamae.sharding.quality import RECORD_FLAGS
 from lamae.sharding.recording import Recording
 from lamae.sharding.verify import verify
 from lamae.sharding.windows import cut, mark_padding, window_key, window_starts
-from tests.sharding.test_pack import rejects_of
+from tests.sharding.packing import rejects_of
 from tests.sharding.wfdbtree import MIMIC_LEADS, plausible_signal, write_record
 
 

@@ -11,8 +11,7 @@ from lamae.base.errors import LamaeError, UsageError
 from lamae.sharding.files import ZipFiles, open_files
 from lamae.sharding.pack import PackOptions, pack, pack_part, plan
 from lamae.sharding.zipindex import ZipIndex
-from tests.sharding.kill_points import digests
-from tests.sharding.test_pack import rejects_of
+from tests.sharding.packing import digests, rejects_of
 from tests.sharding.wfdbtree import MIMIC_LEADS, plausible_signal, write_mimic_tree, write_record
 
 
