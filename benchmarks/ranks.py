@@ -27,7 +27,7 @@ from lamae.base.errors import LamaeError
 from lamae.base.place import LOOPBACK, Place, find_place
 from lamae.base.processes import free_port, usable_cores
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imports torch, which takes a second; the ranks need it, and what starts them does not
     from lamae.train.ranks.distributed import Ranks
 
 TIMEOUT_S, A_DAY_S = 600.0, 86_400.0

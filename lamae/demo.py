@@ -22,7 +22,7 @@ from lamae.base.progress import Progress
 from lamae.base.rundirectory import RunDirectory
 from lamae.sharding.format import MANIFEST_NAME, ShardSet
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # imports torch, which takes a second, and the first stages do without
     from lamae.evaluate.reconstruct.reconstruction import Reconstruction
 
 CONFIG = "configs/pretrain/tiny.yaml"

@@ -19,7 +19,7 @@ from lamae.benchmarks.forecast.machine import (
     describe_machine,
 )
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # these import torch, which takes a second; the verb does when it is called
     from lamae.benchmarks.forecast.forecast import Forecast
     from lamae.benchmarks.forecast.model import ModelShape
 

@@ -12,7 +12,7 @@ from lamae.base import files
 from lamae.base.errors import UsageError
 from lamae.cli import verbs
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # these import torch, which takes a second; every verb imports what it needs when called
     from lamae.evaluate.probe.fewlabels import FewLabelCurve
     from lamae.evaluate.probe.result import Measures, ProbeResult
     from lamae.evaluate.statistics import Interval
