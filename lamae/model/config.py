@@ -162,8 +162,10 @@ class Layout(NamedTuple):
             return cls(True, True, 0, model.depth + model.latent_depth, "joint")
         if model.kind in ("lamae", "mean"):
             return cls(True, model.scope != "summary", model.depth, model.latent_depth, model.scope)
-        matched = model.latent_depth if model.match_parameters else 0
-        return cls(False, False, model.depth + matched, 0, "summary")
+        if model.kind in ("independent", "aligned"):
+            matched = model.latent_depth if model.match_parameters else 0
+            return cls(False, False, model.depth + matched, 0, "summary")
+        raise ValueError(f"model.kind={model.kind} has no layout")
 
 
 class MaskShape(NamedTuple):

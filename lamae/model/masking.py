@@ -119,10 +119,12 @@ def _draw_kind(config: MaskConfig, kind: str, draws: "_Draws", present_BL: Tenso
         if config.limb_tied:
             order_BLN = torch.cat([order_BLN[:, :1].expand_as(order_BLN[:, _LIMB]), order_BLN[:, _CHEST]], dim=1)
         return _Drawn(present_BL, order_BLN, never_B)
-    num_starts = num_visible(config, num_patches) + 1
-    after_B1N = torch.arange(num_patches, device=present_BL.device) - draws.order(_TIMES, 1, 1) % num_starts
-    in_span_B1N = (after_B1N >= 0) & (after_B1N <= num_patches - num_starts)
-    return _Drawn(present_BL, in_span_B1N.long(), never_B)
+    if kind == "time":
+        num_starts = num_visible(config, num_patches) + 1
+        after_B1N = torch.arange(num_patches, device=present_BL.device) - draws.order(_TIMES, 1, 1) % num_starts
+        in_span_B1N = (after_B1N >= 0) & (after_B1N <= num_patches - num_starts)
+        return _Drawn(present_BL, in_span_B1N.long(), never_B)
+    raise ValueError(f"mask.kind={kind} is not drawn here")
 
 
 def _select(choice_B: Tensor, options: tuple[Tensor, ...]) -> Tensor:

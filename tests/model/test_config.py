@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from lamae.model.config import MaskConfig, ModelConfig, check_together, without_effect
+from lamae.model.config import Layout, MaskConfig, ModelConfig, check_together, without_effect
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,11 @@ from lamae.model.config import MaskConfig, ModelConfig, check_together, without_
 def test_check_names_the_key(config, key: str):
     with pytest.raises(ValueError, match=key):
         config.check()
+
+
+def test_a_kind_of_model_without_a_layout_is_named():
+    with pytest.raises(ValueError, match=r"model\.kind=lame\b"):
+        Layout.of(ModelConfig(kind="lame"))
 
 
 def test_defaults_are_allowed():

@@ -45,6 +45,11 @@ def shown_BLN(mask: Mask) -> torch.Tensor:
     return shown
 
 
+def test_a_kind_of_mask_that_nobody_draws_is_named():
+    with pytest.raises(ValueError, match=r"mask\.kind=gird\b"):
+        draw(MaskConfig(kind="gird"), torch.ones(1, 12, dtype=torch.bool))
+
+
 @all_configs
 @given(lead_mask_BL=lead_masks)
 @settings(max_examples=25, deadline=None)
