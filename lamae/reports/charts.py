@@ -75,9 +75,7 @@ def plot_few_labels(panels: Mapping[str, Mapping[str, Mapping[float, Interval]]]
     return figure
 
 
-def plot_bars(
-    groups: Sequence[str], series: Mapping[str, Sequence[float]], *, ylabel: str, emphasis: str | None = None
-) -> Figure:
+def plot_bars(groups: Sequence[str], series: Mapping[str, Sequence[float]], *, ylabel: str, emphasis: str) -> Figure:
     """Bars side by side: one cluster per group, one colour per series; NaN leaves a gap."""
     figure, (ax,) = new_charts(WIDTH, 3.6)
     width = 0.82 / max(1, len(series))

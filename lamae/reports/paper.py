@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from lamae.base.leads import LEADS, NUM_LEADS
+from lamae.sharding.format import NO_SAMPLE
 
 MM_PER_S = 25.0
 MM_PER_MV = 10.0
@@ -26,6 +27,8 @@ LAYOUTS = ("3x4", "12x1")
 
 # Standard arrangement, read down the columns: limb, augmented, right and left precordial leads.
 _COLUMNS_3X4 = (("I", "II", "III"), ("aVR", "aVL", "aVF"), ("V1", "V2", "V3"), ("V4", "V5", "V6"))
+_RHYTHM_LEAD = "II"
+_MAX_S = 10.0
 _MARGIN_MM = 7.0
 _PULSE_MM = 15.0  # room left of the traces for the calibration pulse
 _BOX_MM = 5.0
@@ -39,24 +42,19 @@ def plot_record(
     gain: np.ndarray | None = None,
     baseline: np.ndarray | None = None,
     lead_mask: np.ndarray | None = None,
-    missing: int = -32768,
     layout: str = "3x4",
-    rhythm_lead: str = "II",
     title: str = "",
-    max_seconds: float = 10.0,
 ) -> Figure:
-    """Draw one record.
+    """Draw the first ten seconds of a record.
 
     Args:
         record_LT: [12, T] in canonical lead order: millivolt (float, NaN for missing samples), or ADC units (integer,
-            ``missing`` for missing samples) together with ``gain`` (units per millivolt) and ``baseline`` [12].
+            NO_SAMPLE for missing samples) together with ``gain`` (units per millivolt) and ``baseline`` [12].
         rate_hz: sampling rate.
         lead_mask: bool [12], leads that are present; by default those with any sample.
-        layout: "3x4" (2.5 s of each lead in the standard arrangement and one rhythm strip) or "12x1" (every lead in
+        layout: "3x4" (2.5 s of each lead in the standard arrangement and a strip of lead II) or "12x1" (every lead in
             full length).
-        rhythm_lead: lead of the strip below "3x4".
         title: text above the traces, such as the record's key.
-        max_seconds: longest stretch drawn, from the start.
 
     Raises ValueError for another shape or layout, or integers without a gain.
     """
@@ -64,23 +62,21 @@ def plot_record(
         raise ValueError(f"a record is [12, T], not {list(record_LT.shape)}")
     if layout not in LAYOUTS:
         raise ValueError(f"layout {layout!r} is none of {', '.join(LAYOUTS)}")
-    mv_LT = to_millivolt(record_LT, gain=gain, baseline=baseline, missing=missing)
-    mv_LT = mv_LT[:, : round(max_seconds * rate_hz)]
+    mv_LT = to_millivolt(record_LT, gain=gain, baseline=baseline)
+    mv_LT = mv_LT[:, : round(_MAX_S * rate_hz)]
     present_L = np.isfinite(mv_LT).any(1)
     if lead_mask is not None:
         present_L = present_L & np.asarray(lead_mask, dtype=bool)
     seconds = mv_LT.shape[1] / rate_hz
     if layout == "3x4":
-        rows = [[column[r] for column in _COLUMNS_3X4] for r in range(3)] + [[rhythm_lead]]
+        rows = [[column[r] for column in _COLUMNS_3X4] for r in range(3)] + [[_RHYTHM_LEAD]]
     else:
         rows = [[lead] for lead in LEADS]
     row_mm = 30.0 if layout == "3x4" else 20.0
     return _Sheet(seconds, len(rows), row_mm).draw(mv_LT, present_L, rows, rate_hz=rate_hz, title=title)
 
 
-def to_millivolt(
-    record_LT: np.ndarray, *, gain: np.ndarray | None, baseline: np.ndarray | None, missing: int = -32768
-) -> np.ndarray:
+def to_millivolt(record_LT: np.ndarray, *, gain: np.ndarray | None, baseline: np.ndarray | None) -> np.ndarray:
     """float64 [12, T] in millivolt, NaN where there is no sample; floats are taken for millivolt already."""
     if not np.issubdtype(record_LT.dtype, np.integer):
         return np.asarray(record_LT, dtype=np.float64)
@@ -88,7 +84,7 @@ def to_millivolt(
         raise ValueError("a record in ADC units needs its gain")
     zero_L = np.zeros(NUM_LEADS) if baseline is None else np.asarray(baseline, dtype=np.float64)
     mv_LT = (record_LT - zero_L[:, None]) / np.asarray(gain, dtype=np.float64)[:, None]
-    return np.where(record_LT == missing, np.nan, mv_LT)
+    return np.where(record_LT == NO_SAMPLE, np.nan, mv_LT)
 
 
 class _Sheet:
