@@ -99,11 +99,11 @@ def run(*, quick: bool = False, progress: Progress = ignore, repeats: int | None
 
 
 def time_streams(
-    candidates: Mapping[str, Candidate], *, repeats: int, seed: int = 0, progress: Progress = ignore
+    candidates: Mapping[str, Candidate], *, repeats: int, progress: Progress = ignore
 ) -> dict[str, Timing]:
     """Time the steady state of each candidate once per repeat, in an order shuffled anew each time."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for name in in_turns(candidates, repeats=repeats, seed=seed, progress=progress):
+    for name in in_turns(candidates, repeats=repeats, progress=progress):
         candidate = candidates[name]
         with candidate.open() as stream:
             for _ in range(candidate.warmup_batches):

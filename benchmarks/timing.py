@@ -98,7 +98,6 @@ def time_side_by_side(
     *,
     repeats: int,
     warmup: int = 1,
-    seed: int = 0,
     prepare: Callable[[], None] = lambda: None,
     progress: Progress = ignore,
 ) -> dict[str, Timing]:
@@ -113,7 +112,7 @@ def time_side_by_side(
             candidate()
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     items: dict[str, float] = {}
-    for name in in_turns(candidates, repeats=repeats, seed=seed, progress=progress):
+    for name in in_turns(candidates, repeats=repeats, progress=progress):
         prepare()
         start = time.perf_counter()
         count = candidates[name]()
