@@ -101,9 +101,10 @@ def from_mapping(start: ConfigT, values: Mapping[str, Any], *, source: str) -> C
     return _compose(start, [(source, layer)])
 
 
-def override(config: ConfigT, overrides: Sequence[str]) -> ConfigT:
-    """Any configuration dataclass with ``key.sub=value`` overrides, checked. Raises UsageError naming the key."""
-    return _compose(config, [(COMMAND_LINE, _dotted(overrides))])
+def override(config: ConfigT, overrides: Sequence[str], *, source: str = COMMAND_LINE) -> ConfigT:
+    """Any configuration dataclass with ``key.sub=value`` overrides, checked. Raises UsageError naming the key and where
+    they are from."""
+    return _compose(config, [(source, _dotted(overrides))])
 
 
 def to_dict(config: Any) -> dict[str, Any]:

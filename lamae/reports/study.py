@@ -66,7 +66,7 @@ def _tables(results: Mapping[str, Any]) -> list[Table]:
 
 
 def _comparison_table(task: str, readout: str, results: Mapping[str, Any]) -> Table:
-    first = next(iter(results["plan"]["methods"]))
+    first, unknown = next(iter(results["plan"]["methods"])), results["unknown_patients"][task]
     rows = []
     for entry in _comparisons(results, task=task, readout=readout, labels=1.0):
         for row in entry["rows"]:
@@ -75,7 +75,8 @@ def _comparison_table(task: str, readout: str, results: Mapping[str, Any]) -> Ta
                 rows.append([row["name"], budget, str(row["macro_auroc"]), *_gap_cells(row)])
     return Table(
         f"{task}: {READOUT_NAMES[readout]}",
-        f"Macro AUROC of probes on frozen embeddings, and {first} minus each.",
+        f"Macro AUROC of probes on frozen embeddings, and {first} minus each."
+        + (f" Warning: {unknown}; one patient may be scored and fitted on." if unknown else ""),
         ["method", "budget", "macro AUROC (95 %)", f"{first} minus it (95 %)", f"{first} is"],
         rows,
     )

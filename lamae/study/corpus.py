@@ -1,25 +1,27 @@
 """The corpus of a study: a shard set that is there, or sources packed once for each part of their subjects.
 
-corpus/synthetic/            synthetic ECGs in MIMIC-IV-ECG's layout, where the plan asks for some
-corpus/part-K/NAME/          shard set of a source: part K of the subjects in test, val_share of them in val; all in
-                             train where no task scores the source
+corpus/synthetic/                 synthetic ECGs in MIMIC-IV-ECG's layout, where the plan asks for some
+corpus/part-K/sets/NAME/          shard set of a source, its subjects dealt: part K in test, val_share in val
+corpus/part-K/splits/NAME.csv     how they were dealt
 corpus/part-K/labels/TASK.zarr
 """
 
+import csv
+import dataclasses
 import shutil
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lamae.base import settings
 from lamae.base.errors import UsageError
-from lamae.base.files import write_csv
+from lamae.base.files import new_file
 from lamae.base.leads import LEADS
 from lamae.base.progress import Progress
-from lamae.evaluate.labels.sources import build_labels, detect_source
+from lamae.base.text import slug
+from lamae.evaluate.labels.sources import READERS, build_labels, detect_source
 from lamae.evaluate.labels.store import Labels, read_labels
 from lamae.evaluate.probe.transfer import read_joined
 from lamae.evaluate.store import require_same_rows
@@ -30,8 +32,10 @@ from lamae.sharding.sources import PTBXL_LIST, Entry
 from lamae.sharding.splits import split_of_subject
 from lamae.sharding.synth import synthesize
 from lamae.study.plan import SHARDS, SYNTHETIC, CorpusConfig, StudyPlan, TaskConfig
+from lamae.train.checkpoint.subjects import ANY_WFDB
 
 DIAGNOSES = "records_w_diag_icd10.csv"
+_NOT_GIVEN = {"file", "return"}
 
 
 @dataclass(frozen=True)
@@ -79,36 +83,46 @@ def open_parts(of: StudyPlan, root: Path) -> list[Part]:
         labels = {name: Path(str(task.labels)) for name, task in of.tasks.items()}
         demographics = {SHARDS: Path(corpus.demographics)} if corpus.demographics else {}
         return [Part({SHARDS: Path(corpus.shards)}, labels, demographics)]
-    places = sources(corpus, root)
-    known = [(name, place / file) for name, place in places.items() for file in (PTBXL_LIST, DIAGNOSES)]
+    places = _places(corpus, root)
     return [
         Part(
-            {name: root / f"part-{part}" / name for name in places},
-            {name: root / f"part-{part}" / "labels" / f"{name}.zarr" for name in of.tasks},
-            {name: file for name, file in known if file.is_file()},
+            {name: root / f"part-{part}" / "sets" / slug(name) for name in places},
+            {name: root / f"part-{part}" / "labels" / f"{slug(name)}.zarr" for name in of.tasks},
+            {name: file for name, place in places.items() if (file := _own_list(place))},
         )
         for part in range(corpus.parts)
     ]
 
 
-def sources(corpus: CorpusConfig, root: Path) -> dict[str, Path]:
+def _places(corpus: CorpusConfig, root: Path) -> dict[str, Path]:
     """Where each source is."""
     return {
         name: root / SYNTHETIC if name == SYNTHETIC else Path(str(corpus.sources[name].path)) for name in corpus.packed
     }
 
 
-def check_sources(corpus: CorpusConfig) -> None:
-    """Raises UsageError where a source cannot be packed as the plan says: before anything is made."""
-    for name in [] if corpus.shards else corpus.packed:
-        if name == SYNTHETIC:
-            continue
-        if not Path(str(corpus.sources[name].path)).exists():
+def _own_list(place: Path) -> Path | None:
+    """The file in which a source lists diagnoses, age and sex: in its folder, or one below."""
+    folders = [place, *sorted(place.iterdir())] if place.is_dir() else []
+    files = [folder / name for name in (PTBXL_LIST, DIAGNOSES) for folder in folders]
+    return next((file for file in files if file.is_file()), None)
+
+
+def check_sources(of: StudyPlan, root: Path) -> None:
+    """Raises UsageError where a source cannot be packed and labelled as the plan says: before anything is made."""
+    if of.corpus.shards:
+        return
+    places = _places(of.corpus, root)
+    for name, place in places.items():
+        if name != SYNTHETIC and not place.exists():
             raise UsageError(
-                f"corpus.sources.{name}.path={corpus.sources[name].path}: not there; name what 'lamae shard' packs, "
-                "such as PTB-XL's folder (https://physionet.org/content/ptb-xl/, open access)"
+                f"corpus.sources.{name}.path={place}: not there; name what 'lamae shard' packs, such as PTB-XL's "
+                "folder (https://physionet.org/content/ptb-xl/, open access)"
             )
-        _pack_options(corpus, name)
+        _pack_options(of.corpus, name)
+    for name, task in of.tasks.items():
+        if of.set_of(task) != SYNTHETIC:
+            _label_options(f"tasks.{name}.label_options", task, places[of.set_of(task)])
 
 
 def build_corpus(of: StudyPlan, root: Path, *, workers: int, progress: Progress) -> list[Part]:
@@ -125,47 +139,58 @@ def build_corpus(of: StudyPlan, root: Path, *, workers: int, progress: Progress)
             seed=corpus.seed,
             progress=progress,
         )
-    parts = open_parts(of, root)
-    scored = {of.set_of(task) for task in of.tasks.values()}
-    for name, place in sources(corpus, root).items():
-        _pack(corpus, name, place, [part.sets[name] for part in parts], name in scored, workers, progress)
+    parts, places = open_parts(of, root), _places(corpus, root)
+    if not all((path / MANIFEST_NAME).exists() for part in parts for path in part.sets.values()):
+        _pack_all(of, places, parts, root, workers=workers, progress=progress)
     for part in parts:
         for name, task in of.tasks.items():
             if not part.labels[name].exists():
                 source = of.set_of(task)
-                options = _label_options(task, sources(corpus, root)[source], corpus)
+                options = _label_options(f"tasks.{name}.label_options", task, places[source])
+                if source == SYNTHETIC:  # far fewer records than those that MIMIC's 2,000 is for
+                    options = {"min_count": max(2, corpus.synthetic_records // 100), "distinct": True, **options}
                 build_labels(part.sets[source], part.labels[name], allow_missing=True, **options)
     return parts
 
 
-def _pack(
-    corpus: CorpusConfig, name: str, place: Path, outs: list[Path], scored: bool, workers: int, progress: Progress
+def _pack_all(
+    of: StudyPlan, places: Mapping[str, Path], parts: list[Part], root: Path, *, workers: int, progress: Progress
 ) -> None:
-    """Pack a source into one shard set for each part."""
-    if all((out / MANIFEST_NAME).exists() for out in outs):
-        return
-    options = _pack_options(corpus, name)
-    listed = outs[0].with_name(f"{name}-listing")
-    planned = plan(place, listed, options=options, progress=progress)
-    entries = [entry for part in range(planned.num_parts) for entry in planned.entries(part)]
-    shutil.rmtree(listed)
-    for part, out in enumerate(outs):
-        folds = out.with_name(f"{name}-splits.csv")
-        rows = [[entry.key, _split(corpus, entry, part) if scored else "train"] for entry in entries]
-        out.parent.mkdir(exist_ok=True)
-        write_csv(folds, ["key", "split"], rows)
-        options.splits_from, options.workers = str(folds), workers
-        pack(place, out, options=options, progress=progress)
+    """Pack every source into one shard set for each part."""
+    corpus, kinds, entries = of.corpus, {}, {}
+    for name, place in places.items():
+        listing = root / "listing" / slug(name)
+        planned = plan(place, listing, options=_pack_options(corpus, name), progress=progress)
+        kinds[name] = planned.content["source"]
+        entries[name] = [entry for shard in range(planned.num_parts) for entry in planned.entries(shard)]
+    shutil.rmtree(root / "listing")
+    scored = {of.set_of(task) for task in of.tasks.values()}
+    # Another source of the same data set has the same people.
+    shared = {kinds[name] for name in scored} - {ANY_WFDB}
+    for name, place in places.items():
+        is_dealt = name in scored or kinds[name] in shared
+        for number, part in enumerate(parts):
+            folds = part.sets[name].parents[1] / "splits" / f"{slug(name)}.csv"
+            folds.parent.mkdir(parents=True, exist_ok=True)
+            with new_file(folds) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
+                writer = csv.writer(stream)
+                writer.writerow(["key", "split"])
+                for entry in entries[name]:
+                    writer.writerow([entry.key, _split(corpus, entry, number) if is_dealt else "train"])
+            options = dataclasses.replace(_pack_options(corpus, name), splits_from=str(folds), workers=workers)
+            pack(place, part.sets[name], options=options, progress=progress)
 
 
 def _pack_options(corpus: CorpusConfig, name: str) -> PackOptions:
     options = PackOptions(rate_hz=corpus.rate_hz, seconds=corpus.seconds)
     if name == SYNTHETIC:
         return options
-    try:
-        return settings.override(options, corpus.sources[name].pack)
-    except UsageError as error:
-        raise UsageError(f"corpus.sources.{name}.pack: {error}") from None
+    key = f"corpus.sources.{name}.pack"
+    changed = settings.override(options, corpus.sources[name].pack, source=key)
+    for taken in ("splits_from", "split_fractions", "source_folds", "workers"):
+        if getattr(changed, taken) != getattr(options, taken):
+            raise UsageError(f"{key}: {taken} is for the study to set")
+    return changed
 
 
 def _split(corpus: CorpusConfig, entry: Entry, part: int) -> str:
@@ -176,17 +201,37 @@ def _split(corpus: CorpusConfig, entry: Entry, part: int) -> str:
     return "val" if found == corpus.parts else "test" if found == part else "train"
 
 
-def _label_options(task: TaskConfig, place: Path, corpus: CorpusConfig) -> dict[str, Any]:
-    """What ``build_labels`` is called with for a source's own labels."""
-    given: Mapping[str, Any] = {
-        name: yaml.safe_load(value) for name, _, value in (option.partition("=") for option in task.label_options)
-    }
-    lists = [place / name for name in (PTBXL_LIST, DIAGNOSES) if (place / name).is_file()]
-    file = place / given["file"] if "file" in given else lists[0] if lists else place
-    options = {"source": detect_source(file), **given, "file": file}
-    if file == place / DIAGNOSES:  # of synthetic ECGs: far fewer than the records that MIMIC's 2,000 is for
-        options = {"min_count": max(2, corpus.synthetic_records // 100), "distinct": True, **options}
+def _label_options(key: str, task: TaskConfig, place: Path) -> dict[str, Any]:
+    """What ``build_labels`` is called with for a source's own labels. Raises UsageError naming ``key``."""
+    given = dict(option.partition("=")[::2] for option in task.label_options)
+    file = place / given.pop("file") if "file" in given else _own_list(place) or place
+    if not file.exists():
+        raise UsageError(f"{key}: {file} is not there")
+    if file == place and not place.is_dir():
+        raise UsageError(f"{key}: {place} is no folder, so its labels are not found in it; name them with file=PATH")
+    source = given.pop("source", None) or detect_source(file)
+    options: dict[str, Any] = {"source": source, "file": file}
+    kinds = typing.get_type_hints(READERS[source]) if source in READERS else {}
+    for name, text in given.items():
+        if name not in kinds or not text:
+            known = ", ".join(sorted(kinds.keys() - _NOT_GIVEN))
+            raise UsageError(f"{key}: '{name}={text}' is no option of {source} labels with a value; they have {known}")
+        try:
+            options[name] = _value(kinds[name], text)
+        except ValueError:
+            raise UsageError(f"{key}: '{name}={text}' has a value of another kind") from None
     return options
+
+
+def _value(kind: Any, text: str) -> Any:
+    """Text from a plan as what a reader of labels takes."""
+    kinds = {kind, *typing.get_args(kind)}
+    if bool in kinds:
+        return bool(["false", "true"].index(text.lower()))
+    for number in (int, float):
+        if number in kinds:
+            return number(text)
+    return text if str in kinds else text.split(",")
 
 
 def check_labels(of: StudyPlan, parts: list[Part]) -> None:

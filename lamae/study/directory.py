@@ -76,7 +76,13 @@ class StudyDirectory:
         """
         found = None
         if self.plan.exists():
-            found = dataclasses.asdict(dataclasses.replace(load_plan(self.plan), seeds=plan.seeds))
+            try:
+                there = load_plan(self.plan)
+            except UsageError as error:
+                raise UsageError(
+                    f"{self.root}: made by another version of lamae; use another --out ({error})"
+                ) from None
+            found = dataclasses.asdict(dataclasses.replace(there, seeds=plan.seeds))
         make_or_resume(self.root, what="study", found=found, wanted=dataclasses.asdict(plan))
         with files.writing(self.plan, UsageError):
             files.write_text(self.plan, settings.to_yaml(plan))

@@ -21,7 +21,7 @@ from lamae.evaluate.probe.demographics import embed_demographics
 from lamae.reports.study import write_study_report
 from lamae.sharding.format import ShardSet
 from lamae.study import runs as run_lists
-from lamae.study.corpus import Part, build_corpus, check_labels, check_sources
+from lamae.study.corpus import Part, build_corpus, check_labels, check_sources, views
 from lamae.study.directory import StudyDirectory
 from lamae.study.plan import StudyPlan
 from lamae.study.pool import execute
@@ -40,7 +40,7 @@ def run_study(plan: StudyPlan, out: Path, *, workers: int, report_only: bool = F
     fails.
     """
     check_runs(plan)
-    check_sources(plan.corpus)
+    check_sources(plan, StudyDirectory(out).corpus)
     with store.lock(out) as lock:
         store.take_lock(lock, out)
         return _run(plan, StudyDirectory(out), workers=workers, report_only=report_only)
@@ -150,8 +150,13 @@ def _score_demographics(
             name: _people(study.reference(f"{slug(name)}-{run.part}.zarr"), part.sets[name], file)
             for name, file in part.demographics.items()
         }
-        features = {name: {"record": of} for name, of in people.items()}
-        joined = _joined(read_views(plan, study, run.name, part), people)
+        in_view = {
+            views(plan, name, part)[0].name: people[plan.set_of(task)]
+            for name, task in plan.tasks.items()
+            if plan.set_of(task) in people
+        }
+        features = {view: {"record": of} for view, of in in_view.items()}
+        joined = _joined(read_views(plan, study, run.name, part), in_view)
         scored = scoring_hash(plan)
         alone[seed] = _scores(study.reference(f"age-sex-{run.part}-{scored}.npz"), features, plan, part)
         beside[seed] = _scores(study.reference(f"{slug(run.name)}-age-sex-{scored}.npz"), joined, plan, part)

@@ -63,7 +63,7 @@ class CorpusConfig:
     """Subjects of the synthetic ECGs."""
 
     seed: int = 0
-    """Of the synthetic ECGs and of the deal of the subjects."""
+    """Seed of the synthetic ECGs, and of the hash by which subjects are dealt into parts."""
 
     parts: int = 2
     """The subjects of every source that a task scores are dealt into so many parts by a hash. Part ``seed % parts`` is
@@ -80,9 +80,11 @@ class CorpusConfig:
 
     def check(self) -> None:
         """Raises ValueError naming the key."""
-        above(self, "corpus", synthetic_subjects=0, parts=0, rate_hz=0, seconds=0)
-        at_least(self, "corpus", synthetic_records=0)
+        above(self, "corpus", synthetic_subjects=0, rate_hz=0, seconds=0, val_share=0)
+        at_least(self, "corpus", synthetic_records=0, parts=2)
         below(self, "corpus", rate_hz=math.inf, seconds=math.inf, val_share=1)
+        if self.demographics and not self.shards:
+            raise ValueError("corpus.demographics goes with corpus.shards; sources bring age and sex themselves")
         if self.shards is None and not self.packed:
             raise ValueError("corpus: neither shards nor the path of a source nor synthetic_records is given")
         if SYNTHETIC in self.sources:
@@ -246,9 +248,9 @@ class StudyPlan:
 
     @property
     def reconstruction_task(self) -> str:
-        """Whose scored records are reconstructed: the first real task of the corpus alone, else the first."""
-        here = [name for name, task in self.tasks.items() if task.test_shards is None and task.leads is None]
-        return next((name for name in here if self.tasks[name].real), (here or list(self.tasks))[0])
+        """Whose scored records are reconstructed: the first real task of the corpus's own sets, else the first."""
+        here = [name for name, task in self.tasks.items() if task.test_shards is None]
+        return next((name for name in here if self.tasks[name].real), here[0])
 
     @property
     def set_names(self) -> list[str]:
@@ -291,8 +293,12 @@ class StudyPlan:
                 raise ValueError(f"tasks.{name}.source={task.source} is none of {', '.join(self.set_names)}")
             if self.corpus.shards and task.labels is None:
                 raise ValueError(f"tasks.{name}.labels: with corpus.shards name a labels store of 'lamae labels'")
+            if not self.corpus.shards and task.labels is not None:
+                raise ValueError(f"tasks.{name}.labels goes with corpus.shards; of a source say label_options")
+            if self.corpus.shards and task.label_options:
+                raise ValueError(f"tasks.{name}.label_options go with corpus.sources; here labels are made already")
         if self.search_task.test_shards is not None:
-            raise ValueError(f"search.task={self.search.task} must be of the corpus alone, without test_shards")
+            raise ValueError(f"search.task={self.search_task_name} must be of the corpus alone, without test_shards")
         if not 1 <= self.search.rates_per_mask <= len(self.search.learning_rates):
             raise ValueError(
                 f"search.rates_per_mask={self.search.rates_per_mask} must lie in 1..{len(self.search.learning_rates)}, "

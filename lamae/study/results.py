@@ -76,8 +76,9 @@ def collect(
             {"task": key[0], "readout": key[1], "labels": key[2], "budget": budget, **comparison}
             for key in keys
             for budget, found in by_budget.items()
-            for comparison in ([_compare(found, key, plan.first_method)] if found else [])
+            for comparison in ([_compare(found, key, plan.first_method, references)] if found else [])
         ],
+        "unknown_patients": {name: parts[0].truth_of(name, task).unknown_patients for name, task in plan.tasks.items()},
         "readouts": _readouts(plan, at_records),
         "codes": {name: _by_code({**at_records, **references}, (name, "mean", 1.0)) for name in plan.tasks},
         "sweep": [
@@ -97,15 +98,16 @@ def _candidates(study: StudyDirectory, runs: Group) -> dict[str, Candidate]:
     return {name: Candidate(by_seed) for name, by_seed in by_name.items()}
 
 
-def _compare(candidates: Mapping[str, Candidate], key: Key, first: str) -> dict[str, Any]:
+def _compare(
+    candidates: Mapping[str, Candidate], key: Key, first: str, references: Mapping[str, Candidate]
+) -> dict[str, Any]:
     """Every candidate's macro AUROC, and by how much the first is above it, over all codes and over groups of them."""
     codes = list(next(iter(candidates[first].by_seed.values())).by_key[key].codes)
     rows = []
     for name, candidate in candidates.items():
         if not candidate.has(key[0]):
             continue
-        reference = name in (UNTRAINED, AGE_AND_SEX)
-        row = {"name": name, "reference": reference, "macro_auroc": estimate(candidate.values(key))}
+        row = {"name": name, "reference": name in references, "macro_auroc": estimate(candidate.values(key))}
         if name != first:
             row |= _gap(candidates[first].values(key), candidate.values(key))
         row["groups"] = {

@@ -5,6 +5,7 @@ A run is named by what it is, and two entries of the study with the same setting
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -120,9 +121,13 @@ def run_flops(plan: StudyPlan, run: Run) -> float:
     return float(record_flops(plan, run.overrides)) * config.train.steps * config.train.global_batch_size
 
 
-def configure(plan: StudyPlan, overrides: Sequence[str], *, shards: str = "shards", run_dir: str = "run") -> RunConfig:
-    """The configuration of a run. Raises UsageError naming the key."""
-    return _load(plan.run, (*plan.set, f"run.dir={run_dir}", f"data.path={shards}", *overrides))
+def configure(
+    plan: StudyPlan, overrides: Sequence[str], *, shards: Sequence[str] = (), run_dir: str = "run"
+) -> RunConfig:
+    """The configuration of a run on ``shards``, by default the names of the corpus's sets. Raises UsageError naming the
+    key."""
+    path = json.dumps(list(shards or plan.set_names))
+    return _load(plan.run, (*plan.set, f"run.dir={json.dumps(run_dir)}", f"data.path={path}", *overrides))
 
 
 @functools.cache

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Mapping
 
-from lamae.evaluate.embeddings.embed import Embeddings, read_embeddings
+from lamae.base.errors import UsageError
+from lamae.evaluate.embeddings.embed import PRETRAINED, Embeddings, read_embeddings
 from lamae.evaluate.labels.store import Labels
 from lamae.evaluate.probe.readouts import fit_rows
 from lamae.study import runs as run_lists
@@ -58,5 +59,7 @@ def val_score(truth: Labels, features: Embeddings, task: TaskConfig) -> float:
     rows = {split: of[features.embedded_N[of]] for split, of in rows_of_splits(truth, task).items() if split != "test"}
     # The search never scores test records: val takes their place in the call.
     rows["test"] = rows["val"]
+    if (features.pretrained_N[rows["val"]] == PRETRAINED).any():
+        raise UsageError(f"{features.name}: subjects of val were in pretraining; the search cannot choose by them")
     fit = fit_rows(features.x_ND, truth.label_NK[:, task.columns(truth.codes)], rows)
     return fit.val_macro[fit.setting]

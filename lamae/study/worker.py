@@ -35,8 +35,9 @@ def run_one(study: StudyDirectory, name: str) -> int:
     """Everything of one run; the exit code, 75 where it was stopped and saved."""
     plan, run = load_plan(study.plan), study.read_run(name)
     part = open_parts(plan, study.corpus)[run.part]
-    shards = "[" + ",".join(map(str, part.sets.values())) + "]"
-    config = configure(plan, run.overrides, shards=shards, run_dir=str(study.run(name)))
+    config = configure(
+        plan, run.overrides, shards=[str(path) for path in part.sets.values()], run_dir=str(study.run(name))
+    )
     seconds = _Seconds(study.done(name))
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -96,7 +97,7 @@ def rows_to_embed(plan: StudyPlan, run: Run, part: Part) -> dict[View, np.ndarra
     for name, task in (plan.tasks if run.scored == FULL else search).items():
         truth, (here, there) = part.truth_of(name, task), views(plan, name, part)
         if task.protocol == "patients" and run.scored == FULL:
-            wanted = np.flatnonzero(truth.labelled_N)
+            wanted = np.concatenate([truth.rows("train"), truth.rows("test")])
         else:
             by_split = rows_of_splits(truth, task)
             wanted = np.concatenate([of for split, of in by_split.items() if run.scored == FULL or split != "test"])

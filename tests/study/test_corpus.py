@@ -59,7 +59,7 @@ def make_plan(**corpus):
 def test_parts_keep_their_patients_out_of_pretraining(ptbxl, tmp_path):
     write_record(tmp_path / "others", "00001_hr")
     places = {"ptbxl": SourceConfig(str(ptbxl)), "others": SourceConfig(str(tmp_path / "others"), ["seconds=5"])}
-    plan = make_plan(sources={**places, "not there": SourceConfig()}, val_share=0.0)
+    plan = make_plan(sources={**places, "not there": SourceConfig()}, val_share=0.2)
     build = lambda: build_corpus(plan, tmp_path / "corpus", workers=1, progress=lambda *_: None)
     parts = build()
     held_out = []
@@ -76,7 +76,7 @@ def test_parts_keep_their_patients_out_of_pretraining(ptbxl, tmp_path):
             subjects = sets[name].column("subject")
             train, test = (subjects[sets[name].rows_of_split(split)] for split in ("train", "test"))
             assert not set(train) & set(test)
-            assert len(train) + len(test) == len(subjects)
+            assert len(train) + len(test) <= len(subjects)
         keys = np.array(sets["ptbxl"].keys)
         held_out.append(set(keys[sets["ptbxl"].rows_of_split("test")]))
 
@@ -86,8 +86,9 @@ def test_parts_keep_their_patients_out_of_pretraining(ptbxl, tmp_path):
         assert set(keys[truth.labelled_N]) == {f"0000{n}_hr" for n in (1, 2, 3, 5, 6)}
         assert read_labels(part.labels["diagnostic"]).codes == ["IMI", "NORM"]
         assert read_labels(part.labels["icd"]).labelled_N.any()
-    assert held_out[0] | held_out[1] == {f"0000{n}_hr" for n in range(1, 7)}
     assert not held_out[0] & held_out[1]
+    in_val = {keys[row] for row in sets["ptbxl"].rows_of_split("val")}
+    assert held_out[0] | held_out[1] | in_val == {f"0000{n}_hr" for n in range(1, 7)}
     assert all(len({"00001_hr", "00002_hr"} & part) != 1 for part in held_out), "one patient on two sides"
 
     before = [(path, path.stat().st_mtime_ns) for path in sorted((tmp_path / "corpus").rglob("*")) if path.is_file()]
