@@ -18,6 +18,7 @@ from lamae.evaluate.probe.fewlabels import curve_difference
 from lamae.evaluate.probe.result import ProbeResult, difference
 from lamae.evaluate.reconstruct.reconstruction import MODEL, SITUATIONS, ReconstructionErrors
 from lamae.evaluate.reconstruct.trivial import LINEAR, TRIVIAL
+from lamae.evaluate.store import dense
 from lamae.evaluate.values import finite
 from lamae.reports.charts import plot_auroc, plot_bars, plot_differences, plot_few_labels, plot_heatmap
 from lamae.reports.page import Page
@@ -305,7 +306,7 @@ def _weights_by_code(weights_NL: np.ndarray, probe: ProbeResult) -> dict[str, np
     order = sorted(range(len(probe.codes)), key=lambda k: -by_code[probe.codes[k]].value)
     return {
         "all test records": weights_NL.mean(0),
-        **{probe.codes[k]: weights_NL[probe.y_NK[:, k].astype(bool)].mean(0) for k in order},
+        **{probe.codes[k]: weights_NL[dense(probe.y_NK[:, [k]])[:, 0].astype(bool)].mean(0) for k in order},
     }
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from lamae.evaluate.probe.auroc import auroc, bootstrap_areas
+from lamae.evaluate.probe.auroc import auroc, bootstrap_areas, micro_auroc
 from lamae.evaluate.statistics import interval, macro, subject_weights
 
 
@@ -21,6 +21,19 @@ def test_same_as_scikit_learn_with_and_without_ties(seed, num_levels):
             assert value == pytest.approx(roc_auc_score(y[:, k], scores[:, k]), abs=1e-12)
         else:
             assert np.isnan(value)
+
+
+@given(seed=st.integers(0, 10_000), num_levels=st.sampled_from([2, 5, 1000]))
+@settings(max_examples=20, deadline=None)
+def test_over_all_codes_together_it_is_that_of_all_pairs_in_one_column(seed, num_levels):
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(num_levels, size=(40, 3)).astype(np.float32)
+    y = rng.random((40, 3)) < 0.1
+    found = micro_auroc(lambda: ((scores[:, k : k + 2], y[:, k : k + 2]) for k in (0, 2)))
+    if y.any() and not y.all():
+        assert found == pytest.approx(roc_auc_score(y.ravel(), scores.ravel()), abs=1e-12)
+    else:
+        assert np.isnan(found)
 
 
 def test_a_draw_equals_the_auroc_of_the_records_it_repeats():

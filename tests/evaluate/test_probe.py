@@ -4,12 +4,13 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from lamae.base.errors import UsageError
 from lamae.evaluate import store
 from lamae.evaluate.embeddings.embed import PRETRAINED, UNKNOWN, Embeddings
 from lamae.evaluate.labels.store import NO_SPLIT, Labels, labels_hash, read_labels
-from lamae.evaluate.probe import transfer
+from lamae.evaluate.probe import readouts, result, scores, transfer
 from lamae.evaluate.probe.fit import difference, probe_arrays
 
 CODES = ["SEEN", "FAINT", "NOISE"]
@@ -175,10 +176,43 @@ def test_large_stores_are_probed_from_disk_as_in_memory(tmp_path, monkeypatch, m
     result = probe_arrays(stored, labels, method=method)
     assert result.setting == expected.setting
     np.testing.assert_allclose(result.probability_NK, expected.probability_NK, atol=1e-4)
-    np.testing.assert_array_equal(result.y_NK, expected.y_NK)
+    np.testing.assert_array_equal(store.dense(result.y_NK), expected.y_NK)
 
 
-def write_stores(path, features, truth, *, labels_hash="i"):
+@pytest.mark.parametrize("method", ["logistic", "knn"])
+def test_codes_scored_in_blocks_give_the_same_result_as_all_at_once(monkeypatch, method):
+    features, truth = simulate()
+    whole = probe_arrays(features, truth, method=method)
+    monkeypatch.setattr(scores, "BLOCK_BYTES", 1)
+    blockwise = probe_arrays(features, truth, method=method)
+    assert blockwise.micro_auroc == pytest.approx(whole.micro_auroc, abs=1e-6)
+    assert blockwise.val_macro == pytest.approx(whole.val_macro, abs=1e-6)
+    for field in ("auroc_K", "draws_BK", "metrics", "metric_draws", "probability_NK"):
+        found, expected = getattr(blockwise, field), getattr(whole, field)
+        for key in expected if isinstance(expected, dict) else [...]:
+            np.testing.assert_allclose(found[key], expected[key], atol=1e-6, err_msg=field)
+
+
+def test_scores_are_never_asked_for_all_codes_at_once(monkeypatch):
+    features, truth = simulate()
+    rows = {split: truth.rows(split) for split in ("train", "val", "test")}
+    widths = []
+
+    def noting(score_NK):
+        return scores.Scores(score_NK.shape, lambda at: (widths.append(at.stop - at.start), score_NK[:, at])[1])
+
+    monkeypatch.setattr(scores, "BLOCK_BYTES", 2 * 4 * len(rows["test"]))
+    monkeypatch.setattr(result, "LARGE_BYTES", 0)
+    fit = readouts.Fit(1.0, {}, *(noting(features.x_ND[rows[split], :3]) for split in ("val", "test")), np.tanh)
+    sparse = dataclasses.replace(truth, label_NK=csr_array(truth.label_NK))
+    options = {"name": "noted", "method": "noted", "contamination": "none"}
+    found = result.evaluate_scores(fit, sparse, rows, np.arange(3), {}, features.subject_N, **options)
+    assert max(widths) == 2
+    assert found.probability_NK is None
+    assert found.prevalence == pytest.approx(dict(zip(CODES, truth.label_NK[rows["test"]].mean(0), strict=True)))
+
+
+def write_stores(path, features, truth, *, labels_hash=None):
     store.write(
         path / "e.zarr",
         kind="embeddings",
@@ -189,13 +223,18 @@ def write_stores(path, features, truth, *, labels_hash="i"):
             "split": features.split_N,
             "pretrained": features.pretrained_N,
         },
-        attributes={"index_sha256": "i"},
+        attributes={"index_sha256": features.index_hash, "made_by": features.made_by},
     )
     store.write(
         path / "l.zarr",
         kind="labels",
         columns={"label": truth.label_NK, "labelled": truth.labelled_N, "split": truth.split_N},
-        attributes={"index_sha256": labels_hash, "codes": truth.codes, "descriptions": {}, "protocol": "simulated"},
+        attributes={
+            "index_sha256": labels_hash or truth.index_hash,
+            "codes": truth.codes,
+            "descriptions": {},
+            "protocol": "simulated",
+        },
     )
 
 

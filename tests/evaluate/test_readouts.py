@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lamae.evaluate.probe import readouts
 from lamae.evaluate.probe.auroc import auroc
 from lamae.evaluate.probe.readouts import KNN_TEMPERATURE, fit_knn, fit_logistic
 from lamae.evaluate.statistics import macro
@@ -26,6 +27,16 @@ def test_knn_is_the_weighted_vote_of_the_most_similar(splits):
         weight = np.exp(similarity[nearest] / KNN_TEMPERATURE)
         np.testing.assert_allclose(fit.test_NK[n], weight @ y["train"][nearest] / weight.sum(), atol=1e-5)
     assert (auroc(fit.test_NK, y["test"]) > 0.8).all()
+
+
+def test_neighbours_found_a_tile_at_a_time_are_those_of_all_training_records(splits, monkeypatch):
+    x, y = splits
+    whole = fit_knn(x, y)
+    monkeypatch.setattr(readouts, "QUERY_ROWS", 7)
+    monkeypatch.setattr(readouts, "TRAIN_ROWS", 130)  # fewer than 200 neighbours, and a rest
+    tiled = fit_knn(x, y)
+    assert tiled.val_macro == pytest.approx(whole.val_macro)
+    np.testing.assert_allclose(tiled.test_NK, whole.test_NK, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", [fit_logistic, fit_knn])

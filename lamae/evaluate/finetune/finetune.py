@@ -39,6 +39,7 @@ from lamae.evaluate.labels.store import Labels, labels_hash, read_labels
 from lamae.evaluate.probe.protocol import split_rows, usable_codes
 from lamae.evaluate.probe.readouts import Fit
 from lamae.evaluate.probe.result import ProbeResult, evaluate_scores
+from lamae.evaluate.probe.scores import Scores
 from lamae.sharding.format import ShardSet
 from lamae.train import runconfig
 from lamae.train.config import EngineConfig
@@ -171,8 +172,8 @@ def _result(content: dict[str, Any], odds: dict[str, np.ndarray], truth: Labels,
         Fit(
             setting=float(content["step"]),
             val_macro={float(step): value for step, value in content["val_macro_by_step"].items()},
-            val_NK=odds["val"],
-            test_NK=odds["test"],
+            val=Scores.of(odds["val"]),
+            test=Scores.of(odds["test"]),
             probability=lambda log_odds: 0.5 + 0.5 * np.tanh(0.5 * log_odds),
         ),
         truth,

@@ -6,6 +6,8 @@ Every record carries its subject's count in a draw as a weight, and the scores a
     AUPRC = sum over positives i of w_i (weight of positives from i's score on / weight of all from there on) / W+
 """
 
+from collections.abc import Callable, Iterable
+
 import numpy as np
 from scipy.sparse import csr_array
 
@@ -15,6 +17,26 @@ CHUNK_BYTES = 256 << 20
 def auroc(scores_NK: np.ndarray, y_NK: np.ndarray) -> np.ndarray:
     """AUROC of each code [K], float64, ties counting one half; NaN where a class is absent."""
     return _weighted_areas(scores_NK, y_NK, np.ones((len(y_NK), 1), dtype=np.float32))[0][0]
+
+
+def micro_auroc(blocks: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]) -> float:
+    """AUROC over all (record, code) pairs together, ties counting one half; NaN where a class is absent.
+
+    ``blocks`` gives (scores, 0/1) [N, k] of some codes after the other, and is read twice: only the scores of positives
+    are held for all codes at once.
+    """
+    positive = np.concatenate([scores_NK[y_NK.astype(bool)] for scores_NK, y_NK in blocks()])
+    positive.sort()  # searching in ascending order keeps to what the cache holds
+    wins, num_negatives = 0.0, 0
+    for scores_NK, y_NK in blocks():
+        negative = scores_NK[~y_NK.astype(bool)]
+        negative.sort()
+        below = int(np.searchsorted(negative, positive, side="left").sum())
+        up_to = int(np.searchsorted(negative, positive, side="right").sum())
+        wins += 0.5 * (below + up_to)
+        num_negatives += len(negative)
+    num_pairs = len(positive) * num_negatives
+    return wins / num_pairs if num_pairs else float("nan")
 
 
 def average_precision(scores_NK: np.ndarray, y_NK: np.ndarray) -> np.ndarray:

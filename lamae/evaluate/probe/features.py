@@ -38,6 +38,17 @@ class Standardizer:
 
 
 @dataclass(frozen=True)
+class UnitLength:
+    """Scales rows to length one, after another scale where there is one."""
+
+    before: "Standardizer | UnitLength | None"
+
+    def apply(self, x_ND: np.ndarray) -> np.ndarray:
+        x_ND = x_ND if self.before is None else self.before.apply(x_ND)
+        return x_ND / np.linalg.norm(x_ND, axis=1, keepdims=True).clip(1e-12)
+
+
+@dataclass(frozen=True)
 class Features:
     """``rows`` of ``source``, standardised where there is a ``scale``.
 
@@ -46,7 +57,7 @@ class Features:
 
     source: Any
     rows: np.ndarray
-    scale: Standardizer | None = None
+    scale: Standardizer | UnitLength | None = None
 
     @classmethod
     def of(cls, x_ND: "np.ndarray | Features") -> "Features":

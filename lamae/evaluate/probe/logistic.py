@@ -34,12 +34,13 @@ class LogisticModel:
     weight_DK: np.ndarray
     bias_K: np.ndarray
 
-    def decide(self, x_ND: np.ndarray | Features) -> np.ndarray:
-        """Log-odds [N, K], float32."""
-        odds = np.empty((len(x_ND), len(self.bias_K)), dtype=np.float32)
+    def decide(self, x_ND: np.ndarray | Features, columns: slice = slice(None)) -> np.ndarray:
+        """Log-odds [N, K] of the codes in ``columns``, float32."""
+        weight_DK, bias_K = self.weight_DK[:, columns], self.bias_K[columns]
+        odds = np.empty((len(x_ND), len(bias_K)), dtype=np.float32)
         for rows, x in Features.of(x_ND).tiles():
-            np.matmul(x, self.weight_DK, out=odds[rows])
-        odds += self.bias_K
+            np.matmul(x, weight_DK, out=odds[rows])
+        odds += bias_K
         return odds
 
 

@@ -53,9 +53,8 @@ def usable_codes(truth: Labels, rows: dict[str, np.ndarray], *, name: str) -> tu
 
 
 def _refuse_shared_subjects(subject_N: np.ndarray, rows: dict[str, np.ndarray]) -> None:
-    subjects = {split: set(subject_N[which].tolist()) for split, which in rows.items()}
     for split in ("train", "val"):
-        shared = len(subjects[split] & subjects["test"])
+        shared = len(np.intersect1d(subject_N[rows[split]], subject_N[rows["test"]]))
         if shared:
             raise UsageError(f"{shared} subjects are in both {split} and test; splits must be by subject")
 

@@ -1,6 +1,7 @@
 """What testing a read-out gives: measures of every code with intervals over subjects, and paired differences."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +10,12 @@ import numpy as np
 from lamae.base.errors import UsageError
 from lamae.evaluate.labels.groups import code_groups
 from lamae.evaluate.labels.store import Labels
-from lamae.evaluate.probe.auroc import auroc, average_precision, bootstrap_areas
+from lamae.evaluate.probe.auroc import auroc, average_precision, bootstrap_areas, micro_auroc
+from lamae.evaluate.probe.features import Labels01
 from lamae.evaluate.probe.metrics import best_f1_threshold, brier, f1
 from lamae.evaluate.probe.readouts import Fit
 from lamae.evaluate.statistics import Interval, Scored, interval, macro, weight_chunks
-from lamae.evaluate.store import dense
+from lamae.evaluate.store import LARGE_BYTES, dense
 from lamae.evaluate.values import finite
 
 
@@ -72,9 +74,9 @@ class ProbeResult(Measures):
     """Macro AUROC on val of every setting tried."""
     micro_auroc: float
     """AUROC over all (record, code) pairs together."""
-    probability_NK: np.ndarray
-    """Of the test records."""
-    y_NK: np.ndarray
+    probability_NK: np.ndarray | None
+    """Of the test records; None where they would take more than ``store.LARGE_BYTES``."""
+    y_NK: Labels01
     test_rows: np.ndarray
     num_test_subjects: int
     num_train: int
@@ -85,7 +87,7 @@ class ProbeResult(Measures):
     @property
     def prevalence(self) -> dict[str, float]:
         """Share of positive test records of each code."""
-        return dict(zip(self.codes, self.y_NK.mean(0).tolist(), strict=True))
+        return dict(zip(self.codes, np.asarray(self.y_NK.mean(0)).tolist(), strict=True))
 
     def to_dict(self) -> dict[str, Any]:
         """Every number but the probabilities, as plain values."""
@@ -119,17 +121,23 @@ def evaluate_scores(
     contamination: str,
 ) -> ProbeResult:
     """The result of scores on the val and test rows for the codes ``kept`` (columns of the labels)."""
-    y = {split: dense(truth.label_NK[rows[split]][:, kept]) for split in ("val", "test")}
-    probability = fit.probability(fit.test_NK)
-    threshold = best_f1_threshold(fit.val_NK, y["val"])
+    y: dict[str, Labels01] = {split: truth.label_NK[rows[split]][:, kept] for split in ("val", "test")}
     subjects = subject_N[rows["test"]]
-    positives_K = y["test"].sum(0)
-    parts = []
-    for weights_BN in weight_chunks(subjects):
-        auroc_BK, auprc_BK = bootstrap_areas(fit.test_NK, y["test"], weights_BN)
-        f1_BK = f1(fit.test_NK, y["test"], threshold, weights_BN)
-        parts.append((auroc_BK, auprc_BK, f1_BK, brier(probability, y["test"], weights_BN)))
-    auroc_BK, *draws = (np.concatenate(values) for values in zip(*parts, strict=True))
+    num_test = len(subjects)
+    positives_K = np.asarray(y["test"].sum(0, dtype=np.int64))
+
+    def tested() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return ((fit.probability(fit.test.of_codes(at)), dense(y["test"][:, at])) for at in fit.code_blocks())
+
+    measured = [
+        _measure(fit, at, {split: dense(of[:, at]) for split, of in y.items()}, subjects) for at in fit.code_blocks()
+    ]
+    values, draws = (
+        {metric: np.concatenate([of[metric] for of in part], axis=-1) for metric in part[0]}
+        for part in zip(*measured, strict=True)
+    )
+    auroc_K, draws_BK = values.pop("auroc"), draws.pop("auroc")
+    is_small = 4 * num_test * len(kept) <= LARGE_BYTES
     return ProbeResult(
         name=name,
         codes=[truth.codes[k] for k in kept],
@@ -137,20 +145,14 @@ def evaluate_scores(
         method=method,
         setting=fit.setting,
         val_macro=fit.val_macro,
-        auroc_K=auroc(fit.test_NK, y["test"]),
-        draws_BK=auroc_BK,
+        auroc_K=auroc_K,
+        draws_BK=draws_BK,
         population=hashlib.sha256(truth.index_hash.encode() + rows["test"].astype("<i8").tobytes()).hexdigest()[:12],
-        metrics={
-            "auprc": average_precision(fit.test_NK, y["test"]),
-            "f1": f1(fit.test_NK, y["test"], threshold),
-            "brier": brier(probability, y["test"]),
-        },
-        metric_draws={
-            metric: values.astype(np.float32) for metric, values in zip(("auprc", "f1", "brier"), draws, strict=True)
-        },
-        known_K=np.minimum(positives_K, len(y["test"]) - positives_K) > 1,
-        micro_auroc=float(auroc(probability.reshape(-1, 1), y["test"].reshape(-1, 1))[0]),
-        probability_NK=probability,
+        metrics=values,
+        metric_draws=draws,
+        known_K=np.minimum(positives_K, num_test - positives_K) > 1,
+        micro_auroc=micro_auroc(tested),
+        probability_NK=np.concatenate([p_NK for p_NK, _ in tested()], axis=1) if is_small else None,
         y_NK=y["test"],
         test_rows=rows["test"],
         num_test_subjects=len(np.unique(subjects)),
@@ -158,6 +160,28 @@ def evaluate_scores(
         num_val=len(rows["val"]),
         contamination=contamination,
     )
+
+
+def _measure(
+    fit: Fit, codes: slice, y: dict[str, np.ndarray], subject_N: np.ndarray
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Every measure of some codes on test [K], and in each draw of its subjects [B, K]: auroc in float64."""
+    threshold_K = best_f1_threshold(fit.val.of_codes(codes), y["val"])
+    test_NK = fit.test.of_codes(codes)
+    probability_NK = fit.probability(test_NK)
+    parts = []
+    for weights_BN in weight_chunks(subject_N):
+        auroc_BK, auprc_BK = bootstrap_areas(test_NK, y["test"], weights_BN)
+        f1_BK = f1(test_NK, y["test"], threshold_K, weights_BN)
+        others = (auprc_BK, f1_BK, brier(probability_NK, y["test"], weights_BN))
+        parts.append((auroc_BK, *(values.astype(np.float32) for values in others)))
+    values = {
+        "auroc": auroc(test_NK, y["test"]),
+        "auprc": average_precision(test_NK, y["test"]),
+        "f1": f1(test_NK, y["test"], threshold_K),
+        "brier": brier(probability_NK, y["test"]),
+    }
+    return values, dict(zip(values, map(np.concatenate, zip(*parts, strict=True)), strict=True))
 
 
 def difference(first: ProbeResult, second: ProbeResult) -> Measures:
