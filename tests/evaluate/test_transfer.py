@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from lamae.base.errors import UsageError
+from lamae.evaluate import store
 from lamae.evaluate.embeddings.embed import PRETRAINED
+from lamae.evaluate.probe import transfer
 from lamae.evaluate.probe.fit import difference, probe_arrays
 from lamae.evaluate.probe.transfer import join_embeddings_of, join_labels_of, left_out_of_both
-from tests.evaluate.test_probe import simulate
+from tests.evaluate.test_probe import simulate, write_stores
 
 
 def hospitals():
@@ -43,6 +45,29 @@ def test_what_is_learned_in_one_hospital_is_tested_in_the_other():
     assert difference(result, result).macro.value == 0
     with pytest.raises(UsageError, match="not tested on the same records"):
         difference(result, everyone)
+
+
+@pytest.mark.parametrize("method", ["logistic", "knn"])
+def test_large_stores_of_two_hospitals_are_joined_on_disk_as_in_memory(tmp_path, monkeypatch, method):
+    here, truth, there, other = hospitals()
+    for place, features, labels in (("here", here, truth), ("there", there, other)):
+        (tmp_path / place).mkdir()
+        write_stores(tmp_path / place, features, labels)
+    pairs = [(tmp_path / "here" / "e.zarr", tmp_path / "there" / "e.zarr")]
+    options = {
+        "labels": tmp_path / "here" / "l.zarr",
+        "readout": "record",
+        "test_labels": tmp_path / "there" / "l.zarr",
+        "test_split": "all",
+    }
+    (joined,), labels, _ = transfer.read(pairs, **options)
+    expected = probe_arrays(joined, labels, method=method, transductive=True)
+    monkeypatch.setattr(store, "LARGE_BYTES", 0)
+    (on_disk,), labels, _ = transfer.read(pairs, **options)
+    assert [part.shape for part in on_disk.x_ND.parts] == [(1000, 20), (600, 20)]
+    result = probe_arrays(on_disk, labels, method=method, transductive=True)
+    np.testing.assert_allclose(result.probability_NK, expected.probability_NK, atol=1e-4)
+    np.testing.assert_allclose(result.auroc_K, expected.auroc_K, atol=1e-4)
 
 
 def test_patients_seen_in_pretraining_are_refused_there_too():

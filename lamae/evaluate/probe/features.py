@@ -3,7 +3,7 @@
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -49,10 +49,22 @@ class UnitLength:
 
 
 @dataclass(frozen=True)
+class Joined:
+    """Arrays of one width, in memory or on disk, as if they lay one below the other; nothing is copied."""
+
+    parts: Sequence[Any]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return sum(part.shape[0] for part in self.parts), self.parts[0].shape[1]
+
+
+@dataclass(frozen=True)
 class Features:
     """``rows`` of ``source``, standardised where there is a ``scale``.
 
-    The source is an array in memory, or one on disk that is read by chunks of rows: then ``rows`` ascend.
+    The source is an array in memory, or one on disk that is read by chunks of rows, or both ``Joined``: except in
+    memory, ``rows`` ascend.
     """
 
     source: Any
@@ -72,6 +84,9 @@ class Features:
 
     def tiles(self, worker: int = 0, num_workers: int = 1) -> Iterator[tuple[slice, np.ndarray]]:
         """(which of ``rows``, float32 [n, D]), as many at a time as a chunk on disk holds; a worker's share of them."""
+        if isinstance(self.source, Joined):
+            yield from self._tiles_of_parts(self.source.parts, worker, num_workers)
+            return
         if in_memory := isinstance(self.source, np.ndarray):
             edges = np.append(np.arange(0, len(self.rows), BLOCK_ROWS), len(self.rows))
         else:
@@ -83,6 +98,17 @@ class Features:
                 found = self.source[rows if in_memory else slice(block * step, (block + 1) * step)]
                 x = np.asarray(found if in_memory else found[rows - block * step], dtype=np.float32)
                 yield slice(first, end), x if self.scale is None else self.scale.apply(x)
+
+    def _tiles_of_parts(
+        self, parts: Sequence[Any], worker: int, num_workers: int
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        start = 0
+        for part in parts:
+            end = start + part.shape[0]
+            first, last = np.searchsorted(self.rows, [start, end]).tolist()
+            tiles = Features(part, self.rows[first:last] - start, self.scale).tiles(worker, num_workers)
+            yield from ((slice(first + rows.start, first + rows.stop), x) for rows, x in tiles)
+            start = end
 
     def to_read_often(self) -> "Features":
         """The same, from a temporary file where the source is on disk: a store's chunks are compressed."""

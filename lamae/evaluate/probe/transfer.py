@@ -18,6 +18,7 @@ from lamae.evaluate import store
 from lamae.evaluate.embeddings.embed import Embeddings, read_embeddings
 from lamae.evaluate.labels.codes import few
 from lamae.evaluate.labels.store import NO_SPLIT, Labels, read_labels
+from lamae.evaluate.probe.features import Joined
 from lamae.sharding.format import SPLITS
 from lamae.train.checkpoint.subjects import ANY_WFDB
 
@@ -137,11 +138,13 @@ def join_embeddings_of(fitted: Embeddings, tested: Embeddings) -> Embeddings:
     apart = int(fitted.subject_N.max(initial=-1)) + 1
     arrays: dict[str, Any] = {
         field: np.concatenate([getattr(fitted, field), getattr(tested, field)])
-        for field in ("x_ND", "embedded_N", "split_N", "pretrained_N")
+        for field in ("embedded_N", "split_N", "pretrained_N")
     }
+    both = (fitted.x_ND, tested.x_ND)
     return dataclasses.replace(
         fitted,
         **arrays,
+        x_ND=np.concatenate(both) if all(isinstance(x_ND, np.ndarray) for x_ND in both) else Joined(both),
         subject_N=np.concatenate([fitted.subject_N, apart + tested.subject_N]),
         index_hash=_joined_hash(fitted.index_hash, tested.index_hash),
         name=f"{fitted.name} on {tested.name}",
