@@ -3,7 +3,7 @@
 #
 # Loading is into tensors that are there, and a tensor of another shape is refused. One would expect one of another type
 # to be refused as well, or said. Instead the numbers are rounded: a run of float32 master weights that is resumed from
-# a model in bfloat16 loses 16 bits of each, and nothing tells.
+# a model in bfloat16 loses 16 bits of each without a message.
 #
 # Seen on 2026-11-29: 1/3 in float32 saved, a bfloat16 tensor to load into
 #   loaded: tensor([0.3340], dtype=torch.bfloat16)
