@@ -60,7 +60,7 @@ def plot_differences(panels: Mapping[str, Mapping[str, Interval]], *, width: flo
 
 def plot_few_labels(panels: Mapping[str, Mapping[str, Mapping[float, Interval]]], *, width: float = WIDTH) -> Figure:
     """Macro AUROC with 95 % bands by share of the labels: a panel per title, in it a line per method."""
-    figure, axes = new_charts(width, 3.6, columns=len(panels))
+    figure, axes = new_charts(width, 4.0, columns=len(panels))
     for ax, (title, curves) in zip(axes, panels.items(), strict=True):
         for (name, by_share), color in zip(curves.items(), cycle(SERIES), strict=False):
             shares, points = list(by_share), list(by_share.values())
@@ -71,7 +71,8 @@ def plot_few_labels(panels: Mapping[str, Mapping[str, Mapping[float, Interval]]]
         ticks = sorted({share for by_share in curves.values() for share in by_share})
         ax.set_xticks(ticks, [f"{tick:.0%}" for tick in ticks])
         ax.minorticks_off()
-    axes[-1].legend(frameon=False, fontsize=9)
+    handles, labels = axes[-1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False, fontsize=9)
     return figure
 
 
