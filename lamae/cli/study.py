@@ -43,7 +43,7 @@ def study(
 
     loaded = load_plan(plan, overrides or [])
     if dry_run:
-        rows = list_runs(loaded)
+        rows = list_runs(loaded, out)
         total = sum(tflops for *_, tflops in rows)
         table = [[stage, name, f"{steps:,}", f"{tflops:,.2f}"] for stage, name, steps, tflops in rows]
         console.print_table(f"{plan}: {len(rows)} runs", ["stage", "run", "steps", "TFLOP"], table)

@@ -115,10 +115,11 @@ def _check_lengths(plan: StudyPlan, parts: list[Part]) -> None:
                 )
 
 
-def list_runs(plan: StudyPlan) -> list[tuple[str, str, int, float]]:
+def list_runs(plan: StudyPlan, out: Path) -> list[tuple[str, str, int, float]]:
     """(stage, run, steps, training TFLOP) of every run, before anything is known of the search: its choices are taken
     to be the first mask and the middle learning rate. Raises UsageError as ``run_study``."""
     check_runs(plan)
+    check_sources(plan, StudyDirectory(out).corpus)
     rates = sorted(plan.search.learning_rates)
     choices = {method: Setting(method, plan.first_mask, rates[len(rates) // 2]) for method in plan.methods}
     best_rates = dict.fromkeys(plan.methods, rates[: plan.search.rates_per_mask])

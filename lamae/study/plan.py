@@ -90,6 +90,9 @@ class CorpusConfig:
         if SYNTHETIC in self.sources:
             raise ValueError(f"corpus.sources.{SYNTHETIC}: is the name of the ECGs of corpus.synthetic_records")
         refuse_same_slugs("corpus.sources", self.sources)
+        paths = [source.path for source in self.sources.values() if source.path is not None]
+        for path in {path for path in paths if paths.count(path) > 1}:
+            raise ValueError(f"corpus.sources: two of them have the path {path}; name it once")
 
 
 @dataclass
@@ -290,7 +293,8 @@ class StudyPlan:
             except ValueError as error:
                 raise ValueError(f"tasks.{name}: {error}") from None
             if self.set_of(task) not in self.set_names:
-                raise ValueError(f"tasks.{name}.source={task.source} is none of {', '.join(self.set_names)}")
+                there = ", ".join(self.set_names)
+                raise ValueError(f"tasks.{name}.source={task.source}: no such source with a path; there are {there}")
             if self.corpus.shards and task.labels is None:
                 raise ValueError(f"tasks.{name}.labels: with corpus.shards name a labels store of 'lamae labels'")
             if not self.corpus.shards and task.labels is not None:

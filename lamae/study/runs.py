@@ -158,5 +158,5 @@ def _final_run(plan: StudyPlan, overrides: Sequence[str], seed: int, steps: int)
     config = configure(plan, [*overrides, f"train.steps={steps}"])
     digest = runconfig.config_hash(config)[:8]
     parts = 1 if plan.corpus.shards else plan.corpus.parts
-    name = f"final/{config.model.kind}-{config.model.scope}-{config.mask.kind}-{digest}-seed{seed}"
+    name = f"final/{config.model.kind}-{config.mask.kind}-{digest}-seed{seed}"
     return Run(name, (*overrides, f"train.steps={steps}", f"train.seed={seed}"), part=seed % parts, scored=FULL)

@@ -210,7 +210,10 @@ def test_a_source_that_cannot_be_used_is_refused_before_anything_is_made(
     [
         ("search.task=nobody", "search.task=nobody is none of the tasks splits, patients"),
         ("search.steps=0", "search.steps=0 must be at least 1"),
-        ("tasks.splits.source=elsewhere", "tasks.splits.source=elsewhere is none of shards"),
+        (
+            "tasks.splits.source=elsewhere",
+            "tasks.splits.source=elsewhere: no such source with a path; there",
+        ),
         ("tasks.splits.labels=null", "tasks.splits.labels: with corpus.shards name a labels store of 'lamae labels'"),
         ("tasks.splits.leads=I,X", "tasks.splits: leads=I,X: 'X' is no lead"),
         ("corpus={sources: {a: {path: null}}}", "corpus: neither shards nor the path of a source nor synthetic"),
@@ -218,6 +221,7 @@ def test_a_source_that_cannot_be_used_is_refused_before_anything_is_made(
         ("corpus={demographics: x, synthetic_records: 9}", "corpus.demographics goes with corpus.shards"),
         ("corpus={shards: null, synthetic_records: 9}", "tasks.splits.labels goes with corpus.shards"),
         ("tasks.splits.label_options=[top=3]", "tasks.splits.label_options go with corpus.sources"),
+        ("corpus={sources: {a: {path: x}, b: {path: x}}}", "corpus.sources: two of them have the path x"),
         ("corpus={sources: {synthetic: {path: x}}}", "corpus.sources.synthetic: is the name of the ECGs of"),
         ("tasks.splits.protocol=guess", "tasks.splits: protocol='guess' is none of splits, patients"),
         ("tasks.splits.label_fractions=[0.5]", "tasks.splits: label_fractions"),
@@ -263,6 +267,7 @@ def test_a_run_that_fails_is_named_with_its_log(lamae, write_plan, tmp_path, mon
 
 def test_the_plans_that_ship_can_be_listed(lamae, tmp_path):
     for name, least in (("claim", 35), ("mimic", 30)):
+        (tmp_path / "ptbxl_database.csv").write_text("ecg_id,scp_codes,filename_hr\n")
         changes = [f"corpus.sources.ptbxl.path={tmp_path}"] * (name == "claim")
         code, printed, error = lamae("study", name, *changes, "--out", "x", "--dry-run")
         assert code == 0, error
