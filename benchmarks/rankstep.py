@@ -23,6 +23,7 @@ from lamae.model.pretrain import PretrainModel
 from lamae.train.blocks import checkpoint_activations
 from lamae.train.clock import StepClock
 from lamae.train.engine import Engine
+from lamae.train.precision import is_bf16_faster, settle_precision
 from lamae.train.ranks import distributed
 from lamae.train.runconfig import RunConfig
 from lamae.train.schedule import plan_batch
@@ -58,7 +59,9 @@ def open_steps(session: Session, *, config: str, overrides: list[str]) -> int:
     join(session)
     release_memory()
     session["resident_before"] = _status_bytes("VmRSS") if reset_peak() else None
-    session["steps"] = _Steps(load_run(config, *overrides), session["ranks"], session["wire"])
+    ranks = session["ranks"]
+    run = settle_precision(load_run(config, *overrides), prefer_bf16=is_bf16_faster(ranks.device))
+    session["steps"] = _Steps(run, ranks, session["wire"])
     return int(session["steps"].engine.num_parameters)
 
 

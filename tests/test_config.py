@@ -114,7 +114,7 @@ def test_nothing_is_filled_in_from_the_environment_or_elsewhere(yaml_file, monke
 
 
 def test_missing_file_is_named_with_the_names_there_are(tmp_path):
-    with pytest.raises(UsageError, match=r"nowhere\.yaml: No such file .*: base, large, small, tiny$"):
+    with pytest.raises(UsageError, match=r"nowhere\.yaml: No such file .*: base, large, small, tiny, tiny-200ms$"):
         runconfig.load("nowhere.yaml")
     with pytest.raises(UsageError, match=r"^smal: No such file .*did you mean small\?"):
         runconfig.load("smal")
