@@ -5,6 +5,7 @@ cost it little more than one. A local disk or the page cache answers at once: th
 """
 
 import posixpath
+import resource
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,7 @@ from lamae.sharding.reading import read_header, read_signal_file
 _SLOW_S = 5e-4  # of waiting for a file
 _NUM_TRIED = 8  # files of which the median wait decides
 _NUM_THREADS = 32
+_OF_THREAD = getattr(resource, "RUSAGE_THREAD", None)  # Linux's
 
 
 class ReadAhead:
@@ -50,11 +52,12 @@ class ReadAhead:
         # Once: what is read again, as the audit does, comes from the file.
         if ahead is not None and (content := ahead.result().pop(path, None)) is not None:
             return content
-        start, busy = time.perf_counter(), time.thread_time()
+        start, busy, left = time.perf_counter(), time.thread_time(), _times_left()
         try:
             return self._files.read(path, at_most=at_most)
-        finally:  # inflating and copying are no waiting
-            self._note(time.perf_counter() - start - (time.thread_time() - busy))
+        finally:  # inflating and copying are no waiting, nor is being put aside for other work of the machine
+            waited_s = time.perf_counter() - start - (time.thread_time() - busy)
+            self._note(waited_s if left is None or _times_left() != left else 0.0)
 
     def size(self, path: str) -> int:
         """As ``Files.size``."""
@@ -90,6 +93,11 @@ class ReadAhead:
                 path = posixpath.join(posixpath.dirname(record), name)
                 found[path] = read_signal_file(self._files, record, name)
         return found
+
+
+def _times_left() -> int | None:
+    """How often this thread has left the processor by itself, to wait for something; None where that is not counted."""
+    return None if _OF_THREAD is None else resource.getrusage(_OF_THREAD).ru_nvcsw
 
 
 def _signal_files(header: bytes) -> set[str]:
