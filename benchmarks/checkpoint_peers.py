@@ -3,7 +3,6 @@
 All are made durable by fsync as ours are. None but ours reads back what it wrote against a hash.
 """
 
-import os
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,6 +11,8 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from lamae.base.files import sync
 
 PEERS = ("torch", "safetensors", "dcp")
 
@@ -24,11 +25,11 @@ def checkpoint_peers(tensors: Mapping[str, Tensor], folder: Path) -> dict[str, C
 
     def torch_save() -> None:
         torch.save(state, pickled)
-        _sync(pickled)
+        sync(pickled)
 
     def safetensors_save() -> None:
         save_file(state, safe)
-        _sync(safe)
+        sync(safe)
 
     def safetensors_read() -> None:
         for tensor in load_file(safe).values():  # mapped, and so not read yet
@@ -60,8 +61,3 @@ def checkpoint_peers(tensors: Mapping[str, Tensor], folder: Path) -> dict[str, C
         return call
 
     return {name: measured(action) for name, action in actions.items()}
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

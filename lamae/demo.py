@@ -21,6 +21,7 @@ from lamae.base.outputs import make_or_resume
 from lamae.base.progress import Progress
 from lamae.base.rundirectory import RunDirectory
 from lamae.sharding.format import MANIFEST_NAME, ShardSet
+from lamae.sharding.sources import MIMIC_DIAGNOSES
 
 if TYPE_CHECKING:  # imports torch, which takes a second, and the first stages do without
     from lamae.evaluate.reconstruct.reconstruction import Reconstruction
@@ -162,7 +163,7 @@ def _labels(paths: Paths, settings: Settings) -> None:
         paths.shards,
         paths.labels,
         source="mimic-icd10",
-        file=paths.tree / "records_w_diag_icd10.csv",
+        file=paths.tree / MIMIC_DIAGNOSES,
         min_count=max(2, round(MIN_PREVALENCE * settings.num_records)),
         distinct=True,
     )

@@ -26,6 +26,8 @@ from lamae.sharding.reading import RejectError, read_header
 from lamae.sharding.splits import split_of_fold
 
 MIMIC_LIST = "record_list.csv"
+MIMIC_DIAGNOSES = "records_w_diag_icd10.csv"
+"""Of MIMIC-IV-ECG-Ext-ICD, which is given out apart from the recordings."""
 PTBXL_LIST = "ptbxl_database.csv"
 _MIMIC_PATH = re.compile(r"(?:.*/)?p(?P<subject>\d{1,18})/s(?P<study>\d+)/(?P=study)")
 _PTBXL_COLUMNS = {500: "filename_hr", 100: "filename_lr"}

@@ -21,20 +21,19 @@ from lamae.base.files import new_file
 from lamae.base.leads import LEADS
 from lamae.base.progress import Progress
 from lamae.base.text import slug
-from lamae.evaluate.labels.sources import READERS, build_labels, detect_source
+from lamae.evaluate.labels.sources import build_labels, detect_source, reader_of
 from lamae.evaluate.labels.store import Labels, read_labels
 from lamae.evaluate.probe.transfer import read_joined
 from lamae.evaluate.store import require_same_rows
 from lamae.sharding.format import MANIFEST_NAME, ShardSet
 from lamae.sharding.options import PackOptions
 from lamae.sharding.pack import pack, plan
-from lamae.sharding.sources import PTBXL_LIST, Entry
+from lamae.sharding.sources import MIMIC_DIAGNOSES, PTBXL_LIST, Entry
 from lamae.sharding.splits import split_of_subject
 from lamae.sharding.synth import synthesize
 from lamae.study.plan import SHARDS, SYNTHETIC, CorpusConfig, StudyPlan, TaskConfig
 from lamae.train.checkpoint.subjects import ANY_WFDB
 
-DIAGNOSES = "records_w_diag_icd10.csv"
 _NOT_GIVEN = {"file", "return"}
 
 
@@ -104,7 +103,7 @@ def _places(corpus: CorpusConfig, root: Path) -> dict[str, Path]:
 def _own_list(place: Path) -> Path | None:
     """The file in which a source lists diagnoses, age and sex: in its folder, or one below."""
     folders = [place, *sorted(place.iterdir())] if place.is_dir() else []
-    files = [folder / name for name in (PTBXL_LIST, DIAGNOSES) for folder in folders]
+    files = [folder / name for name in (PTBXL_LIST, MIMIC_DIAGNOSES) for folder in folders]
     return next((file for file in files if file.is_file()), None)
 
 
@@ -211,7 +210,7 @@ def _label_options(key: str, task: TaskConfig, place: Path) -> dict[str, Any]:
         raise UsageError(f"{key}: {place} is no folder, so its labels are not found in it; name them with file=PATH")
     source = given.pop("source", None) or detect_source(file)
     options: dict[str, Any] = {"source": source, "file": file}
-    kinds = typing.get_type_hints(READERS[source]) if source in READERS else {}
+    kinds = typing.get_type_hints(reader_of(source))
     for name, text in given.items():
         if name not in kinds or not text:
             known = ", ".join(sorted(kinds.keys() - _NOT_GIVEN))

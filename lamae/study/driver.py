@@ -39,8 +39,7 @@ def run_study(plan: StudyPlan, out: Path, *, workers: int, report_only: bool = F
     UsageError for a plan that cannot be run or that is not the one ``out`` was made with, and LamaeError where a run
     fails.
     """
-    check_runs(plan)
-    check_sources(plan, StudyDirectory(out).corpus)
+    check(plan, out)
     with store.lock(out) as lock:
         store.take_lock(lock, out)
         return _run(plan, StudyDirectory(out), workers=workers, report_only=report_only)
@@ -75,14 +74,14 @@ def _run(plan: StudyPlan, study: StudyDirectory, *, workers: int, report_only: b
         references = {
             UNTRAINED: Candidate({seed: RunScores.read(study.scored(run.name)) for seed, run in untrained.items()})
         }
-        references |= _score_demographics(plan, study, parts, runs[RECORDS])
+        references |= _score_demographics(plan, study, parts, runs[RECORDS], scored)
     results = collect(plan, study, parts, scores, choices, runs, references)
     write_study_report(results, study.root)
     return results
 
 
-def check_runs(plan: StudyPlan) -> None:
-    """Raises UsageError where some run of the plan could not be configured: before anything is made."""
+def check(plan: StudyPlan, out: Path) -> None:
+    """Raises UsageError where a run could not be configured or a source not be used: before anything is made."""
     first = [*plan.methods[plan.first_method], *plan.masks[plan.first_mask]]
     overrides = {
         **{
@@ -96,6 +95,7 @@ def check_runs(plan: StudyPlan) -> None:
             run_lists.record_flops(plan, changes)
         except UsageError as error:
             raise UsageError(f"{name}: {error}") from None
+    check_sources(plan, StudyDirectory(out).corpus)
 
 
 def _check_lengths(plan: StudyPlan, parts: list[Part]) -> None:
@@ -118,8 +118,7 @@ def _check_lengths(plan: StudyPlan, parts: list[Part]) -> None:
 def list_runs(plan: StudyPlan, out: Path) -> list[tuple[str, str, int, float]]:
     """(stage, run, steps, training TFLOP) of every run, before anything is known of the search: its choices are taken
     to be the first mask and the middle learning rate. Raises UsageError as ``run_study``."""
-    check_runs(plan)
-    check_sources(plan, StudyDirectory(out).corpus)
+    check(plan, out)
     rates = sorted(plan.search.learning_rates)
     choices = {method: Setting(method, plan.first_mask, rates[len(rates) // 2]) for method in plan.methods}
     best_rates = dict.fromkeys(plan.methods, rates[: plan.search.rates_per_mask])
@@ -138,9 +137,12 @@ def list_runs(plan: StudyPlan, out: Path) -> list[tuple[str, str, int, float]]:
 
 
 def _score_demographics(
-    plan: StudyPlan, study: StudyDirectory, parts: list[Part], claim: Group
+    plan: StudyPlan, study: StudyDirectory, parts: list[Part], claim: Group, scored: str
 ) -> dict[str, Candidate]:
-    """Age and sex as if they were an embedding, alone and beside the first method's; empty where no file has them."""
+    """Age and sex as if they were an embedding, alone and beside the first method's; empty where no file has them.
+
+    ``scored`` names how the plan scores.
+    """
     alone: dict[int, RunScores] = {}
     beside: dict[int, RunScores] = {}
     for seed, run in ((seed, run) for (method, seed), run in claim.items() if method == plan.first_method):
@@ -156,22 +158,20 @@ def _score_demographics(
             for name, task in plan.tasks.items()
             if plan.set_of(task) in people
         }
-        features = {view: {"record": of} for view, of in in_view.items()}
-        joined = _joined(read_views(plan, study, run.name, part), in_view)
-        scored = scoring_hash(plan)
-        alone[seed] = _scores(study.reference(f"age-sex-{run.part}-{scored}.npz"), features, plan, part)
-        beside[seed] = _scores(study.reference(f"{slug(run.name)}-age-sex-{scored}.npz"), joined, plan, part)
+        path = study.reference(f"age-sex-{run.part}-{scored}.npz")
+        if not path.exists():
+            features = {view: {"record": of} for view, of in in_view.items()}
+            save(path, RunScores.of(features, plan, part).to_columns())
+        alone[seed] = RunScores.read(path)
+        path = study.reference(f"{slug(run.name)}-age-sex-{scored}.npz")
+        if not path.exists():
+            joined = _joined(read_views(plan, study, run.name, part), in_view)
+            save(path, RunScores.of(joined, plan, part).to_columns())
+        beside[seed] = RunScores.read(path)
     return {
         AGE_AND_SEX: Candidate(alone, readouts=("record",)),
         f"{plan.first_method} with {AGE_AND_SEX}": Candidate(beside),
     }
-
-
-def _scores(path: Path, features: Mapping[str, Mapping[str, Embeddings]], plan: StudyPlan, part: Part) -> RunScores:
-    """Scored once."""
-    if not path.exists():
-        save(path, RunScores.of(features, plan, part).to_columns())
-    return RunScores.read(path)
 
 
 def _people(out: Path, shards: Path, file: Path) -> Embeddings:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from lamae.base import settings
 from lamae.base.leads import parse_leads
@@ -177,10 +177,6 @@ class TaskConfig:
         """Which of the labels' codes are scored."""
         return [k for k, code in enumerate(codes) if not self.codes or code in self.codes]
 
-    def to_plain(self) -> dict[str, Any]:
-        """What decides how a run is scored, as plain values."""
-        return dataclasses.asdict(self)
-
     @property
     def lead_numbers(self) -> list[int] | None:
         """Canonical indices of ``leads``; None for all."""
@@ -188,10 +184,11 @@ class TaskConfig:
 
     def check(self) -> None:
         one_of(self, protocol=PROTOCOLS, test_split=TEST_SPLITS)
-        try:
-            self.lead_numbers  # noqa: B018
-        except ValueError as error:
-            raise ValueError(f"leads={self.leads}: {error}") from None
+        if self.leads is not None:
+            try:
+                parse_leads(self.leads)
+            except ValueError as error:
+                raise ValueError(f"leads={self.leads}: {error}") from None
         at_least(self, fit_records=1, test_records=1, repeats=1, folds=2)
         if 1.0 not in self.label_fractions or not all(0 < share <= 1 for share in self.label_fractions):
             raise ValueError(f"label_fractions={self.label_fractions} must lie above 0, at most at 1, and hold 1.0")

@@ -1,5 +1,6 @@
 """All that was scored of one run, as it is kept: by task, read-out and share of the labels."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -74,5 +75,5 @@ class RunScores:
 
 def scoring_hash(plan: StudyPlan) -> str:
     """Names how a plan scores its runs: a run scored otherwise is scored again."""
-    tasks = {name: task.to_plain() for name, task in plan.tasks.items()}
+    tasks = {name: dataclasses.asdict(task) for name, task in plan.tasks.items()}
     return hashlib.sha256(json.dumps([tasks, NUM_DRAWS], sort_keys=True).encode()).hexdigest()[:12]

@@ -50,17 +50,16 @@ def score_embeddings(features: Embeddings, truth: Labels, task: TaskConfig, *, f
     codes = tuple(truth.codes[k] for k in columns)
     y_NK = dense(truth.label_NK[:, columns]).astype(bool)
     usable_N = truth.labelled_N & features.embedded_N
+    rows = {split: of[usable_N[of]] for split, of in rows_of_task(truth, task).items()}
+    scored = rows["test"]
     if task.protocol == "splits":
-        rows = {split: of[usable_N[of]] for split, of in rows_of_splits(truth, task).items()}
-        scored = rows["test"]
         repeats = [
             _score_splits(features, y_NK, rows, scored, fraction=fraction, seed=repeat)
             for repeat in range(task.repeats if fraction < 1 else 1)
         ]
     else:
-        scored, helpers = (rows[usable_N[rows]] for rows in (truth.rows("test"), truth.rows("train")))
         repeats = [
-            _score_patients(features, y_NK, scored, helpers, folds=task.folds, fraction=fraction, seed=repeat)
+            _score_patients(features, y_NK, scored, rows["train"], folds=task.folds, fraction=fraction, seed=repeat)
             for repeat in range(task.repeats)
         ]
     if not len(scored):
@@ -90,8 +89,15 @@ def summarise(scores: Scores) -> Scored:
     )
 
 
+def rows_of_task(truth: Labels, task: TaskConfig) -> dict[str, np.ndarray]:
+    """The labelled rows of each split that a task uses to score: of ``patients`` all of train and test."""
+    if task.protocol == "patients":
+        return {split: truth.rows(split) for split in ("train", "test")}
+    return rows_of_splits(truth, task)
+
+
 def rows_of_splits(truth: Labels, task: TaskConfig) -> dict[str, np.ndarray]:
-    """The labelled rows of each split that a task of protocol ``splits`` uses, evenly spread."""
+    """The labelled rows of each split, evenly spread, at most as many as a task or the search takes."""
     most = {"train": task.fit_records, "val": task.test_records, "test": task.test_records}
     return {split: spread(truth.rows(split), count) for split, count in most.items()}
 

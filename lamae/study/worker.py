@@ -24,7 +24,7 @@ from lamae.study.directory import StudyDirectory
 from lamae.study.plan import StudyPlan, load_plan
 from lamae.study.runs import FULL, Run, configure
 from lamae.study.runscores import RunScores, scoring_hash
-from lamae.study.scoring import rows_of_splits
+from lamae.study.scoring import rows_of_splits, rows_of_task
 from lamae.train import loop
 from lamae.train.checkpoint.format import load_model
 
@@ -96,11 +96,8 @@ def rows_to_embed(plan: StudyPlan, run: Run, part: Part) -> dict[View, np.ndarra
     search = {plan.search_task_name: plan.search_task}
     for name, task in (plan.tasks if run.scored == FULL else search).items():
         truth, (here, there) = part.truth_of(name, task), views(plan, name, part)
-        if task.protocol == "patients" and run.scored == FULL:
-            wanted = np.concatenate([truth.rows("train"), truth.rows("test")])
-        else:
-            by_split = rows_of_splits(truth, task)
-            wanted = np.concatenate([of for split, of in by_split.items() if run.scored == FULL or split != "test"])
+        by_split = rows_of_task(truth, task) if run.scored == FULL else rows_of_splits(truth, task)
+        wanted = np.concatenate([of for split, of in by_split.items() if run.scored == FULL or split != "test"])
         num_here = ShardSet.open(here.shards).num_records
         rows.setdefault(here, []).append(wanted[wanted < num_here])
         if there is not None:
@@ -114,7 +111,7 @@ def _reconstruct(plan: StudyPlan, study: StudyDirectory, name: str, part: Part, 
     task_name = plan.reconstruction_task
     task = plan.tasks[task_name]
     shard_set, truth = ShardSet.open(part.sets[plan.set_of(task)]), part.truth_of(task_name, task)
-    rows = truth.rows("test") if task.protocol == "patients" else rows_of_splits(truth, task)["test"]
+    rows = rows_of_task(truth, task)["test"]
     loaded = load_model(study.run(name), device=device)
     columns = {"row": rows}
     for number, overrides in enumerate(plan.reconstruct.values()):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from lamae.sharding.sources import MIMIC_DIAGNOSES
 from lamae.sharding.synth.body import GAIN_PER_MV, STORED_LEADS
 from lamae.sharding.synth.heart import RATE_HZ
 from lamae.sharding.synth.machine import BANDWIDTH, FILTERING, NUM_REPORT_LINES, measure, report
@@ -55,7 +56,7 @@ def csv_rows(
     return {
         "record_list.csv": listed,
         "machine_measurements.csv": ids | _machine_row(rng, record),
-        "records_w_diag_icd10.csv": named | _diagnosis_row(record, person, stay_id) | folds,
+        MIMIC_DIAGNOSES: named | _diagnosis_row(record, person, stay_id) | folds,
         "ground_truth.csv": {"study_id": study_id} | _truth_row(record),
     }
 

@@ -180,6 +180,7 @@ def test_a_study_packs_its_sources_and_scores_who_was_held_out(lamae, write_plan
         ("{path: PLACE, pack: [workers=2]}", "[]", "corpus.sources.a.pack: workers is for the study to set"),
         ("{path: nowhere}", "[]", "corpus.sources.a.path=nowhere: not there; name what 'lamae shard' packs"),
         ("{path: PLACE}", "[file=b.csv]", "b.csv is not there"),
+        ("{path: PLACE}", "[source=holter]", "label source 'holter' is none of mimic-icd10, ptbxl, snomed, csv"),
         ("{path: PLACE}", "[tsk=3]", "tasks.t.label_options: 'tsk=3' is no option of snomed labels with a value; they"),
         ("{path: PLACE}", "[top]", "'top=' is no option of snomed labels with a value"),
         ("{path: PLACE}", "[top=many]", "tasks.t.label_options: 'top=many' has a value of another kind"),

@@ -82,9 +82,7 @@ def build_labels(
     or the shard set, and for options that the source does not have.
     """
     shard_set = ShardSet.open(shards)
-    if source not in READERS:
-        raise UsageError(f"label source {source!r} is none of {', '.join(READERS)}")
-    reader = READERS[source]
+    reader = reader_of(source)
     given = {name: value for name, value in options.items() if value is not None}
     if given.get("protocol") == "shards":
         del given["protocol"]
@@ -99,6 +97,13 @@ def build_labels(
     elif "merge" in given and source != "snomed":
         raise UsageError("--merge is for SNOMED CT codes: --source snomed, or --vocabulary snomed")
     return join_labels(shard_set, reader(file, **given), out, file=file, allow_missing=allow_missing)
+
+
+def reader_of(source: str) -> Callable[..., LabelTable]:
+    """What reads labels of a kind of source. Raises UsageError for an unknown one."""
+    if source not in READERS:
+        raise UsageError(f"label source {source!r} is none of {', '.join(READERS)}")
+    return READERS[source]
 
 
 def read_mimic_icd10(
