@@ -2,14 +2,17 @@
 
 import os
 import pty
+import random
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from lamae.base.processes import train_locally
+from lamae.base.place import LOOPBACK
+from lamae.base.processes import free_port, train_locally
 from lamae.train.checkpoint.format import list_checkpoints
 from tests.runs import descendants, losses, suspend, tiny_config, wait_for_step, write_config, write_tiny_shards
 
@@ -95,3 +98,19 @@ def test_what_all_ranks_refuse_is_said_once(tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert train_locally(config, [], num_processes=2, log_path=log) == 2
     assert log.read_text().count("nowhere: no such directory") == 1
+
+
+def test_a_free_port_is_none_that_an_outgoing_connection_may_get():
+    least, most = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    ports = {free_port() for _ in range(50)}
+    assert len(ports) > 1
+    assert not [port for port in ports if least <= port <= most]
+
+
+def test_a_free_port_is_none_that_somebody_listens_on(monkeypatch):
+    with socket.socket() as listener:
+        listener.bind((LOOPBACK, 0))
+        listener.listen()
+        taken = listener.getsockname()[1]
+        monkeypatch.setattr(random.SystemRandom, "sample", lambda self, ports, k: [taken])
+        assert free_port() != taken

@@ -7,6 +7,7 @@ killed. Imports nothing heavy.
 import contextlib
 import ctypes
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -25,6 +26,8 @@ POLL_S = 0.2
 # Ranks that are asked to stop save first; this is how long they may take.
 STOP_GRACE_S = 60.0
 _KILL_WAIT_S = 5.0
+_EPHEMERAL_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")  # ip(7): of outgoing connections, and of bind to 0
+_PORT_TRIES = 100
 _PR_SET_PDEATHSIG = 1  # prctl(2): the signal that a process gets when the thread that started it ends
 
 
@@ -114,10 +117,21 @@ def train_locally(
 
 
 def free_port(address: str = LOOPBACK) -> int:
-    """A TCP port that nothing listens on at this moment, on one address of this machine or, given ``""``, on any."""
-    with socket.socket() as listener:
-        listener.bind((address, 0))
-        return int(listener.getsockname()[1])
+    """A TCP port that nothing listens on at this moment, on one address of this machine or, given ``""``, on any.
+
+    Where there is one, outside the range from which the kernel numbers outgoing connections: one of those could take
+    the port in the seconds before a rank listens on it.
+    """
+    try:
+        least, most = map(int, _EPHEMERAL_PORTS.read_text().split())
+    except OSError:
+        least, most = 49_152, 65_535
+    choices = [port for port in range(10_000, 65_536) if not least <= port <= most]
+    for port in [*random.SystemRandom().sample(choices, min(len(choices), _PORT_TRIES)), 0]:
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind((address, port))
+            return int(listener.getsockname()[1])
+    raise LamaeError(f"no TCP port of {address or 'this machine'} is free")
 
 
 def usable_cores() -> int:
