@@ -6,6 +6,7 @@ from typing import Any
 
 from lamae.base.errors import UsageError
 from lamae.benchmarks.result import BENCHMARKS, spread_of_rates, spread_of_ratios
+from lamae.reports.tables import markdown_table
 
 
 def write_report(results: Iterable[dict[str, Any]], out: Path) -> None:
@@ -57,7 +58,7 @@ def _section(result: dict[str, Any], charts: Iterable[str]) -> str:
     ):
         figures = {each: [*map(format_number, values)] for each, values in spreads.items()}
         rows = [[each, median, f"{least} to {most}"] for each, (median, least, most) in figures.items()]
-        parts += [_table(heads, rows)] if rows else []
+        parts += [markdown_table(heads, rows)] if rows else []
     parts += [f"![{name}]({chart})" for chart in charts]
     command = result.get("command") or f"lamae bench {name}{' --quick' if result['quick'] else ''}"
     parts.append(f"`{command}`")
@@ -72,11 +73,6 @@ def _circumstances(result: dict[str, Any]) -> str:
         f"Python {versions['python']}, torch {versions['torch']}; revision {result['revision']}; "
         f"{result['wall_s']:.0f} s."
     )
-
-
-def _table(columns: list[str], rows: list[list[str]]) -> str:
-    lines = [columns, ["---"] + ["---:"] * (len(columns) - 1), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def format_number(value: float) -> str:

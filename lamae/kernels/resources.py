@@ -66,16 +66,7 @@ def build(kernel: str, *, architecture: int, dtype: str, head_dim: int, num_lead
     """Compiles one kernel as the launcher would for a masked batch of aligned tensors. Takes a second or two."""
     function = KERNELS[kernel]
     tile = choose_tile(head_dim=head_dim, element_bytes=_ELEMENT_BYTES[dtype])
-    constants = {
-        "H": heads,
-        "L": num_leads,
-        "LP": tile.rows,
-        "D": head_dim,
-        "DP": tile.columns,
-        "ITEMS": tile.items,
-        "HAS_MASK": True,
-        "UPCAST": False,
-    }
+    constants = tile.constants(num_leads=num_leads, heads=heads, head_dim=head_dim, has_mask=True, upcast=False)
     signature = {name: _type_of(name, dtype, constants) for name in function.arg_names}
     # The launcher says which pointers and strides are multiples of 16, which decides how wide the compiler loads.
     aligned = {

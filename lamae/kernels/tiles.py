@@ -19,6 +19,21 @@ class Tile:
     columns: int
     """Head width, padded."""
 
+    def constants(
+        self, *, num_leads: int, heads: int, head_dim: int, has_mask: bool, upcast: bool
+    ) -> dict[str, int | bool]:
+        """What the kernels are compiled for, by the names of their arguments."""
+        return {
+            "H": heads,
+            "L": num_leads,
+            "LP": self.rows,
+            "D": head_dim,
+            "DP": self.columns,
+            "ITEMS": self.items,
+            "HAS_MASK": has_mask,
+            "UPCAST": upcast,
+        }
+
 
 def choose_tile(*, head_dim: int, element_bytes: int) -> Tile:
     """Four items fill four warps; fewer where rows of more than 128 bytes would make them spill registers."""

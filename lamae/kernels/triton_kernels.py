@@ -26,6 +26,19 @@ def _dot(a, b, UPCAST: tl.constexpr):
 
 
 @triton.jit
+def _tile(
+    num_items, L: tl.constexpr, LP: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, ITEMS: tl.constexpr
+):  # fmt: skip
+    """This program's items, leads and columns; which items exist, and which elements [ITEMS, LP, DP] are no padding."""
+    item = tl.program_id(0).to(tl.int64) * ITEMS + tl.arange(0, ITEMS)
+    leads = tl.arange(0, LP)
+    columns = tl.arange(0, DP)
+    is_item = item < num_items
+    inside = is_item[:, None, None] & (leads < L)[None, :, None] & (columns < D)[None, None, :]
+    return item, leads, columns, is_item, inside
+
+
+@triton.jit
 def _offsets(item, group_1, leads, columns, stride_g0, stride_g1, stride_l, stride_h, H: tl.constexpr):
     """Element offsets [ITEMS, LP, DP] of the items' tiles in a tensor [G0, G1, L, H, D] whose last stride is 1."""
     group, head = item // H, item % H
@@ -68,11 +81,7 @@ def attention_forward(
     ITEMS: tl.constexpr, HAS_MASK: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """OUT = softmax(Q K' scale) V for every item; Q, K and V share their strides."""
-    item = tl.program_id(0).to(tl.int64) * ITEMS + tl.arange(0, ITEMS)
-    leads = tl.arange(0, LP)
-    columns = tl.arange(0, DP)
-    is_item = item < num_items
-    inside = is_item[:, None, None] & (leads < L)[None, :, None] & (columns < D)[None, None, :]
+    item, leads, columns, is_item, inside = _tile(num_items, L, LP, D, DP, ITEMS)
     at = _offsets(item, group_1, leads, columns, in_g0, in_g1, in_l, in_h, H)
     q = tl.load(Q + at, mask=inside, other=0.0)
     k = tl.load(K + at, mask=inside, other=0.0)
@@ -92,11 +101,7 @@ def attention_backward(
     ITEMS: tl.constexpr, HAS_MASK: tl.constexpr, UPCAST: tl.constexpr,
 ):  # fmt: skip
     """Gradients of Q, K and V; the weights are computed again. Stores early to keep few tiles alive."""
-    item = tl.program_id(0).to(tl.int64) * ITEMS + tl.arange(0, ITEMS)
-    leads = tl.arange(0, LP)
-    columns = tl.arange(0, DP)
-    is_item = item < num_items
-    inside = is_item[:, None, None] & (leads < L)[None, :, None] & (columns < D)[None, None, :]
+    item, leads, columns, is_item, inside = _tile(num_items, L, LP, D, DP, ITEMS)
     at = _offsets(item, group_1, leads, columns, in_g0, in_g1, in_l, in_h, H)
     q = tl.load(Q + at, mask=inside, other=0.0)
     k = tl.load(K + at, mask=inside, other=0.0)

@@ -84,16 +84,13 @@ class _Launch:
         # Without a mask the pointer is never read; any tensor will do.
         self.mask = qkv if lead_mask is None else lead_mask.view(torch.uint8)
         self.mask_strides = (0, 0, 0) if lead_mask is None else lead_mask.stride()
-        self.constants = {
-            "H": heads,
-            "L": num_leads,
-            "LP": tile.rows,
-            "D": head_dim,
-            "DP": tile.columns,
-            "ITEMS": tile.items,
-            "HAS_MASK": lead_mask is not None,
-            "UPCAST": interpreting(),
-        }
+        self.constants = tile.constants(
+            num_leads=num_leads,
+            heads=heads,
+            head_dim=head_dim,
+            has_mask=lead_mask is not None,
+            upcast=interpreting(),
+        )
 
 
 def _strides(x_GGLHD: Tensor) -> tuple[int, ...]:

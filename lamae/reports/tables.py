@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,13 @@ def to_markdown(text: str) -> str:
     """Text in Markdown, in cells of tables too: no HTML, link, picture, code or line break of its own."""
     plain = html.escape(one_line(str(text)), quote=False)
     return re.sub(r"[\\`*|]|\](?=[(\[:])", lambda found: "\\" + found[0], plain)
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Lines of a table in Markdown, of cells as plain text."""
+    lines = ["| " + " | ".join(map(to_markdown, row)) + " |" for row in (heads, *rows)]
+    lines.insert(1, "|" + "---|" * len(heads))
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,5 @@ class Table:
 
     def to_markdown(self) -> str:
         """A section: title, note, table."""
-        lines = ["| " + " | ".join(map(to_markdown, row)) + " |" for row in (self.heads, *self.rows)]
-        lines.insert(1, "|" + "---|" * len(self.heads))
-        return "\n\n".join([f"## {to_markdown(self.title)}", to_markdown(self.note), "\n".join(lines)])
+        table = markdown_table(self.heads, self.rows)
+        return "\n\n".join([f"## {to_markdown(self.title)}", to_markdown(self.note), table])
