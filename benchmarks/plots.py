@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from lamae.benchmarks.result import Spread, spread_of_rates, spread_of_ratios
-from lamae.reports.charts import name_lines, new_charts
+from lamae.reports.charts import log_scale, name_lines, new_charts
 from lamae.reports.style import INK, SERIES
 
 
@@ -32,12 +32,12 @@ def save_plots(result: Mapping[str, Any], folder: Path) -> list[Path]:
 def plot_spread(bars: Mapping[str, Spread], *, xlabel: str, one: bool) -> Figure:
     """A point with its spread per line, on a logarithmic axis; ``one`` draws a line where ratios are even."""
     figure, (ax,) = new_charts(8.6, 0.8 + 0.26 * len(bars), grid="x")
-    ax.set_xscale("log")
     if one:
         ax.axvline(1, color=INK, linewidth=0.9)
     for y, (median, least, most) in enumerate(bars.values()):
         ax.hlines(y, least, most, color=SERIES[1], linewidth=3, alpha=0.35)
         ax.plot(median, y, "o", color=SERIES[1], markersize=5)
     name_lines(ax, list(bars))
+    log_scale(ax, "x")
     ax.set_xlabel(xlabel)
     return figure

@@ -5,7 +5,7 @@ from itertools import cycle
 from pathlib import Path
 
 from lamae.benchmarks.forecast.forecast import Forecast
-from lamae.reports.charts import WIDTH, new_charts
+from lamae.reports.charts import WIDTH, log_scale, new_charts
 from lamae.reports.style import INK, MUTED, SERIES
 
 
@@ -26,9 +26,10 @@ def save_plot(rows: Sequence[Forecast], path: Path, *, title: str) -> None:
     for one, size, rate in zip(rows, sizes, rates, strict=True):
         text = f"{one.bottleneck}\n{rate:,.0f}"
         right.annotate(text, (size, rate), (0, -10), textcoords="offset points", fontsize=7.5, ha="center", va="top")
-    right.set(xscale="log", yscale="log", xlabel="GPUs", ylabel="records/s; dashed: in proportion")
+    right.set(xscale="log", xlabel="GPUs", ylabel="records/s; dashed: in proportion")
     right.set_xticks(sizes, labels)
     right.minorticks_off()
+    log_scale(right, "y")
     right.set_ylim(bottom=rates[0] / 3)
     right.margins(x=0.12)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=7, frameon=False, fontsize=8)

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from lamae.evaluate.statistics import Interval
 from lamae.reports.style import INK, MUTED, SERIES, style_axes
@@ -131,6 +132,18 @@ def new_charts(
     for ax in axes:
         style_axes(ax, grid=grid)
     return figure, axes
+
+
+def log_scale(ax: Axes, which: str) -> None:
+    """Make axis ``which`` ("x" or "y") of what is drawn logarithmic, its ticks plain numbers.
+
+    Matplotlib's own ticks are powers in mathematical notation, which ``style`` switches off.
+    """
+    ax.set(**{f"{which}scale": "log"})
+    axis, (low, high) = getattr(ax, f"{which}axis"), getattr(ax, f"get_{which}lim")()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
+    axis.set_major_formatter("{x:,.12g}")
+    axis.set_minor_locator(NullLocator())
 
 
 def name_lines(ax: Axes, names: Sequence[str]) -> None:

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 
 from lamae.base.leads import LEADS, NUM_LEADS
 from lamae.data.mixture import Mixture
-from lamae.reports.charts import WIDTH, new_charts, plot_heatmap
+from lamae.reports.charts import WIDTH, log_scale, new_charts, plot_heatmap
 from lamae.reports.inspect import plot_row
 from lamae.reports.page import Page
 from lamae.reports.style import SERIES
@@ -295,10 +294,7 @@ def _add_amplitudes(page: Page, sets: Sets) -> None:
             _draw_quantiles(ax, _of_present_leads(one, values_NL), place, width=7 / len(sets), color=color, name=name)
     for ax, title in ((spread, "standard deviation (mV)"), (height, "peak to peak (mV)")):
         ax.set_xticks(range(NUM_LEADS), LEADS, fontsize=8)
-        ax.set_yscale("log")
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.minorticks_off()
+        log_scale(ax, "y")
         ax.set_title(title, loc="left", fontsize=10)
     if len(sets) > 1:
         spread.legend(frameon=False, fontsize=8)
