@@ -107,7 +107,7 @@ def test_options_of_the_label_sources_reach_them(lamae, tmp_path):
     options = ("--task", "all", "--min-likelihood", 50)
     assert lamae("labels", "shards", "ptbxl_database.csv", "p.zarr", *options)[0] == 0
     labels = read_labels(tmp_path / "p.zarr")
-    assert dict(zip(labels.codes, labels.label_NK.T.tolist(), strict=True)) == {"AFIB": [1, 0], "PVC": [0, 1]}
+    assert dict(zip(labels.codes, labels.label_NC.T.tolist(), strict=True)) == {"AFIB": [1, 0], "PVC": [0, 1]}
 
 
 def test_any_csv_can_be_labels(lamae, tmp_path):

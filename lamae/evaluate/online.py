@@ -46,14 +46,14 @@ class OnlineProbe:
         )
         counts = {"train": num_records, "val": round(VAL_SHARE * num_records)}
         self._rows = {split: spread(truth.rows(split), count) for split, count in counts.items()}
-        labels_of = {split: store.dense(truth.label_NK[rows]).astype(bool) for split, rows in self._rows.items()}
-        usable_K = np.logical_and.reduce([y_NK.any(0) & ~y_NK.all(0) for y_NK in labels_of.values()])
-        if not usable_K.any():
+        labels_of = {split: store.dense(truth.label_NC[rows]).astype(bool) for split, rows in self._rows.items()}
+        usable_C = np.logical_and.reduce([y_NC.any(0) & ~y_NC.all(0) for y_NC in labels_of.values()])
+        if not usable_C.any():
             raise UsageError(
                 f"monitor.probe_labels={labels}: no code has both classes in {len(self._rows['train'])} train and "
                 f"{len(self._rows['val'])} val records; raise monitor.probe_records or label more"
             )
-        self._y = {split: y_NK[:, usable_K] for split, y_NK in labels_of.items()}
+        self._y = {split: y_NC[:, usable_C] for split, y_NC in labels_of.items()}
 
     def __call__(self, model: torch.nn.Module) -> dict[str, float]:
         """Macro AUROC over the codes, of ``model`` (a PretrainModel in eval mode) as it now is."""

@@ -17,7 +17,7 @@ NUM_DRAWS = 1000
 _CHUNK_BYTES = 64 << 20
 
 Drawn = tuple[str, float, np.ndarray]
-"""Population, value, and the value in every draw of that population's subjects [B]."""
+"""Population, value, and the value in every draw of that population's subjects [Z]."""
 Values = Mapping[int, Drawn]
 """By seed."""
 
@@ -56,8 +56,8 @@ class Interval:
 class Scored:
     """AUROC of one run by code, and in every draw of subjects."""
 
-    auroc_K: np.ndarray
-    draws_BK: np.ndarray
+    auroc_C: np.ndarray
+    draws_ZC: np.ndarray
     population: str
     """The same for runs scored on the same records, whose subjects are then drawn together."""
     codes: Sequence[str]
@@ -65,18 +65,18 @@ class Scored:
     def drawn(self, codes: Sequence[str] | None = None) -> Drawn:
         """Macro AUROC over some codes (default: all)."""
         columns = [self.codes.index(code) for code in (self.codes if codes is None else codes)]
-        return self.population, float(macro(self.auroc_K[columns])), macro(self.draws_BK[:, columns])
+        return self.population, float(macro(self.auroc_C[columns])), macro(self.draws_ZC[:, columns])
 
     def macro_of(self, codes: Sequence[str] | None = None) -> Interval:
         """Macro AUROC over some codes (default: all) with its interval over subjects."""
         return estimate({0: self.drawn(codes)})
 
 
-def macro(auroc_K: np.ndarray) -> np.ndarray:
+def macro(auroc_C: np.ndarray) -> np.ndarray:
     """Mean over the last axis of the codes whose AUROC is defined; NaN where none is."""
-    defined = np.isfinite(auroc_K)
+    defined = np.isfinite(auroc_C)
     count = defined.sum(-1)
-    total = np.where(defined, auroc_K, 0.0).sum(-1)
+    total = np.where(defined, auroc_C, 0.0).sum(-1)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
@@ -94,9 +94,9 @@ def weight_chunks(subject_N: np.ndarray, *, num_draws: int = NUM_DRAWS, seed: in
     num_subjects = int(subject.max()) + 1 if len(subject) else 0
     chunk, rng = max(1, _CHUNK_BYTES // max(1, 16 * len(subject))), np.random.default_rng(seed)
     for start in range(0, num_draws, chunk):
-        B = min(chunk, num_draws - start)
-        cell = rng.integers(num_subjects, size=(B, num_subjects)) + num_subjects * np.arange(B)[:, None]
-        counts = np.bincount(cell.ravel(), minlength=B * num_subjects).reshape(B, num_subjects)
+        Z = min(chunk, num_draws - start)
+        cell = rng.integers(num_subjects, size=(Z, num_subjects)) + num_subjects * np.arange(Z)[:, None]
+        counts = np.bincount(cell.ravel(), minlength=Z * num_subjects).reshape(Z, num_subjects)
         yield counts.astype(np.float32)[:, subject]
 
 
@@ -113,13 +113,13 @@ def estimate(values: Values) -> Interval:
     """Mean over populations of the mean over their seeds, 95 % over seeds and subjects."""
     by_population: dict[str, list[tuple[float, np.ndarray]]] = {}
     for number in sorted(values):
-        population, value, draws_B = values[number]
-        by_population.setdefault(population, []).append((value, draws_B))
+        population, value, draws_Z = values[number]
+        by_population.setdefault(population, []).append((value, draws_Z))
     rng = np.random.default_rng(0)
     means, draws = [], []
     for runs in by_population.values():
         means.append(np.mean([value for value, _ in runs]))
-        draws.append(_resample_seeds(np.stack([draws_B for _, draws_B in runs]), rng))
+        draws.append(_resample_seeds(np.stack([draws_Z for _, draws_Z in runs]), rng))
     return interval(float(np.mean(means)), np.mean(draws, axis=0))
 
 
@@ -133,23 +133,23 @@ def difference(first: Values, second: Values) -> Interval:
         raise ValueError("no seed in common")
     gaps: dict[int, Drawn] = {}
     for number in common:
-        (population, a, a_B), (other, b, b_B) = first[number], second[number]
+        (population, a, a_Z), (other, b, b_Z) = first[number], second[number]
         if population != other:
             raise ValueError(f"seed {number} was scored on different records")
-        gaps[number] = population, a - b, a_B - b_B
+        gaps[number] = population, a - b, a_Z - b_Z
     return estimate(gaps)
 
 
-def _resample_seeds(draws_SB: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """[B]: in every draw of subjects, the mean over as many of the S seeds drawn with replacement.
+def _resample_seeds(draws_SZ: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """[Z]: in every draw of subjects, the mean over as many of the S seeds drawn with replacement.
 
     Such means vary too little: by (S - 1) / S in variance. The seeds' deviations are therefore stretched by
     sqrt(S / (S - 1)); a single seed says nothing of its variance, and the draws are then over subjects alone.
     """
-    S, B = draws_SB.shape
-    mean_B = draws_SB.mean(0)
+    S, Z = draws_SZ.shape
+    mean_Z = draws_SZ.mean(0)
     if S == 1:
-        return mean_B
-    chosen_SB = rng.integers(S, size=(S, B))
-    drawn_B = draws_SB[chosen_SB, np.arange(B)].mean(0)
-    return mean_B + np.sqrt(S / (S - 1)) * (drawn_B - mean_B)
+        return mean_Z
+    chosen_SZ = rng.integers(S, size=(S, Z))
+    drawn_Z = draws_SZ[chosen_SZ, np.arange(Z)].mean(0)
+    return mean_Z + np.sqrt(S / (S - 1)) * (drawn_Z - mean_Z)

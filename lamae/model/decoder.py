@@ -75,7 +75,7 @@ class Decoder(nn.Module):
     def _lay_out(self, own_BVSW: Tensor, latents: Latents, num_patches: int) -> Tensor:
         """Tokens at their lead and patch, zeros elsewhere: [B, 12, N, W]."""
         to_row_BR = latents.lead_BV[:, :, None] * num_patches + latents.patch_BVS
-        to_row_BR = to_row_BR.masked_fill(~latents.valid_BVT[:, :, 1:], -1).flatten(1)
-        from_token_BK = invert_rows(to_row_BR, NUM_LEADS * num_patches)
-        rows = move_rows(own_BVSW.flatten(1, 2), from_token_BK, to_row_BR)
+        to_row_BR = to_row_BR.masked_fill(~latents.valid_BVK[:, :, 1:], -1).flatten(1)
+        from_token_BQ = invert_rows(to_row_BR, NUM_LEADS * num_patches)
+        rows = move_rows(own_BVSW.flatten(1, 2), from_token_BQ, to_row_BR)
         return rows.view(len(rows), NUM_LEADS, num_patches, -1)

@@ -1,6 +1,6 @@
 """From signal to latents: patches, the encoder shared by all leads, and the exchange between the leads.
 
-B batch, L leads (12), N patches, P samples per patch, V slots for leads, S patches per slot, T = 1 + S tokens per slot
+B batch, L leads (12), N patches, P samples per patch, V slots for leads, S patches per slot, K = 1 + S tokens per slot
 (its summary first), D width, H heads.
 """
 
@@ -19,10 +19,10 @@ from lamae.model.masking import Mask
 class Latents(NamedTuple):
     """Tokens of the visible leads. A tuple, because ZeRO stage 3 finds tensors between modules in tuples only."""
 
-    z_BVTD: Tensor
+    z_BVKD: Tensor
     """The summary of every slot, then its patches."""
 
-    valid_BVT: Tensor
+    valid_BVK: Tensor
     """bool: the token stands for something visible and recorded."""
 
     patch_BVS: Tensor
@@ -34,11 +34,11 @@ class Latents(NamedTuple):
 
     @property
     def summary_BVD(self) -> Tensor:
-        return self.z_BVTD[:, :, 0]
+        return self.z_BVKD[:, :, 0]
 
     @property
     def tokens_BVSD(self) -> Tensor:
-        return self.z_BVTD[:, :, 1:]
+        return self.z_BVKD[:, :, 1:]
 
 
 class Encoder(nn.Module):
@@ -75,8 +75,8 @@ class Encoder(nn.Module):
             z = block(z, attend_within_lead)
         slot_BV = recorded_BVS.any(2)
         return Latents(
-            z_BVTD=z,
-            valid_BVT=torch.cat([slot_BV[:, :, None], recorded_BVS], dim=2),
+            z_BVKD=z,
+            valid_BVK=torch.cat([slot_BV[:, :, None], recorded_BVS], dim=2),
             patch_BVS=mask.patch_BVS,
             lead_BV=mask.lead_BV,
             slot_BV=slot_BV,
@@ -96,8 +96,8 @@ class Exchange(nn.Module):
         )
 
     def forward(self, latents: Latents) -> Tensor:
-        """New ``z_BVTD``. Scope aligned needs latents on a shared grid of instants (``on_shared_grid``)."""
-        z, valid_BVT = latents.z_BVTD, latents.valid_BVT
+        """New ``z_BVKD``. Scope aligned needs latents on a shared grid of instants (``on_shared_grid``)."""
+        z, valid_BVK = latents.z_BVKD, latents.valid_BVK
         if self.scope == "summary":
             summary = latents.summary_BVD
             for block in self.blocks:
@@ -105,15 +105,15 @@ class Exchange(nn.Module):
             return torch.cat([summary[:, :, None], latents.tokens_BVSD], dim=2)
         attend = self._at_each_instant if self.scope == "aligned" else self._everywhere
         for block in self.blocks:
-            z = block(z, lambda qkv: attend(qkv, valid_BVT))
+            z = block(z, lambda qkv: attend(qkv, valid_BVK))
         return z
 
-    def _at_each_instant(self, qkv: Tensor, valid_BVT: Tensor) -> Tensor:
-        return self._among_leads(qkv.transpose(1, 2), valid_BVT.transpose(1, 2)).transpose(1, 2)
+    def _at_each_instant(self, qkv: Tensor, valid_BVK: Tensor) -> Tensor:
+        return self._among_leads(qkv.transpose(1, 2), valid_BVK.transpose(1, 2)).transpose(1, 2)
 
-    def _everywhere(self, qkv: Tensor, valid_BVT: Tensor) -> Tensor:
+    def _everywhere(self, qkv: Tensor, valid_BVK: Tensor) -> Tensor:
         attend = average_values if self.averages else sequence_attention
-        return attend(qkv.flatten(1, 2), valid_BVT.flatten(1, 2)).unflatten(1, valid_BVT.shape[1:])
+        return attend(qkv.flatten(1, 2), valid_BVK.flatten(1, 2)).unflatten(1, valid_BVK.shape[1:])
 
     def _among_leads(self, qkv: Tensor, mask: Tensor) -> Tensor:
         if self.averages:
@@ -127,16 +127,16 @@ def attend_within_lead(qkv: Tensor) -> Tensor:
 
 def on_shared_grid(latents: Latents, *, num_patches: int) -> Latents:
     """The same tokens laid out so that all slots hold all N instants; what a lead does not show is not valid."""
-    slot, patch, shown = latents.slot_BV, latents.patch_BVS, latents.valid_BVT[:, :, 1:]
+    slot, patch, shown = latents.slot_BV, latents.patch_BVS, latents.valid_BVK[:, :, 1:]
     B, V = slot.shape
     base_V1 = torch.arange(V, device=patch.device)[:, None] * num_patches
     target_BR = (base_V1 + patch).masked_fill(~shown, -1).flatten(1)
-    source_BK = invert_rows(target_BR, V * num_patches)
-    tokens = move_rows(latents.tokens_BVSD.flatten(1, 2), source_BK, target_BR).view(B, V, num_patches, -1)
-    valid_BVN = (source_BK >= 0).view(B, V, num_patches)
+    source_BQ = invert_rows(target_BR, V * num_patches)
+    tokens = move_rows(latents.tokens_BVSD.flatten(1, 2), source_BQ, target_BR).view(B, V, num_patches, -1)
+    valid_BVN = (source_BQ >= 0).view(B, V, num_patches)
     return Latents(
-        z_BVTD=torch.cat([latents.z_BVTD[:, :, :1], tokens], dim=2),
-        valid_BVT=torch.cat([slot[:, :, None], valid_BVN], dim=2),
+        z_BVKD=torch.cat([latents.z_BVKD[:, :, :1], tokens], dim=2),
+        valid_BVK=torch.cat([slot[:, :, None], valid_BVN], dim=2),
         patch_BVS=torch.arange(num_patches, device=patch.device).expand(B, V, num_patches),
         lead_BV=latents.lead_BV,
         slot_BV=slot,

@@ -1,6 +1,6 @@
 """The parts every model is built from: transformer block, positions, pooling, and moving rows between layouts.
 
-B batch, V slots for leads, S patches, T tokens of a lead (its summary, then its patches), D width, H heads.
+B batch, V slots for leads, S patches, K tokens of a lead (its summary, then its patches), D width, H heads.
 """
 
 import math
@@ -168,9 +168,9 @@ class _MoveRows(torch.autograd.Function):
     """Gather where each source row is used at most once, so that the backward is a gather too."""
 
     @staticmethod
-    def forward(ctx: Any, source_BRD: Tensor, index_BK: Tensor, inverse_BR: Tensor) -> Tensor:
-        ctx.save_for_backward(index_BK, inverse_BR)
-        return _take_rows(source_BRD, index_BK)
+    def forward(ctx: Any, source_BRD: Tensor, index_BQ: Tensor, inverse_BR: Tensor) -> Tensor:
+        ctx.save_for_backward(index_BQ, inverse_BR)
+        return _take_rows(source_BRD, index_BQ)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
@@ -178,26 +178,26 @@ class _MoveRows(torch.autograd.Function):
         return _take_rows(grads[0], inverse_BR), None, None
 
 
-def move_rows(source_BRD: Tensor, index_BK: Tensor, inverse_BR: Tensor) -> Tensor:
-    """Row ``index[b, k]`` of ``source[b]`` for every k, zeros where it is -1: [B, K, D].
+def move_rows(source_BRD: Tensor, index_BQ: Tensor, inverse_BR: Tensor) -> Tensor:
+    """Row ``index[b, q]`` of ``source[b]`` for every q, zeros where it is -1: [B, Q, D].
 
-    ``inverse[b, r]`` is the k that row r went to, or -1; no row goes to two places.
+    ``inverse[b, r]`` is the q that row r went to, or -1; no row goes to two places.
     """
-    return _MoveRows.apply(source_BRD, index_BK, inverse_BR)
+    return _MoveRows.apply(source_BRD, index_BQ, inverse_BR)
 
 
-def _take_rows(source_BRD: Tensor, index_BK: Tensor) -> Tensor:
+def _take_rows(source_BRD: Tensor, index_BQ: Tensor) -> Tensor:
     B, R, D = source_BRD.shape
-    absent_BK = index_BK < 0
-    offset_B1 = torch.arange(B, device=index_BK.device)[:, None] * R
-    flat = (index_BK.clamp(min=0) + offset_B1).flatten()
+    absent_BQ = index_BQ < 0
+    offset_B1 = torch.arange(B, device=index_BQ.device)[:, None] * R
+    flat = (index_BQ.clamp(min=0) + offset_B1).flatten()
     rows = source_BRD.reshape(B * R, D).index_select(0, flat).view(B, -1, D)
-    return rows.masked_fill_(absent_BK[:, :, None], 0)
+    return rows.masked_fill_(absent_BQ[:, :, None], 0)
 
 
-def invert_rows(index_BK: Tensor, num_rows: int) -> Tensor:
-    """For every source row the k with ``index[b, k] == row``, or -1: int64 [B, num_rows]."""
-    B, K = index_BK.shape
-    inverse = index_BK.new_full((B, num_rows + 1), -1)
-    target = torch.where(index_BK < 0, num_rows, index_BK)
-    return inverse.scatter_(1, target, torch.arange(K, device=index_BK.device).expand(B, K))[:, :num_rows]
+def invert_rows(index_BQ: Tensor, num_rows: int) -> Tensor:
+    """For every source row the q with ``index[b, q] == row``, or -1: int64 [B, num_rows]."""
+    B, Q = index_BQ.shape
+    inverse = index_BQ.new_full((B, num_rows + 1), -1)
+    target = torch.where(index_BQ < 0, num_rows, index_BQ)
+    return inverse.scatter_(1, target, torch.arange(Q, device=index_BQ.device).expand(B, Q))[:, :num_rows]

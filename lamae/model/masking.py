@@ -183,11 +183,11 @@ def _visible_leads(config: MaskConfig, draws: "_Draws", present_BL: Tensor) -> T
     return torch.cat([limb_BL & ~hide_limb_B[:, None], shown_chest_BL], dim=1)
 
 
-def _all_but_first(present_BK: Tensor, order_BK: Tensor, num_hidden_B: Tensor) -> Tensor:
-    """``present_BK`` without the ``num_hidden_B`` present entries that come first by ``order_BK``."""
+def _all_but_first(present_BL: Tensor, order_BL: Tensor, num_hidden_B: Tensor) -> Tensor:
+    """``present_BL`` without the ``num_hidden_B`` present entries that come first by ``order_BL``."""
     last = torch.iinfo(torch.int64).max
-    rank_BK = order_BK.masked_fill(~present_BK, last).argsort(dim=1, stable=True).argsort(dim=1, stable=True)
-    return present_BK & (rank_BK >= num_hidden_B[:, None])
+    rank_BL = order_BL.masked_fill(~present_BL, last).argsort(dim=1, stable=True).argsort(dim=1, stable=True)
+    return present_BL & (rank_BL >= num_hidden_B[:, None])
 
 
 class _Draws:

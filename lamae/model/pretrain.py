@@ -164,9 +164,9 @@ class PretrainModel(nn.Module):
         present_BL[:, leads] = lead_mask_BL
         mask = show_all(present_BL, num_patches=x_BLT.shape[2] // self.config.patch_size)
         pooled = self._pool(all_leads_x_BLT, all_leads_valid_BLT, mask, instants=False)
-        slot_BV, valid_BVT = pooled.latents.slot_BV, pooled.latents.valid_BVT
-        tokens_BVTD = torch.where(valid_BVT[..., None], pooled.latents.z_BVTD.float(), 0.0)
-        mean_BVD = tokens_BVTD.sum(2) / valid_BVT.sum(2)[..., None].clamp(min=1)
+        slot_BV, valid_BVK = pooled.latents.slot_BV, pooled.latents.valid_BVK
+        tokens_BVKD = torch.where(valid_BVK[..., None], pooled.latents.z_BVKD.float(), 0.0)
+        mean_BVD = tokens_BVKD.sum(2) / valid_BVK.sum(2)[..., None].clamp(min=1)
         mean_BD = mean_BVD.sum(1) / slot_BV.sum(1, keepdim=True).clamp(min=1)
         index = mask.lead_BV[:, :, None].expand_as(mean_BVD)
         lead_BLD = mean_BVD.new_zeros(len(x_BLT), NUM_LEADS, mean_BVD.shape[2]).scatter_add(1, index, mean_BVD)
@@ -209,7 +209,7 @@ class PretrainModel(nn.Module):
         if self.pool_instant is not None and not mask.shared_times:
             latents = on_shared_grid(latents, num_patches=mask.num_patches)
         if self.exchange is not None:
-            latents = latents._replace(z_BVTD=self.exchange(latents))
+            latents = latents._replace(z_BVKD=self.exchange(latents))
         # The summaries alone are normalised. Patch tokens go to the decoder as they are: normalising them divides by
         # their size, which is the amplitude that has to be reconstructed.
         slot_BV, summary_BVD = latents.slot_BV, self.norm_summary(latents.summary_BVD)
@@ -223,7 +223,7 @@ class PretrainModel(nn.Module):
             record_BD, weights_BV = self.pool_record(summary_BVD, slot_BV)
             summary_BLD = record_BD[:, None]
         if instants and self.pool_instant is not None:
-            valid_BSV = latents.valid_BVT[:, :, 1:].transpose(1, 2)
+            valid_BSV = latents.valid_BVK[:, :, 1:].transpose(1, 2)
             known_BS = valid_BSV.any(2)
             instant_BSD, _ = self.pool_instant(latents.tokens_BVSD.transpose(1, 2), valid_BSV)
         return _Pooled(latents, summary_BVD, record_BD, weights_BV, summary_BLD, instant_BSD, known_BS)

@@ -1,6 +1,6 @@
 """What the latent attention looks at: how much of each lead's attention goes to each other lead.
 
-B batch, V slots for leads, T tokens of a slot, G groups whose K tokens see each other, H heads, D width of a head.
+B batch, V slots for leads, G groups whose K tokens see each other, H heads, D width of a head.
 """
 
 import math
@@ -57,10 +57,10 @@ def _weights(qkv_GK3HD: Tensor, valid_GK: Tensor) -> Tensor:
 
 def _grouped(scope: str, qkv: Tensor, latents: Any, b: int) -> tuple[Tensor, Tensor, Tensor]:
     """Record b's tokens in the groups that see each other, which of them are there, and whose they are."""
-    lead_V, slot_V, valid_VT = latents.lead_BV[b], latents.slot_BV[b], latents.valid_BVT[b]
+    lead_V, slot_V, valid_VK = latents.lead_BV[b], latents.slot_BV[b], latents.valid_BVK[b]
     if scope == "summary":
         return qkv[None], slot_V[None], lead_V[None]
-    lead_VT = lead_V[:, None].expand_as(valid_VT)
+    lead_VK = lead_V[:, None].expand_as(valid_VK)
     if scope == "aligned":
-        return qkv.transpose(0, 1), valid_VT.T, lead_VT.T
-    return qkv.flatten(0, 1)[None], valid_VT.flatten()[None], lead_VT.flatten()[None]
+        return qkv.transpose(0, 1), valid_VK.T, lead_VK.T
+    return qkv.flatten(0, 1)[None], valid_VK.flatten()[None], lead_VK.flatten()[None]

@@ -306,7 +306,7 @@ def _weights_by_code(weights_NL: np.ndarray, probe: ProbeResult) -> dict[str, np
     order = sorted(range(len(probe.codes)), key=lambda k: -by_code[probe.codes[k]].value)
     return {
         "all test records": weights_NL.mean(0),
-        **{probe.codes[k]: weights_NL[dense(probe.y_NK[:, [k]])[:, 0].astype(bool)].mean(0) for k in order},
+        **{probe.codes[k]: weights_NL[dense(probe.y_NC[:, [k]])[:, 0].astype(bool)].mean(0) for k in order},
     }
 
 

@@ -200,11 +200,11 @@ def _reconstruction(plan: StudyPlan, study: StudyDirectory, parts: list[Part], c
 def _read_errors(path: Path, number: int, subject_N: np.ndarray) -> ReconstructionErrors:
     with np.load(path) as columns:
         return ReconstructionErrors(
-            squared_RSLP=columns[f"{number}/squared"],
-            count_RSL=columns[f"{number}/count"],
-            defined_SLP=columns[f"{number}/defined"],
+            squared_MSLG=columns[f"{number}/squared"],
+            count_MSL=columns[f"{number}/count"],
+            defined_SLG=columns[f"{number}/defined"],
             predictors=tuple(columns["predictors"].tolist()),
-            subject_R=subject_N[columns["row"]],
+            subject_M=subject_N[columns["row"]],
             unit=str(columns["unit"]),
         )
 

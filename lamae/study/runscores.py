@@ -50,7 +50,7 @@ class RunScores:
         columns: dict[str, np.ndarray] = {}
         about = {}
         for number, (key, scored) in enumerate(self.by_key.items()):
-            columns[f"{number}/auroc"], columns[f"{number}/draws"] = scored.auroc_K, scored.draws_BK.astype(np.float32)
+            columns[f"{number}/auroc"], columns[f"{number}/draws"] = scored.auroc_C, scored.draws_ZC.astype(np.float32)
             about[number] = {"key": key, "population": scored.population, "codes": scored.codes}
         return columns | {"about": np.array(json.dumps(about))}
 
@@ -60,8 +60,8 @@ class RunScores:
         for number, entry in json.loads(str(columns["about"])).items():
             task, readout, fraction = entry["key"]
             by_key[task, readout, float(fraction)] = Scored(
-                auroc_K=columns[f"{number}/auroc"],
-                draws_BK=columns[f"{number}/draws"].astype(np.float64),
+                auroc_C=columns[f"{number}/auroc"],
+                draws_ZC=columns[f"{number}/draws"].astype(np.float64),
                 population=entry["population"],
                 codes=tuple(entry["codes"]),
             )

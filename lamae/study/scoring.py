@@ -28,12 +28,12 @@ INNER_FOLDS = 3
 
 @dataclass(frozen=True)
 class Scores:
-    """What one run's probe gave one population, for R repeats of M records and K codes."""
+    """What one run's probe gave one population, for R repeats of M records and C codes."""
 
-    score_RMK: np.ndarray
+    score_RMC: np.ndarray
     stratum_RM: np.ndarray
     """Only scores of one fitted probe can be compared: int, the fold of each record in each repeat."""
-    y_MK: np.ndarray
+    y_MC: np.ndarray
     subject_M: np.ndarray
     population: str
     """The same for runs scored on the same records, whose subjects are then drawn together."""
@@ -48,18 +48,18 @@ def score_embeddings(features: Embeddings, truth: Labels, task: TaskConfig, *, f
     """
     columns = task.columns(truth.codes)
     codes = tuple(truth.codes[k] for k in columns)
-    y_NK = dense(truth.label_NK[:, columns]).astype(bool)
+    y_NC = dense(truth.label_NC[:, columns]).astype(bool)
     usable_N = truth.labelled_N & features.embedded_N
     rows = {split: of[usable_N[of]] for split, of in rows_of_task(truth, task).items()}
     scored = rows["test"]
     if task.protocol == "splits":
         repeats = [
-            _score_splits(features, y_NK, rows, scored, fraction=fraction, seed=repeat)
+            _score_splits(features, y_NC, rows, scored, fraction=fraction, seed=repeat)
             for repeat in range(task.repeats if fraction < 1 else 1)
         ]
     else:
         repeats = [
-            _score_patients(features, y_NK, scored, rows["train"], folds=task.folds, fraction=fraction, seed=repeat)
+            _score_patients(features, y_NC, scored, rows["train"], folds=task.folds, fraction=fraction, seed=repeat)
             for repeat in range(task.repeats)
         ]
     if not len(scored):
@@ -67,9 +67,9 @@ def score_embeddings(features: Embeddings, truth: Labels, task: TaskConfig, *, f
     if (features.pretrained_N[scored] == PRETRAINED).any():
         raise UsageError(f"{features.name}: subjects to be scored were in pretraining")
     return Scores(
-        score_RMK=np.stack([score for score, _ in repeats]),
+        score_RMC=np.stack([score for score, _ in repeats]),
         stratum_RM=np.stack([stratum for _, stratum in repeats]),
-        y_MK=y_NK[scored],
+        y_MC=y_NC[scored],
         subject_M=features.subject_N[scored],
         population=hashlib.sha256(scored.astype("<i8").tobytes()).hexdigest()[:12],
         codes=codes,
@@ -78,12 +78,12 @@ def score_embeddings(features: Embeddings, truth: Labels, task: TaskConfig, *, f
 
 def summarise(scores: Scores) -> Scored:
     """AUROC within strata, mean over repeats."""
-    once_1M = np.ones((1, len(scores.y_MK)))
-    weights_BM = subject_weights(scores.subject_M)
-    repeats = list(zip(scores.score_RMK, scores.stratum_RM, strict=True))
+    once_1M = np.ones((1, len(scores.y_MC)))
+    weights_ZM = subject_weights(scores.subject_M)
+    repeats = list(zip(scores.score_RMC, scores.stratum_RM, strict=True))
     return Scored(
-        auroc_K=np.mean([stratified_auroc(s, scores.y_MK, at, once_1M)[0] for s, at in repeats], axis=0),
-        draws_BK=np.mean([stratified_auroc(s, scores.y_MK, at, weights_BM) for s, at in repeats], axis=0),
+        auroc_C=np.mean([stratified_auroc(s, scores.y_MC, at, once_1M)[0] for s, at in repeats], axis=0),
+        draws_ZC=np.mean([stratified_auroc(s, scores.y_MC, at, weights_ZM) for s, at in repeats], axis=0),
         population=scores.population,
         codes=scores.codes,
     )
@@ -102,12 +102,12 @@ def rows_of_splits(truth: Labels, task: TaskConfig) -> dict[str, np.ndarray]:
     return {split: spread(truth.rows(split), count) for split, count in most.items()}
 
 
-def deal_folds(subject_M: np.ndarray, y_MK: np.ndarray, *, folds: int, seed: int) -> np.ndarray:
+def deal_folds(subject_M: np.ndarray, y_MC: np.ndarray, *, folds: int, seed: int) -> np.ndarray:
     """int64 [M]: the fold of every record, by subject; subjects with the same labels are dealt out evenly."""
     subjects, number_M = np.unique(subject_M, return_inverse=True)
-    any_SK = np.zeros((len(subjects), y_MK.shape[1]), dtype=bool)
-    np.logical_or.at(any_SK, number_M, y_MK)
-    kind_S = any_SK @ (1 << np.arange(y_MK.shape[1], dtype=np.int64))
+    any_SC = np.zeros((len(subjects), y_MC.shape[1]), dtype=bool)
+    np.logical_or.at(any_SC, number_M, y_MC)
+    kind_S = any_SC @ (1 << np.arange(y_MC.shape[1], dtype=np.int64))
     order = np.random.default_rng(seed).permutation(len(subjects))
     order = order[np.argsort(kind_S[order], kind="stable")]
     fold_S = np.empty(len(subjects), dtype=np.int64)
@@ -117,7 +117,7 @@ def deal_folds(subject_M: np.ndarray, y_MK: np.ndarray, *, folds: int, seed: int
 
 def _score_splits(
     features: Embeddings,
-    y_NK: np.ndarray,
+    y_NC: np.ndarray,
     rows: dict[str, np.ndarray],
     scored: np.ndarray,
     *,
@@ -127,13 +127,13 @@ def _score_splits(
     fitted = rows["train"]
     if fraction < 1:
         fitted = nested_share(features.subject_N, fitted, fraction=fraction, seed=seed)
-    fit = fit_rows(features.x_ND, y_NK, {"train": fitted, "val": rows["val"], "test": scored})
-    return fit.test_NK, np.zeros(len(scored), dtype=np.int64)
+    fit = fit_rows(features.x_ND, y_NC, {"train": fitted, "val": rows["val"], "test": scored})
+    return fit.test_NC, np.zeros(len(scored), dtype=np.int64)
 
 
 def _score_patients(
     features: Embeddings,
-    y_NK: np.ndarray,
+    y_NC: np.ndarray,
     scored: np.ndarray,
     helpers: np.ndarray,
     *,
@@ -141,35 +141,35 @@ def _score_patients(
     fraction: float,
     seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    fold_M = deal_folds(features.subject_N[scored], y_NK[scored], folds=folds, seed=seed)
-    score_MK = np.zeros((len(scored), y_NK.shape[1]), dtype=np.float32)
+    fold_M = deal_folds(features.subject_N[scored], y_NC[scored], folds=folds, seed=seed)
+    score_MC = np.zeros((len(scored), y_NC.shape[1]), dtype=np.float32)
     for fold in range(folds):
         tested = fold_M == fold
         fitted = np.concatenate([helpers, scored[~tested]])
         if fraction < 1:
             fitted = nested_share(features.subject_N, fitted, fraction=fraction, seed=seed)
-        chosen_K = _inner_choice(features, y_NK, fitted, seed=seed)
-        by_C = _fit_path(features.x_ND, y_NK, fitted, scored[tested])
-        score_MK[tested] = np.stack([by_C[C][:, k] for k, C in enumerate(chosen_K)], axis=1)
-    return score_MK, fold_M
+        chosen_C = _inner_choice(features, y_NC, fitted, seed=seed)
+        by_C = _fit_path(features.x_ND, y_NC, fitted, scored[tested])
+        score_MC[tested] = np.stack([by_C[C][:, k] for k, C in enumerate(chosen_C)], axis=1)
+    return score_MC, fold_M
 
 
-def _inner_choice(features: Embeddings, y_NK: np.ndarray, fitted: np.ndarray, *, seed: int) -> list[float]:
+def _inner_choice(features: Embeddings, y_NC: np.ndarray, fitted: np.ndarray, *, seed: int) -> list[float]:
     """For each code the C with the best AUROC in a cross-validation of the training part alone; of equals the
     smallest."""
-    inner = deal_folds(features.subject_N[fitted], y_NK[fitted], folds=INNER_FOLDS, seed=seed)
-    scores = {C: np.zeros((len(fitted), y_NK.shape[1]), dtype=np.float32) for C in sorted(C_GRID)}
+    inner = deal_folds(features.subject_N[fitted], y_NC[fitted], folds=INNER_FOLDS, seed=seed)
+    scores = {C: np.zeros((len(fitted), y_NC.shape[1]), dtype=np.float32) for C in sorted(C_GRID)}
     for fold in range(INNER_FOLDS):
         out = inner == fold
-        for C, score in _fit_path(features.x_ND, y_NK, fitted[~out], fitted[out]).items():
+        for C, score in _fit_path(features.x_ND, y_NC, fitted[~out], fitted[out]).items():
             scores[C][out] = score
     once = np.ones((1, len(fitted)))
-    quality_CK = np.stack([stratified_auroc(scores[C], y_NK[fitted], inner, once)[0] for C in scores])
-    return [list(scores)[best] for best in np.nan_to_num(quality_CK).argmax(0)]
+    quality_RC = np.stack([stratified_auroc(scores[C], y_NC[fitted], inner, once)[0] for C in scores])
+    return [list(scores)[best] for best in np.nan_to_num(quality_RC).argmax(0)]
 
 
-def _fit_path(x_ND: np.ndarray, y_NK: np.ndarray, fitted: np.ndarray, tested: np.ndarray) -> dict[float, np.ndarray]:
+def _fit_path(x_ND: np.ndarray, y_NC: np.ndarray, fitted: np.ndarray, tested: np.ndarray) -> dict[float, np.ndarray]:
     """Log-odds of ``tested`` under every C, ascending."""
     scale = Standardizer.fit(x_ND[fitted])
-    path = logistic_path(scale.apply(x_ND[fitted]), y_NK[fitted])
+    path = logistic_path(scale.apply(x_ND[fitted]), y_NC[fitted])
     return {C: decide(scale.apply(x_ND[tested])) for C, decide in path.items()}

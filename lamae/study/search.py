@@ -61,5 +61,5 @@ def val_score(truth: Labels, features: Embeddings, task: TaskConfig) -> float:
     rows["test"] = rows["val"]
     if (features.pretrained_N[rows["val"]] == PRETRAINED).any():
         raise UsageError(f"{features.name}: subjects of val were in pretraining; the search cannot choose by them")
-    fit = fit_rows(features.x_ND, truth.label_NK[:, task.columns(truth.codes)], rows)
+    fit = fit_rows(features.x_ND, truth.label_NC[:, task.columns(truth.codes)], rows)
     return fit.val_macro[fit.setting]

@@ -120,9 +120,9 @@ def _reconstruct(plan: StudyPlan, study: StudyDirectory, name: str, part: Part, 
             loaded, shard_set, rows, mask=mask, train_rows=truth.rows("train"), device=device
         )
         columns |= {
-            f"{number}/squared": errors.squared_RSLP,
-            f"{number}/count": errors.count_RSL,
-            f"{number}/defined": errors.defined_SLP,
+            f"{number}/squared": errors.squared_MSLG,
+            f"{number}/count": errors.count_MSL,
+            f"{number}/defined": errors.defined_SLG,
             "predictors": np.array(errors.predictors),
             "unit": np.array(errors.unit),
         }

@@ -33,7 +33,7 @@ def run_finetune(
                 finetune(out, shard_set, labels, out, options=options, progress=stop)
             assert not out.exists()
         result = finetune(out, shard_set, labels, out, options=options)
-    return result.probability_NK, result.setting
+    return result.probability_NC, result.setting
 
 
 def run_embed(shards: Path, out: Path, rows_per_block: int) -> None:

@@ -56,15 +56,15 @@ def test_missing_leads_and_many_records(run, shard_set, tmp_path, monkeypatch):
     monkeypatch.setattr(comparing, "MAX_RECONSTRUCTED", 12)
     labels = write_labels(tmp_path / "a.zarr", shard_set, split=["test"] * 20 + ["val"] * 10 + ["train"] * 30)
     result = run(labels, tmp_path / "work", subset=(8,), masks={"grid": MaskConfig()})
-    assert len(result.reconstruction["grid"]["model"].subject_R) == 12, "of 20"
+    assert len(result.reconstruction["grid"]["model"].subject_M) == 12, "of 20"
 
     # Record 3 has no V3: it is scored as the average training record.
     whole = read_embeddings(next((tmp_path / "work").glob(f"model-{16 * '?'}.zarr")))
     whole.x_ND[3] = whole.x_ND[30:].mean(0)
     average = probe_arrays(whole, read_labels(labels), transductive=True)
     few = result.robustness["model"]["few"]
-    np.testing.assert_allclose(few.probability_NK[3], average.probability_NK[3], atol=1e-6)
-    assert not np.isclose(few.probability_NK[2], few.probability_NK[3])
+    np.testing.assert_allclose(few.probability_NC[3], average.probability_NC[3], atol=1e-6)
+    assert not np.isclose(few.probability_NC[2], few.probability_NC[3])
 
 
 def test_other_labels_test_other_records_on_their_own_embeddings(run, shard_set, tmp_path):
@@ -74,6 +74,6 @@ def test_other_labels_test_other_records_on_their_own_embeddings(run, shard_set,
     reused = run(second, tmp_path / "shared").robustness["model"]["few"]
     fresh = run(second, tmp_path / "fresh").robustness["model"]["few"]
     np.testing.assert_array_equal(reused.test_rows, np.arange(20))
-    np.testing.assert_array_equal(reused.probability_NK, fresh.probability_NK)
+    np.testing.assert_array_equal(reused.probability_NC, fresh.probability_NC)
     kept = {path.name: read_embeddings(path).embedded_N for path in (tmp_path / "shared").glob("model-*-I-II-*")}
     assert sorted(np.flatnonzero(embedded).min() for embedded in kept.values()) == [0, 40]

@@ -34,7 +34,7 @@ def test_more_labels_help_and_the_codes_stay_the_same():
 
 def curve_of(values):
     """A curve whose seeds have these (population, macro AUROC, macro AUROC by draw)."""
-    results = [Scored(np.array([value]), draws_B[:, None], population, ["A"]) for population, value, draws_B in values]
+    results = [Scored(np.array([value]), draws_Z[:, None], population, ["A"]) for population, value, draws_Z in values]
     return FewLabelCurve("simulated", {0.1: results})
 
 

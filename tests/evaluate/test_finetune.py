@@ -87,7 +87,7 @@ def test_stopped_and_started_again_it_ends_as_if_it_had_not_been_stopped(fresh, 
     halves = dataclasses.replace(OPTIONS, zero_stage=2)
     result = finetune(tmp_path / "run", shard_set, labels, tmp_path / "out", options=halves, progress=stop)
     assert steps == [*range(1, 18), *range(11, 31)], "it goes on from the score at step 10"
-    np.testing.assert_array_equal(result.probability_NK, whole.probability_NK)
+    np.testing.assert_array_equal(result.probability_NC, whole.probability_NC)
     assert result.val_macro == whole.val_macro
     assert difference(result, whole).macro.value == 0
 
@@ -100,12 +100,12 @@ def test_a_finished_one_is_read_not_made_again(fresh, shard_set, labels, tmp_pat
         raise AssertionError("it trains again")
 
     again = finetune(tmp_path / "run", shard_set, labels, tmp_path / "out", options=options, progress=never)
-    np.testing.assert_array_equal(again.probability_NK, result.probability_NK)
+    np.testing.assert_array_equal(again.probability_NC, result.probability_NC)
     assert again.to_dict() == result.to_dict()
     with pytest.raises(UsageError, match=r"exists and is another fine-tuning \(options\.seed: 0 -> 1\)"):
         finetune(tmp_path, shard_set, labels, tmp_path / "out", options=dataclasses.replace(options, seed=1))
     truth = read_labels(labels)
-    truth.label_NK[0] = 1 - truth.label_NK[0]
+    truth.label_NC[0] = 1 - truth.label_NC[0]
     with pytest.raises(UsageError, match="other labels"):
         read_finetuned(tmp_path / "out", truth, subject_numbers(shard_set))
     with pytest.raises(UsageError, match="no finished fine-tuning"):
@@ -145,7 +145,7 @@ def test_from_scratch_and_on_few_leads(fresh, shard_set, labels, tmp_path):
     )
     assert scratch.name == "lamae, from scratch"
     assert scratch.codes == tuned.codes
-    assert not np.array_equal(scratch.probability_NK, tuned.probability_NK)
+    assert not np.array_equal(scratch.probability_NC, tuned.probability_NC)
     assert json.loads((tmp_path / "few" / RESULT_NAME).read_text())["request"]["leads"] == [0, 1]
 
 

@@ -74,7 +74,7 @@ def test_icd_labels_land_on_their_rows(shards, tmp_path):
     labels = read_labels(tmp_path / "labels.zarr")
     assert labels.codes == ["E11", "E119", "I25", "I251", "I2510", "I48", "I489", "I4891"]
     assert labels.labelled_N.tolist() == [True, False, True, True]
-    named = [{labels.codes[k] for k in np.flatnonzero(row)} for row in labels.label_NK]
+    named = [{labels.codes[k] for k in np.flatnonzero(row)} for row in labels.label_NC]
     assert named == [{"I25", "I251", "I2510", "E11", "E119"}, set(), {"I25", "I251", "I2510"}, {"I48", "I489", "I4891"}]
     assert [SPLITS[s] for s in labels.split_N] == ["train", "train", "val", "test"]
     assert (report.num_matched, report.num_labelled) == (4, 3)
@@ -227,7 +227,7 @@ def test_snomed_codes_of_real_headers(real_data, tmp_path):
     assert report.num_matched == len(keys)
     for header in headers[:5]:
         (line,) = [line for line in header.read_text().splitlines() if line.replace(" ", "").startswith("#Dx:")]
-        row = labels.label_NK[keys.index(header.stem)]
+        row = labels.label_NC[keys.index(header.stem)]
         assert {labels.codes[k] for k in np.flatnonzero(row)} == set(line.split(":")[1].replace(" ", "").split(","))
 
 
@@ -241,7 +241,7 @@ def test_any_csv_with_zeros_and_ones(shards, tmp_path):
     labels = read_labels(tmp_path / "l.zarr")
     assert labels.codes == ["low_ef", "paced"]
     assert labels.labelled_N.tolist() == [True, True, False, True]
-    assert labels.label_NK.tolist() == [[0, 1], [1, 0], [0, 0], [1, 1]]
+    assert labels.label_NC.tolist() == [[0, 1], [1, 0], [0, 0], [1, 1]]
 
 
 def test_csv_without_labels_or_keys_and_folders_without_headers_are_named(shards, tmp_path):

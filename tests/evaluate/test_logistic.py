@@ -28,7 +28,7 @@ def test_same_minimum_as_scikit_learn(problem, C):
     for k in range(y.shape[1]):
         reference = LogisticRegression(C=C, tol=1e-8, max_iter=5000).fit(x.astype(float), y[:, k])
         best = _objective(x, y[:, k], reference.coef_[0], reference.intercept_[0], C)
-        assert _objective(x, y[:, k], model.weight_DK[:, k], model.bias_K[k], C) == pytest.approx(best, rel=1e-5)
+        assert _objective(x, y[:, k], model.weight_DC[:, k], model.bias_C[k], C) == pytest.approx(best, rel=1e-5)
 
 
 def test_each_penalty_is_solved_whatever_was_solved_before(problem):

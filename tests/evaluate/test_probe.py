@@ -52,10 +52,10 @@ def test_finds_what_is_there_and_nothing_where_there_is_nothing():
 def test_penalty_comes_from_val_not_from_test():
     features, truth = simulate()
     chosen = probe_arrays(features, truth).setting
-    shuffled = truth.label_NK.copy()
+    shuffled = truth.label_NC.copy()
     test_rows = truth.rows("test")
     shuffled[test_rows] = shuffled[np.random.default_rng(0).permutation(test_rows)]
-    assert chosen == probe_arrays(features, dataclasses.replace(truth, label_NK=shuffled)).setting
+    assert chosen == probe_arrays(features, dataclasses.replace(truth, label_NC=shuffled)).setting
     val = probe_arrays(features, truth).val_macro
     assert val[chosen] == max(val.values())
 
@@ -95,10 +95,10 @@ def test_difference_needs_the_same_test_records():
 
 def test_codes_with_one_class_are_left_out_and_counted():
     features, truth = simulate()
-    labels = truth.label_NK.copy()
+    labels = truth.label_NC.copy()
     labels[truth.rows("test"), 1] = 0
     labels[truth.rows("train"), 2] = 1
-    result = probe_arrays(features, dataclasses.replace(truth, label_NK=labels))
+    result = probe_arrays(features, dataclasses.replace(truth, label_NC=labels))
     assert result.codes == ["SEEN"]
     assert result.left_out == {"FAINT": "no positive record in test", "NOISE": "no negative record in train"}
     assert result.macro.value == result.by_code()["SEEN"].value
@@ -143,10 +143,10 @@ def test_missing_pieces_are_named():
 @pytest.mark.parametrize("value", [0, 1])
 def test_without_both_classes_in_val_no_setting_is_chosen(method, value):
     features, truth = simulate(20)
-    labels = truth.label_NK.copy()
+    labels = truth.label_NC.copy()
     labels[truth.rows("val")] = value
     with pytest.raises(UsageError, match="no code has both classes in the 6 val records"):
-        probe_arrays(features, dataclasses.replace(truth, label_NK=labels), method=method)
+        probe_arrays(features, dataclasses.replace(truth, label_NC=labels), method=method)
 
 
 def test_stores_of_different_shard_sets_are_refused(tmp_path):
@@ -160,7 +160,7 @@ def test_probing_stores_equals_probing_arrays(tmp_path):
     features, truth = simulate()
     write_stores(tmp_path, features, truth)
     (stored,), labels, _ = transfer.read([(tmp_path / "e.zarr", None)], labels=tmp_path / "l.zarr", readout="record")
-    np.testing.assert_array_equal(probe_arrays(stored, labels).draws_BK, probe_arrays(features, truth).draws_BK)
+    np.testing.assert_array_equal(probe_arrays(stored, labels).draws_ZC, probe_arrays(features, truth).draws_ZC)
 
 
 @pytest.mark.parametrize("method", ["logistic", "knn"])
@@ -170,13 +170,13 @@ def test_large_stores_are_probed_from_disk_as_in_memory(tmp_path, monkeypatch, m
     expected = probe_arrays(features, truth, method=method)
     monkeypatch.setattr(store, "LARGE_BYTES", 0)
     labels = read_labels(tmp_path / "l.zarr")
-    assert not isinstance(labels.label_NK, np.ndarray)
+    assert not isinstance(labels.label_NC, np.ndarray)
     assert labels_hash(labels) == labels_hash(truth)
     (stored,), labels, _ = transfer.read([(tmp_path / "e.zarr", None)], labels=tmp_path / "l.zarr", readout="record")
     result = probe_arrays(stored, labels, method=method)
     assert result.setting == expected.setting
-    np.testing.assert_allclose(result.probability_NK, expected.probability_NK, atol=1e-4)
-    np.testing.assert_array_equal(store.dense(result.y_NK), expected.y_NK)
+    np.testing.assert_allclose(result.probability_NC, expected.probability_NC, atol=1e-4)
+    np.testing.assert_array_equal(store.dense(result.y_NC), expected.y_NC)
 
 
 @pytest.mark.parametrize("method", ["logistic", "knn"])
@@ -187,7 +187,7 @@ def test_codes_scored_in_blocks_give_the_same_result_as_all_at_once(monkeypatch,
     blockwise = probe_arrays(features, truth, method=method)
     assert blockwise.micro_auroc == pytest.approx(whole.micro_auroc, abs=1e-6)
     assert blockwise.val_macro == pytest.approx(whole.val_macro, abs=1e-6)
-    for field in ("auroc_K", "draws_BK", "metrics", "metric_draws", "probability_NK"):
+    for field in ("auroc_C", "draws_ZC", "metrics", "metric_draws", "probability_NC"):
         found, expected = getattr(blockwise, field), getattr(whole, field)
         for key in expected if isinstance(expected, dict) else [...]:
             np.testing.assert_allclose(found[key], expected[key], atol=1e-6, err_msg=field)
@@ -198,18 +198,18 @@ def test_scores_are_never_asked_for_all_codes_at_once(monkeypatch):
     rows = {split: truth.rows(split) for split in ("train", "val", "test")}
     widths = []
 
-    def noting(score_NK):
-        return scores.Scores(score_NK.shape, lambda at: (widths.append(at.stop - at.start), score_NK[:, at])[1])
+    def noting(score_NC):
+        return scores.Scores(score_NC.shape, lambda at: (widths.append(at.stop - at.start), score_NC[:, at])[1])
 
     monkeypatch.setattr(scores, "BLOCK_BYTES", 2 * 4 * len(rows["test"]))
     monkeypatch.setattr(result, "LARGE_BYTES", 0)
     fit = readouts.Fit(1.0, {}, *(noting(features.x_ND[rows[split], :3]) for split in ("val", "test")), np.tanh)
-    sparse = dataclasses.replace(truth, label_NK=csr_array(truth.label_NK))
+    sparse = dataclasses.replace(truth, label_NC=csr_array(truth.label_NC))
     options = {"name": "noted", "method": "noted", "contamination": "none"}
     found = result.evaluate_scores(fit, sparse, rows, np.arange(3), {}, features.subject_N, **options)
     assert max(widths) == 2
-    assert found.probability_NK is None
-    assert found.prevalence == pytest.approx(dict(zip(CODES, truth.label_NK[rows["test"]].mean(0), strict=True)))
+    assert found.probability_NC is None
+    assert found.prevalence == pytest.approx(dict(zip(CODES, truth.label_NC[rows["test"]].mean(0), strict=True)))
 
 
 def write_stores(path, features, truth, *, labels_hash=None):
@@ -228,7 +228,7 @@ def write_stores(path, features, truth, *, labels_hash=None):
     store.write(
         path / "l.zarr",
         kind="labels",
-        columns={"label": truth.label_NK, "labelled": truth.labelled_N, "split": truth.split_N},
+        columns={"label": truth.label_NC, "labelled": truth.labelled_N, "split": truth.split_N},
         attributes={
             "index_sha256": labels_hash or truth.index_hash,
             "codes": truth.codes,
@@ -241,8 +241,8 @@ def write_stores(path, features, truth, *, labels_hash=None):
 def test_of_a_single_positive_record_the_interval_is_unknown():
     features, truth = simulate()
     test = np.flatnonzero(truth.split_N == 2)
-    truth.label_NK[test, 0] = 0
-    truth.label_NK[test[3], 0] = 1
+    truth.label_NC[test, 0] = 0
+    truth.label_NC[test[3], 0] = 1
     seen = probe_arrays(features, truth).by_code()["SEEN"]
     assert 0 <= seen.value <= 1
     assert np.isnan(seen.low)

@@ -29,7 +29,7 @@ def test_ptbxl_superclasses_as_listed_with_the_recordings(real_data, tmp_path):
     labels = read_labels(tmp_path / "l.zarr")
     assert report.num_matched == len(keys)
     assert set(labels.codes) == {"NORM", "MI", "STTC", "CD", "HYP"}
-    for key, row, labelled in zip(keys, labels.label_NK, labels.labelled_N, strict=True):
+    for key, row, labelled in zip(keys, labels.label_NC, labels.labelled_N, strict=True):
         found = {labels.codes[k] for k in np.flatnonzero(row)}
         expected = set(listed[key].split(";")[0].removeprefix("super=").split("|")) - {""}
         assert (found, bool(labelled)) == (expected, bool(expected)), key
@@ -56,7 +56,7 @@ def test_ptbxl_folds_and_likelihoods(tmp_path):
     labels = read_labels(tmp_path / "a.zarr")
     assert [SPLITS[s] for s in labels.split_N] == ["train", "train", "val", "test"]
     assert labels.codes == ["MI", "NORM"]
-    assert labels.label_NK.tolist() == [[0, 1], [1, 1], [1, 0], [0, 0]]
+    assert labels.label_NC.tolist() == [[0, 1], [1, 1], [1, 0], [0, 0]]
     assert labels.labelled_N.tolist() == [True, True, True, False], "a rhythm says nothing about diagnoses"
     build_labels(shards, tmp_path / "b.zarr", source="ptbxl", file=file, protocol="folds", min_likelihood=50)
     assert read_labels(tmp_path / "b.zarr").labelled_N.tolist() == [True, False, False, False]

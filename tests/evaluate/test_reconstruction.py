@@ -43,7 +43,7 @@ def test_situations_by_hand():
 
 def test_every_hidden_sample_is_counted_once_and_errors_are_in_millivolt(loaded, shard_set):
     errors = errors_of(Oracle(), loaded, shard_set)
-    per_record = errors.count_RSL.sum((1, 2))
+    per_record = errors.count_MSL.sum((1, 2))
     assert (per_record > 0).all()
     for situation in SITUATIONS:
         for group in GROUPS:
@@ -72,12 +72,12 @@ def test_limb_algebra_is_exact_where_two_limb_leads_show(loaded, shard_set):
 
 def test_same_masks_whatever_the_batch_and_only_what_a_model_predicts(loaded, shard_set):
     small, large = (errors_of(Oracle(), loaded, shard_set, batch_size=size) for size in (3, 32))
-    np.testing.assert_array_equal(small.count_RSL, large.count_RSL)
-    np.testing.assert_allclose(small.squared_RSLP, large.squared_RSLP, atol=1e-9)
+    np.testing.assert_array_equal(small.count_MSL, large.count_MSL)
+    np.testing.assert_allclose(small.squared_MSLG, large.squared_MSLG, atol=1e-9)
     independent = make_loaded(shard_set, kind="independent")
-    counts = errors_of(independent.model, independent, shard_set).count_RSL.sum((0, 2))
+    counts = errors_of(independent.model, independent, shard_set).count_MSL.sum((0, 2))
     assert counts[SITUATIONS.index(HIDDEN_LEAD)] == 0, "it is asked for no hidden lead"
-    assert counts[SITUATIONS.index(HIDDEN_SPAN)] == small.count_RSL.sum((0, 2))[SITUATIONS.index(HIDDEN_SPAN)]
+    assert counts[SITUATIONS.index(HIDDEN_SPAN)] == small.count_MSL.sum((0, 2))[SITUATIONS.index(HIDDEN_SPAN)]
 
 
 def test_ratio_of_an_oracle_is_small_with_its_interval(loaded, shard_set):
@@ -104,5 +104,5 @@ def test_shown_records_carry_the_errors_that_are_counted(loaded, shard_set):
     errors = reconstruction_errors(loaded, shard_set, rows)
     assert [record.key for record in shown] == [shard_set.keys[row] for row in rows]
     squared = sum(((r.y_LT - r.x_LT) ** 2)[r.predicted_LT & r.valid_LT].sum() for r in shown)
-    assert squared == pytest.approx(errors.squared_RSLP[..., 0].sum(), rel=1e-4)
+    assert squared == pytest.approx(errors.squared_MSLG[..., 0].sum(), rel=1e-4)
     np.testing.assert_allclose(shown[0].x_LT, shard_set.read(int(rows[0])) / 200, atol=1e-4)

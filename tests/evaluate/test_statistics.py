@@ -35,7 +35,7 @@ def test_repeats_are_averaged_over_the_same_subjects():
     at = np.zeros((2, 60), dtype=int)
     both = summarise(Scores(score, at, y, np.arange(60), "p", ("a", "b")))
     each = [summarise(Scores(score[[r]], at[[r]], y, np.arange(60), "p", ("a", "b"))) for r in (0, 1)]
-    np.testing.assert_allclose(both.draws_BK, (each[0].draws_BK + each[1].draws_BK) / 2)
+    np.testing.assert_allclose(both.draws_ZC, (each[0].draws_ZC + each[1].draws_ZC) / 2)
 
 
 def simulate(rng, *, seeds, subjects, seed_sd, subject_sd, shift=0.0, subject_effect=None):

@@ -14,9 +14,9 @@ from lamae.evaluate.labels.store import read_labels
 @pytest.fixture
 def labels(shard_set, tmp_path):
     N = shard_set.num_records
-    label_NK = np.zeros((N, 3), dtype=np.uint8)
-    label_NK[N // 2 :, 0] = 1
-    columns = {"label": label_NK, "labelled": np.ones(N, dtype=bool), "split": shard_set.column("split")}
+    label_NC = np.zeros((N, 3), dtype=np.uint8)
+    label_NC[N // 2 :, 0] = 1
+    columns = {"label": label_NC, "labelled": np.ones(N, dtype=bool), "split": shard_set.column("split")}
     attributes = {
         "index_sha256": shard_set.index_hash,
         "codes": ["I21", "I25", "I48"],

@@ -22,7 +22,7 @@ def hospitals():
     there = dataclasses.replace(there, index_hash="j", name="there", made_by="one model")
     truth = dataclasses.replace(truth, codes=["SEEN", "FAINT", "HERE"], descriptions={"SEEN": "seen"})
     other = dataclasses.replace(other, codes=["SEEN", "THERE", "FAINT"], index_hash="j")
-    other.label_NK[:] = other.label_NK[:, [0, 2, 1]]
+    other.label_NC[:] = other.label_NC[:, [0, 2, 1]]
     return here, truth, there, other
 
 
@@ -34,7 +34,7 @@ def test_what_is_learned_in_one_hospital_is_tested_in_the_other():
     assert result.by_code()["SEEN"].low > 0.8
     assert (result.num_train, result.num_val) == (500, 150)
     np.testing.assert_array_equal(result.test_rows, 1000 + other.rows("test"))
-    np.testing.assert_array_equal(result.y_NK[:, 0], other.label_NK[other.rows("test"), 0])
+    np.testing.assert_array_equal(result.y_NC[:, 0], other.label_NC[other.rows("test"), 0])
     assert result.num_test_subjects == len(np.unique(there.subject_N[other.rows("test")]))
     assert left_out_of_both(truth, other) == {
         "HERE": "not among the codes of the set tested on",
@@ -66,8 +66,8 @@ def test_large_stores_of_two_hospitals_are_joined_on_disk_as_in_memory(tmp_path,
     (on_disk,), labels, _ = transfer.read(pairs, **options)
     assert [part.shape for part in on_disk.x_ND.parts] == [(1000, 20), (600, 20)]
     result = probe_arrays(on_disk, labels, method=method, transductive=True)
-    np.testing.assert_allclose(result.probability_NK, expected.probability_NK, atol=1e-4)
-    np.testing.assert_allclose(result.auroc_K, expected.auroc_K, atol=1e-4)
+    np.testing.assert_allclose(result.probability_NC, expected.probability_NC, atol=1e-4)
+    np.testing.assert_allclose(result.auroc_C, expected.auroc_C, atol=1e-4)
 
 
 def test_patients_seen_in_pretraining_are_refused_there_too():

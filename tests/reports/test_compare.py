@@ -78,8 +78,8 @@ def test_from_checkpoints_to_page(setting):
     assert list(result.probes["record"]) == ["LAMAE", "Independent", RANDOM_WEIGHTS, "theirs"]
     assert list(result.probes["mean"]) == ["LAMAE", "Independent", RANDOM_WEIGHTS]
     whole, two = result.robustness["LAMAE"].values()
-    np.testing.assert_array_equal(whole.auroc_K, result.probes["record"]["LAMAE"].auroc_K)
-    assert not np.array_equal(whole.probability_NK, two.probability_NK)
+    np.testing.assert_array_equal(whole.auroc_C, result.probes["record"]["LAMAE"].auroc_C)
+    assert not np.array_equal(whole.probability_NC, two.probability_NC)
     assert result.lead_weights["LAMAE"].shape == (40, 12)
 
     summary = write_comparison(result, tmp_path / "out")

@@ -235,7 +235,7 @@ def test_every_window_has_its_record_s_labels(archive, tmp_path):
     labels = read_labels(tmp_path / "l.zarr")
     for row, record in enumerate(shard_set.record_keys):
         number = int(record[1])
-        assert labels.label_NK[row].tolist() == [number % 2, number == 2]
+        assert labels.label_NC[row].tolist() == [number % 2, number == 2]
 
 
 def test_windows_of_a_record_without_a_patient_are_one_subject(tmp_path):

@@ -82,7 +82,7 @@ def test_parts_keep_their_patients_out_of_pretraining(ptbxl, tmp_path):
 
         truth = read_labels(part.labels["superclass"])
         assert truth.codes == ["MI", "NORM"]
-        assert truth.label_NK[[list(keys).index(f"0000{n}_hr") for n in (1, 3)]].tolist() == [[0, 1], [1, 0]]
+        assert truth.label_NC[[list(keys).index(f"0000{n}_hr") for n in (1, 3)]].tolist() == [[0, 1], [1, 0]]
         assert set(keys[truth.labelled_N]) == {f"0000{n}_hr" for n in (1, 2, 3, 5, 6)}
         assert read_labels(part.labels["diagnostic"]).codes == ["IMI", "NORM"]
         assert read_labels(part.labels["icd"]).labelled_N.any()

@@ -44,23 +44,23 @@ def simulate(*, seed=0, protocol="patients"):
 def test_finds_what_is_there_and_no_fingerprints(protocol):
     features, truth = simulate(protocol=protocol)
     scores = score_embeddings(features, truth, TaskConfig(protocol=protocol))
-    seen, noise = summarise(scores).auroc_K
+    seen, noise = summarise(scores).auroc_C
     assert seen > 0.9
     assert 0.3 < noise < 0.7
-    assert scores.score_RMK.shape == ((2, 120, 2) if protocol == "patients" else (1, 80, 2))
+    assert scores.score_RMC.shape == ((2, 120, 2) if protocol == "patients" else (1, 80, 2))
 
 
 def test_no_label_reaches_a_score_of_its_own_fold(monkeypatch):
-    monkeypatch.setattr(scoring, "deal_folds", lambda subject_M, y_MK, folds, seed: subject_M % folds)
+    monkeypatch.setattr(scoring, "deal_folds", lambda subject_M, y_MC, folds, seed: subject_M % folds)
     features, truth = simulate()
     config = TaskConfig(protocol="patients", repeats=1)
     before = score_embeddings(features, truth, config)
-    label = truth.label_NK.copy()
+    label = truth.label_NC.copy()
     label[np.flatnonzero(HELD_OUT)[before.stratum_RM[0] == 0]] ^= 1
-    after = score_embeddings(features, dataclasses.replace(truth, label_NK=label), config)
+    after = score_embeddings(features, dataclasses.replace(truth, label_NC=label), config)
     inside = before.stratum_RM[0] == 0
-    np.testing.assert_array_equal(before.score_RMK[0, inside], after.score_RMK[0, inside])
-    assert not np.allclose(before.score_RMK[0, ~inside], after.score_RMK[0, ~inside])
+    np.testing.assert_array_equal(before.score_RMC[0, inside], after.score_RMC[0, inside])
+    assert not np.allclose(before.score_RMC[0, ~inside], after.score_RMC[0, ~inside])
 
 
 def test_subjects_that_were_pretrained_on_are_refused():

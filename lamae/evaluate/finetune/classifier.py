@@ -22,7 +22,7 @@ class ClassifierOutput:
 
 
 class Classifier(nn.Module):
-    """Log-odds of K codes from the record embedding.
+    """Log-odds of C codes from the record embedding.
 
     The learning rate falls by ``layer_decay`` per block from the head down to the patch embedding, because what lies
     deep down is general and worth keeping (Clark et al., ELECTRA; Bao et al., BEiT).
@@ -63,14 +63,14 @@ class Classifier(nn.Module):
         return float(self._layer_decay ** (1 + self._num_blocks - depth))
 
     def score(self, x_BLT: Tensor, valid_BLT: Tensor, lead_mask_BL: Tensor) -> tuple[Tensor, Tensor]:
-        """(log-odds [B, K] float32, lead weights [B, 12])."""
+        """(log-odds [B, C] float32, lead weights [B, 12])."""
         embedding = self.encoder.represent(x_BLT, valid_BLT, lead_mask_BL)
         z_BD = embedding.record_BD if self.readout == "record" else embedding.mean_BD
         z_BD = self.norm(z_BD.to(self.norm.weight.dtype))
         return self.head(z_BD).float(), embedding.lead_weights_BL
 
-    def forward(self, x_BLT: Tensor, valid_BLT: Tensor, lead_mask_BL: Tensor, y_BK: Tensor) -> ClassifierOutput:
+    def forward(self, x_BLT: Tensor, valid_BLT: Tensor, lead_mask_BL: Tensor, y_BC: Tensor) -> ClassifierOutput:
         """Binary cross-entropy, mean over codes, then over records."""
-        odds_BK, lead_weights_BL = self.score(x_BLT, valid_BLT, lead_mask_BL)
-        loss_B = F.binary_cross_entropy_with_logits(odds_BK, y_BK.float(), reduction="none").mean(1)
+        odds_BC, lead_weights_BL = self.score(x_BLT, valid_BLT, lead_mask_BL)
+        loss_B = F.binary_cross_entropy_with_logits(odds_BC, y_BC.float(), reduction="none").mean(1)
         return ClassifierOutput(loss_B.mean(), loss_B, lead_weights_BL.detach(), {})

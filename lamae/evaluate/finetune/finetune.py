@@ -121,7 +121,7 @@ def finetune(
             options,
             shard_set=shard_set,
             transform=transform,
-            label_NK=truth.label_NK[:, kept],
+            label_NC=truth.label_NC[:, kept],
             rows=rows,
             ranks=ranks,
             leads=leads,

@@ -51,13 +51,13 @@ class Tuned:
     val_macro: dict[float, float]
     """Macro AUROC on val by step."""
     odds: dict[str, np.ndarray]
-    """Log-odds of the val and test records under the best weights, float32 [N, K]."""
+    """Log-odds of the val and test records under the best weights, float32 [N, C]."""
     best_path: Path
     """The best weights."""
 
 
 class Tuner:
-    """Fine-tunes ``classifier`` on ``label_NK`` [N, codes]; ``rows`` are those of train, val and test."""
+    """Fine-tunes ``classifier`` on ``label_NC`` [N, codes]; ``rows`` are those of train, val and test."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Tuner:
         *,
         shard_set: ShardSet,
         transform: SignalTransform,
-        label_NK: np.ndarray | csr_array,
+        label_NC: np.ndarray | csr_array,
         rows: dict[str, np.ndarray],
         ranks: Ranks,
         leads: tuple[int, ...] | None,
@@ -75,7 +75,7 @@ class Tuner:
         self._classifier, self._options, self._folder = classifier, options, folder
         self._shard_set, self._transform = shard_set, transform
         self._rows, self._ranks, self._leads = rows, ranks, leads
-        self._label_NK = label_NK
+        self._label_NC = label_NC
         self._plan = plan_batch(
             options.global_batch_size, micro_batch_size=options.micro_batch_size, world_size=ranks.world_size
         )
@@ -188,8 +188,8 @@ class Tuner:
                 signal = self._transform(part.to(device), seed=options.seed, train=True)
                 if self._leads is not None:
                     signal = withhold_leads(signal, keep=self._leads)
-                y_BK = torch.from_numpy(dense(self._label_NK[signal.row.cpu().numpy()])).to(device, torch.float32)
-                yield signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, y_BK
+                y_BC = torch.from_numpy(dense(self._label_NC[signal.row.cpu().numpy()])).to(device, torch.float32)
+                yield signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, y_BC
 
         engine.take_step(
             prepared(),
@@ -203,10 +203,10 @@ class Tuner:
                 f"not finite; use a lower lr than {options.lr:g}, or precision=fp32"
             )
 
-    def _note(self, step: int, odds_NK: np.ndarray, weights: dict[str, torch.Tensor]) -> None:
+    def _note(self, step: int, odds_NC: np.ndarray, weights: dict[str, torch.Tensor]) -> None:
         """Take down the val score of a step, and its weights if it is the best so far."""
-        y_NK = dense(self._label_NK[self._rows["val"]])
-        self._val_macro[float(step)] = float(macro(auroc(odds_NK, y_NK)))
+        y_NC = dense(self._label_NC[self._rows["val"]])
+        self._val_macro[float(step)] = float(macro(auroc(odds_NC, y_NC)))
         if self._best_step and self._val_macro[float(step)] <= self._val_macro[float(self._best_step)]:
             return
         self._best_step = step
@@ -221,7 +221,7 @@ class Tuner:
     def _score(self, scorer: Classifier, split: str) -> np.ndarray:
         """Log-odds of a split, every rank scoring its share."""
         rows, ranks = self._rows[split], self._ranks
-        found = [np.zeros((0, self._label_NK.shape[1]), dtype=np.float32)]
+        found = [np.zeros((0, self._label_NC.shape[1]), dtype=np.float32)]
         with torch.no_grad():
             for signal in read_signals(
                 self._shard_set,
@@ -231,9 +231,9 @@ class Tuner:
                 device=str(ranks.device),
                 leads=self._leads,
             ):
-                odds_BK, _ = scorer.score(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL)
-                found.append(odds_BK.cpu().numpy())
-        odds = np.zeros((len(rows), self._label_NK.shape[1]), dtype=np.float32)
+                odds_BC, _ = scorer.score(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL)
+                found.append(odds_BC.cpu().numpy())
+        odds = np.zeros((len(rows), self._label_NC.shape[1]), dtype=np.float32)
         for rank, share in enumerate(ranks.gather(np.concatenate(found))):
             odds[rank :: ranks.world_size] = share
         return odds

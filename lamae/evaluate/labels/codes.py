@@ -45,26 +45,26 @@ class CodeLists:
         return sorted(zip(self._number, counts.tolist(), strict=True), key=lambda item: (-item[1], item[0]))
 
     def columns(self, vocabulary: Sequence[str], row_M: np.ndarray, num_rows: int) -> tuple[csr_array, np.ndarray]:
-        """(uint8 [num_rows, K], 1 where the record in that row has code k; bool [num_rows], where anything is known).
+        """(uint8 [num_rows, C], 1 where the record in that row has code k; bool [num_rows], where anything is known).
 
         ``row_M`` is the row of each record, below 0 where it has none.
         """
-        K, num_codes = len(vocabulary), len(self._codes)
-        column = np.full(len(self._number), K, dtype=np.int32)  # K: of no column
-        column[[self._number[code] for code in vocabulary]] = np.arange(K)
+        C, num_codes = len(vocabulary), len(self._codes)
+        column = np.full(len(self._number), C, dtype=np.int32)  # C: of no column
+        column[[self._number[code] for code in vocabulary]] = np.arange(C)
         record_N = np.full(num_rows, len(self), dtype=np.int32)
         record_N[row_M[row_M >= 0]] = np.flatnonzero(row_M >= 0)
         # One record more, of which nothing is known, for the rows that have none.
         known_M = np.append(np.frombuffer(self._known, dtype=bool), False)
-        label_MK = csr_array(
+        label_MC = csr_array(
             (
                 np.ones(num_codes, dtype=np.uint8),
                 column[np.asarray(self._codes)],
                 np.append(self._ends, num_codes).astype(np.int32),  # as int64 it would make all indices int64
             ),
-            shape=(len(self) + 1, K + 1),
-        )[:, :K]
-        return label_MK[record_N], known_M[record_N]
+            shape=(len(self) + 1, C + 1),
+        )[:, :C]
+        return label_MC[record_N], known_M[record_N]
 
 
 def choose_vocabulary(

@@ -1,6 +1,6 @@
 """``labels.zarr``: what is known about each record of a shard set, row by row.
 
-    label     uint8 [N, K]   1 where code k applies
+    label     uint8 [N, C]   1 where code k applies
     labelled  bool  [N]      false where nothing is known; such records are left out of training and testing a probe
     split     uint8 [N]      index into SPLITS, NO_SPLIT where a protocol leaves the record out
 
@@ -86,7 +86,7 @@ class LabelReport:
 class Labels:
     """A labels store in memory; see the module's docstring for the columns."""
 
-    label_NK: np.ndarray | csr_array
+    label_NC: np.ndarray | csr_array
     """Where it would take more than ``store.LARGE_BYTES``, the places of the ones alone."""
     labelled_N: np.ndarray
     split_N: np.ndarray
@@ -118,14 +118,14 @@ def join_labels(
     row_M = _rows(shard_set, table, file)
     rows = row_M[row_M >= 0]
     _refuse_loss(shard_set, table, rows, file=file, allow_missing=allow_missing)
-    label_NK, labelled_N = table.codes.columns(table.vocabulary, row_M, shard_set.num_records)
+    label_NC, labelled_N = table.codes.columns(table.vocabulary, row_M, shard_set.num_records)
     table = dataclasses.replace(table, codes=CodeLists(), key_choices=(), places=())  # a third of the memory
     split_N = np.full(shard_set.num_records, NO_SPLIT, dtype=np.uint8)
     split_N[rows] = shard_set.column("split")[rows] if table.split is None else table.split[row_M >= 0]
     if len(shard_set.row_by_record) < shard_set.num_records:  # every window has its record's labels
-        label_NK, labelled_N, split_N = (values[shard_set.first_row] for values in (label_NK, labelled_N, split_N))
+        label_NC, labelled_N, split_N = (values[shard_set.first_row] for values in (label_NC, labelled_N, split_N))
 
-    positives = _positives(label_NK, labelled_N, split_N)
+    positives = _positives(label_NC, labelled_N, split_N)
     per_split = [[int(count) for count in counts] for counts in positives[:, : len(SPLITS)]]
     descriptions = {code: table.descriptions.get(code, "") for code in table.vocabulary}
     report = LabelReport(
@@ -142,7 +142,7 @@ def join_labels(
     made = store.write(
         out,
         kind=KIND,
-        columns={"label": label_NK, "labelled": labelled_N, "split": split_N},
+        columns={"label": label_NC, "labelled": labelled_N, "split": split_N},
         attributes={
             "index_sha256": shard_set.index_hash,
             "codes": list(table.vocabulary),
@@ -166,7 +166,7 @@ def read_labels(path: Path) -> Labels:
     try:
         label = group.open("label")
         return Labels(
-            label_NK=np.asarray(label) if label.nbytes <= store.LARGE_BYTES else store.sparse(label),
+            label_NC=np.asarray(label) if label.nbytes <= store.LARGE_BYTES else store.sparse(label),
             labelled_N=group["labelled"],
             split_N=group["split"],
             codes=[str(code) for code in attributes["codes"]],
@@ -182,7 +182,7 @@ def read_labels(path: Path) -> Labels:
 def labels_hash(labels: Labels) -> str:
     """sha256 over everything that a probe or a fine-tuning takes from labels."""
     digest = hashlib.sha256("\0".join([labels.index_hash, *labels.codes]).encode())
-    for column in (labels.label_NK, labels.labelled_N, labels.split_N):
+    for column in (labels.label_NC, labels.labelled_N, labels.split_N):
         for rows in store.blocks(column.shape[0]):
             digest.update(np.ascontiguousarray(store.dense(column[rows])).tobytes())
     return digest.hexdigest()
@@ -229,11 +229,11 @@ def _refuse_loss(shard_set: ShardSet, table: LabelTable, rows: np.ndarray, *, fi
         )
 
 
-def _positives(label_NK: csr_array, labelled_N: np.ndarray, split_N: np.ndarray) -> np.ndarray:
-    """int64 [K, splits + 1]: labelled records with each code in each split, and in none."""
+def _positives(label_NC: csr_array, labelled_N: np.ndarray, split_N: np.ndarray) -> np.ndarray:
+    """int64 [C, splits + 1]: labelled records with each code in each split, and in none."""
     place_N = np.where(labelled_N, np.minimum(split_N, len(SPLITS)), -1)
     indicator_NS = place_N[:, None] == np.arange(len(SPLITS) + 1)
-    counts = np.zeros((label_NK.shape[1], len(SPLITS) + 1), dtype=np.int64)
+    counts = np.zeros((label_NC.shape[1], len(SPLITS) + 1), dtype=np.int64)
     for rows in store.blocks(len(labelled_N)):  # scipy takes all of both to int64 first
-        counts += label_NK[rows].T @ indicator_NS[rows].astype(np.int64)
+        counts += label_NC[rows].T @ indicator_NS[rows].astype(np.int64)
     return counts

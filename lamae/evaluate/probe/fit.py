@@ -46,9 +46,9 @@ def probe_arrays(
     kept, left_out = usable_codes(truth, rows, name=features.name)
     if train_rows is not None:
         rows["train"] = np.intersect1d(rows["train"], train_rows)
-    label_NK = truth.label_NK if len(kept) == len(truth.codes) else truth.label_NK[:, kept]  # spares a copy
+    label_NC = truth.label_NC if len(kept) == len(truth.codes) else truth.label_NC[:, kept]  # spares a copy
     return evaluate_scores(
-        fit_rows(features.x_ND, label_NK, rows, method=method, device=device),
+        fit_rows(features.x_ND, label_NC, rows, method=method, device=device),
         truth,
         rows,
         kept,

@@ -29,95 +29,95 @@ DROP_SHARE = 0.25
 
 @dataclass(frozen=True)
 class LogisticModel:
-    """Weights [D, K] and intercepts [K] for standardised features, float32."""
+    """Weights [D, C] and intercepts [C] for standardised features, float32."""
 
-    weight_DK: np.ndarray
-    bias_K: np.ndarray
+    weight_DC: np.ndarray
+    bias_C: np.ndarray
 
     def decide(self, x_ND: np.ndarray | Features, columns: slice = slice(None)) -> np.ndarray:
-        """Log-odds [N, K] of the codes in ``columns``, float32."""
-        weight_DK, bias_K = self.weight_DK[:, columns], self.bias_K[columns]
-        odds = np.empty((len(x_ND), len(bias_K)), dtype=np.float32)
+        """Log-odds [N, C] of the codes in ``columns``, float32."""
+        weight_DC, bias_C = self.weight_DC[:, columns], self.bias_C[columns]
+        odds = np.empty((len(x_ND), len(bias_C)), dtype=np.float32)
         for rows, x in Features.of(x_ND).tiles():
-            np.matmul(x, weight_DK, out=odds[rows])
-        odds += bias_K
+            np.matmul(x, weight_DC, out=odds[rows])
+        odds += bias_C
         return odds
 
 
 class LogisticSolver:
     """Fits one training set for any number of penalties, each fit starting from the one before.
 
-    x_ND float [N, D], standardised; y_NK bool or 0/1 [N, K]. Raises ValueError unless every code has both classes.
+    x_ND float [N, D], standardised; y_NC bool or 0/1 [N, C]. Raises ValueError unless every code has both classes.
     """
 
-    def __init__(self, x_ND: np.ndarray | Features, y_NK: Labels01, *, device: str = "cpu") -> None:
+    def __init__(self, x_ND: np.ndarray | Features, y_NC: Labels01, *, device: str = "cpu") -> None:
         self._x, self._device = Features.of(x_ND).to_read_often(), device
         N, D = len(self._x), self._x.num_features
-        count_K = np.asarray(y_NK.sum(0), dtype=np.float64)
-        if not ((count_K > 0) & (count_K < N)).all():
+        count_C = np.asarray(y_NC.sum(0), dtype=np.float64)
+        if not ((count_C > 0) & (count_C < N)).all():
             raise ValueError("every code needs at least one positive and one negative training record")
-        square_DD, sum_D, positive_DK = np.zeros((D, D)), np.zeros(D), np.zeros((D, len(count_K)))
+        square_DD, sum_D, positive_DC = np.zeros((D, D)), np.zeros(D), np.zeros((D, len(count_C)))
         for rows, x in self._x.tiles():
             square_DD += x.T @ x
             sum_D += x.sum(0)
-            positive_DK += (y_NK[rows].T.astype(np.float32) @ x).T
+            positive_DC += (y_NC[rows].T.astype(np.float32) @ x).T
         # In float64: nearly collinear features have small eigenvalues that float32 would return as noise.
         eigenvalues, basis = np.linalg.eigh(square_DD)
-        share_K = count_K / N
-        at_zero_EK = np.vstack([basis.T @ (sum_D[:, None] * share_K - positive_DK), np.zeros_like(count_K)])
+        share_C = count_C / N
+        at_zero_EC = np.vstack([basis.T @ (sum_D[:, None] * share_C - positive_DC), np.zeros_like(count_C)])
         penalty_E1 = np.append(np.ones(D), 0.0)[:, None]  # of the intercept, the last row, none
 
         def tensor(values: np.ndarray) -> torch.Tensor:
             return torch.as_tensor(values, dtype=torch.float32, device=device)
 
         self._basis, self._penalty_E1 = tensor(basis), tensor(penalty_E1)
-        self._curvature_EK = tensor(np.append(eigenvalues.clip(0), N)[:, None] * share_K * (1 - share_K))
-        self._at_zero_EK = tensor(at_zero_EK)
-        self._positive_EK = tensor(np.vstack([positive_DK, count_K]))
-        self._u_EK = tensor(np.vstack([np.zeros_like(positive_DK), np.log(share_K / (1 - share_K))]))
+        self._curvature_EC = tensor(np.append(eigenvalues.clip(0), N)[:, None] * share_C * (1 - share_C))
+        self._at_zero_EC = tensor(at_zero_EC)
+        self._positive_EC = tensor(np.vstack([positive_DC, count_C]))
+        self._u_EC = tensor(np.vstack([np.zeros_like(positive_DC), np.log(share_C / (1 - share_C))]))
 
     def fit(self, C: float, *, tolerance: float = 1e-3, max_iterations: int = 200) -> LogisticModel:
         """The minimiser for penalty ``C``: preconditioned gradient norm below ``tolerance`` times that of w = 0."""
-        scale_EK = (C * self._curvature_EK + self._penalty_E1).rsqrt()  # from u to coordinates of curvature one
-        goal_K = tolerance**2 * (C * self._at_zero_EK * scale_EK).square().sum(0).clamp_min(1e-12)
-        column_K = torch.arange(len(goal_K), device=self._device)
-        search = _Search(self._u_EK / scale_EK)
+        scale_EC = (C * self._curvature_EC + self._penalty_E1).rsqrt()  # from u to coordinates of curvature one
+        goal_C = tolerance**2 * (C * self._at_zero_EC * scale_EC).square().sum(0).clamp_min(1e-12)
+        column_C = torch.arange(len(goal_C), device=self._device)
+        search = _Search(self._u_EC / scale_EC)
         for _ in range(max_iterations):
-            u_EK = search.trial * scale_EK
-            slope_EK = C * self._slope(u_EK, self._positive_EK[:, column_K]) + self._penalty_E1 * u_EK
-            search.move(slope_EK * scale_EK)
-            moving_K = search.gradient.square().sum(0) > goal_K
-            if moving_K.sum() <= (1 - DROP_SHARE) * len(moving_K):
-                self._u_EK[:, column_K] = search.place * scale_EK
-                column_K, goal_K, scale_EK = column_K[moving_K], goal_K[moving_K], scale_EK[:, moving_K]
-                search.keep(moving_K)
-            if not bool(moving_K.any()):
+            u_EC = search.trial * scale_EC
+            slope_EC = C * self._slope(u_EC, self._positive_EC[:, column_C]) + self._penalty_E1 * u_EC
+            search.move(slope_EC * scale_EC)
+            moving_C = search.gradient.square().sum(0) > goal_C
+            if moving_C.sum() <= (1 - DROP_SHARE) * len(moving_C):
+                self._u_EC[:, column_C] = search.place * scale_EC
+                column_C, goal_C, scale_EC = column_C[moving_C], goal_C[moving_C], scale_EC[:, moving_C]
+                search.keep(moving_C)
+            if not bool(moving_C.any()):
                 break
             search.turn()
-        self._u_EK[:, column_K] = search.place * scale_EK
-        return LogisticModel((self._basis @ self._u_EK[:-1]).cpu().numpy(), self._u_EK[-1].cpu().numpy().copy())
+        self._u_EC[:, column_C] = search.place * scale_EC
+        return LogisticModel((self._basis @ self._u_EC[:-1]).cpu().numpy(), self._u_EC[-1].cpu().numpy().copy())
 
-    def _slope(self, u_EK: torch.Tensor, positive_EK: torch.Tensor) -> torch.Tensor:
+    def _slope(self, u_EC: torch.Tensor, positive_EC: torch.Tensor) -> torch.Tensor:
         """Gradient of the data loss with respect to ``u``: one pass over the records.
 
-        Of  X'(p - y)  the part with the labels, ``positive_EK``, is the same in every pass.
+        Of  X'(p - y)  the part with the labels, ``positive_EC``, is the same in every pass.
         """
-        weight_DK, bias_K = self._basis @ u_EK[:-1], u_EK[-1]
+        weight_DC, bias_C = self._basis @ u_EC[:-1], u_EC[-1]
 
         def sums(worker: int, num_workers: int) -> torch.Tensor:
-            slope_EK = torch.zeros_like(u_EK)
-            memory = u_EK.new_empty(TILE_ROWS, u_EK.shape[1])
+            slope_EC = torch.zeros_like(u_EC)
+            memory = u_EC.new_empty(TILE_ROWS, u_EC.shape[1])
             for _, block in self._x.tiles(worker, num_workers):
                 for x in torch.from_numpy(block).to(self._device).split(TILE_ROWS):
-                    p = torch.mm(x, weight_DK, out=memory[: len(x)]).add_(bias_K).sigmoid_()
-                    slope_EK[:-1].addmm_(x.T, p)
-                    slope_EK[-1] += p.sum(0)
-            return slope_EK
+                    p = torch.mm(x, weight_DC, out=memory[: len(x)]).add_(bias_C).sigmoid_()
+                    slope_EC[:-1].addmm_(x.T, p)
+                    slope_EC[-1] += p.sum(0)
+            return slope_EC
 
         with one_thread_each(self._device) as num_workers, ThreadPoolExecutor(num_workers) as pool:
             parts = [pool.submit(sums, worker, num_workers) for worker in range(num_workers)]
-            slope_EK = torch.stack([part.result() for part in parts]).sum(0) - positive_EK
-        return torch.cat([self._basis.T @ slope_EK[:-1], slope_EK[-1:]])
+            slope_EC = torch.stack([part.result() for part in parts]).sum(0) - positive_EC
+        return torch.cat([self._basis.T @ slope_EC[:-1], slope_EC[-1:]])
 
 
 class _Search:

@@ -33,7 +33,7 @@ def usable_codes(truth: Labels, rows: dict[str, np.ndarray], *, name: str) -> tu
     """
     left_out: dict[str, str] = {}
     for split in ("train", "test"):
-        positives = truth.label_NK[rows[split]].sum(0, dtype=np.int64)
+        positives = truth.label_NC[rows[split]].sum(0, dtype=np.int64)
         for code, count in zip(truth.codes, positives.tolist(), strict=True):
             if count == 0:
                 left_out.setdefault(code, f"no positive record in {split}")
@@ -43,7 +43,7 @@ def usable_codes(truth: Labels, rows: dict[str, np.ndarray], *, name: str) -> tu
     if not len(kept):
         raise UsageError(f"{name}: no code has both classes in the train and test records")
     num_val = len(rows["val"])
-    positives = truth.label_NK[rows["val"]].sum(0, dtype=np.int64)[kept]
+    positives = truth.label_NC[rows["val"]].sum(0, dtype=np.int64)[kept]
     if not ((positives > 0) & (positives < num_val)).any():
         raise UsageError(
             f"{name}: no code has both classes in the {num_val} val records, so nothing tells the best setting; "

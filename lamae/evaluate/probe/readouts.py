@@ -50,12 +50,12 @@ class Fit:
         return code_blocks(max(self.val.shape[0], self.test.shape[0]), self.test.shape[1])
 
     @property
-    def val_NK(self) -> np.ndarray:
+    def val_NC(self) -> np.ndarray:
         """Those of val, of all codes at once."""
         return np.asarray(self.val)
 
     @property
-    def test_NK(self) -> np.ndarray:
+    def test_NC(self) -> np.ndarray:
         """Those of test, of all codes at once."""
         return np.asarray(self.test)
 
@@ -74,25 +74,25 @@ def fit_logistic(x: Splits, y: LabelsOfSplits, *, device: str = "cpu") -> Fit:
 
 
 def logistic_path(
-    x_ND: np.ndarray | Features, y_NK: Labels01, *, device: str = "cpu"
+    x_ND: np.ndarray | Features, y_NC: Labels01, *, device: str = "cpu"
 ) -> dict[float, Callable[..., np.ndarray]]:
     """What gives the log-odds of features, of all codes or a slice of them, under every C, ascending.
 
     A code with one class cannot be fitted; its records all get 0, an AUROC of one half.
     """
-    positives = y_NK.sum(0)
+    positives = y_NC.sum(0)
     fitted = (positives > 0) & (positives < len(x_ND))
     solver = None
     if fitted.any():
-        solver = LogisticSolver(x_ND, y_NK if fitted.all() else y_NK[:, fitted], device=device)
+        solver = LogisticSolver(x_ND, y_NC if fitted.all() else y_NC[:, fitted], device=device)
     D = Features.of(x_ND).num_features
 
     def model(C: float) -> LogisticModel:
-        weight_DK, bias_K = np.zeros((D, len(fitted)), dtype=np.float32), np.zeros(len(fitted), dtype=np.float32)
+        weight_DC, bias_C = np.zeros((D, len(fitted)), dtype=np.float32), np.zeros(len(fitted), dtype=np.float32)
         if solver is not None:
             found = solver.fit(C)
-            weight_DK[:, fitted], bias_K[fitted] = found.weight_DK, found.bias_K
-        return LogisticModel(weight_DK, bias_K)
+            weight_DC[:, fitted], bias_C[fitted] = found.weight_DC, found.bias_C
+        return LogisticModel(weight_DC, bias_C)
 
     # From strong to weak penalty: each fit starts from the one before.
     return {C: model(C).decide for C in sorted(C_GRID)}
@@ -102,7 +102,7 @@ def fit_knn(x: Splits, y: LabelsOfSplits, *, device: str = "cpu", k_grid: tuple[
     """Votes of the nearest training records by cosine similarity, weighted by exp(similarity / 0.07)."""
     num_train = len(x["train"])
     largest = int(min(max(k_grid), num_train))
-    train, label_MK = _unit_rows(x["train"]), csc_array(y["train"])
+    train, label_MC = _unit_rows(x["train"]), csc_array(y["train"])
 
     @functools.cache
     def nearest(split: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -113,7 +113,7 @@ def fit_knn(x: Splits, y: LabelsOfSplits, *, device: str = "cpu", k_grid: tuple[
         weight = torch.softmax(similarity / KNN_TEMPERATURE, dim=1).numpy()
         ends = np.arange(0, weight.size + 1, weight.shape[1])
         weight_NM = csr_array((weight.ravel(), index.numpy().ravel(), ends), shape=(len(weight), num_train))
-        return Scores((len(weight), label_MK.shape[1]), lambda columns: (weight_NM @ label_MK[:, columns]).toarray())
+        return Scores((len(weight), label_MC.shape[1]), lambda columns: (weight_NM @ label_MC[:, columns]).toarray())
 
     settings = [k for k in sorted(k_grid, reverse=True) if k <= num_train] or [float(num_train)]
     return _choose(score, settings, y["val"], probability=lambda votes: votes)
@@ -122,11 +122,11 @@ def fit_knn(x: Splits, y: LabelsOfSplits, *, device: str = "cpu", k_grid: tuple[
 METHODS: dict[str, Callable[..., Fit]] = {"logistic": fit_logistic, "knn": fit_knn}
 
 
-def fit_rows(x_ND: Any, y_NK: Labels01, rows: Rows, *, method: str = "logistic", device: str = "cpu") -> Fit:
+def fit_rows(x_ND: Any, y_NC: Labels01, rows: Rows, *, method: str = "logistic", device: str = "cpu") -> Fit:
     """Fit ascending rows of features, in memory or on disk, standardised by those of train."""
     scale = Standardizer.fit(Features(x_ND, rows["train"]))
     x = {split: Features(x_ND, of, scale) for split, of in rows.items()}
-    return METHODS[method](x, {split: y_NK[of] for split, of in rows.items()}, device=device)
+    return METHODS[method](x, {split: y_NC[of] for split, of in rows.items()}, device=device)
 
 
 def _choose(
@@ -139,7 +139,7 @@ def _choose(
     """The setting with the best macro AUROC on val; of equals the first, which smooths most."""
     val_macro: dict[float, float] = {}
     for setting in settings:
-        of_blocks = [auroc(s_NK, dense(y_val[:, columns])) for columns, s_NK in score(setting, "val").blocks()]
+        of_blocks = [auroc(s_NC, dense(y_val[:, columns])) for columns, s_NC in score(setting, "val").blocks()]
         val_macro[setting] = float(macro(np.concatenate(of_blocks)))
     best = max(settings, key=val_macro.__getitem__)
     return Fit(best, val_macro, score(best, "val"), score(best, "test"), probability)

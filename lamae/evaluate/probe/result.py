@@ -27,8 +27,8 @@ class Measures(Scored):
     metrics: dict[str, np.ndarray]
     """Per code, on test: auprc, f1 (threshold chosen on val), brier."""
     metric_draws: dict[str, np.ndarray]
-    """The same in each bootstrap draw, float32 [B, K]."""
-    known_K: np.ndarray
+    """The same in each bootstrap draw, float32 [Z, C]."""
+    known_C: np.ndarray
     """False where a class has one record, whose subject is in every draw: the code's interval is unknown."""
 
     @property
@@ -38,8 +38,8 @@ class Measures(Scored):
 
     def by_code(self) -> dict[str, Interval]:
         """AUROC of each code; intervals that are unknown are NaN."""
-        draws_BK = np.where(self.known_K, self.draws_BK, np.nan)
-        return {code: interval(float(self.auroc_K[k]), draws_BK[:, k]) for k, code in enumerate(self.codes)}
+        draws_ZC = np.where(self.known_C, self.draws_ZC, np.nan)
+        return {code: interval(float(self.auroc_C[k]), draws_ZC[:, k]) for k, code in enumerate(self.codes)}
 
     def by_group(self) -> dict[str, Interval]:
         """``macro`` over the groups of ``code_groups``."""
@@ -74,9 +74,9 @@ class ProbeResult(Measures):
     """Macro AUROC on val of every setting tried."""
     micro_auroc: float
     """AUROC over all (record, code) pairs together."""
-    probability_NK: np.ndarray | None
+    probability_NC: np.ndarray | None
     """Of the test records; None where they would take more than ``store.LARGE_BYTES``."""
-    y_NK: Labels01
+    y_NC: Labels01
     test_rows: np.ndarray
     num_test_subjects: int
     num_train: int
@@ -87,7 +87,7 @@ class ProbeResult(Measures):
     @property
     def prevalence(self) -> dict[str, float]:
         """Share of positive test records of each code."""
-        return dict(zip(self.codes, np.asarray(self.y_NK.mean(0)).tolist(), strict=True))
+        return dict(zip(self.codes, np.asarray(self.y_NC.mean(0)).tolist(), strict=True))
 
     def to_dict(self) -> dict[str, Any]:
         """Every number but the probabilities, as plain values."""
@@ -121,10 +121,10 @@ def evaluate_scores(
     contamination: str,
 ) -> ProbeResult:
     """The result of scores on the val and test rows for the codes ``kept`` (columns of the labels)."""
-    y: dict[str, Labels01] = {split: truth.label_NK[rows[split]][:, kept] for split in ("val", "test")}
+    y: dict[str, Labels01] = {split: truth.label_NC[rows[split]][:, kept] for split in ("val", "test")}
     subjects = subject_N[rows["test"]]
     num_test = len(subjects)
-    positives_K = np.asarray(y["test"].sum(0, dtype=np.int64))
+    positives_C = np.asarray(y["test"].sum(0, dtype=np.int64))
 
     def tested() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return ((fit.probability(fit.test.of_codes(at)), dense(y["test"][:, at])) for at in fit.code_blocks())
@@ -136,7 +136,7 @@ def evaluate_scores(
         {metric: np.concatenate([of[metric] for of in part], axis=-1) for metric in part[0]}
         for part in zip(*measured, strict=True)
     )
-    auroc_K, draws_BK = values.pop("auroc"), draws.pop("auroc")
+    auroc_C, draws_ZC = values.pop("auroc"), draws.pop("auroc")
     is_small = 4 * num_test * len(kept) <= LARGE_BYTES
     return ProbeResult(
         name=name,
@@ -145,15 +145,15 @@ def evaluate_scores(
         method=method,
         setting=fit.setting,
         val_macro=fit.val_macro,
-        auroc_K=auroc_K,
-        draws_BK=draws_BK,
+        auroc_C=auroc_C,
+        draws_ZC=draws_ZC,
         population=hashlib.sha256(truth.index_hash.encode() + rows["test"].astype("<i8").tobytes()).hexdigest()[:12],
         metrics=values,
         metric_draws=draws,
-        known_K=np.minimum(positives_K, num_test - positives_K) > 1,
+        known_C=np.minimum(positives_C, num_test - positives_C) > 1,
         micro_auroc=micro_auroc(tested),
-        probability_NK=np.concatenate([p_NK for p_NK, _ in tested()], axis=1) if is_small else None,
-        y_NK=y["test"],
+        probability_NC=np.concatenate([p_NC for p_NC, _ in tested()], axis=1) if is_small else None,
+        y_NC=y["test"],
         test_rows=rows["test"],
         num_test_subjects=len(np.unique(subjects)),
         num_train=len(rows["train"]),
@@ -165,21 +165,21 @@ def evaluate_scores(
 def _measure(
     fit: Fit, codes: slice, y: dict[str, np.ndarray], subject_N: np.ndarray
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Every measure of some codes on test [K], and in each draw of its subjects [B, K]: auroc in float64."""
-    threshold_K = best_f1_threshold(fit.val.of_codes(codes), y["val"])
-    test_NK = fit.test.of_codes(codes)
-    probability_NK = fit.probability(test_NK)
+    """Every measure of some codes on test [C], and in each draw of its subjects [Z, C]: auroc in float64."""
+    threshold_C = best_f1_threshold(fit.val.of_codes(codes), y["val"])
+    test_NC = fit.test.of_codes(codes)
+    probability_NC = fit.probability(test_NC)
     parts = []
-    for weights_BN in weight_chunks(subject_N):
-        auroc_BK, auprc_BK = bootstrap_areas(test_NK, y["test"], weights_BN)
-        f1_BK = f1(test_NK, y["test"], threshold_K, weights_BN)
-        others = (auprc_BK, f1_BK, brier(probability_NK, y["test"], weights_BN))
-        parts.append((auroc_BK, *(values.astype(np.float32) for values in others)))
+    for weights_ZN in weight_chunks(subject_N):
+        auroc_ZC, auprc_ZC = bootstrap_areas(test_NC, y["test"], weights_ZN)
+        f1_ZC = f1(test_NC, y["test"], threshold_C, weights_ZN)
+        others = (auprc_ZC, f1_ZC, brier(probability_NC, y["test"], weights_ZN))
+        parts.append((auroc_ZC, *(values.astype(np.float32) for values in others)))
     values = {
-        "auroc": auroc(test_NK, y["test"]),
-        "auprc": average_precision(test_NK, y["test"]),
-        "f1": f1(test_NK, y["test"], threshold_K),
-        "brier": brier(probability_NK, y["test"]),
+        "auroc": auroc(test_NC, y["test"]),
+        "auprc": average_precision(test_NC, y["test"]),
+        "f1": f1(test_NC, y["test"], threshold_C),
+        "brier": brier(probability_NC, y["test"]),
     }
     return values, dict(zip(values, map(np.concatenate, zip(*parts, strict=True)), strict=True))
 
@@ -189,12 +189,12 @@ def difference(first: ProbeResult, second: ProbeResult) -> Measures:
     if (first.population, first.codes) != (second.population, second.codes):
         raise UsageError(f"{first.name} and {second.name} were not tested on the same records and codes")
     return Measures(
-        auroc_K=first.auroc_K - second.auroc_K,
-        draws_BK=first.draws_BK - second.draws_BK,
+        auroc_C=first.auroc_C - second.auroc_C,
+        draws_ZC=first.draws_ZC - second.draws_ZC,
         population=first.population,
         codes=first.codes,
         name=f"{first.name} minus {second.name}",
         metrics={name: first.metrics[name] - second.metrics[name] for name in first.metrics},
         metric_draws={name: first.metric_draws[name] - second.metric_draws[name] for name in first.metrics},
-        known_K=first.known_K,
+        known_C=first.known_C,
     )

@@ -1,4 +1,4 @@
-"""Scores [N, K] of records, computed a block of codes at a time: those of all codes may be larger than memory."""
+"""Scores [N, C] of records, computed a block of codes at a time: those of all codes may be larger than memory."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,16 +18,16 @@ def code_blocks(num_records: int, num_codes: int) -> Iterator[slice]:
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of N records for K codes, float32; larger means likelier."""
+    """Scores of N records for C codes, float32; larger means likelier."""
 
     shape: tuple[int, int]
     of_codes: Callable[[slice], np.ndarray]
     """Computes those of some columns."""
 
     @classmethod
-    def of(cls, scores_NK: np.ndarray) -> "Scores":
-        N, K = scores_NK.shape
-        return cls((N, K), lambda columns: scores_NK[:, columns])
+    def of(cls, scores_NC: np.ndarray) -> "Scores":
+        N, C = scores_NC.shape
+        return cls((N, C), lambda columns: scores_NC[:, columns])
 
     def blocks(self) -> Iterator[tuple[slice, np.ndarray]]:
         """(which codes, their scores), a block at a time."""

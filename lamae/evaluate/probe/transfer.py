@@ -94,7 +94,7 @@ def join_labels_of(fitted: Labels, tested: Labels, *, test_split: str = "test") 
         ]
     ).astype(np.uint8)
     return Labels(
-        label_NK=store.stack(fitted.label_NK[:, columns[0]], tested.label_NK[:, columns[1]]),
+        label_NC=store.stack(fitted.label_NC[:, columns[0]], tested.label_NC[:, columns[1]]),
         labelled_N=np.concatenate([fitted.labelled_N, tested.labelled_N]),
         split_N=split,
         codes=shared,

@@ -49,15 +49,15 @@ NUM_TRAIN_RECORDS = 512
 class ReconstructionErrors:
     """Sums of squared errors, kept per record so that their ratios can be resampled by subject."""
 
-    squared_RSLP: np.ndarray
+    squared_MSLG: np.ndarray
     """float64 [records, situations, 12 leads, predictors], in ``unit`` squared."""
-    count_RSL: np.ndarray
+    count_MSL: np.ndarray
     """Hidden samples behind each sum."""
-    defined_SLP: np.ndarray
+    defined_SLG: np.ndarray
     """Of these, all records together, how many each predictor had something to go by for."""
     predictors: tuple[str, ...]
     """Names along the last axis; the first is the model."""
-    subject_R: np.ndarray
+    subject_M: np.ndarray
     unit: str
     """"mV", or "model units" where the transform does not keep amplitude."""
 
@@ -66,10 +66,10 @@ class ReconstructionErrors:
 
         NaN where no sample was hidden, and for a predictor that had nothing to go by for any of them.
         """
-        squared_BP, count_B = self._pool(np.ones((1, len(self.subject_R))), situation, group)
-        defined_P = self.defined_SLP[SITUATIONS.index(situation), list(GROUPS[group])].sum(0)
-        mse_P = np.where(defined_P > 0, squared_BP[0] / count_B[0], np.nan)
-        return dict(zip(self.predictors, mse_P.tolist(), strict=True))
+        squared_ZG, count_Z = self._pool(np.ones((1, len(self.subject_M))), situation, group)
+        defined_G = self.defined_SLG[SITUATIONS.index(situation), list(GROUPS[group])].sum(0)
+        mse_G = np.where(defined_G > 0, squared_ZG[0] / count_Z[0], np.nan)
+        return dict(zip(self.predictors, mse_G.tolist(), strict=True))
 
     def best_trivial(self, situation: str, group: str) -> tuple[str, float]:
         """The trivial predictor with the least error, and that error."""
@@ -84,26 +84,26 @@ class ReconstructionErrors:
     def drawn_ratio(self, situation: str, group: str, against: str) -> Drawn:
         """``ratio`` over all records and in every draw of subjects."""
         other = self.predictors.index(against)
-        squared_BP, _ = self._pool(self._draws_BR, situation, group)
+        squared_ZG, _ = self._pool(self._draws_ZM, situation, group)
         with np.errstate(divide="ignore", invalid="ignore"):  # a draw in which nothing was hidden
-            ratio_B = squared_BP[:, 0] / squared_BP[:, other]
-        return hashlib.sha256(self.subject_R.tobytes()).hexdigest(), float(ratio_B[0]), ratio_B[1:]
+            ratio_Z = squared_ZG[:, 0] / squared_ZG[:, other]
+        return hashlib.sha256(self.subject_M.tobytes()).hexdigest(), float(ratio_Z[0]), ratio_Z[1:]
 
     def table(self) -> list[dict[str, Any]]:
         """One row per situation and group of leads that occur: errors by predictor, ready for JSON."""
         rows = []
         for situation in SITUATIONS:
             for group, leads in GROUPS.items():
-                count_RL = self.count_RSL[:, SITUATIONS.index(situation)][:, list(leads)]
-                if not count_RL.any():
+                count_ML = self.count_MSL[:, SITUATIONS.index(situation)][:, list(leads)]
+                if not count_ML.any():
                     continue
                 name, _ = self.best_trivial(situation, group)
                 rows.append(
                     {
                         "situation": situation,
                         "group": group,
-                        "num_samples": int(count_RL.sum()),
-                        "num_records": int(count_RL.any(1).sum()),
+                        "num_samples": int(count_ML.sum()),
+                        "num_records": int(count_ML.any(1).sum()),
                         "mse": self.mse(situation, group),
                         "best_trivial": name,
                         "ratio_to_best_trivial": self.ratio(situation, group),
@@ -114,18 +114,18 @@ class ReconstructionErrors:
         return [finite(row) for row in rows]
 
     @cached_property
-    def _draws_BR(self) -> np.ndarray:
+    def _draws_ZM(self) -> np.ndarray:
         """Once all records, then the draws of subjects."""
-        drawn_BR = subject_weights(self.subject_R)
-        return np.concatenate([np.ones((1, len(self.subject_R))), drawn_BR])
+        drawn_ZM = subject_weights(self.subject_M)
+        return np.concatenate([np.ones((1, len(self.subject_M))), drawn_ZM])
 
-    def _pool(self, weights_BR: np.ndarray, situation: str, group: str) -> tuple[np.ndarray, np.ndarray]:
+    def _pool(self, weights_ZM: np.ndarray, situation: str, group: str) -> tuple[np.ndarray, np.ndarray]:
         s, leads = SITUATIONS.index(situation), list(GROUPS[group])
-        squared_RP = self.squared_RSLP[:, s][:, leads].sum(1)
-        count_R = self.count_RSL[:, s][:, leads].sum(1)
+        squared_MG = self.squared_MSLG[:, s][:, leads].sum(1)
+        count_M = self.count_MSL[:, s][:, leads].sum(1)
         with np.errstate(divide="ignore", invalid="ignore"):
-            count_B = weights_BR @ count_R
-            return weights_BR @ squared_RP, np.where(count_B > 0, count_B, np.nan)
+            count_Z = weights_ZM @ count_M
+            return weights_ZM @ squared_MG, np.where(count_Z > 0, count_Z, np.nan)
 
 
 @torch.inference_mode()
@@ -156,7 +156,7 @@ def reconstruction_errors(
     mean_L, covariance_LL = lead_moments(shard_set, spread(train_rows, NUM_TRAIN_RECORDS), transform=transform)
     trivial = predictors(mean_L, covariance_LL)
     squared, count = [], []
-    defined_SLP = np.zeros((len(SITUATIONS), NUM_LEADS, 1 + len(trivial)), dtype=np.int64)
+    defined_SLG = np.zeros((len(SITUATIONS), NUM_LEADS, 1 + len(trivial)), dtype=np.int64)
     for signal in read_signals(shard_set, rows, transform=transform, batch_size=batch_size, device=device):
         drawn = draw_evaluation_mask(loaded, signal, mask=mask, seed=seed)
         y_BLT, predicted_BLT = loaded.model.reconstruct(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, drawn)
@@ -170,21 +170,21 @@ def reconstruction_errors(
         which_BSLT = np.stack([situation_BLT == s for s in range(len(SITUATIONS))], axis=1)
         guesses = [(y_BLT.double().cpu().numpy(), np.ones_like(hidden_BLT))]
         guesses += [predict(x_BLT, visible_BLT) for predict in trivial.values()]
-        squared_P = []
+        squared_G = []
         for p, (guess_BLT, defined_BLT) in enumerate(guesses):
             error_BLT = (np.where(defined_BLT, guess_BLT, mean_L[:, None]) - x_BLT) ** 2
-            squared_P.append(np.einsum("bslt,blt->bsl", which_BSLT, error_BLT))
-            defined_SLP[..., p] += np.einsum("bslt,blt->sl", which_BSLT, defined_BLT, dtype=np.int64)
-        squared.append(np.stack(squared_P, axis=-1))
+            squared_G.append(np.einsum("bslt,blt->bsl", which_BSLT, error_BLT))
+            defined_SLG[..., p] += np.einsum("bslt,blt->sl", which_BSLT, defined_BLT, dtype=np.int64)
+        squared.append(np.stack(squared_G, axis=-1))
         count.append(which_BSLT.sum(-1))
         progress("reconstruct", sum(map(len, count)), len(rows))
     scale, unit = loaded.config.signal.output_scale
     return ReconstructionErrors(
-        squared_RSLP=np.concatenate(squared) * scale**2,
-        count_RSL=np.concatenate(count),
-        defined_SLP=defined_SLP,
+        squared_MSLG=np.concatenate(squared) * scale**2,
+        count_MSL=np.concatenate(count),
+        defined_SLG=defined_SLG,
         predictors=(MODEL, *trivial),
-        subject_R=shard_set.column("subject")[rows],
+        subject_M=shard_set.column("subject")[rows],
         unit=unit,
     )
 
@@ -256,8 +256,8 @@ def lead_moments(shard_set: ShardSet, rows: np.ndarray, *, transform: SignalTran
     total, outer, count = np.zeros(NUM_LEADS), np.zeros((NUM_LEADS, NUM_LEADS)), 0
     for signal in read_signals(shard_set, rows, transform=transform, batch_size=64):
         whole_BT = signal.valid_BLT.all(1)
-        x_PL = signal.x_BLT.permute(0, 2, 1)[whole_BT].double().numpy()
-        total, outer, count = total + x_PL.sum(0), outer + x_PL.T @ x_PL, count + len(x_PL)
+        x_IL = signal.x_BLT.permute(0, 2, 1)[whole_BT].double().numpy()
+        total, outer, count = total + x_IL.sum(0), outer + x_IL.T @ x_IL, count + len(x_IL)
     mean_L = total / max(count, 1)
     return mean_L, outer / max(count, 1) - np.outer(mean_L, mean_L)
 

@@ -78,17 +78,17 @@ def regress_on_leads(
     x_BLT: np.ndarray, visible_BLT: np.ndarray, *, mean_L: np.ndarray, covariance_LL: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     B, L, T = x_BLT.shape
-    centred_PL = (x_BLT - mean_L[:, None]).transpose(0, 2, 1).reshape(-1, L)
-    visible_PL = visible_BLT.transpose(0, 2, 1).reshape(-1, L)
-    y_PL = np.zeros_like(centred_PL, dtype=np.float64)
-    pattern_P = visible_PL @ (1 << np.arange(NUM_LEADS))
-    for pattern in np.unique(pattern_P):
+    centred_IL = (x_BLT - mean_L[:, None]).transpose(0, 2, 1).reshape(-1, L)
+    visible_IL = visible_BLT.transpose(0, 2, 1).reshape(-1, L)
+    y_IL = np.zeros_like(centred_IL, dtype=np.float64)
+    pattern_I = visible_IL @ (1 << np.arange(NUM_LEADS))
+    for pattern in np.unique(pattern_I):
         shown = np.flatnonzero((pattern >> np.arange(NUM_LEADS)) & 1)
         if len(shown):
-            which = pattern_P == pattern
+            which = pattern_I == pattern
             block = covariance_LL[np.ix_(shown, shown)]
             # The limb leads are linearly dependent, and noise must not be blown up: a ridge of 0.1 % of the variance.
             ridge = RIDGE * np.trace(block) / len(shown) * np.eye(len(shown))
-            y_PL[which] = centred_PL[which][:, shown] @ np.linalg.solve(block + ridge, covariance_LL[shown])
-    y_BLT = y_PL.reshape(B, T, L).transpose(0, 2, 1) + mean_L[:, None]
+            y_IL[which] = centred_IL[which][:, shown] @ np.linalg.solve(block + ridge, covariance_LL[shown])
+    y_BLT = y_IL.reshape(B, T, L).transpose(0, 2, 1) + mean_L[:, None]
     return y_BLT, np.broadcast_to(visible_BLT.any(1, keepdims=True), x_BLT.shape)
