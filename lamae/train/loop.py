@@ -75,7 +75,7 @@ def _train(
     plan = plan_batch(
         config.train.global_batch_size, micro_batch_size=config.train.micro_batch_size, world_size=ranks.world_size
     )
-    validation = Validation(config, inputs, ranks, probe=probe)
+    validation = Validation(config.train, config.monitor, inputs, ranks, probe=probe)
     checkpoint = ranks.decide(lambda: find_resumable(config, run_dir, inputs, lock))
     reader = CheckpointReader(checkpoint) if checkpoint else None
     state = reader.state if reader else TrainState()
@@ -164,9 +164,10 @@ def _take_steps(config: RunConfig, parts: _Parts, state: TrainState, signals: St
         clock.end_step()
         watchdog.beat()
         if state.step == first_step:
-            _tighten_timeout(config, ranks, watchdog)
+            _tighten_timeout(config.engine.step_timeout_s, ranks, watchdog)
         with watchdog.paused():
-            measured = validation.measure(state.step, engine)
+            # Who asks a run to stop may not wait for a validation.
+            measured = {} if stopped else validation.measure(state.step, engine)
             if stopped or measured or state.step == last_step or reporter.is_due(state.step):
                 reporter.report(state, engine, loader, save_s=saver.last_seconds, **schedule, **measured)
             if stopped:
@@ -180,12 +181,12 @@ def _take_steps(config: RunConfig, parts: _Parts, state: TrainState, signals: St
     return stopped
 
 
-def _tighten_timeout(config: RunConfig, ranks: Ranks, watchdog: Watchdog) -> None:
+def _tighten_timeout(step_timeout_s: float, ranks: Ranks, watchdog: Watchdog) -> None:
     """Collectives of the first step wait for set-up, later ones for a step alone."""
     if watchdog.is_watching:  # which distinguishes a suspended rank from a lost one; collectives cannot
         distributed.set_timeout(distributed.NEVER_S)
     else:
-        distributed.set_timeout(config.engine.step_timeout_s, keep=ranks.cpu_group)
+        distributed.set_timeout(step_timeout_s, keep=ranks.cpu_group)
 
 
 def _step(

@@ -8,10 +8,10 @@ import torch
 
 from lamae.base.errors import UsageError
 from lamae.data.reader import RecordReader
+from lamae.train.config import MonitorConfig, TrainConfig
 from lamae.train.engine import Engine
 from lamae.train.inputs import Inputs
 from lamae.train.ranks.distributed import Ranks
-from lamae.train.runconfig import RunConfig
 
 SPLIT = "val"
 
@@ -27,18 +27,20 @@ class Validation:
     Raises UsageError when validation is asked for and the split is empty.
     """
 
-    def __init__(self, config: RunConfig, inputs: Inputs, ranks: Ranks, *, probe: Probe | None = None) -> None:
-        self._every = config.train.validate_every
-        self._probe_every = config.monitor.probe_every if probe is not None else 0
-        if config.monitor.probe_every and probe is None and ranks.is_main:
+    def __init__(
+        self, train: TrainConfig, monitor: MonitorConfig, inputs: Inputs, ranks: Ranks, *, probe: Probe | None = None
+    ) -> None:
+        self._every = train.validate_every
+        self._probe_every = monitor.probe_every if probe is not None else 0
+        if monitor.probe_every and probe is None and ranks.is_main:
             log.warning(
                 "monitor.probe_every=%d measures nothing without a probe: 'lamae train' has one",
-                config.monitor.probe_every,
+                monitor.probe_every,
             )
         self._probe = probe
         self._inputs = inputs
         self._ranks = ranks
-        self._micro = config.train.micro_batch_size
+        self._micro = train.micro_batch_size
         if not self._every:
             return
         rows = inputs.records.rows_of_split(SPLIT)
@@ -47,7 +49,7 @@ class Validation:
                 f"train.validate_every={self._every}, but {inputs.records.root} has no records in its {SPLIT} split; "
                 "set train.validate_every=0 or pack with a validation split"
             )
-        count = min(config.train.validate_records, len(rows))
+        count = min(train.validate_records, len(rows))
         chosen = rows[np.linspace(0, len(rows) - 1, count).round().astype(np.int64)]
         # At stage 3 all ranks must run the model equally often, so short shares are filled up; fillers have weight 0.
         share = -(-count // ranks.world_size)

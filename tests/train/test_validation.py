@@ -1,14 +1,16 @@
 """Validation loss: fixed records, fixed masks, no effect on training."""
 
 import json
+import os
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from lamae.base.errors import UsageError
+from lamae.base.errors import EXIT_STOPPED, UsageError
 from lamae.base.rowfile import read_rows
 from lamae.train.loop import train
 from lamae.train.runconfig import RunConfig
@@ -81,3 +83,14 @@ def test_an_empty_validation_split_is_refused_when_asked_for(tmp_path: Path) -> 
     shards = write_shard_set(tmp_path / "set", random_adc(8, 500), rate_hz=100.0)
     with pytest.raises(UsageError, match=r"train.validate_every=2, but .* has no records in its val split"):
         train(tiny_config(shards, tmp_path / "run", "train.validate_every=2"))
+
+
+def test_a_run_that_is_to_stop_does_not_wait_for_a_validation(make_config: MakeConfig, tmp_path: Path) -> None:
+    def ask_to_stop(model: torch.nn.Module) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return {}
+
+    config = make_config("run", "train.steps=6", "train.validate_every=4", "monitor.probe_every=2")
+    assert train(config, probe=ask_to_stop) == EXIT_STOPPED
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert (rows[-1]["step"], validation_losses(tmp_path / "run")) == (4, {})

@@ -1,6 +1,7 @@
 """What testing a read-out gives: measures of every code with intervals over subjects, and paired differences."""
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -169,19 +170,20 @@ def _measure(
     threshold_C = best_f1_threshold(fit.val.of_codes(codes), y["val"])
     test_NC = fit.test.of_codes(codes)
     probability_NC = fit.probability(test_NC)
-    parts = []
+    draws: dict[str, list[np.ndarray]] = defaultdict(list)
     for weights_ZN in weight_chunks(subject_N):
         auroc_ZC, auprc_ZC = bootstrap_areas(test_NC, y["test"], weights_ZN)
-        f1_ZC = f1(test_NC, y["test"], threshold_C, weights_ZN)
-        others = (auprc_ZC, f1_ZC, brier(probability_NC, y["test"], weights_ZN))
-        parts.append((auroc_ZC, *(values.astype(np.float32) for values in others)))
+        draws["auroc"].append(auroc_ZC)
+        draws["auprc"].append(auprc_ZC.astype(np.float32))
+        draws["f1"].append(f1(test_NC, y["test"], threshold_C, weights_ZN).astype(np.float32))
+        draws["brier"].append(brier(probability_NC, y["test"], weights_ZN).astype(np.float32))
     values = {
         "auroc": auroc(test_NC, y["test"]),
         "auprc": average_precision(test_NC, y["test"]),
         "f1": f1(test_NC, y["test"], threshold_C),
         "brier": brier(probability_NC, y["test"]),
     }
-    return values, dict(zip(values, map(np.concatenate, zip(*parts, strict=True)), strict=True))
+    return values, {metric: np.concatenate(of) for metric, of in draws.items()}
 
 
 def difference(first: ProbeResult, second: ProbeResult) -> Measures:

@@ -34,10 +34,10 @@ from lamae.base import files
 from lamae.base.errors import LamaeError, UsageError
 from lamae.base.files import file_sha256
 from lamae.base.rundirectory import STEP_NAME, RunDirectory
-from lamae.model.pretrain import PretrainModel
+from lamae.model.pretrain import PretrainModel, build_model
 from lamae.train.checkpoint.subjects import trained_sets
 from lamae.train.checkpoint.tensorfile import TensorFile, chunk_digest, chunk_starts, on_threads
-from lamae.train.runconfig import RunConfig
+from lamae.train.runconfig import RunConfig, from_dict
 from lamae.train.state import TrainState
 
 FORMAT_VERSION = 2
@@ -336,9 +336,6 @@ def load_model(run_or_checkpoint: Path, *, device: str | torch.device = "cpu") -
 
     Raises UsageError where there is none and LamaeError where the one asked for is damaged.
     """
-    from lamae.model.pretrain import build_model
-    from lamae.train.runconfig import from_dict
-
     path = Path(run_or_checkpoint)
     if (path / MANIFEST_NAME).is_file():
         problems = verify_checkpoint(path)
