@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from lamae.base.allocator import return_freed_memory
 from lamae.benchmarks.ranks import COLLECTIVE_TIMEOUT_S, Session
 from lamae.benchmarks.synthetic import SyntheticBatch, build_model_of, load_run, wait
 from lamae.benchmarks.wire import Wire, tap
@@ -27,9 +28,6 @@ from lamae.train.precision import is_bf16_faster, settle_precision
 from lamae.train.ranks import distributed
 from lamae.train.runconfig import RunConfig
 from lamae.train.schedule import plan_batch
-
-# <malloc.h>
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4
 
 
 @dataclass(frozen=True)
@@ -102,10 +100,7 @@ def map_large_blocks(session: Session) -> None:
     handed out. Slower; does nothing without glibc.
     """
     join(session)
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        for parameter, value in ((M_MMAP_MAX, 1 << 16), (M_TRIM_THRESHOLD, 1 << 17), (M_MMAP_THRESHOLD, 1 << 16)):
-            mallopt(parameter, value)
+    return_freed_memory()
 
 
 def peak_bytes(session: Session) -> int | None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from lamae.base import files
 from lamae.base.errors import UsageError
 from lamae.benchmarks.result import BENCHMARKS, spread_of_rates, spread_of_ratios
 from lamae.reports.tables import markdown_table
@@ -20,7 +21,8 @@ def write_report(results: Iterable[dict[str, Any]], out: Path) -> None:
     charts = {
         name: [f"{folder.name}/{path.name}" for path in save_plots(result, folder)] for name, result in singles.items()
     }
-    out.write_text(_page(singles, failed, charts))
+    with files.writing(out, UsageError):
+        files.write_text(out, _page(singles, failed, charts))
 
 
 def render_report(results: Iterable[dict[str, Any]]) -> str:

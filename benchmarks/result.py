@@ -12,6 +12,7 @@ from typing import Any
 from lamae import console
 from lamae.base import files
 from lamae.base.errors import UsageError
+from lamae.base.processes import processor_name, usable_cores
 from lamae.base.progress import Progress, ignore
 from lamae.base.revision import describe_code, installed_versions
 
@@ -121,8 +122,8 @@ def describe_hardware() -> dict[str, Any]:
     """Processor, usable cores, memory in GiB, GPUs: no host names."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
-        "processor": _processor_name(),
-        "cores": len(os.sched_getaffinity(0)),
+        "processor": processor_name(),
+        "cores": usable_cores(),
         "memory_gib": round(memory, 1),
         "gpus": _gpu_names(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -133,16 +134,6 @@ def revision() -> str | None:
     """Git revision of the code, with ``+changes`` when the tree differs from it; None outside a checkout."""
     code = describe_code()
     return code["revision"] and code["revision"][:7] + ("+changes" if code["diff"] else "")
-
-
-def _processor_name() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or "unknown"
 
 
 def _gpu_names() -> list[str]:

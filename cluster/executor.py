@@ -68,13 +68,10 @@ def _further_options(profile: Profile) -> dict[str, Any]:
 
 def script_text(folder: Path, profile: Profile, *, num_tasks: int = 0) -> str:
     """The batch script as submitit would write it, without needing Slurm here; of an array where it has tasks."""
-    parameters = {
-        "timeout_min": "time",
-        "name": "job_name",
-    }
+    parameters = {"timeout_min": "time", "name": "job_name"}
     values: dict[str, Any] = {"wckey": None}  # submitit 1.5.4 would give "submitit", which sites that check it refuse
     for key, value in executor_parameters(folder, profile).items():
-        if value is not None and not key.startswith("local_"):
+        if value is not None:
             values[parameters.get(key, key.removeprefix("slurm_"))] = value
     if "mem_gb" in values:
         values["mem"] = f"{values.pop('mem_gb'):g}GB"

@@ -1,10 +1,11 @@
 """``lamae jobs``: what became of submitted jobs, from their folders, squeue and, where there is one, accounting."""
 
+import codecs
 import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +319,8 @@ class _GrowingFile:
 
     path: Path
     position: int = 0
+    decoder: codecs.IncrementalDecoder = field(default_factory=lambda: codecs.getincrementaldecoder("utf-8")("replace"))
+    """Holds the beginning of a character that was not all there yet."""
 
     def read_on(self) -> str:
         """What has been added since the last call."""
@@ -328,4 +331,4 @@ class _GrowingFile:
         except OSError:  # not there yet
             return ""
         self.position += len(text)
-        return text.decode(errors="replace")
+        return self.decoder.decode(text)

@@ -23,7 +23,6 @@ class QueueEntry:
     state: str
     reason: str
     nodes: str
-    elapsed: str
 
 
 def available() -> bool:
@@ -43,12 +42,12 @@ def queue(job_ids: Collection[str]) -> dict[str, QueueEntry]:
     """
     entries = {}
     for job_id in job_ids:  # one by one: squeue refuses a list in which one id has been forgotten
-        done = _run("squeue", "--noheader", "--array", f"--jobs={job_id}", "--format=%i|%T|%r|%N|%M")
+        done = _run("squeue", "--noheader", "--array", f"--jobs={job_id}", "--format=%i|%T|%r|%N")
         if done.returncode != 0 and "Invalid job id" not in done.stderr:
             raise LamaeError(f"squeue: {done.stderr.strip() or f'exit code {done.returncode}'}; try again later")
         for line in done.stdout.splitlines():
-            found, state, reason, nodes, elapsed = line.split("|")
-            entries[found] = QueueEntry(state, reason, nodes, elapsed)
+            found, state, reason, nodes = line.split("|")
+            entries[found] = QueueEntry(state, reason, nodes)
     return entries
 
 

@@ -36,21 +36,9 @@ TRAIN = "train"
 SHARD = "shard"
 # All but those about jobs themselves and the demonstration, which starts ranks of its own on one machine.
 VERBS = (
-    *(
-        TRAIN,
-        SHARD,
-        "synth",
-        "verify",
-        "inspect",
-        "card",
-        "labels",
-        "checkpoints",
-        "embed",
-        "import-embeddings",
-        "probe",
-    ),
-    *("finetune", "compare", "study", "export", "bench", "plan"),
-)
+    TRAIN, SHARD, "synth", "verify", "inspect", "card", "labels", "checkpoints", "embed", "import-embeddings",
+    "probe", "finetune", "compare", "study", "export", "bench", "plan",
+)  # fmt: skip
 # What ranks do together; anything else is one process, on one node.
 PARALLEL = ((TRAIN,), ("embed",), ("finetune",), ("bench", "scaling"))
 # Verbs other than train that, started again, go on from what they have written.

@@ -171,7 +171,7 @@ def _labels(paths: Paths, settings: Settings) -> None:
 
 
 def _training_title(name: str, settings: Settings) -> str:
-    return f"train: {name}, DeepSpeed ZeRO 1, bf16, {settings.num_processes} processes"
+    return f"train: {name}, DeepSpeed ZeRO 1, {settings.num_processes} processes"
 
 
 def _train(name: str, paths: Paths, settings: Settings, progress: Progress) -> None:

@@ -70,13 +70,3 @@ def uniform(key_B: torch.Tensor, *shape: int) -> torch.Tensor:
 def below(key_B: torch.Tensor, bound: int) -> torch.Tensor:
     """int64 ``[B]`` in 0..bound-1, bound up to 2^31. Integers throughout: a rounded product could reach ``bound``."""
     return (shift_right(bits(key_B, 1)[:, 0], 32) * bound) >> 32
-
-
-def normal(key_B: torch.Tensor, *shape: int) -> torch.Tensor:
-    """float32 ``[B, *shape]``, standard normal (Box and Muller), from the same bits as ``uniform``."""
-    count = math.prod(shape)
-    pairs = uniform(key_B, 2, -(-count // 2))
-    radius = torch.sqrt(-2 * torch.log1p(-pairs[:, 0]))
-    angle = 2 * math.pi * pairs[:, 1]
-    both = torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)
-    return both[:, :count].reshape(len(key_B), *shape)

@@ -43,7 +43,7 @@ from lamae.sharding.tar import digest_of
 _ROWS_PER_CHUNK = 1 << 16
 
 
-def merge(out: Path, *, progress: Progress | None = None) -> dict[str, Any]:
+def merge(out: Path, *, progress: Progress = ignore) -> dict[str, Any]:
     """Make the packed parts in ``out`` a complete shard set; returns the manifest.
 
     Raises LamaeError where a part is not packed yet, where no record at all was accepted, or where the disk is full.
@@ -53,7 +53,7 @@ def merge(out: Path, *, progress: Progress | None = None) -> dict[str, Any]:
         with lock_of(out) as lock:
             lock.take()
             if not (out / MANIFEST_NAME).is_file():
-                return _merge(planned, progress or ignore)
+                return _merge(planned, progress)
     except UsageError:
         if not (out / MANIFEST_NAME).is_file():
             raise

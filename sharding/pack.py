@@ -43,7 +43,7 @@ def pack(
     out: Path,
     *,
     options: PackOptions,
-    progress: Progress | None = None,
+    progress: Progress = ignore,
     announce: Callable[[Plan], None] | None = None,
 ) -> dict[str, Any]:
     """Pack the records of ``source`` into a shard set at ``out``; returns its manifest.
@@ -54,7 +54,6 @@ def pack(
     Raises UsageError where source, options or ``out`` can never work, LamaeError where writing fails.
     """
     source, out = Path(source), Path(out)
-    progress = progress or ignore
     planned = plan(source, out, options=options, progress=progress)
     if announce is not None:
         announce(planned)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lamae.base import files
 from lamae.base.errors import LamaeError, UsageError
 from lamae.base.files import new_directory, new_file, write_csv
 from lamae.base.lock import Lock
@@ -90,12 +91,12 @@ class Plan:
         """The plan in ``out``. Raises UsageError where there is none."""
         path = out / WORK_NAME / PLAN_NAME
         try:
-            content = json.loads(path.read_text())
+            content = files.read_json(path)
             return cls(out, content, content.pop("base"))
-        except OSError:
+        except FileNotFoundError:
             raise UsageError(f"{out}: no packing under way here ({path.name} is missing); plan it first") from None
-        except (ValueError, KeyError) as error:
-            raise LamaeError(f"{path}: damaged ({error}); delete {out} and pack again") from None
+        except KeyError as error:
+            raise LamaeError(f"{path}: damaged (no {error}); delete {out} and pack again") from None
 
 
 def lock_of(out: Path) -> Lock:

@@ -30,7 +30,7 @@ from lamae.sharding.tar import DIGEST, TarWriter, is_whole, member
 _PLACE_COLUMNS = ("payload_offset", "payload_length", "crc32c", "extent_crc32c")
 
 
-def pack_part(source: Path, out: Path, part: int, *, progress: Progress | None = None) -> None:
+def pack_part(source: Path, out: Path, part: int, *, progress: Progress = ignore) -> None:
     """Pack shard ``part`` of the plan in ``out``; does nothing where that is done, or the whole set by now.
 
     Raises LamaeError where the disk is full or the fast reader and stock wfdb disagree.
@@ -42,7 +42,7 @@ def pack_part(source: Path, out: Path, part: int, *, progress: Progress | None =
         with lock_of(out) as lock:
             lock.take(shared=True)
             with closing(ReadAhead(planned.open_files(source))) as files:
-                _pack_part(planned, files, part, progress or ignore)
+                _pack_part(planned, files, part, progress)
     except OSError as error:
         if is_complete(out):
             return

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from lamae.base.errors import LamaeError, UsageError
-from lamae.base.files import new_file
 from lamae.base.progress import Progress, ignore
 from lamae.sharding.columns import with_columns
 from lamae.sharding.files import HEADER_SUFFIX, Files, ZipFiles, open_files
@@ -31,7 +30,7 @@ from lamae.sharding.packplan import (
     write_content,
     write_plan,
 )
-from lamae.sharding.reading import MAX_SAMPLES_READ, RejectError, read_header
+from lamae.sharding.reading import MAX_SAMPLES_READ, RejectError, header_or_nothing
 from lamae.sharding.recording import shape_of
 from lamae.sharding.selection import capped, decide_splits
 from lamae.sharding.sources import Entry, Reconciliation, list_source
@@ -46,12 +45,11 @@ _NUM_HEADERS_SAMPLED = 64
 _MAX_SAMPLES = 65535  # what the index counts gaps in
 
 
-def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress | None = None) -> Plan:
+def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress = ignore) -> Plan:
     """Plan the packing of ``source`` into ``out``, or take up the plan that is there when it is the same.
 
     Raises UsageError for bad options, an empty source and an ``out`` that holds anything else, naming the difference.
     """
-    progress = progress or ignore
     try:
         options.check()
     except ValueError as error:
@@ -169,8 +167,7 @@ def _renew_zip_index(out: Path, files: ZipFiles) -> None:
     """Take up the directory of a zip that was made anew since. Raises UsageError where it holds other files."""
     path = out / WORK_NAME / ZIP_INDEX_NAME
     if not path.is_file():  # begun from the unpacked directory
-        with new_file(path) as partial:
-            files.index.save(partial)
+        files.index.save(path)
         return
     there = ZipIndex.load(path)
     if there.directory_sha256 == files.index.directory_sha256:
@@ -180,8 +177,7 @@ def _renew_zip_index(out: Path, files: ZipFiles) -> None:
             f"{files.root}: holds other files than when the packing in {out} began; choose another output for them"
         )
     logger.warning("%s: made anew since the packing in %s began, of the same files; going on with it", files.root, out)
-    with new_file(path) as partial:
-        files.index.save(partial)
+    files.index.save(path)
 
 
 def sampled_headers(files: Files, entries: list[Entry]) -> dict[str, bytes]:
@@ -191,7 +187,7 @@ def sampled_headers(files: Files, entries: list[Entry]) -> dict[str, bytes]:
     """
     step = max(1, len(entries) // _NUM_HEADERS_SAMPLED)
     for chosen in (entries[::step], entries):
-        headers = {entry.path: _header(files, entry.path) for entry in chosen}
+        headers = {entry.path: header_or_nothing(files, entry.path) for entry in chosen}
         if next(_shapes(files, headers), None):
             break
     return headers
@@ -208,13 +204,6 @@ def common_shape(files: Files, headers: dict[str, bytes]) -> tuple[float, int]:
         )
     # The most frequent; among equals the smallest, so that the answer does not depend on the order.
     return min(shapes, key=lambda shape: (-shapes[shape], shape))
-
-
-def _header(files: Files, record: str) -> bytes:
-    try:
-        return read_header(files, record)
-    except RejectError:
-        return b""
 
 
 def _shapes(files: Files, headers: dict[str, bytes]) -> Iterator[tuple[float, int]]:

@@ -17,10 +17,12 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from lamae.base.leads import LEADS
+from lamae.base.validate import at_least, one_of
 from lamae.sharding.measures import Measures
 from lamae.sharding.reading import RejectError
 
 ACTIONS = ("ignore", "flag", "mask", "reject")
+RECORD_ACTIONS = ("ignore", "flag", "reject")
 # Bit numbers are part of the shard format: append, never reorder.
 LEAD_FLAGS: tuple[str, ...] = (
     "missing",  # the record does not have the lead
@@ -98,14 +100,10 @@ class QualityConfig:
     def check(self) -> None:
         """Raises ValueError naming the field and what it may be."""
         for entry in fields(self):
-            value = getattr(self, entry.name)
-            if isinstance(value, float):
-                if not value >= 0:
-                    raise ValueError(f"quality.{entry.name}={value} must not be negative")
-                continue
-            allowed = ACTIONS if entry.name in LEAD_FLAGS else ("ignore", "flag", "reject")
-            if value not in allowed:
-                raise ValueError(f"quality.{entry.name}={value!r} is none of {', '.join(allowed)}")
+            if entry.type is float:
+                at_least(self, "quality", **{entry.name: 0})
+            else:
+                one_of(self, "quality", **{entry.name: ACTIONS if entry.name in LEAD_FLAGS else RECORD_ACTIONS})
 
 
 # Rules on leads: bool [N, 12] of the leads that break them.

@@ -54,6 +54,14 @@ def read_header(files: Files, record: str) -> bytes:
     return _read(files, record + HEADER_SUFFIX, _MAX_HEADER_BYTES)
 
 
+def header_or_nothing(files: Files, record: str) -> bytes:
+    """As ``read_header``; empty where it cannot be read, which packing the record will report."""
+    try:
+        return read_header(files, record)
+    except RejectError:
+        return b""
+
+
 def read_signal_file(files: Files, record: str, name: str) -> bytes:
     """The signal file that a record's header names. Raises as ``read_header`` does."""
     return _read(files, _beside(files, record, name), _MAX_SIGNAL_BYTES)

@@ -22,7 +22,7 @@ from lamae.sharding.files import HEADER_SUFFIX, Files
 from lamae.sharding.hdf5 import EXAMS_NAME, Hdf5Files, is_hdf5
 from lamae.sharding.header import subject_comment
 from lamae.sharding.keys import keys_of
-from lamae.sharding.reading import RejectError, read_header
+from lamae.sharding.reading import header_or_nothing
 from lamae.sharding.splits import split_of_fold
 
 MIMIC_LIST = "record_list.csv"
@@ -83,14 +83,14 @@ class Listing:
 
 
 def list_source(
-    files: Files, *, kind: str = "auto", ptbxl_rate_hz: int | None = None, progress: Progress | None = None
+    files: Files, *, kind: str = "auto", ptbxl_rate_hz: int | None = None, progress: Progress = ignore
 ) -> Listing:
     """List the records of a source, and make paths in ``files`` relative to their common folder.
 
     Those of the kind code15 are of ``Hdf5Files`` instead.
     Raises UsageError where there is nothing to pack, or where auto cannot know what is meant.
     """
-    found, lists, hdf5 = _walk(files, kind, progress or ignore)
+    found, lists, hdf5 = _walk(files, kind, progress)
     if kind == "code15" or (kind == "auto" and hdf5 and not found):
         return _list_code15(files, hdf5)
     files.base = _common_folder([*found, *lists])
@@ -172,7 +172,7 @@ def _recognise(files: Files, found: list[str], lists: list[str]) -> tuple[str, s
     if 2 * num_mimic > len(found):
         return "mimic", f"{num_mimic} of {len(found)} paths are like MIMIC-IV-ECG's"
     chosen = found[:: -(-len(found) // _NUM_LOOKED_AT)]
-    num_mimic = sum(b"<subject_id>" in _header(files, path) for path in chosen)
+    num_mimic = sum(b"<subject_id>" in header_or_nothing(files, path) for path in chosen)
     if 2 * num_mimic > len(chosen):
         return "mimic", "headers name a <subject_id>, as MIMIC-IV-ECG's do"
     if (above := _ptbxl_root_above(files, found[0])) is not None:
@@ -211,14 +211,7 @@ def _list_mimic(files: Files, found: list[str], why: str) -> Listing:
 
 def _mimic_subject(files: Files, path: str) -> int | None:
     match = _MIMIC_PATH.fullmatch(files.base + path)
-    return int(match["subject"]) if match else subject_comment(_header(files, path).decode("latin-1"))
-
-
-def _header(files: Files, path: str) -> bytes:
-    try:
-        return read_header(files, path)
-    except RejectError:  # packing the record will report it
-        return b""
+    return int(match["subject"]) if match else subject_comment(header_or_nothing(files, path).decode("latin-1"))
 
 
 def _list_ptbxl(files: Files, found: list[str], why: str, rate_hz: int | None) -> Listing:

@@ -38,13 +38,12 @@ class VerifyReport:
     only_shards: bool = True  # every problem is in a tar, and tars can be packed again one by one
 
 
-def verify(path: str | os.PathLike[str], *, progress: Progress | None = None) -> VerifyReport:
+def verify(path: str | os.PathLike[str], *, progress: Progress = ignore) -> VerifyReport:
     """Read every byte of the shard set at ``path`` and compare it with what was written.
 
     Raises UsageError where ``path`` is no complete shard set and LamaeError where dataset.json cannot be read;
     everything else that is wrong goes into the report.
     """
-    progress = progress or ignore
     shard_set = ShardSet.open(path)
     report = VerifyReport(num_records=shard_set.num_records)
     _verify_small_files(shard_set, report)

@@ -218,7 +218,7 @@ def test_any_configuration_takes_overrides():
 
 
 def test_configurations_of_before_load_without_the_keys_that_are_gone(yaml_file):
-    before = COMPLETE + "model: {positions: sincos, huber_delta: 1.0}\nsignal: {highpass_hz: 0}\n"
+    before = COMPLETE + "model: {positions: sincos, huber_delta: 1.0}\nsignal: {highpass_hz: 0, noise_mv: 0}\n"
     assert runconfig.load(yaml_file(before)) == runconfig.load(yaml_file(COMPLETE))
     with pytest.raises(UsageError, match=r"unknown key model\.positions"):
         runconfig.load(yaml_file(COMPLETE + "model: {positions: learned}\n"))

@@ -12,9 +12,9 @@ def keys(num=2000, *, seed=3, epoch=0, purpose=1):
 
 
 def test_draws_do_not_depend_on_the_batch():
-    whole = keyed.normal(keys(50), 3, 7)
+    whole = keyed.uniform(keys(50), 3, 7)
     row = torch.tensor([41, 7])
-    part = keyed.normal(keyed.record_keys(3, torch.zeros_like(row), row, purposes=[1])[0], 3, 7)
+    part = keyed.uniform(keyed.record_keys(3, torch.zeros_like(row), row, purposes=[1])[0], 3, 7)
     assert torch.equal(part, whole[row])
 
 
@@ -30,18 +30,13 @@ def test_every_part_of_the_key_matters():
         assert torch.corrcoef(pair)[0, 1].abs() < 0.05
 
 
-def test_distributions():
+def test_the_distribution_is_uniform():
     uniform = keyed.uniform(keys(), 50)
     assert uniform.min() >= 0
     assert uniform.max() < 1
     assert abs(uniform.mean() - 0.5) < 0.005
     histogram = torch.histc(uniform, bins=20, min=0, max=1) / uniform.numel()
     assert (histogram - 0.05).abs().max() < 0.003
-    normal = keyed.normal(keys(), 51)
-    assert normal.isfinite().all()
-    assert abs(normal.mean()) < 0.02
-    assert abs(normal.std() - 1) < 0.02
-    assert abs((normal.abs() < 1).float().mean() - 0.6827) < 0.01
 
 
 @pytest.mark.parametrize("bound", [1, 2, 7, 4097, 2**31])

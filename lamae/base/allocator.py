@@ -9,9 +9,7 @@ import ctypes
 import os
 
 # <malloc.h>
-_M_TRIM_THRESHOLD = -1
-_M_MMAP_MAX = -4
-_M_ARENA_MAX = -8
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
 GPU_FILES = ("/dev/nvidiactl", "/dev/kfd")
 
 
@@ -21,6 +19,14 @@ def keep_freed_memory() -> bool:
     What the process holds then is its peak, rounded up by fragmentation.
     """
     return _set(_M_MMAP_MAX, 0) and _set(_M_TRIM_THRESHOLD, -1)
+
+
+def return_freed_memory() -> bool:
+    """Map every large block on its own, and give it back when it is freed; slower. False where the C library cannot.
+
+    Call it first: what was kept before is still handed out.
+    """
+    return _set(_M_MMAP_MAX, 1 << 16) and _set(_M_TRIM_THRESHOLD, 1 << 17) and _set(_M_MMAP_THRESHOLD, 1 << 16)
 
 
 def share_one_arena() -> bool:

@@ -7,6 +7,7 @@ killed. Imports nothing heavy.
 import contextlib
 import ctypes
 import os
+import platform
 import random
 import signal
 import socket
@@ -137,6 +138,15 @@ def free_port(address: str = LOOPBACK) -> int:
 def usable_cores() -> int:
     """Cores that this process may run on: fewer than the machine's in a container or a job."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor_name() -> str:
+    """Such as "AMD EPYC 9R14": on Linux from the kernel, since Python knows no more than the architecture there."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def last_lines(path: Path, count: int = 5) -> str:

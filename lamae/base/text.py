@@ -64,3 +64,15 @@ def _no_formula(text: str) -> str:
     except ValueError:
         return "'" + text
     return text
+
+
+def format_duration(seconds: float) -> str:
+    """``59 s``, ``12:03``, ``2:03:04``, ``3 d 02:03``."""
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    days, h = divmod(hours, 24)
+    if days:
+        return f"{days} d {h:02d}:{m:02d}"
+    if hours:
+        return f"{hours}:{m:02d}:{s:02d}"
+    return f"{m}:{s:02d}" if minutes else f"{s} s"

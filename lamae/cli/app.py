@@ -162,7 +162,7 @@ def demo(
     records: Annotated[int, typer.Option(min=100, help="Synthetic ECGs to make.")] = 4000,
     seed: Annotated[int, typer.Option(help="Seed of the data and of both models.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Training steps of each model.")] = 1000,
-    processes: Annotated[int, typer.Option(help="Training processes (default: one per core, at most 2).")] = 0,
+    processes: Annotated[int, typer.Option(min=0, help="Training processes (default: one per core, at most 2).")] = 0,
 ) -> None:
     """The whole way in minutes: synth, shard, verify, train LAMAE and a baseline, embed, probe, report."""
     from lamae.base.processes import usable_cores

@@ -216,7 +216,7 @@ def compare(
     demographics: Annotated[
         Path | None, typer.Option(help="records_w_diag_icd10.csv or ptbxl_database.csv: adds a row of age and sex.")
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Draws of each small share of the labels.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="Draws of each small share of the labels.")] = 3,
     transductive: Transductive = False,
     device: Device = "auto",
 ) -> None:

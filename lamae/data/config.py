@@ -9,7 +9,7 @@ from lamae.sharding.format import SPLITS
 
 ORDERS = ("global", "window")
 ON_CORRUPT = ("raise", "skip")
-SCALINGS = ("global", "lead_rms", "lead_zscore")
+SCALINGS = ("global", "lead_zscore")
 
 
 def _require(condition: bool, key: str, rule: str, value: object) -> None:
@@ -81,9 +81,8 @@ class SignalConfig:
     ones end in "no sample". 0 keeps whole records, which then must all have one length."""
 
     scaling: str = "global"
-    """``global`` divides by ``scale_mv``: amplitude, which carries diagnosis, survives. ``lead_rms`` divides each lead
-    by its own root mean square: destroys voltage criteria and ST level. ``lead_zscore`` also subtracts the mean:
-    destroys the baseline as well."""
+    """``global`` divides by ``scale_mv``: amplitude, which carries diagnosis, survives. ``lead_zscore`` brings
+    each lead to mean 0 and deviation 1: destroys voltage criteria, ST level and the baseline."""
 
     scale_mv: float = 0.25
     """Millivolt that become 1.0 under ``scaling: global``."""
@@ -94,14 +93,6 @@ class SignalConfig:
     lead_dropout: float = 0.0
     """Augmentation: probability that a lead is withheld as if it had not been recorded; one always stays."""
 
-    gain_jitter: float = 0.0
-    """Augmentation: standard deviation of the logarithm of one factor common to all leads of a record, so that
-    limb-lead identities hold."""
-
-    noise_mv: float = 0.0
-    """Augmentation: standard deviation of white noise, in millivolt, drawn at the electrodes so that limb-lead
-    identities hold."""
-
     @property
     def output_scale(self) -> tuple[float, str]:
         """Factor from the model's units to a unit, and that unit: millivolt unless ``scaling`` gave amplitude up."""
@@ -109,7 +100,7 @@ class SignalConfig:
 
     def check(self) -> None:
         """Raises ValueError naming the key to change."""
-        at_least(self, "signal", rate_hz=1, seconds=0, clip_mv=0, gain_jitter=0, noise_mv=0)
+        at_least(self, "signal", rate_hz=1, seconds=0, clip_mv=0)
         above(self, "signal", scale_mv=0)
         below(self, "signal", lead_dropout=1)
         one_of(self, "signal", scaling=SCALINGS)

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ import torch
 
 from lamae.base.errors import LamaeError, UsageError
 from lamae.base.leads import NUM_LEADS
+from lamae.base.place import find_place
 from lamae.data.batch import Batch
 from lamae.data.config import DataConfig
 from lamae.data.mixture import Mixture
@@ -169,9 +169,7 @@ class RingLoader(Iterator[Batch]):
     def __enter__(self) -> "RingLoader":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -185,13 +183,14 @@ class RingLoader(Iterator[Batch]):
 
     def _refuse_beyond_memory(self) -> None:
         """The kernel kills what fills memory, without a word of why."""
-        needed = self._num_slots * self._size * NUM_LEADS * self._reader.records.num_samples * torch.int16.itemsize
+        a_record = NUM_LEADS * self._reader.records.num_samples * torch.int16.itemsize
+        needed = self._num_slots * self._size * a_record * find_place(os.environ).local_world_size
         present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if needed > present / 2:
             raise UsageError(
                 f"train.global_batch_size={self._global_batch_size}: {self._num_slots} batches of {self._size:,} "
-                f"records take {needed / 1e9:.1f} GB, more than half of the {present / 1e9:.1f} GB there are; lower "
-                f"it or data.prefetch={self._config.prefetch}"
+                f"records for each rank of this machine take {needed / 1e9:.1f} GB, more than half of the "
+                f"{present / 1e9:.1f} GB there are; lower it or data.prefetch={self._config.prefetch}"
             )
 
     def _new_slot(self) -> _Slot:

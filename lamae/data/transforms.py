@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from lamae import keyed
 from lamae.base.errors import UsageError
-from lamae.data.augment import disturb, drop_leads
+from lamae.data.augment import drop_leads
 from lamae.data.batch import Batch
 from lamae.data.config import SignalConfig
 from lamae.data.mixture import Mixture
@@ -101,13 +101,11 @@ class SignalTransform:
             x, valid = F.pad(x, (0, self._num_padded)), F.pad(valid, (0, self._num_padded))
         x = x.sub_(batch.baseline[..., None]).div_(batch.gain[..., None])
         lead_mask = batch.lead_mask
-        if train:
-            x = disturb(x, config, seed=seed, epoch=batch.epoch, row=batch.row)
-            if config.lead_dropout > 0:
-                lead_mask = drop_leads(
-                    lead_mask, probability=config.lead_dropout, seed=seed, epoch=batch.epoch, row=batch.row
-                )
-                valid &= lead_mask[..., None]
+        if train and config.lead_dropout > 0:
+            lead_mask = drop_leads(
+                lead_mask, probability=config.lead_dropout, seed=seed, epoch=batch.epoch, row=batch.row
+            )
+            valid &= lead_mask[..., None]
         if config.clip_mv > 0:
             x = x.clamp_(-config.clip_mv, config.clip_mv)
         x = self._scale(x.masked_fill_(~valid, 0), valid)
@@ -118,8 +116,7 @@ class SignalTransform:
         if self.config.scaling == "global":
             return x.div_(self.config.scale_mv)
         count = valid.sum(-1, keepdim=True).clamp(min=1)
-        if self.config.scaling == "lead_zscore":
-            x = (x - x.sum(-1, keepdim=True) / count).masked_fill_(~valid, 0)
+        x = (x - x.sum(-1, keepdim=True) / count).masked_fill_(~valid, 0)
         rms = (x.square().sum(-1, keepdim=True) / count).sqrt()
         return x / rms.clamp(min=_FLAT_MV)
 

@@ -101,7 +101,7 @@ def compare(
     masks: Mapping[str, MaskConfig | None] = MASKS,
     transductive: bool = False,
     device: str = "cpu",
-    progress: Progress | None = None,
+    progress: Progress = ignore,
 ) -> Comparison:
     """Compare ``runs`` (name to run directory or checkpoint), ``stores`` (name to embeddings) beside them, and
     ``finetuned`` (name to what ``lamae finetune`` made).
@@ -110,7 +110,6 @@ def compare(
     UsageError when runs, labels or stores do not fit the shard set, or when test subjects were in a run's pretraining
     and ``transductive`` is false.
     """
-    progress = progress or ignore
     if not runs:
         raise UsageError("nothing to compare: name at least one run")
     shard_set = ShardSet.open(shards)

@@ -36,7 +36,9 @@ class Interval:
 
     @property
     def verdict(self) -> str:
-        """Of a difference, in words: a tie where the interval covers 0."""
+        """Of a difference, in words: a tie where the interval covers 0, unknown where there is none."""
+        if np.isnan(self.low):
+            return "unknown"
         if not self.excludes_zero:
             return "tie"
         return "better" if self.value > 0 else "worse"

@@ -63,9 +63,6 @@ class ModelConfig:
     align_weight: float = 2.0
     """``aligned`` only: final weight of the pull between leads; a sigmoid of the training progress starts it at 0."""
 
-    normalize_targets: bool = False
-    """Reconstruct patches with mean 0 and variance 1. Destroys amplitude: voltage criteria and ST level are lost."""
-
     attention: str = "auto"
     """Implementation of latent attention: auto (chosen by device, logged with the reason), eager, sdpa, triton. Kind
     lamae with scope summary or aligned only."""

@@ -116,7 +116,7 @@ class PretrainModel(nn.Module):
         x_BLT, valid_BLT = _recorded(x_BLT, valid_BLT, lead_mask_BL)
         valid_BLNP = self._patches(valid_BLT)
         pooled, y_BLNP = self._decode(x_BLT, valid_BLT, mask)
-        goal_BLNP, _ = self._targets(self._patches(x_BLT), valid_BLNP)
+        goal_BLNP = self._patches(x_BLT)
         error_BLNP = F.mse_loss(y_BLNP, goal_BLNP, reduction="none")
         target_BLNP = self._target_BLN(mask)[..., None] & valid_BLNP
         loss_B = record_means(error_BLNP, target_BLNP)
@@ -182,14 +182,12 @@ class PretrainModel(nn.Module):
         """``(y_BLT, predicted_BLT)``: the signal with all targets replaced by the model's prediction.
 
         ``predicted`` is true where ``y`` is the prediction: what was hidden and is a target of this kind of model.
-        With ``normalize_targets`` the true mean and variance of each patch are lent to the prediction.
         """
         x_BLT, valid_BLT = _recorded(x_BLT, valid_BLT, lead_mask_BL)
         _, y_BLNP = self._decode(x_BLT, valid_BLT, mask)
         x_BLNP = self._patches(x_BLT)
-        _, (mean, deviation) = self._targets(x_BLNP, self._patches(valid_BLT))
         predicted_BLNP = self._target_BLN(mask)[..., None].expand_as(x_BLNP)
-        y_BLNP = torch.where(predicted_BLNP, y_BLNP * deviation + mean, x_BLNP)
+        y_BLNP = torch.where(predicted_BLNP, y_BLNP, x_BLNP)
         return y_BLNP.flatten(2), predicted_BLNP.flatten(2)
 
     def _decode(self, x_BLT: Tensor, valid_BLT: Tensor, mask: Mask) -> tuple[_Pooled, Tensor]:
@@ -237,16 +235,6 @@ class PretrainModel(nn.Module):
 
     def _patches(self, x_BLT: Tensor) -> Tensor:
         return x_BLT.unflatten(2, (-1, self.config.patch_size))
-
-    def _targets(self, x_BLNP: Tensor, valid_BLNP: Tensor) -> tuple[Tensor, tuple[Tensor | float, Tensor | float]]:
-        """Targets, and the (mean, deviation) that turn a prediction back into signal."""
-        if not self.config.normalize_targets:
-            return x_BLNP, (0.0, 1.0)
-        count = valid_BLNP.sum(-1, keepdim=True).clamp(min=1)
-        mean = torch.where(valid_BLNP, x_BLNP, 0.0).sum(-1, keepdim=True) / count
-        variance = torch.where(valid_BLNP, x_BLNP - mean, 0.0).square().sum(-1, keepdim=True) / count
-        deviation = (variance + 1e-6).sqrt()
-        return (x_BLNP - mean) / deviation, (mean, deviation)
 
 
 def _recorded(x_BLT: Tensor, valid_BLT: Tensor, lead_mask_BL: Tensor) -> tuple[Tensor, Tensor]:

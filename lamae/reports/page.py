@@ -103,7 +103,9 @@ class Page:
             files.write_text(path, self.html())
 
     def write_markdown(self, path: Path) -> None:
-        files.write_text(path, "\n\n".join(filter(None, self._markdown)) + "\n")
+        """Raises UsageError when ``path`` cannot be written."""
+        with files.writing(path, UsageError):
+            files.write_text(path, "\n\n".join(filter(None, self._markdown)) + "\n")
 
 
 def figure_to_data_uri(figure: Figure, *, raster: bool = False) -> str:

@@ -279,7 +279,11 @@ class StudyPlan:
         for section in ("methods", "masks", "tasks"):
             refuse_same_slugs(section, getattr(self, section))
         at_least(self, steps=1, flops_tolerance=0)
-        at_least(self.search, "search", steps=1)
+        at_least(self.search, "search", steps=1, seed=0, fit_records=1, val_records=1)
+        if min(self.seeds) < 0:
+            raise ValueError(f"seeds={self.seeds}: none may be below 0")
+        if not all(rate > 0 for rate in self.search.learning_rates):
+            raise ValueError(f"search.learning_rates={self.search.learning_rates}: all must be above 0")
         below(self, flops_tolerance=math.inf)
         self.corpus.check()
         if self.search.task and self.search.task not in self.tasks:

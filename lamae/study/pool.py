@@ -14,11 +14,11 @@ from lamae.base import processes, signals
 from lamae.base.errors import EXIT_STOPPED, LamaeError
 from lamae.base.progress import Progress
 from lamae.base.rundirectory import RunDirectory
+from lamae.base.text import format_duration
 from lamae.study import worker
 from lamae.study.directory import StudyDirectory
 from lamae.study.runs import Run
 from lamae.train import runconfig
-from lamae.train.monitor.events import format_duration
 
 POLL_S = 0.5
 SAY_EVERY_S = 30.0

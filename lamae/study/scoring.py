@@ -6,13 +6,12 @@ patients    cross-validation over the patients of test. A probe is fitted on the
             an inner cross-validation over all of these; no score ever depends on the label of its own patient.
 """
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
 
 from lamae.base.errors import UsageError
-from lamae.evaluate.embeddings.embed import PRETRAINED, Embeddings
+from lamae.evaluate.embeddings.embed import PRETRAINED, Embeddings, rows_hash
 from lamae.evaluate.labels.store import Labels
 from lamae.evaluate.probe.auroc import stratified_auroc
 from lamae.evaluate.probe.features import Standardizer
@@ -71,7 +70,7 @@ def score_embeddings(features: Embeddings, truth: Labels, task: TaskConfig, *, f
         stratum_RM=np.stack([stratum for _, stratum in repeats]),
         y_MC=y_NC[scored],
         subject_M=features.subject_N[scored],
-        population=hashlib.sha256(scored.astype("<i8").tobytes()).hexdigest()[:12],
+        population=rows_hash(scored)[:12],
         codes=codes,
     )
 
@@ -107,9 +106,8 @@ def deal_folds(subject_M: np.ndarray, y_MC: np.ndarray, *, folds: int, seed: int
     subjects, number_M = np.unique(subject_M, return_inverse=True)
     any_SC = np.zeros((len(subjects), y_MC.shape[1]), dtype=bool)
     np.logical_or.at(any_SC, number_M, y_MC)
-    kind_S = any_SC @ (1 << np.arange(y_MC.shape[1], dtype=np.int64))
     order = np.random.default_rng(seed).permutation(len(subjects))
-    order = order[np.argsort(kind_S[order], kind="stable")]
+    order = order[np.lexsort(any_SC[order].T)]
     fold_S = np.empty(len(subjects), dtype=np.int64)
     fold_S[order] = np.arange(len(subjects)) % folds
     return fold_S[number_M]
@@ -128,7 +126,7 @@ def _score_splits(
     if fraction < 1:
         fitted = nested_share(features.subject_N, fitted, fraction=fraction, seed=seed)
     fit = fit_rows(features.x_ND, y_NC, {"train": fitted, "val": rows["val"], "test": scored})
-    return fit.test_NC, np.zeros(len(scored), dtype=np.int64)
+    return np.asarray(fit.test), np.zeros(len(scored), dtype=np.int64)
 
 
 def _score_patients(

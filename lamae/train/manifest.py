@@ -1,12 +1,12 @@
 """What a run was made of: revision, versions, machine, data. Written into the run directory at every start."""
 
-import os
 import platform
 import sys
 from typing import Any
 
 import torch
 
+from lamae.base.processes import processor_name, usable_cores
 from lamae.base.revision import describe_code, installed_versions
 from lamae.train.ranks.distributed import Ranks
 
@@ -20,9 +20,9 @@ def describe_machine(ranks: Ranks) -> dict[str, Any]:
     return {
         "host": platform.node(),
         "platform": platform.platform(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "threads_per_rank": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name(ranks.device) if on_cuda else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name(ranks.device) if on_cuda else processor_name(),
         "cuda": torch.version.cuda if on_cuda else None,
         "world_size": ranks.world_size,
         "local_world_size": ranks.local_world_size,

@@ -53,6 +53,9 @@ class RunConfig:
         "model.huber_delta": 1.0,
         "signal.highpass_hz": 0.0,
         "signal.wander_mv": 0.0,
+        "signal.gain_jitter": 0.0,
+        "signal.noise_mv": 0.0,
+        "model.normalize_targets": False,
     }
 
     run: RunSection = field(default_factory=RunSection)

@@ -35,7 +35,7 @@ def synthesize(
     num_subjects: int,
     seed: int,
     defect_rate: float = 0.01,
-    progress: Progress | None = None,
+    progress: Progress = ignore,
 ) -> None:
     """Write ``num_records`` recordings of ``num_subjects`` subjects below ``out``, which must not hold anything yet.
 
@@ -50,7 +50,7 @@ def synthesize(
     out = out.absolute()  # "." has neither a name nor a parent of its own
     try:
         with new_directory(out) as partial:
-            _write_tree(partial, num_records, num_subjects, seed, defect_rate, progress or ignore)
+            _write_tree(partial, num_records, num_subjects, seed, defect_rate, progress)
     except FileExistsError as error:
         raise LamaeError(f"{out}: {error.strerror}; choose another directory") from None
     except OSError as error:

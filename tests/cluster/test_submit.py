@@ -208,7 +208,7 @@ def test_a_run_has_one_job_at_a_time(tmp_path, monkeypatch):
     (folder / "job_id").write_text("12")
     monkeypatch.setattr(slurm, "available", lambda: True)
     monkeypatch.setattr(slurm, "accounted_states", lambda ids: {})
-    monkeypatch.setattr(slurm, "queue", lambda ids: {"12": slurm.QueueEntry("PENDING", "Resources", "", "0:00")})
+    monkeypatch.setattr(slurm, "queue", lambda ids: {"12": slurm.QueueEntry("PENDING", "Resources", "")})
     with pytest.raises(UsageError, match="job 12 for it is pending"):
         submit("train", train_arguments(tmp_path), profile=profile.load(CPU))
     assert [path.name for path in folder.parent.iterdir()] == ["001"]

@@ -130,8 +130,10 @@ def test_a_list_of_sets_without_brackets_is_explained():
 
 
 def test_a_scaling_that_destroys_amplitude_is_warned_of_once(opened, caplog):
-    MixtureTransform(SignalConfig(rate_hz=100, seconds=4, scaling="lead_rms"), Mixture([opened["a"], opened["b"]]))
-    assert [message.partition(",")[0] for message in caplog.messages] == ["signal.scaling=lead_rms destroys amplitude"]
+    MixtureTransform(SignalConfig(rate_hz=100, seconds=4, scaling="lead_zscore"), Mixture([opened["a"], opened["b"]]))
+    assert [message.partition(",")[0] for message in caplog.messages] == [
+        "signal.scaling=lead_zscore destroys amplitude"
+    ]
 
 
 def test_a_mixture_of_one_set_is_that_set(opened):

@@ -247,6 +247,6 @@ def test_an_empty_split_is_refused(shard_set):
 def test_batches_beyond_this_machines_memory_are_refused_before_anything_is_read(shard_set, monkeypatch):
     monkeypatch.setattr("os.sysconf", lambda name: {"SC_PHYS_PAGES": 10, "SC_PAGE_SIZE": 4096}[name])
     with pytest.raises(
-        UsageError, match=r"train\.global_batch_size=12: 3 batches of 12 records take .* GB, more than half"
+        UsageError, match=r"train\.global_batch_size=12: 3 batches of 12 records for each .* GB, more than half"
     ):
         load(shard_set, 1)

@@ -25,8 +25,8 @@ def test_knn_is_the_weighted_vote_of_the_most_similar(splits):
         similarity = unit["train"] @ unit["test"][n]
         nearest = np.argsort(-similarity)[:5]
         weight = np.exp(similarity[nearest] / KNN_TEMPERATURE)
-        np.testing.assert_allclose(fit.test_NC[n], weight @ y["train"][nearest] / weight.sum(), atol=1e-5)
-    assert (auroc(fit.test_NC, y["test"]) > 0.8).all()
+        np.testing.assert_allclose(np.asarray(fit.test)[n], weight @ y["train"][nearest] / weight.sum(), atol=1e-5)
+    assert (auroc(np.asarray(fit.test), y["test"]) > 0.8).all()
 
 
 def test_neighbours_found_a_tile_at_a_time_are_those_of_all_training_records(splits, monkeypatch):
@@ -36,7 +36,7 @@ def test_neighbours_found_a_tile_at_a_time_are_those_of_all_training_records(spl
     monkeypatch.setattr(readouts, "TRAIN_ROWS", 130)  # fewer than 200 neighbours, and a rest
     tiled = fit_knn(x, y)
     assert tiled.val_macro == pytest.approx(whole.val_macro)
-    np.testing.assert_allclose(tiled.test_NC, whole.test_NC, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(tiled.test), np.asarray(whole.test), atol=1e-6)
 
 
 @pytest.mark.parametrize("method", [fit_logistic, fit_knn])
@@ -44,8 +44,8 @@ def test_the_setting_with_the_best_val_is_taken(splits, method):
     x, y = splits
     fit = method(x, y)
     assert fit.val_macro[fit.setting] == max(fit.val_macro.values())
-    assert macro(auroc(fit.val_NC, y["val"])) == pytest.approx(fit.val_macro[fit.setting])
-    probability = fit.probability(fit.test_NC)
+    assert macro(auroc(np.asarray(fit.val), y["val"])) == pytest.approx(fit.val_macro[fit.setting])
+    probability = fit.probability(np.asarray(fit.test))
     assert ((probability >= 0) & (probability <= 1 + 1e-6)).all()
 
 
@@ -60,6 +60,6 @@ def test_a_code_that_training_does_not_show_scores_one_half(splits):
     absent = y["train"].copy()
     absent[:, 1] = 0
     fit = fit_logistic(x, y | {"train": absent})
-    values = auroc(fit.test_NC, y["test"])
+    values = auroc(np.asarray(fit.test), y["test"])
     assert values[0] > 0.8
     assert values[1] == 0.5

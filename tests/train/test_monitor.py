@@ -10,9 +10,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from lamae.base.rowfile import RowFile, Throttle, read_rows
+from lamae.base.text import format_duration
 from lamae.train.clock import PHASES
 from lamae.train.loop import train
-from lamae.train.monitor.events import Monitor, format_duration
+from lamae.train.monitor.events import Monitor
 from lamae.train.runconfig import RunConfig
 
 MakeConfig = Callable[..., RunConfig]

@@ -87,7 +87,7 @@ def embed(
     device: str = "cpu",
     random_weights: bool = False,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: Progress = ignore,
 ) -> bool:
     """Embed ``split`` of ``shards``, or these ``rows`` of it, with the model of ``run`` and write ``out``.
 

@@ -73,7 +73,7 @@ def finetune(
     options: FinetuneOptions | None = None,
     leads: tuple[int, ...] | None = None,
     transductive: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = ignore,
 ) -> ProbeResult:
     """Fine-tune the model of ``run`` on ``labels`` and test it; writes weights and result to directory ``out``.
 
@@ -82,7 +82,7 @@ def finetune(
     ``out`` that holds or began something else, or test subjects that were in pretraining (unless ``transductive``), and
     LamaeError when training does not get on.
     """
-    options, progress = options or FinetuneOptions(), progress or ignore
+    options = options or FinetuneOptions()
     try:
         options.check()
     except ValueError as error:

@@ -41,7 +41,8 @@ class FinetuneOptions:
     def check(self) -> None:
         """Raises ValueError naming the option."""
         at_least(self, "finetune", steps=1, global_batch_size=1, micro_batch_size=1, evaluate_every=1)
+        at_least(self, "finetune", weight_decay=0, seed=0)
         one_of(self, "finetune", readout=READOUTS, zero_stage=ZERO_STAGES, precision=PRECISIONS)
-        above(self, "finetune", layer_decay=0)
+        above(self, "finetune", lr=0, layer_decay=0)
         is_share(self, "finetune", "layer_decay", "warmup_share")
         EngineConfig(zero_stage=self.zero_stage, precision=self.precision).check()

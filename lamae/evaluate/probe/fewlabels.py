@@ -66,10 +66,9 @@ def few_label_curve(
     num_seeds: int = NUM_SEEDS,
     method: str = "logistic",
     transductive: bool = False,
-    progress: Progress | None = None,
+    progress: Progress = ignore,
 ) -> FewLabelCurve:
     """Probe ``features`` on every fraction and seed; the whole training set needs one seed only."""
-    progress = progress or ignore
     results: dict[float, list[ProbeResult]] = {}
     total = sum(1 if fraction >= 1 else num_seeds for fraction in fractions)
     for fraction in sorted(fractions):

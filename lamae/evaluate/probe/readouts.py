@@ -49,16 +49,6 @@ class Fit:
         """Codes of which the scores on val and on test take little memory."""
         return code_blocks(max(self.val.shape[0], self.test.shape[0]), self.test.shape[1])
 
-    @property
-    def val_NC(self) -> np.ndarray:
-        """Those of val, of all codes at once."""
-        return np.asarray(self.val)
-
-    @property
-    def test_NC(self) -> np.ndarray:
-        """Those of test, of all codes at once."""
-        return np.asarray(self.test)
-
 
 def fit_logistic(x: Splits, y: LabelsOfSplits, *, device: str = "cpu") -> Fit:
     """One ridge-penalised logistic regression per code, one C for all."""

@@ -139,7 +139,7 @@ def reconstruction_errors(
     batch_size: int = 32,
     device: str = "cpu",
     train_rows: np.ndarray | None = None,
-    progress: Progress | None = None,
+    progress: Progress = ignore,
 ) -> ReconstructionErrors:
     """Hide parts of ``rows`` and compare what the model and the trivial predictors make of them.
 
@@ -149,7 +149,6 @@ def reconstruction_errors(
     baseline knows no hidden leads. ``train_rows`` (default: the train split without quality flags), at most
     NUM_TRAIN_RECORDS of them, give lead means and covariance. Raises UsageError when recordings do not fit the model.
     """
-    progress = progress or ignore
     shard_set = ShardSet.open(shards)
     transform = transform_for(loaded, shard_set)
     train_rows = _unflagged(shard_set, shard_set.rows_of_split("train")) if train_rows is None else train_rows

@@ -16,6 +16,7 @@ import numpy as np
 from lamae.base.leads import LEADS
 from lamae.base.rowfile import WARN_EVERY_S, RowFile, Throttle
 from lamae.base.rundirectory import RunDirectory
+from lamae.base.text import format_duration
 
 # Scalars that TensorBoard lists beside the settings of each run.
 RESULTS = ("loss/train", "loss/validation", "probe/macro_auroc")
@@ -29,18 +30,6 @@ TAGS = {
 }
 
 log = logging.getLogger(__name__)
-
-
-def format_duration(seconds: float) -> str:
-    """``59 s``, ``12:03``, ``2:03:04``, ``3 d 02:03``."""
-    minutes, s = divmod(round(seconds), 60)
-    hours, m = divmod(minutes, 60)
-    days, h = divmod(hours, 24)
-    if days:
-        return f"{days} d {h:02d}:{m:02d}"
-    if hours:
-        return f"{hours}:{m:02d}:{s:02d}"
-    return f"{m}:{s:02d}" if minutes else f"{s} s"
 
 
 class Monitor:

@@ -72,7 +72,7 @@ class Profiler:
                 "the run ends before step %d, so the profile from step %d on is dropped", self._last, self._first
             )
             self._stop_trace()
-            self.is_active = False
+            self._forget()
 
     def _begin(self, first: int, last: int) -> None:
         self._first, self._last = first, last
@@ -108,8 +108,14 @@ class Profiler:
                 log.info("profile of steps %d to %d in %s\n%s", self._first, self._last, folder, table)
         except (OSError, RuntimeError) as error:  # a look at the run must not end it
             log.warning("%s: the profile could not be written: %s", folder, error)
+        self._forget()
+
+    def _forget(self) -> None:
+        """What the window has held, and the recording of allocations."""
         self._trace = None
         self.is_active = False
+        if self._traces and self._on_cuda:
+            torch.cuda.memory._record_memory_history(enabled=None)
 
     def _write_trace(self, folder: Path) -> None:
         path = folder / f"rank-{self._ranks.rank:05d}.pt.trace.json"
@@ -119,7 +125,6 @@ class Profiler:
         path.unlink()
         if self._on_cuda:
             torch.cuda.memory._dump_snapshot(str(folder / f"rank-{self._ranks.rank:05d}.memory.pickle"))
-            torch.cuda.memory._record_memory_history(enabled=None)
 
 
 def format_table(of_ranks: list[StepTimes | None], *, first: int, last: int) -> str:

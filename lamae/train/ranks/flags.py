@@ -5,7 +5,7 @@ checkpoint) happens on all of them at once, and no step waits for a device or fo
 """
 
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import torch
@@ -33,9 +33,7 @@ class StopSignals:
         self._before = signals.handle(self.NUMBERS, self._remember)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         signals.restore(self._before)
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
