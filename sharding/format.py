@@ -11,7 +11,6 @@ A record is read by ``pread`` of ``payload_length`` bytes at ``payload_offset`` 
 without the npy header. -32768 means "no sample". A shard set is read-only once ``dataset.json`` is there.
 """
 
-import hashlib
 import io
 import json
 import os
@@ -23,6 +22,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
+from lamae.base import files
 from lamae.base.errors import LamaeError, UsageError
 from lamae.base.leads import NUM_LEADS
 from lamae.sharding.checked import CheckedGroup, file_sums, sums_digest
@@ -100,11 +100,7 @@ def lead_mask_to_bool(lead_mask: np.ndarray) -> np.ndarray:
 def manifest_text(manifest: dict[str, Any]) -> str:
     """The text of dataset.json for ``manifest``, which it ends with its own sha256."""
     content = {key: value for key, value in manifest.items() if key != "manifest_sha256"}
-    return json.dumps(content | {"manifest_sha256": _manifest_digest(content)}, indent=1) + "\n"
-
-
-def _manifest_digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return json.dumps(content | {"manifest_sha256": files.json_sha256(content)}, indent=1) + "\n"
 
 
 def _why_no_shard_set(root: Path) -> str:
@@ -152,7 +148,7 @@ class ShardSet:
                 f"upgrade lamae"
             )
         digest = manifest.pop("manifest_sha256", None)
-        if digest != _manifest_digest(manifest):
+        if digest != files.json_sha256(manifest):
             raise LamaeError(f"{manifest_path}: changed since it was written (sha256); {_REMEDY}")
         missing = [name for name in _REQUIRED if name not in manifest]
         if missing:

@@ -30,19 +30,15 @@ def resample(recording: Recording, rate_hz: float) -> Recording:
     for lead in np.flatnonzero(missing.any(axis=1) & ~missing.all(axis=1)):
         gap = missing[lead]
         values[lead, gap] = np.interp(np.flatnonzero(gap), np.flatnonzero(~gap), values[lead, ~gap])
+    from scipy.signal import resample_poly  # takes most of a second, and few sets need it
+
     taps = low_pass(up, down)
-    filtered = _polyphase(values, up, down, taps)
+    # Beyond its ends a lead goes on at its first and last value: zeros would ring wherever there is an offset.
+    filtered = np.asarray(resample_poly(values, up, down, axis=1, window=taps, padtype="edge"))
     samples = np.clip(np.rint(filtered), NO_SAMPLE + 1, 32767).astype(np.int16)
     if missing.any():
         samples[_dilated(missing, up, down, num_taps=len(taps), num_out=samples.shape[1])] = NO_SAMPLE
     return replace(recording, samples=samples, rate_hz=rate_hz)
-
-
-def _polyphase(values: np.ndarray, up: int, down: int, taps: np.ndarray) -> np.ndarray:
-    from scipy.signal import resample_poly
-
-    # Beyond its ends a lead goes on at its first and last value: zeros would ring wherever there is an offset.
-    return np.asarray(resample_poly(values, up, down, axis=1, window=taps, padtype="edge"))
 
 
 def _dilated(missing: np.ndarray, up: int, down: int, *, num_taps: int, num_out: int) -> np.ndarray:

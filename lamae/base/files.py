@@ -160,6 +160,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def json_sha256(values: Any) -> str:
+    """sha256 of plain values as JSON, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def try_read_json(path: Path) -> dict[str, Any] | None:
     """As ``read_json``; None where there is no such mapping, or none yet."""
     try:

@@ -84,12 +84,8 @@ class SignalTransform:
             raise UsageError(f"signal.seconds={config.seconds:g} is less than a sample at {config.rate_hz} Hz")
         self._num_positions = max(whole - wanted, 0) + 1 if wanted else 1
         self._num_padded = max(wanted - whole, 0)
-        self._num_samples = wanted or whole
-
-    @property
-    def num_samples(self) -> int:
+        self.num_samples = wanted or whole
         """Samples per lead of the model's input."""
-        return self._num_samples
 
     def __call__(self, batch: Batch, *, seed: int, train: bool) -> Signal:
         """``train`` turns random crops and augmentations on; they depend on (seed, epoch, record) alone."""
@@ -140,11 +136,11 @@ class SignalTransform:
         """One stretch per record: random under a seed, the middle without."""
         if seed is None:
             start = (self._num_positions - 1) // 2
-            stretch = slice(start, start + self._num_samples)
+            stretch = slice(start, start + self.num_samples)
             return x[..., stretch].clone(), valid[..., stretch].clone()
         (key_B,) = keyed.record_keys(seed, batch.epoch, batch.row, purposes=[_CROP])
         start_B = keyed.below(key_B, self._num_positions)
-        index = start_B[:, None, None] + torch.arange(self._num_samples, device=x.device)
+        index = start_B[:, None, None] + torch.arange(self.num_samples, device=x.device)
         index = index.expand(-1, x.shape[1], -1)
         return x.gather(2, index), valid.gather(2, index)
 

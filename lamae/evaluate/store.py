@@ -7,7 +7,6 @@ again, the same store is left as it is, and another one in its place is refused.
 holds the sha256 of every other file and of the attributes: what is read is what was written.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
+from lamae.base import files
 from lamae.base.errors import LamaeError, UsageError
 from lamae.base.files import new_directory, put_in_place, writing
 from lamae.base.lock import Lock
@@ -214,7 +214,7 @@ def open_store(path: Path, *, kind: str) -> Store:
 def _digest(attributes: dict[str, Any]) -> str:
     """sha256 over attributes, the files' own among them."""
     sums = {name: sha256 for name, sha256 in attributes[SUMS_NAME].items() if name != ATTRIBUTES}
-    return hashlib.sha256(json.dumps(attributes | {SUMS_NAME: sums}, sort_keys=True).encode()).hexdigest()
+    return files.json_sha256(attributes | {SUMS_NAME: sums})
 
 
 _VERB = {"labels": "labels", "embeddings": "embed"}

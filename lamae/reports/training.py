@@ -15,31 +15,18 @@ from lamae.reports.style import ACCENT, HIDDEN, INK, MUTED
 
 
 @torch.inference_mode()
-def draw_figures(
-    model: Any, signal: Any, mask: Any, config: SignalConfig, *, num_records: int = 1
-) -> dict[str, Figure]:
-    """Figures of the first ``num_records`` of a batch, by TensorBoard tag.
+def draw_figures(model: Any, signal: Any, mask: Any, config: SignalConfig) -> dict[str, Figure]:
+    """Figures of a batch, by TensorBoard tag: of its first record, and of all.
 
     ``model`` is a PretrainModel, ``signal`` a Signal made as ``config`` says and ``mask`` the Mask drawn for it, all on
     one device.
     """
-    scale, unit = config.output_scale
     y_BLT, predicted_BLT = model.reconstruct(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, mask)
     embedding = model.embed(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL)
-    figures = {}
-    for b in range(min(num_records, len(y_BLT))):
-        suffix = f"/{b}" if num_records > 1 else ""
-        example = Reconstruction(
-            key="",
-            x_LT=scale * _numpy(signal.x_BLT[b]),
-            y_LT=scale * _numpy(y_BLT[b]),
-            predicted_LT=_numpy(predicted_BLT[b]),
-            valid_LT=_numpy(signal.valid_BLT[b]),
-            rate_hz=config.rate_hz,
-            unit=unit,
-        )
-        figures[f"reconstruction{suffix}"] = plot_reconstruction(example)
-    figures["lead_weights"] = plot_lead_weights(_numpy(embedding.lead_weights_BL))
+    figures = {
+        "reconstruction": plot_reconstruction(Reconstruction.of("", config, 0, signal, y_BLT, predicted_BLT)),
+        "lead_weights": plot_lead_weights(_numpy(embedding.lead_weights_BL)),
+    }
     attention = lead_attention(model, signal)
     if attention is not None:
         figures["lead_attention"] = plot_lead_attention(_numpy(attention))

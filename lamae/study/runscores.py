@@ -1,7 +1,6 @@
 """All that was scored of one run, as it is kept: by task, read-out and share of the labels."""
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lamae.base import files
 from lamae.evaluate.embeddings.embed import Embeddings
 from lamae.evaluate.probe.transfer import join_embeddings_of
 from lamae.evaluate.statistics import NUM_DRAWS, Scored
@@ -76,4 +76,4 @@ class RunScores:
 def scoring_hash(plan: StudyPlan) -> str:
     """Names how a plan scores its runs: a run scored otherwise is scored again."""
     tasks = {name: dataclasses.asdict(task) for name, task in plan.tasks.items()}
-    return hashlib.sha256(json.dumps([tasks, NUM_DRAWS], sort_keys=True).encode()).hexdigest()[:12]
+    return files.json_sha256([tasks, NUM_DRAWS])[:12]

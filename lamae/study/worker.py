@@ -28,8 +28,6 @@ from lamae.study.scoring import rows_of_splits, rows_of_task
 from lamae.train import loop
 from lamae.train.checkpoint.format import load_model
 
-EMBED_BATCH, GPU_EMBED_BATCH = 8, 256  # small batches stay in a core's cache
-
 
 def run_one(study: StudyDirectory, name: str) -> int:
     """Everything of one run; the exit code, 75 where it was stopped and saved."""
@@ -53,7 +51,6 @@ def run_one(study: StudyDirectory, name: str) -> int:
             out,
             rows=rows,
             leads=view.leads,
-            batch_size=EMBED_BATCH if device == "cpu" else GPU_EMBED_BATCH,
             device=device,
             random_weights=run.weights_of is not None,
             seed=config.train.seed,

@@ -3,8 +3,6 @@
 The resolved configuration is what a run directory and every checkpoint carry.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
-from lamae.base import settings
+from lamae.base import files, settings
 from lamae.base.errors import UsageError
 from lamae.data.config import DataConfig, SignalConfig
 from lamae.model.config import MaskConfig, ModelConfig
@@ -95,4 +93,4 @@ def config_hash(config: RunConfig) -> str:
     """First 12 hex digits of the sha256 of the configuration without the run's own place on disk."""
     values = settings.to_dict(config)
     values.pop("run")
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+    return files.json_sha256(values)[:12]

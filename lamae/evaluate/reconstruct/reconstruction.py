@@ -23,6 +23,7 @@ import torch
 
 from lamae.base.leads import CHEST_LEADS, DERIVED_LEADS, INDEPENDENT_LEADS, LEADS, NUM_LEADS
 from lamae.base.progress import Progress, ignore
+from lamae.data.config import SignalConfig
 from lamae.data.transforms import Signal, SignalTransform
 from lamae.evaluate.embeddings.inference import read_signals, transform_for
 from lamae.evaluate.reconstruct.trivial import LINEAR, TRIVIAL, predictors
@@ -200,6 +201,17 @@ class Reconstruction:
     rate_hz: float
     unit: str
 
+    @classmethod
+    def of(
+        cls, key: str, config: SignalConfig, b: int, signal: Signal, y_BLT: torch.Tensor, predicted_BLT: torch.Tensor
+    ) -> "Reconstruction":
+        """Record ``b`` of a batch, whose signal was made as ``config`` says, and what ``reconstruct`` gave for it."""
+        x_LT, y_LT, predicted_LT, valid_LT = (
+            of_BLT[b].cpu().numpy() for of_BLT in (signal.x_BLT, y_BLT, predicted_BLT, signal.valid_BLT)
+        )
+        scale, unit = config.output_scale
+        return cls(key, scale * x_LT, scale * y_LT, predicted_LT, valid_LT, float(config.rate_hz), unit)
+
 
 @torch.inference_mode()
 def reconstruct_records(
@@ -210,23 +222,14 @@ def reconstruct_records(
     """What the model makes of hidden parts of ``rows``, under the run's own masks in ``reconstruction_errors``."""
     shard_set = ShardSet.open(shards)
     transform = transform_for(loaded, shard_set)
-    scale, unit = loaded.config.signal.output_scale
-    found = []
+    found: list[Reconstruction] = []
     for signal in read_signals(shard_set, rows, transform=transform, batch_size=16):
         drawn = draw_evaluation_mask(loaded, signal, mask=None, seed=0)
         y_BLT, predicted_BLT = loaded.model.reconstruct(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, drawn)
-        for b, row in enumerate(signal.row.tolist()):
-            found.append(
-                Reconstruction(
-                    key=shard_set.keys[row],
-                    x_LT=scale * signal.x_BLT[b].cpu().numpy(),
-                    y_LT=scale * y_BLT[b].cpu().numpy(),
-                    predicted_LT=predicted_BLT[b].cpu().numpy(),
-                    valid_LT=signal.valid_BLT[b].cpu().numpy(),
-                    rate_hz=float(loaded.config.signal.rate_hz),
-                    unit=unit,
-                )
-            )
+        found += [
+            Reconstruction.of(shard_set.keys[row], loaded.config.signal, b, signal, y_BLT, predicted_BLT)
+            for b, row in enumerate(signal.row.tolist())
+        ]
     return found
 
 

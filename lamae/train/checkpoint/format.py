@@ -14,8 +14,6 @@ any topology reads what any other wrote. A checkpoint appears by one rename, aft
 A file's digests are BLAKE3 of each 16 MiB (``tensorfile.CHUNK_BYTES``); in version 1 of the format, one sha256.
 """
 
-import hashlib
-import json
 import logging
 import shutil
 from collections.abc import Sequence
@@ -54,7 +52,7 @@ log = logging.getLogger(__name__)
 
 def manifest_digest(manifest: dict[str, Any]) -> str:
     rest = {key: value for key, value in manifest.items() if key != "digest"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    return files.json_sha256(rest)
 
 
 # -- listing, verifying, pruning -----------------------------------------------------------------------------------

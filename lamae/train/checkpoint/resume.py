@@ -2,15 +2,16 @@
 
 import logging
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lamae.base.errors import UsageError
 from lamae.base.outputs import differences
+from lamae.base.settings import to_dict
 from lamae.train.checkpoint.format import CheckpointReader
 from lamae.train.checkpoint.subjects import trained_sets
+from lamae.train.runconfig import from_dict
 from lamae.train.schedule import learning_rate, weight_decay
 
 # Everything else (steps, learning rate, precision, ZeRO stage, paths, monitoring) may change from start to start.
@@ -54,7 +55,7 @@ def check_resumable(
         log.info("changed since %s: %s", reader.path.name, "; ".join(harmless))
     if fatal and not allow_changes:
         raise UsageError(
-            f"{_run_dir(reader.path)} holds another run (checkpoint {reader.path.name}): {'; '.join(fatal)}. "
+            f"{reader.path.parent.parent} holds another run (checkpoint {reader.path.name}): {'; '.join(fatal)}. "
             "Take another run.dir, undo the changes, or set checkpoint.allow_changes=true"
         )
     if fatal:
@@ -65,8 +66,6 @@ def check_resumable(
 
 def _describe_jump(old: dict[str, Any], new: dict[str, Any], step: int) -> str:
     """What changed schedules do to step ``step`` (0-based), and how to go on without a jump; empty where nothing."""
-    from lamae.train.runconfig import from_dict
-
     try:
         before, now = from_dict(old), from_dict(new)
     except UsageError:  # a checkpoint whose configuration can't be read any more
@@ -98,14 +97,7 @@ def _name(sets: list[dict[str, Any]]) -> str:
 
 def _filled(config: dict[str, Any]) -> dict[str, Any]:
     """A stored configuration with the defaults of keys that came later; as it is where it can't be read any more."""
-    from lamae.base.settings import to_dict
-    from lamae.train.runconfig import from_dict
-
     try:
         return to_dict(from_dict(config))
     except UsageError:
         return config
-
-
-def _run_dir(checkpoint: Path) -> Path:
-    return checkpoint.parent.parent
