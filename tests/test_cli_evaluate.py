@@ -27,7 +27,7 @@ from tests.shardsets import random_adc, write_shard_set
             ("compare", "a", "--shards", "shards", "--labels", "l", "--demographics", "absent.csv"),
             "absent.csv: not readable (No such file or directory)",
         ),
-        (("import-embeddings", "absent.npz", "shards", "out.zarr"), "absent.npz: not readable"),
+        (("import-embeddings", "absent.npz", "shards", "out.zarr"), "absent.npz: no such file"),
         (("import-embeddings", "absent.npz", "nowhere", "out.zarr"), "nowhere: no such directory"),
     ],
 )

@@ -222,3 +222,8 @@ def test_configurations_of_before_load_without_the_keys_that_are_gone(yaml_file)
     assert runconfig.load(yaml_file(before)) == runconfig.load(yaml_file(COMPLETE))
     with pytest.raises(UsageError, match=r"unknown key model\.positions"):
         runconfig.load(yaml_file(COMPLETE + "model: {positions: learned}\n"))
+
+
+def test_a_section_is_checked_before_what_all_of_them_say_together(yaml_file):
+    with pytest.raises(UsageError, match=r"train\.steps=-5 must be at least 1"):
+        runconfig.load(yaml_file(COMPLETE), ["train.steps=-5"])

@@ -192,7 +192,7 @@ def _compose(start: ConfigT, layers: Sequence[Layer], *, unknown: str | None = N
 
 def _checked(merged: DictConfig, layers: Sequence[Layer]) -> Any:
     config = OmegaConf.to_object(merged)
-    for part in (config, *vars(config).values()):
+    for part in (*vars(config).values(), config):  # sections first: the whole may take them for valid
         check = getattr(part, "check", None)
         if check is not None:
             try:

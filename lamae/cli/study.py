@@ -11,7 +11,7 @@ from lamae.cli import verbs
 
 def study(
     plan: Annotated[
-        str, typer.Argument(metavar="PLAN", help="What is compared with what: a YAML file, or claim or mimic.")
+        str, typer.Argument(metavar="PLAN", help="What is compared with what: a YAML file, claim, hospitals or mimic.")
     ],
     out: Annotated[Path, typer.Option(help="Directory of the study: absent, empty, or begun with the same plan.")],
     overrides: Annotated[

@@ -211,7 +211,8 @@ class RecordReader:
         shard_set, number = self._shards[int(self._shard[row])]
         return CorruptRecordError(
             f"{shard_set.shard_path(number)}: record {self.records.keys[row]} at offset {int(self._offset[row])} is "
-            f"corrupt: {reason}; run 'lamae verify {shard_set.root}', or read past it with data.on_corrupt=skip"
+            f"corrupt: {reason}; run 'lamae verify {shard_set.root}', which says what to do (training can read past "
+            "it with data.on_corrupt=skip)"
         )
 
 

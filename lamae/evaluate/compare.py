@@ -118,6 +118,8 @@ def compare(
     subject_N = subject_numbers(shard_set)
     tuned = {name: read_finetuned(path, truth, subject_N) for name, path in (finetuned or {}).items()}
     embedder = _Embedder(shard_set, work, device, progress)
+    for run in runs.values():  # all of them before the first takes hours
+        load_for_inference(run, shard_set)
     paths = {name: embedder.path(name, run) for name, run in runs.items()}
     first = next(iter(runs))
     paths[RANDOM_WEIGHTS] = embedder.path(RANDOM_WEIGHTS, runs[first], random_weights=True)

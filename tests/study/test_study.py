@@ -267,9 +267,10 @@ def test_a_run_that_fails_is_named_with_its_log(lamae, write_plan, tmp_path, mon
 
 
 def test_the_plans_that_ship_can_be_listed(lamae, tmp_path):
-    for name, least in (("claim", 35), ("mimic", 30)):
-        (tmp_path / "ptbxl_database.csv").write_text("ecg_id,scp_codes,filename_hr\n")
-        changes = [f"corpus.sources.ptbxl.path={tmp_path}"] * (name == "claim")
+    (tmp_path / "ludb").mkdir()
+    (tmp_path / "ptbxl_database.csv").write_text("ecg_id,scp_codes,filename_hr\n")
+    ptbxl, ludb = f"corpus.sources.ptbxl.path={tmp_path}", f"corpus.sources.ludb.path={tmp_path / 'ludb'}"
+    for name, changes, least in (("claim", [ptbxl], 35), ("hospitals", [ptbxl, ludb], 15), ("mimic", [], 30)):
         code, printed, error = lamae("study", name, *changes, "--out", "x", "--dry-run")
         assert code == 0, error
         assert int(printed.splitlines()[-1].split()[0]) >= least

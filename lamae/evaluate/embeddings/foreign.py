@@ -78,6 +78,8 @@ def read_foreign(source: Path) -> tuple[np.ndarray, list[str]]:
     """(float32 [M, D], M keys). Raises UsageError naming what is wrong with ``source``."""
     if source.suffix not in (".npy", ".npz", ".zarr"):
         raise UsageError(f"{source}: is neither .npy, .npz nor .zarr")
+    if not source.exists():
+        raise UsageError(f"{source}: no such file")
     try:
         values, keys = _read_zarr(source) if source.suffix == ".zarr" else _read_numpy(source)
         names = [key.decode() if isinstance(key, bytes) else str(key) for key in keys.reshape(-1).tolist()]
