@@ -97,6 +97,8 @@ class Plan:
             raise UsageError(f"{out}: no packing under way here ({path.name} is missing); plan it first") from None
         except KeyError as error:
             raise LamaeError(f"{path}: damaged (no {error}); delete {out} and pack again") from None
+        except LamaeError as error:
+            raise LamaeError(f"{error}; where it is damaged, delete {out} and pack again") from None
 
 
 def lock_of(out: Path) -> Lock:

@@ -128,11 +128,13 @@ def free_port(address: str = LOOPBACK) -> int:
     except OSError:
         least, most = 49_152, 65_535
     choices = [port for port in range(10_000, 65_536) if not least <= port <= most]
-    for port in [*random.SystemRandom().sample(choices, min(len(choices), _PORT_TRIES)), 0]:
+    for port in random.SystemRandom().sample(choices, min(len(choices), _PORT_TRIES)):
         with socket.socket() as listener, contextlib.suppress(OSError):
             listener.bind((address, port))
-            return int(listener.getsockname()[1])
-    raise LamaeError(f"no TCP port of {address or 'this machine'} is free")
+            return port
+    with socket.socket() as listener:
+        listener.bind((address, 0))
+        return int(listener.getsockname()[1])
 
 
 def usable_cores() -> int:

@@ -6,7 +6,7 @@ from lamae import keyed
 from lamae.base.leads import NUM_LEADS
 
 _LEAD_DROPOUT = 2
-"""What a record's random numbers are for; crops use 1."""
+"""What a record's random numbers are for: crops use 1, and 3 and 4 were those of options that are gone."""
 
 
 def drop_leads(

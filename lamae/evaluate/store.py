@@ -194,8 +194,8 @@ def open_store(path: Path, *, kind: str) -> Store:
     for name, what in _OTHERS.items():
         if (path / name).exists():
             raise UsageError(f"{path}: is {what}, not {kind}; make {kind} from it with 'lamae {_VERB.get(kind, kind)}'")
-    if not any(path.glob(f"**/{ATTRIBUTES}")):
-        raise UsageError(f"{path}: is there, and is no store of {kind}; choose another name")
+    if not (path / ATTRIBUTES).exists() and not any(path.glob(f"*/{ATTRIBUTES}")):
+        raise UsageError(f"{path}: is there, and is no store of {kind}")
     try:
         attributes = dict(json.loads((path / ATTRIBUTES).read_text())["attributes"])
         version = int(attributes["store_version"])

@@ -167,7 +167,7 @@ def _take_steps(config: RunConfig, parts: _Parts, state: TrainState, signals: St
             _tighten_timeout(config.engine.step_timeout_s, ranks, watchdog)
         with watchdog.paused():
             # Who asks a run to stop may not wait for a validation.
-            measured = {} if stopped else validation.measure(state.step, engine)
+            measured = {} if stopped and state.step < last_step else validation.measure(state.step, engine)
             if stopped or measured or state.step == last_step or reporter.is_due(state.step):
                 reporter.report(state, engine, loader, save_s=saver.last_seconds, **schedule, **measured)
             if stopped:

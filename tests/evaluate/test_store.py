@@ -99,5 +99,5 @@ def test_nothing_is_left_where_writing_fails(shard_set, tmp_path):
 def test_a_directory_of_other_things_is_not_to_be_removed(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("")
-    with pytest.raises(UsageError, match="mine: is there, and is no store of labels; choose another name"):
+    with pytest.raises(UsageError, match="mine: is there, and is no store of labels"):
         store.open_store(tmp_path / "mine", kind="labels")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lamae.base.errors import EXIT_STOPPED, UsageError
+from lamae.base.errors import EXIT_DONE, EXIT_STOPPED, UsageError
 from lamae.base.rowfile import read_rows
 from lamae.train.loop import train
 from lamae.train.runconfig import RunConfig
@@ -90,7 +90,10 @@ def test_a_run_that_is_to_stop_does_not_wait_for_a_validation(make_config: MakeC
         os.kill(os.getpid(), signal.SIGTERM)
         return {}
 
-    config = make_config("run", "train.steps=6", "train.validate_every=4", "monitor.probe_every=2")
-    assert train(config, probe=ask_to_stop) == EXIT_STOPPED
+    measured = ("train.validate_every=4", "monitor.probe_every=2")
+    assert train(make_config("run", "train.steps=6", *measured), probe=ask_to_stop) == EXIT_STOPPED
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert (rows[-1]["step"], validation_losses(tmp_path / "run")) == (4, {})
+    # But for the last step, after which nothing goes on.
+    assert train(make_config("whole", "train.steps=4", *measured), probe=ask_to_stop) == EXIT_DONE
+    assert list(validation_losses(tmp_path / "whole")) == [4]

@@ -98,7 +98,7 @@ def embed(
     same, the recordings do not fit the model or there is nothing to embed.
     """
     ranks = _ranks(device)
-    progress = progress if progress is not None and ranks.is_main else ignore
+    progress = progress if ranks.is_main else ignore
     device = str(ranks.device)
     shard_set = ShardSet.open(shards)
     block_rows = _block_rows(shard_set.num_records)

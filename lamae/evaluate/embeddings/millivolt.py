@@ -45,7 +45,8 @@ def to_adc(signal_mv: Any, leads: Sequence[str]) -> tuple[np.ndarray, np.ndarray
         mv_BLT = mv_BLT[None]
     if mv_BLT.ndim != 3 or mv_BLT.shape[1] != len(places):
         turned = mv_BLT.ndim == 3 and mv_BLT.shape[2] == len(places)
-        hint = "it seems to be [samples, leads]: transpose it" if turned else "give [(records,) leads, samples]"
+        wanted = "give [leads, samples] or [records, leads, samples]"
+        hint = "it seems to be [samples, leads]: transpose it" if turned else wanted
         raise UsageError(f"a signal of shape {shape} does not fit {len(places)} leads; {hint}")
     if not mv_BLT.size:
         raise UsageError(f"a signal of shape {shape} is empty")

@@ -8,6 +8,7 @@
 Asked for by ``profile.steps``, or of a run on its way by putting a file named ``profile.now`` into its directory.
 """
 
+import contextlib
 import gzip
 import logging
 import shutil
@@ -115,7 +116,8 @@ class Profiler:
         self._trace = None
         self.is_active = False
         if self._traces and self._on_cuda:
-            torch.cuda.memory._record_memory_history(enabled=None)
+            with contextlib.suppress(RuntimeError):
+                torch.cuda.memory._record_memory_history(enabled=None)
 
     def _write_trace(self, folder: Path) -> None:
         path = folder / f"rank-{self._ranks.rank:05d}.pt.trace.json"
