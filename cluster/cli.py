@@ -23,6 +23,7 @@ SUBMIT_CONTEXT = {"ignore_unknown_options": True}
 
 
 def submit(
+    context: typer.Context,
     verb: Annotated[str, typer.Argument(help="The verb to run: train, shard, embed, probe, finetune, bench, …")],
     arguments: Annotated[list[str] | None, typer.Argument(metavar="ARGS", help="Its arguments and options.")] = None,
     cluster: ClusterOption = "local",
@@ -41,8 +42,11 @@ def submit(
         console.say(profile.explain(cluster, overrides or []))
         return
     from lamae.cluster import jobs as jobs_module
+    from lamae.cluster.submit import VERBS
     from lamae.cluster.submit import submit as submit_job
 
+    if verb in VERBS:
+        verbs.check_words(context.find_root(), [verb, *(arguments or [])])
     chosen = profile.load(cluster, overrides or [])
     submitted = submit_job(verb, arguments or [], profile=chosen, folder=folder, dry_run=dry_run)
     for job in submitted:

@@ -20,7 +20,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lamae.base import files
+from lamae.base import files, settings
 from lamae.base.errors import EXIT_STOPPED, LamaeError, UsageError
 from lamae.base.rundirectory import RunDirectory
 from lamae.cluster.profile import Profile
@@ -70,9 +70,9 @@ class Submission:
         """Raises UsageError where the folder holds no submission."""
         try:
             values = files.read_json(folder / SUBMISSION_NAME)
-            profile = {Profile.RENAMED.get(name, name): value for name, value in values["profile"].items()}
-            return cls(**{**values, "profile": Profile(**profile)})
-        except (FileNotFoundError, LamaeError, TypeError, KeyError, AttributeError) as error:
+            profile = settings.from_mapping(Profile(), values["profile"], source="profile")
+            return cls(**{**values, "profile": profile})
+        except (FileNotFoundError, LamaeError, TypeError, KeyError, ValueError) as error:
             raise UsageError(f"{folder}: not a job of 'lamae submit' ({error})") from None
 
 

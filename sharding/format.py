@@ -5,7 +5,7 @@
       shards/NNNNNN.tar   plain WebDataset: KEY.npy (int16 [12, T], canonical lead order) and KEY.json
       index.zarr/         zarr v3 group of columns, row i = record i
       rejects.csv         records that were left out, with the reason (key,reason,detail)
-  unmatched.csv       where the source has a list of its own: what is missing, unlisted or unused (path,status)
+      unmatched.csv       where the source has a list of its own: what is missing, unlisted or unused (path,status)
 
 A record is read by ``pread`` of ``payload_length`` bytes at ``payload_offset`` of its shard: the samples of KEY.npy
 without the npy header. -32768 means "no sample". A shard set is read-only once ``dataset.json`` is there.
@@ -113,6 +113,8 @@ def _why_no_shard_set(root: Path) -> str:
         return f"a file, and no shard set; {of_it}"
     if (root / WORK_NAME).exists() or not any(root.iterdir()):
         return f"no {MANIFEST_NAME}, so this is no finished shard set; make it with 'lamae shard SOURCE {root}'"
+    if (root / SHARDS_NAME).is_dir() and (root / INDEX_NAME).is_dir():
+        return f"{MANIFEST_NAME} is missing, without which nothing tells that the others are whole; {_REMEDY}"
     return f"no {MANIFEST_NAME}, so this is no shard set; {of_it}"
 
 
@@ -142,11 +144,7 @@ class ShardSet:
             version = int(manifest["format_version"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise LamaeError(f"{manifest_path}: not readable as a shard set manifest ({error}); {_REMEDY}") from None
-        if version > FORMAT_VERSION:
-            raise LamaeError(
-                f"{root}: format version {version} is newer than {FORMAT_VERSION}, the newest this lamae reads; "
-                f"upgrade lamae"
-            )
+        files.check_version(root, "format version", version, FORMAT_VERSION)
         digest = manifest.pop("manifest_sha256", None)
         if digest != files.json_sha256(manifest):
             raise LamaeError(f"{manifest_path}: changed since it was written (sha256); {_REMEDY}")

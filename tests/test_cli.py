@@ -61,6 +61,24 @@ def test_bad_input_is_one_line_and_exit_code_2(lamae, arguments, message, tmp_pa
     assert not list(tmp_path.iterdir()), "a refused command left something behind"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["embed", "run"], "Missing argument 'SHARDS'"),
+        (["probe", "store.zarr", "labels.zarr", "--fractoin", "0.1"], "No such option: --fractoin"),
+        (["compare", "shards", "labels.zarr", "--device"], "requires an argument"),
+        (["bench", "loader", "--quik"], "No such option: --quik"),
+        (["bench", "nothing"], "no benchmark 'nothing'"),
+    ],
+)
+def test_what_a_verb_would_not_understand_is_not_submitted(lamae, arguments, message, tmp_path):
+    code, output, errors = lamae("submit", *arguments, "--cluster", "local")
+    assert code == 2
+    assert message in errors
+    assert "plan:" not in output
+    assert not list(tmp_path.iterdir())
+
+
 def test_module_and_exit_code_reach_the_shell(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "lamae", "verify", "nowhere"], cwd=tmp_path, capture_output=True, text=True

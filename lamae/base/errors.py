@@ -34,6 +34,10 @@ class LamaeError(Exception):
         self.all_ranks = all_ranks
 
 
+class NewerError(LamaeError):
+    """A later lamae wrote it, in a form that this one does not know."""
+
+
 class UsageError(LamaeError):
     """The command or the config can never work as written: schedulers must not retry it."""
 

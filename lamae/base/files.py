@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from lamae.base import keys
-from lamae.base.errors import LamaeError, UsageError
+from lamae.base.errors import LamaeError, NewerError, UsageError
 from lamae.base.text import csv_row
 
 PARTIAL_SUFFIX = ".partial"
@@ -183,6 +183,12 @@ def check_shape(path: Path, values: dict[str, Any], kind: type) -> None:
     """Raises LamaeError naming a key of dataclass ``kind`` that is missing from what was read, or of another type."""
     for misfit in keys.misfits(kind, values, exactly=True):
         raise LamaeError(f"{path}: {misfit}")
+
+
+def check_version(place: Path, what: str, version: object, newest: int) -> None:
+    """Raises NewerError where a file gives a later version of its format than ``newest``."""
+    if isinstance(version, int) and version > newest:
+        raise NewerError(f"{place}: {what} {version} is newer than {newest}, which this lamae reads; upgrade lamae")
 
 
 def check_plain(path: Path, name: str) -> None:

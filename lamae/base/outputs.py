@@ -9,6 +9,7 @@ from typing import Any
 
 from lamae.base.errors import UsageError
 from lamae.base.files import writing
+from lamae.base.text import few
 
 MAX_DIFFERENCES = 3
 _DIGEST = re.compile(r"[0-9a-f]{12,64}")
@@ -41,10 +42,7 @@ def refuse_other(
         for key, old, new in differences(found, json.loads(json.dumps(wanted)))
     ]
     if found_differences:
-        shown, num_more = found_differences[:MAX_DIFFERENCES], len(found_differences) - MAX_DIFFERENCES
-        raise UsageError(
-            f"{complaint} ({'; '.join(shown)}{f'; and {num_more} more' if num_more > 0 else ''}); {remedy}"
-        )
+        raise UsageError(f"{complaint} ({few(found_differences, MAX_DIFFERENCES, between='; ')}); {remedy}")
 
 
 def _in_words(key: str, old: Any, new: Any) -> str:

@@ -5,7 +5,7 @@ A terminal obeys escape sequences in what it is sent, and a spreadsheet computes
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from lamae.base.errors import UsageError
 
@@ -26,6 +26,12 @@ def slug(name: str) -> str:
 def one_line(text: str) -> str:
     """``visible`` with tabs and line feeds as escapes, too."""
     return visible(text).replace("\t", "\\t").replace("\n", "\\n")
+
+
+def few(names: Sequence[str], limit: int = 20, *, between: str = ", ") -> str:
+    """The first names in a line, and how many more there are."""
+    more = len(names) - limit
+    return between.join([*names[:limit], *([f"and {more} more"] if more > 0 else [])])
 
 
 def csv_row(values: Iterable[object]) -> list[str]:

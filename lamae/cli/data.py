@@ -1,7 +1,7 @@
 """The verbs that make shard sets and look into them: synth, shard, verify, inspect, card."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -200,6 +200,10 @@ def inspect(
     shards: ShardsArgument,
     key: Annotated[str | None, typer.Argument(help="Record key; the first record when left out.")] = None,
     save: Annotated[Path | None, typer.Option(help="Where to write the plot (default: KEY.png here).")] = None,
+    layout: Annotated[
+        Literal["3x4", "12x1"],
+        typer.Option(help="3x4: 2.5 s of each lead over a strip of II; 12x1: ten seconds of every lead."),
+    ] = "3x4",
 ) -> None:
     """Print a record and save its 12-lead plot on ECG paper (25 mm/s, 10 mm/mV)."""
     from lamae.reports.inspect import describe_record, save_record_plot
@@ -209,7 +213,7 @@ def inspect(
     row = shard_set.row_of(key) if key is not None else 0
     title, columns, rows = describe_record(shard_set, row)
     console.print_table(title, columns, rows)
-    path = save_record_plot(shard_set, row, save or Path(f"{shard_set.keys[row]}.png"))
+    path = save_record_plot(shard_set, row, save or Path(f"{shard_set.keys[row]}.png"), layout=layout)
     console.say(f"plot: {path}")
 
 

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -61,6 +61,16 @@ class Verb(TyperCommand):
         ctx.params["overrides"] = [*(str(ctx.params[name]) for name in keys), *(ctx.params["overrides"] or [])]
         ctx.params |= dict.fromkeys(keys)
         return rest
+
+
+def check_words(root: typer.Context, words: Sequence[str]) -> None:
+    """Parse the words after ``lamae`` and run nothing: what a verb would say against them is raised here."""
+    command: Any = root.command
+    path: list[str] = []
+    while words and hasattr(command, "resolve_command"):  # a group of verbs
+        name, command, words = command.resolve_command(root, list(words))
+        path.append(name)
+    command.make_context(" ".join(path), list(words), parent=root)
 
 
 def _with_verbosity(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ and rows and belong to the shard set.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +119,7 @@ def compare(
     tuned = {name: read_finetuned(path, truth, subject_N) for name, path in (finetuned or {}).items()}
     embedder = _Embedder(shard_set, work, device, progress)
     for run in runs.values():  # all of them before the first takes hours
-        load_for_inference(run, shard_set)
+        embedder.weights(run)
     paths = {name: embedder.path(name, run) for name, run in runs.items()}
     first = next(iter(runs))
     paths[RANDOM_WEIGHTS] = embedder.path(RANDOM_WEIGHTS, runs[first], random_weights=True)
@@ -166,6 +166,14 @@ class _Embedder:
     work: Path
     device: str
     progress: Progress
+    _weights: dict[tuple[Path, bool], str] = field(default_factory=dict)
+
+    def weights(self, run: Path, *, random_weights: bool = False) -> str:
+        """The hash of a run's weights, which are read once."""
+        if (run, random_weights) not in self._weights:
+            _, model, _ = load_for_inference(run, self.shard_set, random_weights=random_weights)
+            self._weights[run, random_weights] = weights_hash(model)
+        return self._weights[run, random_weights]
 
     def path(
         self,
@@ -177,10 +185,10 @@ class _Embedder:
         rows: np.ndarray | None = None,
     ) -> Path:
         """Where these embeddings are, after making them if need be. Other weights, leads or rows have another name."""
-        _, model, _ = load_for_inference(run, self.shard_set, random_weights=random_weights)
+        weights = self.weights(run, random_weights=random_weights)
         suffix = "" if leads is None else "-" + "-".join(LEADS[lead] for lead in leads)
         chosen = "" if rows is None else f"-{rows_hash(rows)[:16]}"
-        path = self.work / f"{slug(name)}-{weights_hash(model)}{suffix}{chosen}.zarr"
+        path = self.work / f"{slug(name)}-{weights}{suffix}{chosen}.zarr"
         if not path.exists():
             embed(
                 run,

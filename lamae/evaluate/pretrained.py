@@ -100,9 +100,7 @@ def read_export(root: Path) -> LoadedModel:
             f"{root}: no {CONFIG_NAME}, so this is no exported model; make one with 'lamae export RUN OUT', or take "
             f"one that comes with lamae: {', '.join(bundled())}"
         ) from None
-    version = content.get("export_version")
-    if isinstance(version, int) and version > EXPORT_VERSION:
-        raise LamaeError(f"{root}: export version {version} is newer than {EXPORT_VERSION}; upgrade lamae")
+    files.check_version(root, "export version", content.get("export_version"), EXPORT_VERSION)
     files.check_shape(place, content, _Content)
     _check_weights(root / WEIGHTS_NAME, content["weights_sha256"])
     sections = {name: content[name] for name in ("model", "mask", "signal")}

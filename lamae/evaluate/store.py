@@ -201,8 +201,7 @@ def open_store(path: Path, *, kind: str) -> Store:
         version = int(attributes["store_version"])
     except (KeyError, ValueError, TypeError, OSError) as error:
         raise LamaeError(f"{path / ATTRIBUTES}: not readable as a store of {kind} ({error}); {remedy}") from None
-    if version > STORE_VERSION:
-        raise LamaeError(f"{path}: store version {version} is newer than {STORE_VERSION}; upgrade lamae")
+    files.check_version(path, "store version", version, STORE_VERSION)
     sums = attributes.get(SUMS_NAME)
     if version < STORE_VERSION or not isinstance(sums, dict):
         raise LamaeError(f"{path}: has no checksums: it is from an older lamae, or was changed; {remedy}")

@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lamae.base import keys
 from lamae.base.leads import LEADS, NUM_LEADS
 from lamae.data.mixture import Mixture
 from lamae.reports.charts import WIDTH, log_scale, new_charts, plot_heatmap
@@ -20,28 +21,13 @@ from lamae.reports.inspect import plot_row
 from lamae.reports.page import Page
 from lamae.reports.style import SERIES
 from lamae.sharding.format import SPLITS, ShardSet, lead_mask_to_bool
-from lamae.sharding.quality import LEAD_FLAGS, RECORD_FLAGS
+from lamae.sharding.quality import LEAD_FLAGS, RECORD_FLAGS, QualityConfig
 
 Sets = Mapping[str, ShardSet]
 """By name."""
 
 MAX_EXAMPLES = 6
-EXPLANATIONS = {
-    "missing": "the record does not have the lead",
-    "gaps": "too many samples of the lead are missing",
-    "zero": "every sample is 0 mV",
-    "flat": "the lead does not move",
-    "flat_run": "the lead stands still for a while",
-    "saturated": "many samples at the lead's own largest or smallest value",
-    "amplitude": "farther from 0 mV than any heart takes it, for longer than a spike",
-    "wander": "the baseline leaves its place on paper",
-    "hum": "mains hum at 50 or 60 Hz",
-    "limb_inconsistent": "the limb leads contradict Einthoven's and Goldberger's relations",
-    "gain_normalised": "the limb leads agree in stored integers alone, so the gains give no millivolts: --gain",
-    "gain_implausible": "a unit is less than any recorder resolves, so the header's gain gives no millivolts: --gain",
-    "avl_avf_exchanged": "the limb leads agree once aVL and aVF change names",
-    "duplicate": "the same waveform as another record",
-}
+OF_NO_RULE = {"missing": "The record does not have the lead", "duplicate": "The same waveform as another record"}
 
 
 def write_card(records: Path | ShardSet | Mixture, out: Path, *, examples: bool = True) -> None:
@@ -273,7 +259,8 @@ def _flag_text(name: str, rules: Mapping[str, Any]) -> str:
         or (name == "limb_inconsistent" and key in ("limb_tolerance_uv", "limb_max_share"))
     ]
     limit = f" (limit {', '.join(limits)})" if limits else ""
-    return f"{name.replace('_', ' ')}: {EXPLANATIONS.get(name, '')}{limit}"
+    what = OF_NO_RULE.get(name) or keys.first_sentence(QualityConfig, name)
+    return f"{name.replace('_', ' ')}: {what[0].lower()}{what[1:]}{limit}"
 
 
 _UNITS = {"uv": "µV", "mv": "mV", "s": "s", "share": "of samples"}

@@ -44,7 +44,7 @@ def describe_record(shard_set: ShardSet, row: int) -> tuple[str, list[str], list
     return title, heads, rows
 
 
-def plot_row(shard_set: ShardSet, row: int, *, title: str) -> Figure:
+def plot_row(shard_set: ShardSet, row: int, *, title: str, layout: str = "3x4") -> Figure:
     """Record ``row`` on ECG paper, with its own gain, baseline and leads."""
     return plot_record(
         shard_set.read(row),
@@ -52,13 +52,14 @@ def plot_row(shard_set: ShardSet, row: int, *, title: str) -> Figure:
         gain=shard_set.column("gain")[row],
         baseline=shard_set.column("baseline")[row],
         lead_mask=lead_mask_to_bool(np.asarray(shard_set.column("lead_mask")[row])),
+        layout=layout,
         title=title,
     )
 
 
-def save_record_plot(shard_set: ShardSet, row: int, path: Path) -> Path:
+def save_record_plot(shard_set: ShardSet, row: int, path: Path, *, layout: str = "3x4") -> Path:
     """Plot record ``row`` to ``path`` (.png, .svg or .pdf; true to scale when printed at 100 %)."""
-    figure = plot_row(shard_set, row, title=shard_set.keys[row])
+    figure = plot_row(shard_set, row, title=shard_set.keys[row], layout=layout)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)

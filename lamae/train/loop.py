@@ -9,6 +9,7 @@
 
 import logging
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -144,7 +145,7 @@ def _take_steps(config: RunConfig, parts: _Parts, state: TrainState, signals: St
     if config.train.validate_every:
         with watchdog.paused():
             validation.losses(state.step, engine)
-    first_step = state.step + 1
+    first_step, began = state.step + 1, time.monotonic()
     profiler.follow(state.step)
     reporter.begin()
     is_looked_at = lambda: profiler.is_active or reporter.is_due(state.step + 1)
@@ -164,6 +165,7 @@ def _take_steps(config: RunConfig, parts: _Parts, state: TrainState, signals: St
         clock.end_step()
         watchdog.beat()
         if state.step == first_step:
+            log.info("the first step took %.1f s, warming up included", time.monotonic() - began)
             _tighten_timeout(config.engine.step_timeout_s, ranks, watchdog)
         with watchdog.paused():
             # Who asks a run to stop may not wait for a validation.

@@ -146,7 +146,10 @@ def test_from_scratch_and_on_few_leads(fresh, shard_set, labels, tmp_path):
     assert scratch.name == "lamae, from scratch"
     assert scratch.codes == tuned.codes
     assert not np.array_equal(scratch.probability_NC, tuned.probability_NC)
-    assert json.loads((tmp_path / "few" / RESULT_NAME).read_text())["request"]["leads"] == [0, 1]
+    asked = {out: json.loads((tmp_path / out / RESULT_NAME).read_text())["request"] for out in ("scratch", "few")}
+    assert asked["few"]["leads"] == [0, 1]
+    # Fresh weights have nothing to keep, so no block of theirs is held back.
+    assert [of["options"]["layer_decay"] for of in asked.values()] == [1.0, 0.75]
 
 
 def test_subjects_of_pretraining_are_refused_but_not_from_scratch(shard_set, labels, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from lamae.sharding.format import MANIFEST_NAME, ShardSet, manifest_text
 from lamae.sharding.pack import PackOptions, pack
 from lamae.sharding.verify import verify
 from tests.sharding.wfdbtree import write_mimic_tree
+from tests.shardsets import random_adc, write_shard_set
 
 
 @pytest.fixture(scope="module")
@@ -138,3 +139,7 @@ def test_what_is_no_shard_set_is_refused(tmp_path):
         verify(tmp_path / "absent")
     with pytest.raises(UsageError, match=r"no dataset\.json"):
         verify(tmp_path)
+    lost = write_shard_set(tmp_path / "lost", random_adc(3, 500))
+    (lost / "dataset.json").unlink()
+    with pytest.raises(UsageError, match=r"dataset\.json is missing.*copy the shard set again"):
+        verify(lost)

@@ -134,7 +134,7 @@ def test_a_newer_format_is_refused_and_not_passed_over(tmp_path: Path) -> None:
     newer = write(tmp_path, 2) / "checkpoint.json"
     manifest = json.loads(newer.read_text()) | {"format_version": FORMAT_VERSION + 1}
     newer.write_text(json.dumps(manifest))
-    with pytest.raises(LamaeError, match=r"checkpoint format 3 is newer than 2.*upgrade lamae"):
+    with pytest.raises(LamaeError, match=r"checkpoint format 3 is newer than 2.*upgrade lamae or take another run.dir"):
         newest_whole(tmp_path)
 
 

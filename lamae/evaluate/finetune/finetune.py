@@ -16,7 +16,7 @@ import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -87,6 +87,7 @@ def finetune(
         options.check()
     except ValueError as error:
         raise UsageError(str(error)) from None
+    options = options.settle()
     shard_set = ShardSet.open(shards)
     truth = read_labels(labels)
     store.require_same_rows(labels, truth.index_hash, shard_set.root, shard_set.index_hash)
@@ -113,9 +114,8 @@ def finetune(
             return read_finetuned(out, truth, subject)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
-            classifier = Classifier(
-                model, num_codes=len(kept), readout=options.readout, layer_decay=options.layer_decay
-            )
+            decay = cast(float, options.layer_decay)
+            classifier = Classifier(model, num_codes=len(kept), readout=options.readout, layer_decay=decay)
         tuner = Tuner(
             classifier,
             options,

@@ -81,8 +81,3 @@ def choose_vocabulary(
         # A code's records include those of every code below it, so equal numbers mean equal records.
         kept = [a for a in kept if not any(b != a and b.startswith(a) and number[b] == number[a] for b in kept)]
     return sorted(kept[:top])
-
-
-def few(names: Sequence[str], limit: int = 20) -> str:
-    """Names in a line, and how many more there are."""
-    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -11,7 +11,8 @@ from collections import Counter
 from pathlib import Path
 
 from lamae.base.errors import UsageError
-from lamae.evaluate.labels.codes import CodeLists, choose_vocabulary, few
+from lamae.base.text import few
+from lamae.evaluate.labels.codes import CodeLists, choose_vocabulary
 from lamae.evaluate.labels.csvrows import NO_VALUE, items, shortened
 from lamae.evaluate.labels.snomed import CODE, CPSC, NAMES, ToSnomed
 from lamae.evaluate.labels.store import LabelTable

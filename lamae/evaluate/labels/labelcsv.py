@@ -7,7 +7,8 @@ from pathlib import Path
 
 from lamae.base.errors import UsageError
 from lamae.base.tables import Table
-from lamae.evaluate.labels.codes import CodeLists, choose_vocabulary, few
+from lamae.base.text import few
+from lamae.evaluate.labels.codes import CodeLists, choose_vocabulary
 from lamae.evaluate.labels.csvrows import BINARY, NO_VALUE, shortened
 from lamae.evaluate.labels.snomed import NAMES, ToSnomed, columns_to_codes
 from lamae.evaluate.labels.store import LabelTable

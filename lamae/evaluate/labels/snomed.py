@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lamae.base.errors import UsageError
-from lamae.evaluate.labels.codes import few
+from lamae.base.text import few
 
 EQUIVALENT = {"733534002": "164909002", "713427006": "59118001", "63593006": "284470004", "17338001": "427172004"}
 """Code to the one that stands for both, as scored in 2021 (the first pair is not yet in 2020)."""

@@ -15,7 +15,8 @@ import numpy as np
 
 from lamae.base.errors import UsageError
 from lamae.base.tables import Table
-from lamae.evaluate.labels.codes import CodeLists, choose_vocabulary, few
+from lamae.base.text import few
+from lamae.evaluate.labels.codes import CodeLists, choose_vocabulary
 from lamae.evaluate.labels.csvrows import (
     BINARY,
     NO_VALUE,

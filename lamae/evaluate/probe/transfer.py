@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from lamae.base.errors import UsageError
+from lamae.base.text import few
 from lamae.evaluate import store
 from lamae.evaluate.embeddings.embed import Embeddings, read_embeddings
-from lamae.evaluate.labels.codes import few
 from lamae.evaluate.labels.store import NO_SPLIT, Labels, read_labels
 from lamae.evaluate.probe.features import Joined
 from lamae.sharding.format import SPLITS

@@ -29,7 +29,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
 from lamae.base import files
-from lamae.base.errors import LamaeError, UsageError
+from lamae.base.errors import LamaeError, NewerError, UsageError
 from lamae.base.files import file_sha256
 from lamae.base.rundirectory import STEP_NAME, RunDirectory
 from lamae.model.pretrain import PretrainModel, build_model
@@ -106,6 +106,8 @@ class CheckpointInfo:
     step: int
     samples_consumed: int
     """0 where the manifest is unreadable."""
+    unreadable: LamaeError | None
+    """Why the manifest is."""
     num_bytes: int
     pinned: bool
 
@@ -117,12 +119,13 @@ def list_checkpoints(root: Path) -> list[CheckpointInfo]:
         match = STEP_NAME.fullmatch(path.name)
         if match and path.is_dir():
             num_bytes = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
+            samples_consumed, unreadable = 0, None
             try:
                 samples_consumed = int(read_manifest(path)["state"]["samples_consumed"])
-            except LamaeError:
-                samples_consumed = 0
+            except LamaeError as error:
+                unreadable = error
             pinned = (path / PINNED_NAME).exists()
-            found.append(CheckpointInfo(path, int(match[1]), samples_consumed, num_bytes, pinned))
+            found.append(CheckpointInfo(path, int(match[1]), samples_consumed, unreadable, num_bytes, pinned))
     return sorted(found, key=lambda info: info.step)
 
 
@@ -136,8 +139,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         manifest = files.read_json(file)
     except FileNotFoundError:
         raise LamaeError(f"{path}: no {MANIFEST_NAME}, so this is no checkpoint") from None
-    if isinstance(version := manifest.get("format_version"), int) and version > FORMAT_VERSION:
-        raise LamaeError(f"{path}: checkpoint format {version} is newer than {FORMAT_VERSION}, which this lamae reads")
+    files.check_version(path, "checkpoint format", manifest.get("format_version"), FORMAT_VERSION)
     if manifest.get("digest") != manifest_digest(manifest):
         raise LamaeError(f"{file}: contents do not match their own digest")
     # The digest shows damage; whoever wrote the file could also have written this.
@@ -203,14 +205,14 @@ def _find_damage(path: Path, entries: dict[str, dict[str, Any]]) -> list[str]:
 def newest_whole(root: Path) -> Path | None:
     """The newest checkpoint that verifies; those passed over are named in the log. None when there is none.
 
-    Raises LamaeError at one of a newer format: passing over it would throw its steps away.
+    Raises NewerError at one of a newer format: passing over it would throw its steps away.
     """
     for info in reversed(list_checkpoints(root)):
+        if isinstance(info.unreadable, NewerError):
+            raise NewerError(f"{info.unreadable} or take another run.dir")
         problems = verify_checkpoint(info.path)
         if not problems:
             return info.path
-        if "is newer than" in problems[0]:
-            raise LamaeError(problems[0] + "; upgrade lamae or take another run.dir")
         log.warning("%s is damaged and passed over: %s", info.path.name, "; ".join(problems))
     return None
 

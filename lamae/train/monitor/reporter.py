@@ -11,6 +11,7 @@ import torch
 from lamae.base.rowfile import RowFile, Throttle
 from lamae.base.rundirectory import RunDirectory
 from lamae.base.settings import to_dict, to_yaml
+from lamae.base.text import few
 from lamae.data.batch import Batch
 from lamae.data.config import SignalConfig
 from lamae.data.loader import RingLoader
@@ -104,7 +105,7 @@ class Reporter:
                 "step %d skipped: loss or gradient not finite; %d records quarantined: %s",
                 state.step,
                 len(keys),
-                _shorten(keys),
+                few(keys, MAX_KEYS_IN_A_LINE, between=" "),
             )
             limit = self._config.train.max_skipped_in_a_row
             stop_if_hopeless(state.skipped_in_a_row, limit=limit, step=state.step, run_dir=self._run_dir)
@@ -175,7 +176,7 @@ class Reporter:
                     loss,
                     step,
                     zscore,
-                    _shorten(keys),
+                    few(keys, MAX_KEYS_IN_A_LINE, between=" "),
                     more,
                     SPIKES_NAME,
                 )
@@ -194,8 +195,3 @@ class Reporter:
 
     def close(self) -> None:
         self._monitor.close()
-
-
-def _shorten(keys: list[str]) -> str:
-    more = len(keys) - MAX_KEYS_IN_A_LINE
-    return " ".join(keys[:MAX_KEYS_IN_A_LINE]) + (f" and {more} more" if more > 0 else "")
