@@ -1,1 +1,1 @@
-"""One script per arrow of the system, one JSON schema."""
+"""One script per stage of the pipeline, one JSON schema."""

@@ -3,7 +3,7 @@
 The other revision is unpacked into a temporary folder and its own command line measures its own code there, each time
 in a process of its own; so do we. A round is one run of each, in an order drawn anew, and gives the ratio of every
 measurement that both results have. Floors (``memcpy``, ``plain_write``) run the same code on both sides: how far their
-ratios are from 1 shows how even the ground was.
+ratios are from 1 shows how steady the machine was.
 """
 
 import io

@@ -17,7 +17,7 @@ from lamae.benchmarks.ranks import Session, call_apart
 from lamae.benchmarks.result import BENCHMARKS, Spread, combine, print_ratios, read_result, run_benchmark, write_result
 
 OF_RANKS = ("scaling",)
-# What 'bench all' asks of the full forms, with fewer repeats than alone: all of it in ten minutes on two cores.
+# What 'bench all' asks of the full forms, with fewer repeats than alone: all of it in eight minutes on two cores.
 IN_ALL: dict[str, dict[str, Any]] = {
     "shard": {"repeats": 5},
     "loader": {"repeats": 3},
@@ -143,7 +143,7 @@ def gpu_check(
     json: Annotated[Path, typer.Option("--json", help="The report; what it holds already is not run again.")] = Path(
         "gpu-check.json"
     ),
-    minutes: Annotated[float, typer.Option(help="Begin nothing after so many minutes, and end what runs then.")] = 8.0,
+    minutes: Annotated[float, typer.Option(help="Minutes after which nothing begins, and what runs is ended.")] = 8.0,
     quick: QuickOption = False,
 ) -> None:
     """Whether everything computes what it should on this machine's GPU, and how fast: one command, one report."""

@@ -1,6 +1,6 @@
 """Logistic regressions on frozen embeddings: all codes at once, beside scikit-learn's, which takes one code at a time.
 
-Both minimise the same objective on the same standardised features, with one penalty; a probe fits nine. scikit-learn
+Both minimise the same objective on the same standardised features, with one penalty; a probe fits five. scikit-learn
 gets at most ``_MOST_CODES_OF_PEER`` of the codes, since it has no use of seeing the others; rates are codes per second.
 The features are drawn, and a code's labels from a random direction of them, one record in ten being positive.
 """

@@ -1,6 +1,6 @@
 """What the batch script runs on the first node when all ranks of an attempt have ended: decide, and act on it.
 
-It is reached only when the ranks ended of themselves: when Slurm ends a job (preemption, requeue, cancellation, the
+It is reached only when the ranks ended by themselves: when Slurm ends a job (preemption, requeue, cancellation, the
 loss of the first node) it ends the batch script too, and puts the job back in the queue itself where that is due.
 """
 
@@ -38,7 +38,7 @@ def put_back(job_id: str, folder: Path, submission: Submission, decision: Decisi
     """
     fields = slurm.job_fields(job_id)
     if fields.get("JobState") == "CANCELLED":
-        raise LamaeError("it was cancelled")
+        raise LamaeError("the job was cancelled")
     known = slurm.expand_nodes(fields.get("ExcNodeList", ""))
     excluded = {*known, *_node_to_avoid(decision, fields, known, wanted=submission.profile.exclude_failing_nodes)}
     changes = {}
@@ -104,7 +104,7 @@ def _submit_anew(job_id: str, folder: Path, submission: Submission, excluded: Co
     return new_id
 
 
-def _insist(action: Callable[[], None]) -> None:
+def _retry(action: Callable[[], None]) -> None:
     """Do it, patiently where the controller does not answer. Raises the last UnreachableError."""
     for pause_s in PAUSES_S:
         try:
@@ -129,7 +129,7 @@ def main() -> None:
         decision = conclude(folder, submission, attempt, hosts=hosts)
         if decision.action == policy.REQUEUE:
             try:
-                _insist(lambda: put_back(os.environ["SLURM_JOB_ID"], folder, submission, decision))
+                _retry(lambda: put_back(os.environ["SLURM_JOB_ID"], folder, submission, decision))
             except LamaeError as error:
                 reason = f"{decision.reason}, but the job cannot be put back: {error}; submit the same command again"
                 decision = replace(decision, action=policy.STOP, reason=reason, exit_code=decision.exit_code or 1)

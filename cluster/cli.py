@@ -3,7 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -46,7 +46,7 @@ def submit(
     from lamae.cluster.submit import submit as submit_job
 
     if verb in VERBS:
-        verbs.check_words(context.find_root(), [verb, *(arguments or [])])
+        _check_overrides(verb, verbs.check_words(context.find_root(), [verb, *(arguments or [])]))
     chosen = profile.load(cluster, overrides or [])
     submitted = submit_job(verb, arguments or [], profile=chosen, folder=folder, dry_run=dry_run)
     for job in submitted:
@@ -68,6 +68,25 @@ def submit(
     if status.state != jobs_module.DONE:
         console.print_error(f"job {status.job_id} {status.state}{': ' * bool(status.detail)}{status.detail}")
         raise typer.Exit(status.exit_code or 1)
+
+
+def _check_overrides(verb: str, given: dict[str, Any]) -> None:
+    """Raise what a verb would say against its KEY=VALUE words; those of ``train`` are checked as it is submitted."""
+    from lamae.base.settings import override
+
+    words = given.get("overrides") or []
+    if verb == "finetune":
+        from lamae.evaluate.finetune.options import FinetuneOptions
+
+        override(FinetuneOptions(), words)
+    elif verb == "shard":
+        from lamae.sharding.options import PackOptions
+
+        override(PackOptions(), words)
+    elif verb == "study":
+        from lamae.study.plan import load_plan
+
+        load_plan(given["plan"], words)
 
 
 def jobs(

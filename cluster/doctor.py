@@ -140,11 +140,11 @@ def check_results(results: dict[str, Any]) -> list[Finding]:
         measured = f"{results['bus_gb_per_s']:.2f} GB/s, {results['latency_us']:.0f} us"
         findings.append(Finding("all-reduce over ranks", PASS, measured))
     for node in results["nodes"]:
-        findings += _judge_node(node)
+        findings += _check_node(node)
     return findings
 
 
-def _judge_node(node: dict[str, Any]) -> list[Finding]:
+def _check_node(node: dict[str, Any]) -> list[Finding]:
     host = node["host"]
     devices = ", ".join(sorted(set(node["devices"])))
     findings = [

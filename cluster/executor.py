@@ -125,8 +125,8 @@ def _without_outer_job() -> Iterator[None]:
 
 @contextmanager
 def _local_job_environment(folder: Path, profile: Profile) -> Iterator[None]:
-    """What a local job inherits from this process: the environment, deafness to the terminal's hang-up, and no pipe:
-    whoever reads what ``submit`` prints would wait for the job's end."""
+    """What a local job inherits from this process: the environment, SIGHUP ignored, and no pipe, so that readers of
+    ``submit``'s output do not wait for the job."""
     if profile.kind != "local":
         yield
         return

@@ -166,7 +166,7 @@ class _Watch:
     next_look: float = field(default=0.0, init=False)
 
     def run(self) -> None:
-        """Until every rank has ended, of itself or put down after a failure elsewhere."""
+        """Until every rank has ended by itself, or was killed after another had ended or all had stalled."""
         while not self._collect():
             self.now_s = self.clock.look()
             self._look_at_peers()

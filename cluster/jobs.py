@@ -163,7 +163,7 @@ def state_of(
         return PENDING, why + queued[0].reason, None
     if cancelled or ended == "CANCELLED":
         return CANCELLED, "", 1
-    why = f"Slurm ended it ({ended.lower()})" if ended else "neither in the queue nor ended of itself"
+    why = f"Slurm ended it ({ended.lower()})" if ended else "neither in the queue nor ended by itself"
     return GONE, f"{why}: see its log; the same command submitted again goes on from what was saved", 1
 
 

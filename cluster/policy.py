@@ -72,7 +72,7 @@ def decide(
         reason = f"exit code 2 on {usage[0]}: the command or configuration can never work as written; see the log"
         return Decision(STOP, reason, EXIT_USAGE, step=step_after)
     bad = [(host, end) for host, end in own if end.code not in (0, EXIT_STOPPED, *_STOPPED_UNHEARD)]
-    if any(end.code in _STOPPED_UNHEARD for _, end in own):  # the others may have failed for want of it
+    if any(end.code in _STOPPED_UNHEARD for _, end in own):  # the others may have failed because it left
         bad = [(host, end) for host, end in bad if (end.code or 0) < 0 and end.code not in _SELF_INFLICTED]
     if not bad and not lost and all(end.code == 0 for _, end in own):
         return Decision(DONE, "all ranks ended well", step=step_after)
@@ -94,7 +94,7 @@ def decide(
 def _cause(bad: list[tuple[str, RankEnd]], lost: list[str]) -> tuple[str | None, str]:
     """The host a failure points at, if it points at one, and what happened."""
     if lost:
-        return (lost[0] if len(lost) == 1 else None), f"no word from {', '.join(lost)}"
+        return (lost[0] if len(lost) == 1 else None), f"no report from {', '.join(lost)}"
     killed = [(end.at, host, end) for host, end in bad if (end.code or 0) < 0 and end.code not in _SELF_INFLICTED]
     if killed:
         _, host, end = min(killed, key=lambda entry: entry[0])

@@ -56,8 +56,7 @@ class Profile:
     """Memory per node; 0 leaves the cluster's default."""
 
     time_min: int = 60
-    """Time limit of one stay on the cluster; a training run that needs longer saves, is requeued and goes on. Other
-    jobs should fit in."""
+    """Time limit of one job; a training run that needs longer saves, is requeued and goes on. Others should fit in."""
 
     save_before_end_s: int = 120
     """How long before the time limit a run is asked to save and leave."""

@@ -71,7 +71,7 @@ class Stages:
         self.seconds: dict[str, float] = files.read_json(log) if log.exists() else {}
 
     def run(self, title: str, result: Path, action: Callable[[Progress], None]) -> None:
-        """Run ``action`` unless ``result`` exists, which it makes, atomically, as its last deed."""
+        """Run ``action`` unless ``result`` exists, which it makes atomically, last."""
         self.number += 1
         console.hint(f"[{self.number}/{self.count}] {title}", style="bold")
         if result.exists():

@@ -10,6 +10,10 @@ from collections.abc import Sequence
 
 import torch
 
+# All purposes: two with one number would draw the same. A number never changes, as its draws would; 3 and 4 were those
+# of options that are gone, and stay reserved.
+CROP, LEAD_DROPOUT, MASKS = 1, 2, range(16, 21)
+
 GOLDEN = 0x9E3779B97F4A7C15
 _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _FLOAT_BITS = 24
@@ -67,6 +71,9 @@ def uniform(key_B: torch.Tensor, *shape: int) -> torch.Tensor:
     return shift_right(bits(key_B, *shape), 64 - _FLOAT_BITS).float() * 2.0**-_FLOAT_BITS
 
 
-def below(key_B: torch.Tensor, bound: int) -> torch.Tensor:
-    """int64 ``[B]`` in 0..bound-1, bound up to 2^31. Integers throughout: a rounded product could reach ``bound``."""
+def below(key_B: torch.Tensor, bound: int | torch.Tensor) -> torch.Tensor:
+    """int64 ``[B]`` in 0..bound-1; bound, one or int64 ``[B]``, up to 2^31.
+
+    Integers throughout: a rounded product could reach ``bound``.
+    """
     return (shift_right(bits(key_B, 1)[:, 0], 32) * bound) >> 32

@@ -1,1 +1,1 @@
-"""ECG files on disk to WebDataset shard sets and back. Imports neither torch nor lamae: packing nodes have no GPU."""
+"""ECG files on disk to WebDataset shard sets and back. Imports no torch, and of lamae only lamae.base."""

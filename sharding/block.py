@@ -79,7 +79,7 @@ class BlockReader:
             except RejectError as reject:
                 block.rejects.append((entry.key, reject.reason, reject.detail))
         for _, run in groupby(taken, key=lambda record: record.shape):  # of several rates where they are resampled
-            self._judge(list(run), block)
+            self._assess(list(run), block)
         for _, windows in groupby(block.accepted, key=lambda accepted: accepted[0].path):
             _, recording = next(windows)  # a record counts once
             block.readers.update(["fast" if recording.fast else "wfdb", *recording.notes])
@@ -97,12 +97,12 @@ class BlockReader:
             audit(self._files, entry.path, recorded)
             readers["audited"] += 1
 
-    def _judge(self, taken: list[_Taken], block: Block) -> None:
+    def _assess(self, taken: list[_Taken], block: Block) -> None:
         """Apply the quality rules to records of one shape, and add them and their rows to ``block``."""
         measures = as_recorded = Measures([record.recorded for record in taken], out=self._values)
-        found = assess(as_recorded, self._quality)
         if any(record.stored is not record.recorded for record in taken):
             measures = Measures([record.stored for record in taken], out=self._values)
+        found = assess(as_recorded, self._quality, stored=measures)
         accepted = []
         for n, record in enumerate(taken):
             if (reject := found.rejects.get(n)) is not None:
@@ -165,7 +165,7 @@ def _take(entry: Entry, recorded: Recording, planned: Plan) -> list[_Taken]:
     taken = []
     starts = window_starts(end - begin, window, kind=options["windows"], overlap=options["overlap"])
     for number, start in enumerate(begin + start for start in starts):
-        key = window_key(entry.key, number) if options["windows"] == "all" else entry.key
+        key = window_key(entry.key, number, len(starts)) if options["windows"] == "all" else entry.key
         row = replace(entry, key=key, extra=(*entry.extra, repr(start / rate_hz)))
         first = round(start / rate_hz * planned.rate_hz)
         taken.append(

@@ -15,6 +15,7 @@ import numpy as np
 
 from lamae.base.errors import LamaeError
 from lamae.base.files import file_sha256
+from lamae.sharding.walk import is_hidden
 
 ATTRIBUTES = "zarr.json"
 """Metadata of a group or array; that of the group itself holds its attributes."""
@@ -22,7 +23,7 @@ ATTRIBUTES = "zarr.json"
 
 def file_sums(root: Path) -> dict[str, str]:
     """sha256 of every file below ``root`` by its path from there, sorted as paths are."""
-    return {name: file_sha256(root / name) for name in _files_below(root)}
+    return {name: file_sha256(root / name) for name in _files_below(root) if not _is_stray(name)}
 
 
 def sums_digest(sums: Mapping[str, str]) -> str:
@@ -81,7 +82,8 @@ def _missing_or_extra(root: Path, sums: Mapping[str, str]) -> Iterator[str]:
         return
     there = set(_files_below(root))
     for name in sorted(sums.keys() ^ there):
-        yield f"{root / name}: " + ("missing" if name in sums else "does not belong there")
+        if name in sums or not _is_stray(name):
+            yield f"{root / name}: " + ("missing" if name in sums else "does not belong there")
 
 
 def _changed(root: Path, sums: Mapping[str, str]) -> Iterator[str]:
@@ -97,6 +99,11 @@ def _files_below(root: Path) -> list[str]:
     """By directory listings alone: a thousand ranks that open an index at once read no file's metadata."""
     walked = ((Path(folder).relative_to(root), files) for folder, _, files in os.walk(root))
     return sorted(((place / name).as_posix() for place, files in walked for name in files), key=_parts)
+
+
+def _is_stray(name: str) -> bool:
+    """Whether it is a system's file, which nobody reads: .DS_Store, ._x, .nfs0001. zarr reads .zarray and such."""
+    return is_hidden(name) and not name.rpartition("/")[2].startswith(".z")
 
 
 def _parts(name: str) -> list[str]:

@@ -13,33 +13,39 @@ import numpy as np
 from lamae.base.errors import UsageError
 from lamae.base.files import file_sha256
 from lamae.base.tables import Table
-from lamae.sharding.sources import Entry
-from lamae.sharding.splits import KEY_COLUMNS, values_by_key
+from lamae.sharding.join import KEY_COLUMNS, coverage, values_by_key
+from lamae.sharding.sources import Entry, names_of
+from lamae.sharding.walk import is_hidden
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,59}")  # of these zarr makes a folder
 
 
-def with_columns(entries: list[Entry], path: str | None) -> tuple[list[Entry], list[str], str | None]:
-    """The entries with the values of the CSV file at ``path``, the columns' names and the file's sha256.
+def with_columns(
+    entries: list[Entry], path: str | None, *, allow_few: bool = False
+) -> tuple[list[Entry], list[str], str | None, str]:
+    """The entries with the values of the CSV file at ``path``, the columns' names, the file's sha256, and how many
+    records it names where that is not all.
 
     Records that the file does not name get empty values. Raises UsageError where the file cannot be used.
     """
     if path is None:
-        return entries, [], None
+        return entries, [], None, ""
     table = Table(Path(path))
     key_column = table.require_one_of(*KEY_COLUMNS)
     table.refuse_repeated_names()
     names = [name for name in table.names if name != key_column]
     for name in names:
-        if not _NAME.fullmatch(name) or name == "zarr.json":
+        if not _NAME.fullmatch(name) or name == "zarr.json" or is_hidden(name):
             raise UsageError(
                 f"{path}: a column named {name!r} cannot go into the index; name it with letters, digits and _, or "
                 f"leave it out"
             )
-    values = values_by_key(table, key_column, names, {entry.key: None for entry in entries})
+    values = values_by_key(table, [key_column], names, names_of(entries))
+    keys = [entry.key for entry in entries]
+    note = coverage(table.path, "columns", keys, values, others="the others get empty values", allow_few=allow_few)
     empty = ("",) * len(names)
     found = [replace(entry, extra=values.get(entry.key, empty)) for entry in entries]
-    return found, names, file_sha256(Path(path))
+    return found, names, file_sha256(Path(path)), note
 
 
 def typed_column(values: list[str]) -> np.ndarray:

@@ -173,6 +173,11 @@ class ShardSet:
         return str(patients["note"]) if patients.get("records_without") else ""
 
     @property
+    def partly_named(self) -> str:
+        """What tables given when packing say of a part of the records only, such as folds; empty where of all."""
+        return "; ".join(self.manifest.get("plan", {}).get("partly_named", []))
+
+    @property
     def index_hash(self) -> str:
         """What labels.zarr and embeddings.zarr carry to prove that their rows are this set's rows."""
         return str(self.manifest["index_sha256"])

@@ -120,6 +120,13 @@ class Measures:
             found[n, lead] = _longest_run(self._samples[n][lead]) > num_samples
         return found
 
+    def missing_more_than(self, share: float, *, num_samples: int) -> np.ndarray:
+        """Whether more than ``share`` of a lead's ``num_samples`` are missing, or all; any others are missing too and
+        do not count.
+        """
+        num_missing = self.num_missing - (self.num_samples - num_samples)
+        return (num_missing > share * num_samples) | ~self.has_samples
+
     def at_end_more_than(self, share: float) -> np.ndarray:
         """bool [N, 12]: the lead rests at its largest or smallest value in more than ``share`` of its samples, and
         moves in between: saturated."""

@@ -155,9 +155,8 @@ def _write_index(
     for path in building.rglob("*"):
         if path.is_file():
             sync(path)
-    # Where the file system has no locks another merge may finish at any line, and takes the work directory away: zarr
-    # makes folders anew, so it is the plan that tells. From here on nothing is made there: what is moved is moved only
-    # while that directory stands.
+    # Without locks another merge may finish and remove the work directory, and zarr would make it again: so check that
+    # the plan is still there. Below only renames follow, which fail without the directory.
     Plan.open(planned.out)
     index_files = file_sums(building)
     try:

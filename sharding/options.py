@@ -1,4 +1,4 @@
-"""What a user may ask of packing. All but ``workers`` and ``allow_unknown_subjects`` is part of what a shard set is."""
+"""What a user may ask of packing. All but ``workers`` and what is allowed is part of what a shard set is."""
 
 import dataclasses
 import math
@@ -24,7 +24,7 @@ class PackOptions:
     shard_size: int = 1024
     """Records listed per tar, before quality control; 123 MB of 10 s at 500 Hz."""
     limit: int | None = None
-    """Pack only the first so many records of the sorted listing."""
+    """Pack only this many records, the first of the sorted listing."""
     rate_hz: float | None = None
     """Resample every record to this rate (see sharding.resample); None keeps what was recorded, losslessly."""
     seconds: float | None = None
@@ -41,7 +41,7 @@ class PackOptions:
     gain: float | None = None
     """Stored units per millivolt in every lead, whatever the headers say; None takes the headers' gains."""
     max_per_subject: int | None = None
-    """At most so many records of one subject, chosen by a hash of the key; subjects with many visits weigh less."""
+    """At most this many records of one subject, chosen by a hash of the key; subjects with many visits weigh less."""
     columns_from: str | None = None
     """CSV file with a key or study_id column; its other columns go into the index as extra/NAME, by record."""
     split_fractions: list[float] = field(default_factory=lambda: [0.8, 0.1, 0.1])
@@ -57,6 +57,8 @@ class PackOptions:
     """Regular expression whose one group is the subject in a record's path, such as patient(\\d+)/."""
     allow_unknown_subjects: bool = False
     """Whether records that subjects_from or subject_pattern does not name may be subjects of their own."""
+    allow_unnamed: bool = False
+    """Whether splits_from and columns_from may name fewer than half of the records."""
     ptbxl_rate_hz: int | None = None
     """Which of PTB-XL's two copies of each record to take: 500 or 100; None takes 500 where it is there."""
     audit: float = 0.002
@@ -89,5 +91,5 @@ class PackOptions:
     def identity(self) -> dict[str, Any]:
         """The options that decide the bytes of the result, as plain values."""
         values = dataclasses.asdict(self)
-        del values["workers"], values["allow_unknown_subjects"]
+        del values["workers"], values["allow_unknown_subjects"], values["allow_unnamed"]
         return values

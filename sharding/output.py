@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from lamae.base.errors import UsageError
-from lamae.base.outputs import refuse_foreign, refuse_other
+from lamae.base.files import file_sha256
+from lamae.base.outputs import differences, refuse_foreign, refuse_other
 from lamae.sharding.format import MANIFEST_NAME, SHARDS_NAME, WORK_NAME, ShardSet, shard_name
+from lamae.sharding.options import PackOptions
 
 # What to say of a difference whose two values mean nothing to a reader.
 _DIGESTS = {
@@ -23,10 +25,18 @@ def refuse_unfit(out: Path, source: Path) -> None:
     try:
         if os.path.realpath(out) == os.path.realpath(source):
             raise UsageError(f"{out}: source and output are the same; choose another output")
-        if not any((out / name).exists() for name in (WORK_NAME, MANIFEST_NAME)):
-            refuse_foreign(out, what="shard set", is_own=_is_of_killed_packing)
+        if not _holds_packing(out):
+            try:
+                refuse_foreign(out, what="shard set", is_own=_is_of_killed_packing)
+            except UsageError:
+                if not _holds_packing(out):  # another packer may have begun meanwhile
+                    raise
     except OSError as error:
         raise UsageError(f"{out}: {error.strerror or error}; choose another output") from None
+
+
+def _holds_packing(out: Path) -> bool:
+    return any((out / name).exists() for name in (WORK_NAME, MANIFEST_NAME))
 
 
 def _is_of_killed_packing(path: Path) -> bool:
@@ -54,12 +64,32 @@ def refuse_difference(there: dict[str, Any], wanted: dict[str, Any], out: Path) 
     """Raise UsageError where the content of the plan in ``out`` is not the one that is wanted, naming what differs."""
     refuse_other(
         there,
-        # Whose the records are is in the listing; what is said of it may change with the program. Which records wfdb
-        # reads too changes nothing of what is stored.
+        # Whose the records are, and what tables say of them, is in the listing; the words for it may change with the
+        # program. Which records wfdb reads too changes nothing of what is stored.
         wanted
-        | {"patients": there.get("patients")}
+        | {name: there.get(name) for name in ("patients", "partly_named")}
         | {"options": wanted["options"] | {"audit": there.get("options", {}).get("audit")}},
         f"{out}: holds another packing",
         remedy="use the same source and options to go on with it, or another directory",
         words=_DIGESTS,
+    )
+
+
+def refuse_other_options(there: dict[str, Any], given: PackOptions, out: Path) -> None:
+    """Raise UsageError where an option given beside --parts is not that of the plan in ``out``, whose are ``there``.
+
+    One at its default counts as not given, and stock wfdb's share is the plan's as in ``refuse_difference``.
+    """
+    found, wanted = {}, {}
+    for key, _, value in differences(PackOptions().identity(), given.identity()):
+        name, _, rule = key.partition(".")
+        planned = there.get(name)
+        found[f"options.{key}"] = planned.get(rule) if rule and planned else planned
+        try:
+            wanted[f"options.{key}"] = file_sha256(Path(value)) if name.endswith("_from") else value
+        except OSError as error:
+            raise UsageError(f"{value}: {error.strerror or error}") from None
+    found["options.audit"] = wanted.get("options.audit")
+    refuse_other(
+        found, wanted, f"{out}: planned with other options", remedy="give those of the plan, or none", words=_DIGESTS
     )

@@ -10,8 +10,9 @@ import hashlib
 import io
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from lamae.base import files
 from lamae.base.errors import LamaeError, UsageError
 from lamae.base.files import new_directory, new_file, write_csv
 from lamae.base.lock import Lock
+from lamae.base.tables import MAX_CELL_CHARS
 from lamae.sharding.files import Files, ZipFiles, open_files
 from lamae.sharding.format import SHARDS_NAME, UNMATCHED_NAME, WORK_NAME
 from lamae.sharding.hdf5 import Hdf5Files
+from lamae.sharding.reading import header_or_nothing
 from lamae.sharding.sources import Entry, Reconciliation
 
 PLAN_NAME = "plan.json"
@@ -30,6 +33,7 @@ _LISTING_NAME = "listing"
 _PARTS_NAME = "parts"
 ZIP_INDEX_NAME = "zip_index.npy"
 _LOCK_NAME = "lock"
+_CHECK_EVERY = 128  # records: 8 of a shard of the default size
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Plan:
     """Folder below the source that the records' paths are relative to; no part of what the set is."""
     overview: tuple[tuple[str, str], ...] = ()
     """What was found, in words; only where the source was just listed."""
+    header_sums: list[list[int]] | None = None
+    """Of each part, of the headers of its ``checked`` records; None in plans of older versions."""
 
     @property
     def num_parts(self) -> int:
@@ -70,6 +76,7 @@ class Plan:
     def entries(self, part: int) -> list[Entry]:
         """The records of one shard, sorted by key."""
         path = self.out / WORK_NAME / _LISTING_NAME / f"{part:06d}.csv"
+        csv.field_size_limit(MAX_CELL_CHARS)  # of a user's columns, which a table has let through
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             return [
                 Entry(key, path, int(subject) if subject else None, int(split), tuple(extra))
@@ -92,13 +99,23 @@ class Plan:
         path = out / WORK_NAME / PLAN_NAME
         try:
             content = files.read_json(path)
-            return cls(out, content, content.pop("base"))
+            return cls(out, content, content.pop("base"), header_sums=content.pop("header_sums", None))
         except FileNotFoundError:
             raise UsageError(f"{out}: no packing under way here ({path.name} is missing); plan it first") from None
         except KeyError as error:
             raise LamaeError(f"{path}: damaged (no {error}); delete {out} and pack again") from None
         except LamaeError as error:
             raise LamaeError(f"{error}; where it is damaged, delete {out} and pack again") from None
+
+
+def checked(entries: list[Entry]) -> list[Entry]:
+    """Those of a part's records whose headers must be at packing what they were at planning."""
+    return entries[::_CHECK_EVERY]
+
+
+def header_sum(files: Files, entry: Entry) -> int:
+    """CRC-32 of a record's header, 0 where it cannot be read. Raises LamaeError for a failure that may pass."""
+    return zlib.crc32(header_or_nothing(files, entry.path))
 
 
 def lock_of(out: Path) -> Lock:
@@ -134,17 +151,20 @@ def write_plan(planned: Plan, unmatched: Reconciliation, entries: list[Entry], f
         (building / _PARTS_NAME).mkdir()
         (planned.out / SHARDS_NAME).mkdir(exist_ok=True)
         shard_size = planned.options["shard_size"]
+        header_sums = []
         for part in range(planned.num_parts):
             chunk = entries[part * shard_size : (part + 1) * shard_size]
+            header_sums.append([header_sum(files, entry) for entry in checked(chunk)])
             (building / _LISTING_NAME / f"{part:06d}.csv").write_bytes(os.fsencode("".join(_listing_lines(chunk))))
         if isinstance(files, ZipFiles):
             files.index.save(building / ZIP_INDEX_NAME)
         statuses = ("missing", "unlisted", "unused")
         rows = ((path, status) for status in statuses for path in getattr(unmatched, status))
         write_csv(building / UNMATCHED_NAME, ("path", "status"), rows)
-        write_content(planned, building)
+        write_content(replace(planned, header_sums=header_sums), building)
 
 
 def write_content(planned: Plan, folder: Path) -> None:
     with new_file(folder / PLAN_NAME) as partial:
-        partial.write_text(json.dumps(planned.content | {"base": planned.base}, indent=1, sort_keys=True))
+        beside = {"base": planned.base, "header_sums": planned.header_sums}
+        partial.write_text(json.dumps(planned.content | beside, indent=1, sort_keys=True))

@@ -14,14 +14,14 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
-from lamae.base.errors import LamaeError
+from lamae.base.errors import LamaeError, UsageError
 from lamae.base.files import new_file
 from lamae.base.progress import Progress, ignore
 from lamae.sharding.block import BlockReader
 from lamae.sharding.files import HEADER_SUFFIX, Files
 from lamae.sharding.format import COLUMNS, NO_SAMPLE, SHARDS_NAME, SPLITS, npy_header, shard_name
 from lamae.sharding.output import is_complete
-from lamae.sharding.packplan import Plan, lock_of
+from lamae.sharding.packplan import Plan, checked, header_sum, lock_of
 from lamae.sharding.readahead import ReadAhead
 from lamae.sharding.recording import Recording
 from lamae.sharding.sources import Entry
@@ -33,7 +33,8 @@ _PLACE_COLUMNS = ("payload_offset", "payload_length", "crc32c", "extent_crc32c")
 def pack_part(source: Path, out: Path, part: int, *, progress: Progress = ignore) -> None:
     """Pack shard ``part`` of the plan in ``out``; does nothing where that is done, or the whole set by now.
 
-    Raises LamaeError where the disk is full or the fast reader and stock wfdb disagree.
+    Raises UsageError where ``source`` is not what was planned, LamaeError where the disk is full or the fast reader and
+    stock wfdb disagree.
     """
     planned = Plan.open(out)
     if is_done(planned, part):
@@ -75,6 +76,7 @@ def read_report(path: Path) -> dict[str, Any]:
 
 def _pack_part(planned: Plan, files: ReadAhead, part: int, progress: Progress) -> None:
     entries = planned.entries(part)
+    _refuse_other_headers(planned, files, part, entries)
     reader = BlockReader(files, planned)
     columns: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS}
     places: list[tuple[int, ...]] = []
@@ -96,11 +98,8 @@ def _pack_part(planned: Plan, files: ReadAhead, part: int, progress: Progress) -
             tar.flush()  # the next block's samples go where these are
             rejects += block.rejects
             readers += block.readers
-        if _source_is_gone(files, entries, rejects):
-            raise LamaeError(
-                f"{files.root}: none of the {len(entries)} records of shard {part} is there any more; once they are, "
-                f"run the same command again to go on"
-            )
+        if any(reason == "missing_file" for _, reason, _ in rejects):
+            _refuse_vanished(files, part, entries)
         digest = tar.close()
     progress("pack", len(entries), len(entries))
     columns["shard"] = [np.full(len(places), part)]
@@ -118,10 +117,26 @@ def _pack_part(planned: Plan, files: ReadAhead, part: int, progress: Progress) -
     _write_result(planned.part_path(part), columns, report)
 
 
-def _source_is_gone(files: Files, entries: list[Entry], rejects: list[tuple[str, str, str]]) -> bool:
-    """Whether every header that the plan found has vanished by now: a disk that was unmounted is no bad record."""
-    is_missing = any(reason == "missing_file" for _, reason, _ in rejects)
-    return is_missing and not any(files.exists(entry.path + HEADER_SUFFIX) for entry in entries)
+def _refuse_other_headers(planned: Plan, files: Files, part: int, entries: list[Entry]) -> None:
+    """Raise UsageError where the source is not the one that was planned: another copy of it, or changed since."""
+    if planned.header_sums is None:
+        return
+    for entry, expected in zip(checked(entries), planned.header_sums[part], strict=True):
+        if header_sum(files, entry) != expected:
+            _refuse_vanished(files, part, entries)
+            raise UsageError(
+                f"{files.root}: {entry.path}{HEADER_SUFFIX}, of shard {part}, is not what it was when {planned.out} "
+                f"was planned; give the source that was planned, or pack this one into another directory"
+            )
+
+
+def _refuse_vanished(files: Files, part: int, entries: list[Entry]) -> None:
+    """Raise LamaeError where no header that the plan found is there: a disk that was unmounted is no bad record."""
+    if not any(files.exists(entry.path + HEADER_SUFFIX) for entry in entries):
+        raise LamaeError(
+            f"{files.root}: none of the {len(entries)} records of shard {part} is there any more; once they are, "
+            f"run the same command again to go on"
+        )
 
 
 def _store(tar: TarWriter, recording: Recording, entry: Entry, *, lead_mask: int) -> tuple[int, ...]:

@@ -6,10 +6,10 @@ control, so packing can be killed, restarted and spread over machines and still 
 
 import hashlib
 import logging
-import math
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ from lamae.sharding.packplan import (
 )
 from lamae.sharding.reading import MAX_SAMPLES_READ, RejectError, header_or_nothing
 from lamae.sharding.recording import shape_of
-from lamae.sharding.selection import capped, decide_splits
+from lamae.sharding.resample import resampled_length
+from lamae.sharding.selection import capped, coverage_of_folds, decide_splits
 from lamae.sharding.sources import Entry, Reconciliation, list_source
 from lamae.sharding.subjects import name_subjects, patients_of, warn_of_unknown
 from lamae.sharding.survey import overview, survey
@@ -70,28 +71,32 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress = 
     found = survey(files, entries, progress)
     named_by, identity["subjects_from"] = name_subjects(entries, files.base, options)
     named_by = [name for name in (listing.named_by, found.named_by) if name] + named_by
-    identity["splits_from"] = decide_splits(entries, options)
+    folds = decide_splits(entries, options)
+    identity["splits_from"] = folds.sha256 if folds else None
     entries = capped(entries, options.max_per_subject)
     num_capped = len(listing.entries) - len(entries)
     entries = entries[: options.limit]
     patients = patients_of(entries, named_by)
     warn_of_unknown(patients)
-    entries, extra_names, identity["columns_from"] = with_columns(entries, options.columns_from)
-    headers = sampled_headers(files, entries)
-    rate_hz, num_recorded = common_shape(files, headers)
-    num_samples = num_recorded
+    fold_note = coverage_of_folds(folds, entries, options) if folds else ""
+    entries, extra_names, identity["columns_from"], column_note = with_columns(
+        entries, options.columns_from, allow_few=options.allow_unnamed
+    )
+    headers = sampled_headers(files, entries, options.rate_hz)
+    recorded_hz, num_recorded = common_shape(files, headers, options)
+    rate_hz, num_samples = _at_rate((recorded_hz, num_recorded), options.rate_hz)
     if options.seconds is not None:
-        longest_s = max(length / rate for rate, length in _shapes(files, headers))
+        longest_s = max(length / rate for rate, length in _shapes(files, headers, options.rate_hz))
         if options.seconds > longest_s:
             raise UsageError(
                 f"{source}: seconds={options.seconds:g}, but the longest of the {len(headers)} records looked at has "
                 f"{longest_s:g} s; give at most that"
             )
-        num_recorded = num_samples = max(1, round(options.seconds * rate_hz))
+        if WINDOW_START in extra_names:
+            raise UsageError(
+                f"{options.columns_from}: --seconds makes a column {WINDOW_START} itself; rename or leave out this one"
+            )
         extra_names = [*extra_names, WINDOW_START]
-    if options.rate_hz is not None:
-        num_samples = math.ceil(num_samples * options.rate_hz / rate_hz)
-        rate_hz = options.rate_hz
     if num_recorded > MAX_SAMPLES_READ or num_samples > _MAX_SAMPLES:
         raise UsageError(
             f"{source}: {num_recorded} samples per lead; shard sets hold short records, up to {_MAX_SAMPLES} once "
@@ -113,6 +118,8 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress = 
         # Headers hold checksums of the samples, so these few distinguish another version of the source from this one.
         "headers_sha256": hashlib.sha256(b"".join(headers.values())).hexdigest(),
     }
+    if partly_named := [note for note in (fold_note, column_note) if note]:
+        content["partly_named"] = partly_named
     planned = Plan(out, content, files.base, overview(listing, found, content))
     try:
         _take_up(planned, listing.reconciliation, entries, files)
@@ -160,7 +167,7 @@ def _take_up(planned: Plan, unmatched: Reconciliation, entries: list[Entry], fil
     if isinstance(files, ZipFiles):
         _renew_zip_index(out, files)
     if there.base != planned.base:  # the source is given by another of the folders around its records
-        write_content(planned, out / WORK_NAME)
+        write_content(replace(planned, header_sums=there.header_sums), out / WORK_NAME)
 
 
 def _renew_zip_index(out: Path, files: ZipFiles) -> None:
@@ -180,41 +187,55 @@ def _renew_zip_index(out: Path, files: ZipFiles) -> None:
     files.index.save(path)
 
 
-def sampled_headers(files: Files, entries: list[Entry]) -> dict[str, bytes]:
+def sampled_headers(files: Files, entries: list[Entry], to_hz: float | None) -> dict[str, bytes]:
     """The headers of a few records spread evenly over the listing, by path; empty where one cannot be read.
 
-    All of them where none of the few gives a sampling rate and a length.
+    All of them where none of the few gives a length and a sampling rate, from which ``to_hz`` can be made.
     """
     step = max(1, len(entries) // _NUM_HEADERS_SAMPLED)
     for chosen in (entries[::step], entries):
         headers = {entry.path: header_or_nothing(files, entry.path) for entry in chosen}
-        if next(_shapes(files, headers), None):
+        if next(_shapes(files, headers, to_hz), None):
             break
     return headers
 
 
-def common_shape(files: Files, headers: dict[str, bytes]) -> tuple[float, int]:
-    """Sampling rate and samples per lead that most of ``headers`` give. Raises UsageError where none does."""
-    shapes = Counter(_shapes(files, headers))
+def common_shape(files: Files, headers: dict[str, bytes], options: PackOptions) -> tuple[float, int]:
+    """Sampling rate of what most of ``headers`` describe, and how many samples per lead make a row of the set.
+
+    Records whose rows have one shape count together. Raises UsageError where there is none that can be packed.
+    """
+    shapes = list(_shapes(files, headers, options.rate_hz))
     if not shapes:
         path, text = next(iter(headers.items()))
         raise UsageError(
-            f"{files.root}: none of {len(headers)} headers gives a sampling rate and a length; "
-            f"the first, {path}{HEADER_SUFFIX}: {_shape(files, path, text)}"
+            f"{files.root}: none of {len(headers)} headers gives a sampling rate and a length that can be packed; "
+            f"the first, {path}{HEADER_SUFFIX}: {_shape(files, path, text, options.rate_hz)}"
         )
+    if options.seconds is not None:
+        shapes = [(rate, max(1, round(options.seconds * rate))) for rate, _ in shapes]
+    rows = Counter(_at_rate(shape, options.rate_hz) for shape in shapes)
     # The most frequent; among equals the smallest, so that the answer does not depend on the order.
-    return min(shapes, key=lambda shape: (-shapes[shape], shape))
+    return min(shapes, key=lambda shape: (-rows[_at_rate(shape, options.rate_hz)], shape))
 
 
-def _shapes(files: Files, headers: dict[str, bytes]) -> Iterator[tuple[float, int]]:
-    """Sampling rate and samples per lead of the headers that give them."""
+def _shapes(files: Files, headers: dict[str, bytes], to_hz: float | None) -> Iterator[tuple[float, int]]:
+    """Sampling rate and samples per lead of the headers that give them, where ``to_hz`` can be made of the rate."""
     for path, text in headers.items():
-        if not isinstance(shape := _shape(files, path, text), RejectError):
+        if not isinstance(shape := _shape(files, path, text, to_hz), RejectError):
             yield shape
 
 
-def _shape(files: Files, record: str, text: bytes) -> tuple[float, int] | RejectError:
+def _shape(files: Files, record: str, text: bytes, to_hz: float | None) -> tuple[float, int] | RejectError:
     try:
-        return shape_of(files, record, text)
+        shape = shape_of(files, record, text)
+        _at_rate(shape, to_hz)
+        return shape
     except RejectError as reject:  # packing the record will report it
         return reject
+
+
+def _at_rate(shape: tuple[float, int], to_hz: float | None) -> tuple[float, int]:
+    """Sampling rate and samples once they are resampled, if they are. Raises RejectError as ``resample``."""
+    rate_hz, num_samples = shape
+    return shape if to_hz is None else (to_hz, resampled_length(num_samples, rate_hz, to_hz))

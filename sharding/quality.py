@@ -108,7 +108,7 @@ class QualityConfig:
 
 # Rules on leads: bool [N, 12] of the leads that break them.
 _LEAD_RULES: dict[str, Callable[[Measures, QualityConfig], np.ndarray]] = {
-    "gaps": lambda m, c: (m.num_missing > c.gaps_max_share * m.num_samples) | ~m.has_samples,
+    "gaps": lambda m, c: m.missing_more_than(c.gaps_max_share, num_samples=m.num_samples),
     "zero": lambda m, c: m.has_samples & (m.reach_mv == 0),
     "flat": lambda m, c: m.has_samples & (m.range_mv <= c.flat_max_range_uv / 1000) & ~m.moves_only_in_units[:, None],
     "flat_run": lambda m, c: m.still_longer_than(c.flat_run_max_s),
@@ -129,17 +129,25 @@ class Assessment:
     rejects: dict[int, RejectError]  # by position, the records to be left out
 
 
-def assess(measures: Measures, config: QualityConfig) -> Assessment:
-    """Apply every rule to each record. A record that several rules reject has the first one's reason."""
+def assess(measures: Measures, config: QualityConfig, *, stored: Measures | None = None) -> Assessment:
+    """Apply every rule to each record. A record that several rules reject has the first one's reason.
+
+    ``stored``: of what is kept of the records, in which resampling has made gaps larger; what fills it up to the length
+    of a row is not looked at.
+    """
+    stored = stored or measures
     present = measures.present
     lead_flags = np.where(present, np.uint16(0), _LEAD_BIT["missing"])
-    usable = measures.has_samples.copy()
+    usable = measures.has_samples & stored.has_samples
+    num_kept = min(stored.num_samples, int(measures.num_samples * stored.rate_hz / measures.rate_hz))
     rejects: dict[int, RejectError] = {}
     for name, breaks_rule in _LEAD_RULES.items():
         action = getattr(config, name)
         if action == "ignore":
             continue
         broken = breaks_rule(measures, config) & present
+        if name == "gaps":
+            broken |= stored.missing_more_than(config.gaps_max_share, num_samples=num_kept) & present
         if not broken.any():
             continue
         lead_flags[broken] |= _LEAD_BIT[name]

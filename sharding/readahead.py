@@ -49,7 +49,7 @@ class ReadAhead:
     def read(self, path: str, *, at_most: int | None = None) -> bytes:
         """As ``Files.read``."""
         ahead = self._records.get(posixpath.splitext(path)[0])
-        # Once: what is read again, as the audit does, comes from the file.
+        # Served once; the audit's second read goes to the file.
         if ahead is not None and (content := ahead.result().pop(path, None)) is not None:
             return content
         start, busy, left = time.perf_counter(), time.thread_time(), _times_left()

@@ -25,6 +25,7 @@ REMEDIES: dict[str, str] = {
     "not_16_bit": "convert the record to 16 bits",
     "too_short": "lower --min-seconds to end it in missing samples",
     "subject_mismatch": "correct whichever of the two is wrong",
+    "long_name": "give the record a shorter name, or cut it into fewer windows",
     "no_usable_lead": "leave the record out, or change the quality rules",
 }
 
@@ -84,9 +85,14 @@ def _beside(files: Files, record: str, name: str) -> str:
     return path
 
 
+def is_long(num_samples: int, num_signals: int) -> bool:
+    """Whether a header announces more than is read of a record."""
+    return num_samples > MAX_SAMPLES_READ or num_samples * num_signals > _MAX_VALUES_READ
+
+
 def refuse_long(num_samples: int, num_signals: int) -> None:
     """Raises RejectError for a record whose header announces more than is read."""
-    if num_samples > MAX_SAMPLES_READ or num_samples * num_signals > _MAX_VALUES_READ:
+    if is_long(num_samples, num_signals):
         what = f"{num_samples} samples of {num_signals} signals"
         raise RejectError("wrong_length", f"{what}; at most {MAX_SAMPLES_READ} per lead are read")
 

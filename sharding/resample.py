@@ -19,12 +19,7 @@ _MAX_TERM = 500  # of the fraction that the two rates make
 
 def resample(recording: Recording, rate_hz: float) -> Recording:
     """The recording at ``rate_hz``. Raises RejectError where the two rates make no simple fraction."""
-    ratio = Fraction(rate_hz / recording.rate_hz).limit_denominator(_MAX_TERM)
-    up, down = ratio.numerator, ratio.denominator
-    if not 0 < up <= _MAX_TERM or abs(up / down * recording.rate_hz - rate_hz) > 1e-6 * rate_hz:
-        raise RejectError(
-            "wrong_rate", f"{recording.rate_hz:g} Hz cannot be resampled to {rate_hz:g}; choose another --rate"
-        )
+    up, down = _ratio(recording.rate_hz, rate_hz)
     missing = recording.samples == NO_SAMPLE
     values = recording.samples.astype(np.float64)
     for lead in np.flatnonzero(missing.any(axis=1) & ~missing.all(axis=1)):
@@ -39,6 +34,21 @@ def resample(recording: Recording, rate_hz: float) -> Recording:
     if missing.any():
         samples[_dilated(missing, up, down, num_taps=len(taps), num_out=samples.shape[1])] = NO_SAMPLE
     return replace(recording, samples=samples, rate_hz=rate_hz)
+
+
+def resampled_length(num_samples: int, from_hz: float, to_hz: float) -> int:
+    """How many samples ``num_samples`` at ``from_hz`` become. Raises RejectError as ``resample``."""
+    up, down = _ratio(from_hz, to_hz)
+    return -(-num_samples * up // down)
+
+
+def _ratio(from_hz: float, to_hz: float) -> tuple[int, int]:
+    """By how much to multiply and to divide a rate. Raises RejectError where the two make no simple fraction."""
+    ratio = Fraction(to_hz / from_hz).limit_denominator(_MAX_TERM)
+    up, down = ratio.numerator, ratio.denominator
+    if not 0 < up <= _MAX_TERM or abs(up / down * from_hz - to_hz) > 1e-6 * to_hz:
+        raise RejectError("wrong_rate", f"{from_hz:g} Hz cannot be resampled to {to_hz:g}; choose another --rate")
+    return up, down
 
 
 def _dilated(missing: np.ndarray, up: int, down: int, *, num_taps: int, num_out: int) -> np.ndarray:

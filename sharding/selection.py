@@ -6,16 +6,17 @@ from pathlib import Path
 
 from lamae.base.errors import UsageError
 from lamae.sharding.format import SPLITS
+from lamae.sharding.join import coverage
 from lamae.sharding.options import PackOptions
-from lamae.sharding.sources import Entry
+from lamae.sharding.sources import Entry, names_of
 from lamae.sharding.splits import FoldFile, split_of_subject
 
 
-def decide_splits(entries: list[Entry], options: PackOptions) -> str | None:
-    """Give every entry of the list its split; returns the sha256 of the fold file."""
+def decide_splits(entries: list[Entry], options: PackOptions) -> FoldFile | None:
+    """Give every entry of the list its split; returns the fold file, if there is one."""
     folds = None
     if options.splits_from:
-        folds = FoldFile.read(Path(options.splits_from), {entry.key: None for entry in entries})
+        folds = FoldFile.read(Path(options.splits_from), names_of(entries))
     split_by_subject: dict[int, int] = {}
     if folds is not None:
         for entry in entries:
@@ -24,12 +25,11 @@ def decide_splits(entries: list[Entry], options: PackOptions) -> str | None:
                 split_by_subject.setdefault(entry.subject, split)
 
     def decide(entry: Entry) -> int:
-        if folds is not None:
-            if entry.key in folds.split_by_key:
-                return folds.split_by_key[entry.key]
-            if entry.subject in split_by_subject:
-                return split_by_subject[entry.subject]
-        elif options.source_folds and entry.split is not None:
+        if folds is not None and entry.key in folds.split_by_key:
+            return folds.split_by_key[entry.key]
+        if entry.subject in split_by_subject:
+            return split_by_subject[entry.subject]
+        if options.source_folds and entry.split is not None:
             return entry.split
         name = f"key {entry.key}" if entry.subject is None else str(entry.subject)
         return split_of_subject(name, options.split_fractions)
@@ -44,7 +44,14 @@ def decide_splits(entries: list[Entry], options: PackOptions) -> str | None:
                 f"{entry.key} in {SPLITS[split]}; folds must be by subject{remedy}"
             )
         entries[position] = replace(entry, split=split)
-    return folds.sha256 if folds else None
+    return folds
+
+
+def coverage_of_folds(folds: FoldFile, entries: list[Entry], options: PackOptions) -> str:
+    """As ``join.coverage``, of the records that are packed."""
+    others = "the others follow their subject, else the source's folds or a hash"
+    keys = [entry.key for entry in entries]
+    return coverage(folds.path, "folds", keys, folds.split_by_key, others=others, allow_few=options.allow_unnamed)
 
 
 def capped(entries: list[Entry], max_per_subject: int | None) -> list[Entry]:

@@ -9,6 +9,7 @@ Paths are relative to the folder that all records, and the source's list, have i
 the source is its root, a folder around that, or a zip of either.
 """
 
+import logging
 import posixpath
 import re
 from collections.abc import Iterable
@@ -21,9 +22,11 @@ from lamae.base.tables import Table, subject_number, whole_number
 from lamae.sharding.files import HEADER_SUFFIX, Files
 from lamae.sharding.hdf5 import EXAMS_NAME, Hdf5Files, is_hdf5
 from lamae.sharding.header import subject_comment
-from lamae.sharding.keys import keys_of
+from lamae.sharding.keys import RecordNames, keys_of
 from lamae.sharding.reading import header_or_nothing
 from lamae.sharding.splits import split_of_fold
+
+logger = logging.getLogger(__name__)
 
 MIMIC_LIST = "record_list.csv"
 MIMIC_DIAGNOSES = "records_w_diag_icd10.csv"
@@ -44,6 +47,12 @@ class Entry:
     subject: int | None
     split: int | None  # index into SPLITS where the source gives folds
     extra: tuple[str, ...] = ()  # values of the columns that the user adds
+
+
+def names_of(entries: Iterable[Entry]) -> RecordNames:
+    """What tables may call these records."""
+    paths = {entry.key: entry.path for entry in entries}
+    return RecordNames(paths, paths)
 
 
 @dataclass(frozen=True)
@@ -152,6 +161,13 @@ def _walk(files: Files, kind: str, progress: Progress) -> tuple[list[str], list[
         if any(posixpath.basename(path).startswith("exams_part") for path in zips):
             remedy = f"; of CODE-15 %, unzip {min(zips)} and the others"
         raise UsageError(f"{files.root}: no WFDB header (*.hea) anywhere below{remedy}")
+    if found and zips:
+        logger.warning(
+            "%s: %d zips such as %s are not read; pack one by giving it itself, or unzip it here",
+            files.root,
+            len(zips),
+            min(zips),
+        )
     if found:
         progress("list", len(found), len(found))
     return found, lists, hdf5

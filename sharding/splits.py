@@ -5,16 +5,17 @@ file given as ``splits_from``) the last is test, the one before it validation, t
 """
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lamae.base.errors import UsageError
 from lamae.base.files import file_sha256
-from lamae.base.tables import Table, record_key, whole_number
+from lamae.base.tables import Table, whole_number
 from lamae.sharding.format import SPLITS
+from lamae.sharding.join import KEY_COLUMNS, values_by_key
+from lamae.sharding.keys import RecordNames
 
-KEY_COLUMNS = ("key", "study_id", "ecg_id", "exam_id", "record")
 _FOLD_COLUMNS = ("strat_fold", "fold", "split")
 
 
@@ -38,45 +39,21 @@ def split_of_fold(fold: int, num_folds_max: int) -> int:
 class FoldFile:
     """Folds by record key, from a CSV file with a key column and a fold column."""
 
+    path: Path
     split_by_key: dict[str, int]
     sha256: str
 
     @classmethod
-    def read(cls, path: Path, keys: Collection[str]) -> "FoldFile":
-        """Read ``path``, which has a column such as ``study_id`` and one such as ``strat_fold``; ``keys`` are the
+    def read(cls, path: Path, names: RecordNames) -> "FoldFile":
+        """Read ``path``, which has a column such as ``study_id`` and one such as ``strat_fold``; ``names`` are the
         source's. Raises UsageError.
         """
         table = Table(path)
         key_column = table.require_one_of(*KEY_COLUMNS)
         fold_column = table.require_one_of(*_FOLD_COLUMNS)
-        cells = values_by_key(table, key_column, [fold_column], keys)
+        cells = values_by_key(table, [key_column], [fold_column], names)
         fold_by_key = {key: fold.casefold() for key, (fold,) in cells.items()}
-        return cls(_splits(fold_by_key, path), file_sha256(path))
-
-
-def values_by_key(
-    table: Table, key_column: str, columns: Sequence[str], keys: Collection[str]
-) -> dict[str, tuple[str, ...]]:
-    """The cells of ``columns`` by record key. Raises UsageError where a key has two rows that differ, or none is of
-    ``keys``, those of the source.
-    """
-    values: dict[str, tuple[str, ...]] = {}
-    for line, row in table:
-        key = record_key(row[key_column], keys)
-        cells = tuple(row[column] for column in columns)
-        if values.setdefault(key, cells) != cells:
-            raise UsageError(
-                f"{table.where(line)}: {key_column} {key} a second time, with {', '.join(cells)} instead of "
-                f"{', '.join(values[key])}; keep one row"
-            )
-    if not any(key in keys for key in values):
-        example = next(iter(values), "")
-        record = next(iter(keys), "")
-        raise UsageError(
-            f"{table.path}: nothing in its column {key_column} (such as {example!r}) is the key of a record of the "
-            f"source (such as {record!r}); add a column key with those"
-        )
-    return values
+        return cls(path, _splits(fold_by_key, path), file_sha256(path))
 
 
 def _splits(fold_by_key: dict[str, str], path: Path) -> dict[str, int]:

@@ -14,9 +14,9 @@ from typing import Any
 from lamae.base.errors import UsageError
 from lamae.base.files import file_sha256
 from lamae.base.tables import Table, subject_number
+from lamae.sharding.join import KEY_COLUMNS, values_by_key
 from lamae.sharding.options import PackOptions
-from lamae.sharding.sources import Entry
-from lamae.sharding.splits import KEY_COLUMNS, values_by_key
+from lamae.sharding.sources import Entry, names_of
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def name_subjects(entries: list[Entry], base: str, options: PackOptions) -> tupl
             f"allow_unknown_subjects=true lets each be a subject of its own"
         )
     named_by = [origin.partition("=")[0] for origin in sources]
-    if unknown and not sources and _apply(entries, lambda entry: _found(_PATIENT_FOLDER, base, entry), ""):
+    if unknown and not sources and _apply_folders(entries, base):
         named_by = ["folders patientNNN"]
     return named_by, sha256
 
@@ -73,6 +73,19 @@ def warn_of_unknown(patients: dict[str, Any]) -> None:
         )
 
 
+def _apply_folders(entries: list[Entry], base: str) -> int:
+    """As ``_apply``; names nobody where a folder patientNNN and what is known differ: it then counts something else."""
+
+    def subject_of(entry: Entry) -> int | None:
+        return _found(_PATIENT_FOLDER, base, entry)
+
+    for entry in entries:
+        if entry.subject is not None and subject_of(entry) not in (None, entry.subject):
+            logger.warning("folders patientNNN are no patients here: %s is of patient %d", entry.path, entry.subject)
+            return 0
+    return _apply(entries, subject_of, "folders patientNNN")
+
+
 def _apply(entries: list[Entry], subject_of: Callable[[Entry], int | None], origin: str) -> int:
     """Name subjects in place, for there may be 800,000 entries; how many were named that had none."""
     num_named = 0
@@ -95,7 +108,7 @@ def _from_file(path: Path, entries: list[Entry]) -> tuple[Callable[[Entry], int 
     table = Table(path)
     key_column = table.require_one_of(*KEY_COLUMNS)
     subject_column = table.require_one_of(*_SUBJECT_COLUMNS)
-    cells = values_by_key(table, key_column, [subject_column], {entry.key: None for entry in entries})
+    cells = values_by_key(table, [key_column], [subject_column], names_of(entries))
     subjects = {key: subject_number(text) for key, (text,) in cells.items()}
     return lambda entry: subjects.get(entry.key), file_sha256(path)
 

@@ -1,6 +1,5 @@
 """What the headers of a source say, counted, before a sample is read: rates and lengths, leads, subjects."""
 
-import math
 import posixpath
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -10,9 +9,11 @@ from lamae.base.leads import LEADS, lead_index
 from lamae.base.progress import Progress
 from lamae.sharding.files import Files
 from lamae.sharding.header import HeaderError, parse, parse_strict
-from lamae.sharding.reading import RejectError, read_header
+from lamae.sharding.reading import RejectError, is_long, read_header
 from lamae.sharding.recording import shape_of
+from lamae.sharding.resample import resampled_length
 from lamae.sharding.sources import Entry, Listing
+from lamae.sharding.stockwfdb import NULL_FORMAT
 
 _NUM_SAMPLED = 64
 
@@ -25,6 +26,8 @@ class Survey:
     num_unreadable: int = 0
     shapes: Counter[tuple[float, int]] = field(default_factory=Counter)
     """(sampling rate, samples per lead)."""
+    too_long: Counter[tuple[float, int]] = field(default_factory=Counter)
+    """Those of ``shapes`` that have more samples than are read."""
     leads: Counter[tuple[str, ...]] = field(default_factory=Counter)
     """Names as the headers have them."""
     named_by: str = ""
@@ -56,16 +59,18 @@ def _count(files: Files, path: str, found: Survey) -> int | None:
         text = read_header(files, path)
         header = parse_strict(text, record=posixpath.basename(path))
         if header is not None:
-            names, subject = header.names, header.subject
+            names, subject, num_signals = header.names, header.subject, len(header.names)
             shape = header.rate_hz, header.num_samples
         else:
             full = parse(text)
             names, subject = tuple(signal.name for signal in full.signals), full.subject
+            num_signals = sum(signal.format != NULL_FORMAT for signal in full.signals)
             shape = shape_of(files, path, text)
     except (RejectError, HeaderError):  # packing the record will report it
         found.num_unreadable += 1
         return None
     found.shapes[shape] += 1
+    found.too_long[shape] += is_long(shape[1], num_signals)
     found.leads[names] += 1
     return subject
 
@@ -86,6 +91,7 @@ def overview(listing: Listing, found: Survey, plan: dict[str, Any]) -> tuple[tup
         ("kind", f"{listing.kind}: {listing.why}"),
         ("records", records),
         ("patients", f"{patients['known']:,}{named_by}; {patients['note']}"),
+        *([("tables", "; ".join(plan["partly_named"]))] if "partly_named" in plan else []),
         (f"rates × lengths{of}", _shapes(found)),
         (f"leads{of}", _leads(found)),
         ("packed as", f"{plan['rate_hz']:g} Hz × {plan['num_samples']:,} samples; shards: {plan['num_parts']:,}"),
@@ -120,16 +126,22 @@ def _losses(found: Survey, plan: dict[str, Any]) -> str:
     """How many headers announce a record that the set will reject, and the options that keep it."""
     rate_hz, num_samples, options = plan["rate_hz"], plan["num_samples"], plan["options"]
     reasons: Counter[str] = Counter()
-    for (rate, length), count in found.shapes.items():
+    for (rate, length), count in (found.shapes - found.too_long).items():
+        try:
+            resampled = resampled_length(length, rate, rate_hz)
+        except RejectError:
+            reasons[f"of a rate that makes no simple fraction with {rate_hz:g} Hz"] += count
+            continue
         remedies = []
         if rate != rate_hz and options["rate_hz"] is None:
             remedies.append(f"--rate {rate_hz:g}")
-        if options["seconds"] is None and math.ceil(length * rate_hz / rate) != num_samples:
+        if options["seconds"] is None and resampled != num_samples:
             remedies.append(f"--seconds {num_samples / rate_hz:g}")
         if remedies:
             reasons[f"which {' '.join(remedies)} keeps"] += count
         elif options["seconds"] is not None and length / rate < options["min_seconds"]:
             reasons["shorter than min_seconds"] += count
+    reasons["longer than what is read of a record"] += found.too_long.total()
     reasons["with a header that cannot be used"] += found.num_unreadable
     lost = reasons.total()
     text = ", ".join(f"{count:,} {reason}" for reason, count in reasons.most_common() if count)

@@ -65,7 +65,7 @@ class TarWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # Two writers of one shard (a requeued job and its ghost) must not share a file.
+        # Two writers of one shard (a requeued job and its old copy) must not share a file.
         self._partial = own_name(path)
         self._file = self._partial.open("wb", buffering=0)
         self._pending: list[bytes | memoryview] = []

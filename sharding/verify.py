@@ -22,6 +22,7 @@ from lamae.sharding import checked
 from lamae.sharding.format import COLUMNS, INDEX_NAME, MANIFEST_NAME, SHARDS_NAME, ShardSet, manifest_text, npy_header
 from lamae.sharding.merge import describe
 from lamae.sharding.tar import BLOCK, END, digest_of, new_digest
+from lamae.sharding.walk import is_hidden
 
 _READ_BYTES = 1 << 20
 _MAX_PROBLEMS_PER_SHARD = 20
@@ -55,7 +56,7 @@ def verify(path: str | os.PathLike[str], *, progress: Progress = ignore) -> Veri
         _verify_shard(shard_set, number, expected, report, index_is_sound=index_is_sound)
     folder, known = shard_set.root / SHARDS_NAME, {entry["name"] for entry in shards}
     for extra in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if extra.name not in known:
+        if extra.name not in known and not is_hidden(extra.name):
             report.problems.append(f"{extra}: no shard of this set")
     progress("verify", len(shards), len(shards))
     return report

@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 
 from lamae.sharding.format import NO_SAMPLE, WINDOW_MARK
+from lamae.sharding.reading import RejectError
 from lamae.sharding.recording import Recording
+from lamae.sharding.tar import MAX_NAME
 
 WINDOW_START = "window_start_s"
 """Column of the index (as extra/NAME): where a row begins in its record, seconds."""
@@ -64,6 +66,11 @@ def mark_padding(recording: Recording, *, min_samples: int) -> tuple[int, int]:
     return begin, end
 
 
-def window_key(key: str, number: int) -> str:
-    """The key of one of a record's windows."""
-    return f"{key}{WINDOW_MARK}{number:04d}"
+def window_key(key: str, number: int, of: int) -> str:
+    """The key of one of a record's ``of`` windows: its number has as many digits as the last one's, four at least, so
+    that keys sort as windows do. Raises RejectError where a tar cannot name it.
+    """
+    found = f"{key}{WINDOW_MARK}{number:0{max(4, len(str(of - 1)))}d}"
+    if len(f"{found}.json") > MAX_NAME:
+        raise RejectError("long_name", f"{of} windows, and no window may have more than {MAX_NAME} characters in a tar")
+    return found

@@ -69,6 +69,9 @@ def test_bad_input_is_one_line_and_exit_code_2(lamae, arguments, message, tmp_pa
         (["compare", "shards", "labels.zarr", "--device"], "requires an argument"),
         (["bench", "loader", "--quik"], "No such option: --quik"),
         (["bench", "nothing"], "no benchmark 'nothing'"),
+        (["finetune", "run", "shards", "labels.zarr", "out", "stepz=4"], "did you mean steps"),
+        (["shard", "source", "out", "shard_sise=4"], "did you mean shard_size"),
+        (["study", "claim", "--out", "studies", "nokey=3"], "unknown key nokey"),
     ],
 )
 def test_what_a_verb_would_not_understand_is_not_submitted(lamae, arguments, message, tmp_path):

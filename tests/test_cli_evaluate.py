@@ -1,4 +1,4 @@
-"""The verbs that judge models: bad input is one line and exit code 2; good input reaches their functions."""
+"""The verbs that evaluate models: bad input is one line and exit code 2; good input reaches their functions."""
 
 import json
 import re
@@ -22,7 +22,23 @@ from tests.shardsets import random_adc, write_shard_set
         (("finetune", "absent", "shards", "labels.zarr", "out", "--leads", "I,X"), "--leads: 'X' is no lead"),
         (("compare", "absent", "--shards", "shards", "--labels", "labels.zarr"), "labels.zarr: no such store"),
         (("compare", "a", "--shards", "s", "--labels", "l", "--store", "x"), "--store 'x': write NAME=PATH"),
-        (("compare", "a", "b/a", "--shards", "s", "--labels", "l"), "two have the same name"),
+        (("compare", "a", "b/a", "--shards", "s", "--labels", "l"), "two rows of the comparison would be named 'a'"),
+        (("compare", "a", "--shards", "s", "--labels", "l", "--store", "a=x"), "would be named 'a'; give another NAME"),
+        (("compare", "a", "--shards", "s", "--labels", "l", "--store", "X=x", "--store", "X=y"), "would be named 'X'"),
+        (("compare", "a", "--shards", "s", "--labels", "l", "--store", "X=x", "--finetuned", "X=y"), "be named 'X'"),
+        (("compare", "a", "--shards", "s", "--labels", "l", "--store", "random weights=x"), "named 'random weights'"),
+        (
+            ("compare", "a", "--shards", "s", "--labels", "l", "--demographics", "d", "--store", "age and sex=x"),
+            "would be named 'age and sex'",
+        ),
+        (
+            ("compare", *2 * ["a/checkpoints/step-00000008"], "--shards", "s", "--labels", "l"),
+            "would be named 'a/step-00000008'",
+        ),
+        (
+            ("compare", *(f"{run}/checkpoints/step-00000008" for run in "ab"), "--shards", "shards", "--labels", "l"),
+            "l: no such store",
+        ),
         (
             ("compare", "a", "--shards", "shards", "--labels", "l", "--demographics", "absent.csv"),
             "absent.csv: not readable (No such file or directory)",
@@ -85,7 +101,8 @@ def test_another_demographics_file_is_embedded_anew(lamae, tmp_path):
     shards = ShardSet.open(write_shard_set(tmp_path / "shards", random_adc(3, 500), keys=["10", "11", "12"]))
     for age in (40, 50, 50):
         (tmp_path / "d.csv").write_text("study_id,age,gender\n" + "".join(f"{key},{age},F\n" for key in shards.keys))
-        code, _, error = lamae("compare", "a", "--shards", "shards", "--labels", "l.zarr", "--demographics", "d.csv")
+        code, out, error = lamae("compare", "a", "--shards", "shards", "--labels", "l.zarr", "--demographics", "d.csv")
+        assert "d.csv: age of 3 and sex of 3 of 3 records" in out
         assert (code, "l.zarr: no such store" in error) == (2, True), "it stops there, which is far enough"
     stores = (tmp_path / "compare" / "embeddings").iterdir()
     assert sorted(read_embeddings(store).x_ND[0, 0] for store in stores) == [4, 5]

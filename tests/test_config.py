@@ -208,6 +208,39 @@ def test_named_runs_are_found_from_any_directory(tmp_path, monkeypatch):
     assert runconfig.load("configs/pretrain/tiny.yaml", ["run.dir=out", "data.path=shards"]).train.steps > 0
 
 
+def test_text_is_taken_as_it_is_written(yaml_file):
+    written = yaml_file("account: 0012\nslurm: {time: 1:30:00, nice: 100, exclusive: on}\nenvironment: {A: 0123}\n")
+    chosen = profile.load(written, ["qos=on", "slurm.begin=16:00", "environment.B=1e3", "exclude_failing_nodes=off"])
+    assert (chosen.account, chosen.qos) == ("0012", "on")
+    assert chosen.slurm == {"time": "1:30:00", "nice": 100, "exclusive": True, "begin": "16:00"}
+    assert chosen.environment == {"A": "0123", "B": "1e3"}
+    assert chosen.exclude_failing_nodes is False
+    config = runconfig.load("tiny", ["run.dir=007", "data.path=[001,002]", "optim.lr=1e-3", "train.steps=1_000"])
+    assert (config.run.dir, config.data.paths) == ("007", ["001", "002"])
+    assert (config.optim.lr, config.train.steps) == (1e-3, 1000)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "optim.lr=.inf",
+        "optim.weight_decay=.inf",
+        "signal.scale_mv=.inf",
+        "signal.seconds=.inf",
+        "engine.timeout_s=.inf",
+    ],
+)
+def test_what_is_infinite_is_refused(override):
+    key = override.partition("=")[0]
+    with pytest.raises(UsageError, match=f"{key}=inf must be finite"):
+        runconfig.load("tiny", ["run.dir=r", "data.path=d", override])
+
+
+def test_raw_options_of_another_shape_are_refused():
+    with pytest.raises(UsageError, match=r"engine.deepspeed.zero_optimization=3 must be a mapping"):
+        runconfig.load("tiny", ["run.dir=r", "data.path=d", "engine.deepspeed.zero_optimization=3"])
+
+
 def test_any_configuration_takes_overrides():
     changed = settings.override(PackOptions(workers=2), ["quality.flat=reject", "max_per_subject=5"])
     assert (changed.workers, changed.quality.flat, changed.max_per_subject) == (2, "reject", 5)

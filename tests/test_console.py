@@ -11,7 +11,7 @@ import typer
 
 from lamae import console
 from lamae.base.errors import LamaeError, UsageError
-from lamae.base.place import is_said_here
+from lamae.base.place import prints_error
 from lamae.cli import app as cli
 from tests.shardsets import random_adc, write_shard_set
 
@@ -123,15 +123,15 @@ def test_a_terminated_command_says_so_and_ends_as_the_signal_would(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("error", "said_by"),
+    ("error", "printed_by"),
     [
         (UsageError("no such directory"), [0, 2]),  # one of each machine
         (LamaeError("record corrupt"), [0, 1, 2, 3]),
     ],
 )
-def test_a_refusal_is_said_once_and_a_ranks_own_failure_by_that_rank(error, said_by):
+def test_a_refusal_is_printed_once_and_a_ranks_own_failure_by_that_rank(error, printed_by):
     places = [{"RANK": str(rank), "LOCAL_RANK": str(rank % 2)} for rank in range(4)]
-    assert [rank for rank, place in enumerate(places) if is_said_here(error, place)] == said_by
+    assert [rank for rank, place in enumerate(places) if prints_error(error, place)] == printed_by
     error.all_ranks = True
-    assert [rank for rank, place in enumerate(places) if is_said_here(error, place)] == [0]
-    assert is_said_here(error, {})
+    assert [rank for rank, place in enumerate(places) if prints_error(error, place)] == [0]
+    assert prints_error(error, {})

@@ -29,7 +29,8 @@ PLOT_FORMATS = (".png", ".svg", ".pdf")
 
 def plan(
     config: Annotated[
-        str, typer.Argument(metavar="CONFIG", help="Configuration: a YAML file, or tiny, small, base or large.")
+        str,
+        typer.Argument(metavar="CONFIG", help="Configuration: a YAML file, or tiny, tiny-200ms, small, base, large."),
     ],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Changes to it.")] = None,
     gpus: Annotated[str, typer.Option(help="World sizes, with commas between.")] = "8,64,512,1024",

@@ -30,11 +30,10 @@ def return_freed_memory() -> bool:
 
 
 def share_one_arena() -> bool:
-    """Let threads to come allocate where the main thread does, if operations have one thread and there is no GPU.
+    """Make new threads share the main thread's arena; only with OMP_NUM_THREADS=1 and no GPU. Gives whether it did.
 
-    Threads of operations allocate too and would wait for each other, so that OMP_NUM_THREADS has to be 1; a GPU's host
-    has many threads as well, and its large blocks are elsewhere. Call it first of all: arenas of threads that have
-    allocated before (numpy and torch start some) stay in use. Gives whether it was done.
+    Several threads that compute would wait for each other; with a GPU, the large blocks are not the host's. Call
+    it first: the arenas of threads that have allocated already (numpy and torch start some) stay in use.
     """
     return os.environ.get("OMP_NUM_THREADS") == "1" and not _sees_gpu() and _set(_M_ARENA_MAX, 1)
 

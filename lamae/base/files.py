@@ -55,8 +55,14 @@ def writing(path: Path, error_kind: type[LamaeError] = LamaeError) -> Iterator[N
 # -- writing -------------------------------------------------------------------------------------------------------
 
 
+def named(path: Path) -> Path:
+    """``path``; in full where it ends in ``.`` or ``..``, so that what lies beside it can be named after it."""
+    return path.resolve() if path.name in ("", "..") else path
+
+
 def own_name(path: Path) -> Path:
     """A hidden name beside ``path`` that no other process has, on any node."""
+    path = named(path)
     return path.with_name(f".{path.name.lstrip('.')}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
 
 

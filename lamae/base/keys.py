@@ -4,12 +4,14 @@ source, and the field's type."""
 import ast
 import dataclasses
 import inspect
+import re
 import textwrap
 import typing
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
+_NUMBER = re.compile(r"[-+]?(?:(?:0|[1-9][\d_]*)(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?|[-+]?\.(?:inf|nan)", re.IGNORECASE)
 _SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
 
@@ -70,6 +72,24 @@ def misfits(kind: Any, value: Any, key: str = "", *, exactly: bool = False) -> I
             yield from misfits(arguments[0], entry, f"{key}[{place}]", exactly=exactly)
     elif not _may_be(kind, value, exactly):
         yield f"{key}: expected {_in_words(kind)}, not {value!r:.80}"
+
+
+def as_written(kind: Any, value: Any, text: Any) -> Any:
+    """``value``, as YAML understands it, with the words of ``text`` where the type takes text, and where YAML alone
+    takes them for a number: 0012 for 10, 1:30 for 90. ``text`` is the same, every scalar a string.
+    """
+    kinds = (kind, *typing.get_args(kind))
+    if isinstance(value, dict) and isinstance(text, dict):
+        hints = next((typing.get_type_hints(one) for one in kinds if dataclasses.is_dataclass(one)), {})
+        named = next((typing.get_args(one)[1] for one in kinds if typing.get_origin(one) is dict), Any)
+        return {name: as_written(hints.get(name, named), one, text.get(name)) for name, one in value.items()}
+    if isinstance(value, list) and isinstance(text, list):
+        of = next((typing.get_args(one)[0] for one in kinds if typing.get_origin(one) is list), Any)
+        return [as_written(of, one, words) for one, words in zip(value, text, strict=True)]
+    if not isinstance(value, bool | int | float) or not isinstance(text, str):
+        return value
+    is_misread = not isinstance(value, bool) and not _NUMBER.fullmatch(text)
+    return text if str in kinds or is_misread else value
 
 
 def _may_be(kind: Any, value: Any, exactly: bool) -> bool:

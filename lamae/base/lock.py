@@ -1,4 +1,4 @@
-"""One process at a time where another may want to write the same: a requeued job and its ghost, two terminals."""
+"""One process at a time where another may want to write the same: a requeued job and its old copy, two terminals."""
 
 import fcntl
 import logging

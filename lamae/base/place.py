@@ -63,11 +63,11 @@ def find_place(environ: Mapping[str, str]) -> Place:
     )
 
 
-def is_said_here(error: LamaeError, environ: Mapping[str, str]) -> bool:
-    """Whether this process prints ``error``: what all ranks raise alike is said once.
+def prints_error(error: LamaeError, environ: Mapping[str, str]) -> bool:
+    """Whether this process prints ``error``.
 
-    A refusal of the command is met by every rank, but by those of one machine alone where a path is missing there: it
-    is said once per machine. Anything else may be this rank's own.
+    Local rank 0 of each machine prints a UsageError, since a path may be missing on one machine only; rank 0 an error
+    of ``all_ranks``; the rank that met it any other.
     """
     rank = int(environ.get("RANK", environ.get("SLURM_PROCID", 0)))
     local_rank = int(environ.get("LOCAL_RANK", environ.get("SLURM_LOCALID", rank)))

@@ -7,7 +7,9 @@ RUN/
   log.txt           what the console says
   checkpoints/      step-…, latest (lamae.train.checkpoint)
   tensorboard/      events
-  quarantine.jsonl  batches whose step was skipped
+  quarantine.jsonl  records of skipped steps
+  spikes.jsonl      losses far above the recent ones, with their records
+  stragglers.jsonl  ranks that hold the others up
   profile.now       put there by a person: profile the next steps; profile/ holds what came of it
   hang-rank-N.txt   stacks of a rank that the watchdog ended
   jobs/NNN          submitted jobs (lamae.cluster)
@@ -61,6 +63,14 @@ class RunDirectory:
     @property
     def quarantine(self) -> Path:
         return self.root / "quarantine.jsonl"
+
+    @property
+    def spikes(self) -> Path:
+        return self.root / "spikes.jsonl"
+
+    @property
+    def stragglers(self) -> Path:
+        return self.root / "stragglers.jsonl"
 
     @property
     def profile_request(self) -> Path:

@@ -41,7 +41,7 @@ def load_as(
 
     kind: folder of the package's configurations of this sort. unknown: what an unknown key may mean that is near none.
     """
-    return _compose(start, _layers(path, overrides, kind), unknown=unknown)
+    return _compose(start, _layers(path, overrides, kind, type(start)), unknown=unknown)
 
 
 def explain(
@@ -56,7 +56,7 @@ def explain(
 
     Keys that must be given and are not stand as ``???``. Raises UsageError as loading does, but for those.
     """
-    layers = _layers(path, overrides, kind)
+    layers = _layers(path, overrides, kind, type(start))
     merged = _merge(start, layers, unknown)
     values = OmegaConf.to_container(merged)
     for key in OmegaConf.missing_keys(merged):
@@ -67,15 +67,16 @@ def explain(
     return "\n".join([*lines, "", *_page(type(start), values, type(start)(), start, layers, prefix="")])
 
 
-def _layers(path: str | Path | None, overrides: Sequence[str], kind: str) -> list[Layer]:
+def _layers(path: str | Path | None, overrides: Sequence[str], kind: str, cls: type) -> list[Layer]:
     """What a file, if there is one, and the command line set. Raises UsageError."""
-    return [*([] if path is None else [_read(path, kind)]), (COMMAND_LINE, _dotted(overrides))]
+    return [*([] if path is None else [_read(path, kind, cls)]), (COMMAND_LINE, _dotted(overrides, cls))]
 
 
-def _read(path: str | Path, kind: str) -> Layer:
+def _read(path: str | Path, kind: str, cls: type) -> Layer:
     found = find(path, kind)
     try:
-        loaded = OmegaConf.create(found.read_text())
+        text = found.read_text()
+        loaded = OmegaConf.create(text)
     except OSError as error:
         inside = RunDirectory(found).config
         names = sorted(file.stem for file in (SHIPPED / kind).glob("*.yaml"))
@@ -89,7 +90,12 @@ def _read(path: str | Path, kind: str) -> Layer:
         raise UsageError(f"{path}: not valid YAML: {reason}") from None
     if not isinstance(loaded, DictConfig):
         raise UsageError(f"{path}: a configuration is a mapping of sections, this is a list or a single value")
-    return str(path), loaded
+    return str(path), _as_written(loaded, yaml.load(text, yaml.BaseLoader), cls)
+
+
+def _as_written(layer: DictConfig, text: Any, cls: type) -> DictConfig:
+    """``layer`` with text as it is written; see ``keys.as_written``."""
+    return OmegaConf.create(keys.as_written(cls, OmegaConf.to_container(layer), text))
 
 
 def from_mapping(start: ConfigT, values: Mapping[str, Any], *, source: str) -> ConfigT:
@@ -104,7 +110,7 @@ def from_mapping(start: ConfigT, values: Mapping[str, Any], *, source: str) -> C
 def override(config: ConfigT, overrides: Sequence[str], *, source: str = COMMAND_LINE) -> ConfigT:
     """Any configuration dataclass with ``key.sub=value`` overrides, checked. Raises UsageError naming the key and where
     they are from."""
-    return _compose(config, [(source, _dotted(overrides))])
+    return _compose(config, [(source, _dotted(overrides, type(config)))])
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -132,20 +138,23 @@ def find(name: str | Path, kind: str) -> Path:
     return packaged if packaged.is_file() and not path.is_file() else path
 
 
-def _dotted(overrides: Sequence[str]) -> DictConfig:
+def _dotted(overrides: Sequence[str], cls: type) -> DictConfig:
     for entry in overrides:
         if "=" not in entry:
             raise UsageError(f"override {entry!r} has no '='; write key=value, for example train.steps=1000")
     try:
-        return OmegaConf.from_dotlist(list(overrides))
+        layer, text = OmegaConf.from_dotlist(list(overrides)), OmegaConf.create()
+        for key, _, words in (entry.partition("=") for entry in overrides):
+            OmegaConf.update(text, key, yaml.load(words, yaml.BaseLoader))
+        return _as_written(layer, OmegaConf.to_container(text), cls)
     except Exception as error:
         raise UsageError(f"overrides {' '.join(overrides)}: {' '.join(str(error).split())}") from None
 
 
-def _in_todays_keys(layer: DictConfig, kind: type) -> DictConfig:
-    """Checkpoints and configurations of before have keys that are called otherwise today, or gone.
+def _with_current_keys(layer: DictConfig, kind: type) -> DictConfig:
+    """Renames and drops the keys of older versions.
 
-    A key of ``RETIRED`` is left out where it has the one value that today's program still does; any other is unknown.
+    A key of ``RETIRED`` is dropped where it has the one value that is still supported; with any other it is unknown.
     """
     renamed, retired = getattr(kind, "RENAMED", {}), getattr(kind, "RETIRED", {})
     for old in (*renamed, *retired):
@@ -166,7 +175,7 @@ def _merge(start: Any, layers: Sequence[Layer], unknown: str | None) -> DictConf
     known = sorted(_dotted_keys(type(start)))
     for source, layer in layers:
         _refuse_interpolation(layer, source)
-        _refuse_unknown(_in_todays_keys(layer, type(start)), known, source, unknown)
+        _refuse_unknown(_with_current_keys(layer, type(start)), known, source, unknown)
         for misfit in keys.misfits(type(start), OmegaConf.to_container(layer)):
             raise UsageError(f"{source}: {misfit}")
         try:

@@ -8,12 +8,13 @@ import csv
 import hashlib
 import io
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
 from lamae.base.errors import UsageError
 
+MAX_CELL_CHARS = 1 << 24
 _NOBODY = frozenset({"", "-", "?", "unknown", "none", "nan", "null", "na", "n/a"})
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,2})?")
 
@@ -26,7 +27,7 @@ class Table:
 
     def __init__(self, path: Path, content: bytes | None = None) -> None:
         self.path = path
-        csv.field_size_limit(1 << 24)
+        csv.field_size_limit(MAX_CELL_CHARS)
         if content is None and path.exists() and not path.is_file():  # a pipe would be waited for
             raise UsageError(f"{path}: not a regular file; give a table as CSV")
         try:
@@ -122,22 +123,6 @@ def whole_number(text: str) -> int | None:
         return None
     value = Decimal(text)
     return int(value) if value == value.to_integral_value() else None
-
-
-def record_key(text: str, keys: Container[str]) -> str:
-    """The one of ``keys`` that ``text`` spells, as it stands or as a whole number; ``text`` where it spells none.
-
-    Tables of ids go through spreadsheets and pandas, which write study 40000000 as 40000000.0 where a column has gaps.
-    PTB-XL's ecg_id 1 is record 00001_hr or 00001_lr.
-    """
-    text = text.strip()
-    if text in keys:
-        return text
-    number = whole_number(text)
-    if number is None:
-        return text
-    spelled = (str(number), f"{number:05d}_hr", f"{number:05d}_lr")
-    return next((key for key in spelled if key in keys), text)
 
 
 def subject_number(text: str) -> int | None:

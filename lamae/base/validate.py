@@ -1,5 +1,7 @@
-"""Rules for the values of a configuration. Each raises ValueError naming the key to change; None always passes."""
+"""Rules for the values of a configuration. Each raises ValueError naming the key to change; None always passes,
+infinity never."""
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -34,5 +36,7 @@ def one_of(config: Any, section: str = "", **choices: Collection[Any]) -> None:
 def _check(config: Any, section: str, rules: Mapping[str, Any], holds: Callable[[Any, Any], bool], words: str) -> None:
     for name, rule in rules.items():
         value = getattr(config, name)
+        if isinstance(value, float) and math.isinf(value):
+            raise ValueError(f"{section}.{name}={value!r} must be finite".lstrip("."))
         if value is not None and not holds(value, rule):
             raise ValueError(f"{section}.{name}={value!r} {words.format(rule)}".lstrip("."))

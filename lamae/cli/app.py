@@ -14,7 +14,7 @@ import typer
 from lamae import console
 from lamae.base import allocator
 from lamae.base.errors import EXIT_INTERRUPTED, LamaeError, UsageError
-from lamae.base.place import is_said_here
+from lamae.base.place import prints_error
 from lamae.benchmarks import cli as bench_cli
 from lamae.benchmarks.forecast import cli as forecast_cli
 from lamae.cli import data as cli_data
@@ -62,7 +62,7 @@ def main() -> None:
     try:
         app()
     except LamaeError as error:
-        if is_said_here(error, os.environ):
+        if prints_error(error, os.environ):
             console.print_error(str(error))
         sys.exit(error.exit_code)
     except SystemExit as leaving:
@@ -131,7 +131,7 @@ def checkpoints(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     verify: Annotated[bool, typer.Option("--verify", help="Read every file and compare it with its hash.")] = False,
     keep: Annotated[
-        int | None, typer.Option(min=1, help="Remove all but the newest so many (pinned ones stay).")
+        int | None, typer.Option(min=1, help="Remove all but this many, the newest (pinned ones stay).")
     ] = None,
 ) -> None:
     """List, verify or prune the checkpoints of a run."""

@@ -7,6 +7,7 @@ import typer
 
 from lamae import console
 from lamae.base.errors import LamaeError, UsageError
+from lamae.base.files import check_writable, named
 from lamae.cli import verbs
 from lamae.cli.evaluate import ShardsArgument
 
@@ -21,6 +22,7 @@ def synth(
     """Write synthetic 12-lead ECGs as a MIMIC-IV-ECG tree, with ICD-10 codes visible in the waveforms."""
     from lamae.sharding.synth import synthesize
 
+    out = named(out)  # a working directory is replaced, and has no name from then on
     with console.show_progress() as progress:
         synthesize(
             out,
@@ -44,7 +46,7 @@ def shard(
     kind: Annotated[str, typer.Option("--source", help="mimic, ptbxl, code15, wfdb, or auto to detect it.")] = "auto",
     workers: Annotated[int, typer.Option(help="Processes; any number gives the same bytes.")] = 1,
     shard_size: Annotated[int, typer.Option(help="Records listed per tar.")] = 1024,
-    limit: Annotated[int | None, typer.Option(help="Only the first so many records of the sorted listing.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only this many records, the first of the sorted listing.")] = None,
     rate: Annotated[float | None, typer.Option(metavar="HZ", help="Resample to this rate; else as recorded.")] = None,
     seconds: Annotated[
         float | None,
@@ -71,7 +73,8 @@ def shard(
         ),
     ] = False,
     parts: Annotated[
-        str | None, typer.Option(metavar="K/N", help="Of a plan, pack part K and every N-th after it; do not merge.")
+        str | None,
+        typer.Option(metavar="K/N", help="Pack shards K, K+N, K+2N, … of the plan (K from 0); do not merge."),
     ] = None,
     card: Annotated[
         bool, typer.Option("--card/--no-card", help="Write OUT-card.html, a data card, beside OUT.")
@@ -115,6 +118,7 @@ def shard(
 
 def _pack(source: Path, out: Path, options: Any, *, plan_only: bool, parts: str | None) -> Any:
     """Plan, pack some parts, or all of it; the manifest, None where the set is not made whole."""
+    from lamae.sharding.output import refuse_other_options
     from lamae.sharding.pack import pack, pack_part
     from lamae.sharding.packplan import Plan
     from lamae.sharding.plan import plan
@@ -129,7 +133,9 @@ def _pack(source: Path, out: Path, options: Any, *, plan_only: bool, parts: str 
             announce(plan(source, out, options=options, progress=progress))
             return None
         if parts is not None:
-            for part in every_nth(parts, count=Plan.open(out).num_parts):
+            planned = Plan.open(out)
+            refuse_other_options(planned.options, options, out)
+            for part in every_nth(parts, count=planned.num_parts):
                 pack_part(source, out, part, progress=progress)
             return None
         return pack(source, out, options=options, progress=progress, announce=announce)
@@ -164,7 +170,7 @@ def _print_packed(out: Path, manifest: dict[str, Any]) -> None:
 def _write_card(out: Path, *, examples: bool) -> None:
     from lamae.reports.datacard import write_card
 
-    path = out.with_name(f"{out.name}-card.html")
+    path = named(out).with_name(f"{named(out).name}-card.html")
     try:
         write_card(out, path, examples=examples)
         console.say(f"data card: {path}")
@@ -209,6 +215,7 @@ def inspect(
     from lamae.reports.inspect import describe_record, save_record_plot
     from lamae.sharding.format import ShardSet
 
+    check_writable("--save", save)
     shard_set = ShardSet.open(shards)
     row = shard_set.row_of(key) if key is not None else 0
     title, columns, rows = describe_record(shard_set, row)
@@ -218,12 +225,11 @@ def inspect(
 
 
 def card(
-    shards: Annotated[list[Path], typer.Argument(metavar="SHARDS...", help="Shard sets; several make one card.")],
+    shards: Annotated[list[Path], typer.Argument(metavar="SHARDS", help="Shard sets; several make one card.")],
     out: Annotated[Path, typer.Option("--out", help="Where to write the page.")],
     examples: Annotated[bool, typer.Option("--examples/--no-examples", help="Show a few traces on the card.")] = True,
 ) -> None:
     """Write a data card, one page of HTML, of one shard set or of several that are pretrained on together."""
-    from lamae.base.files import check_writable
     from lamae.data.mixture import Mixture
     from lamae.reports.datacard import write_card
 

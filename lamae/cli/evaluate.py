@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # these import torch, which takes a second; every verb import
     from lamae.evaluate.statistics import Interval
 
 Transductive = Annotated[
-    bool, typer.Option("--transductive", help="Allow test subjects that were in pretraining; said in the result.")
+    bool, typer.Option("--transductive", help="Allow test subjects that were in pretraining; noted in the result.")
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
 ShardsOption = Annotated[Path, typer.Option(help="A shard set made by 'lamae shard'.")]
@@ -67,7 +67,7 @@ def embed(
             device=pick_device(device),
             progress=progress,
         )
-    if _speaks():
+    if _prints_result():
         done = "" if made else f"{out}: already complete; "
         console.hint(f"{done}next: lamae probe {out} LABELS.zarr")
 
@@ -82,7 +82,7 @@ def probe(
     against: Annotated[Path | None, typer.Option(help="Other embeddings.zarr: paired differences to it.")] = None,
     fraction: Annotated[
         str | None,
-        typer.Option(help="Also fit on so much of the training subjects only, for example 0.01,0.05,0.1,1."),
+        typer.Option(help="Also fit on these shares of the training subjects, such as 0.01,0.05,0.1,1."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Draws of each fraction below 1.")] = 3,
     test: Annotated[
@@ -171,7 +171,7 @@ def _print_probe(
 
 
 def _print_left_out(result: "ProbeResult", descriptions: dict[str, str]) -> None:
-    from lamae.evaluate.labels.codes import few
+    from lamae.base.text import few
 
     for reason in dict.fromkeys(result.left_out.values()):
         codes = [code for code, its in result.left_out.items() if its == reason]
@@ -203,7 +203,9 @@ def _all_intervals(found: "Measures") -> "dict[str, Interval]":
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run directories; the first is on trial.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN", help="Run directories; the others are compared with the first.")
+    ],
     shards: ShardsOption,
     labels: LabelsOption,
     out: Annotated[Path, typer.Option(help="Directory for the report and the embeddings it needs.")] = Path("compare"),
@@ -221,28 +223,31 @@ def compare(
     device: Device = "auto",
 ) -> None:
     """Runs beside each other on one page: AUROC, few labels, missing leads, reconstruction, lead weights."""
+    from lamae.evaluate.compare import RANDOM_WEIGHTS, refuse_repeated
     from lamae.evaluate.compare import compare as compare_runs
-    from lamae.evaluate.probe.demographics import embed_demographics
+    from lamae.evaluate.embeddings.embed import read_embeddings
+    from lamae.evaluate.probe.demographics import AGE_AND_SEX, describe_known, embed_demographics
     from lamae.reports.compare import write_comparison
 
-    stores = dict(_named(text, "--store") for text in store or [])
-    tuned = dict(_named(text, "--finetuned") for text in finetuned or [])
+    named = [(_run_name(run), run) for run in runs]
+    others = [_named(text, "--store") for text in store or []]
+    tuned = [_named(text, "--finetuned") for text in finetuned or []]
+    references = [RANDOM_WEIGHTS, *([AGE_AND_SEX] if demographics is not None else [])]
+    refuse_repeated([*references, *(name for name, _ in named + others + tuned)])
     if demographics is not None:
         path = out / "embeddings" / f"age-and-sex-{_digest(demographics)}.zarr"
         if not path.exists():
             embed_demographics(demographics, shards, path)
-        stores["age and sex"] = path
-    names = {run.resolve().name: run for run in runs}
-    if len(names) < len(runs):
-        raise UsageError(f"runs {', '.join(map(str, runs))}: two have the same name; rename one")
+        console.say(f"{demographics}: {describe_known(read_embeddings(path))}")
+        others.append((AGE_AND_SEX, path))
     with console.show_progress() as progress:
         comparison = compare_runs(
-            names,
+            dict(named),
             shards,
             labels,
             out / "embeddings",
-            stores=stores,
-            finetuned=tuned,
+            stores=dict(others),
+            finetuned=dict(tuned),
             num_seeds=seeds,
             transductive=transductive,
             device=pick_device(device),
@@ -266,7 +271,7 @@ def finetune(
     transductive: Transductive = False,
     print_config: verbs.PrintConfig = False,
 ) -> None:
-    """Train the encoder and a linear head on labels; from_scratch=true for the supervised reference.
+    """Train the encoder and a linear head on labels; from_scratch=true for the supervised baseline.
 
     One process as it stands; under torchrun or srun, one process per rank.
     """
@@ -283,7 +288,7 @@ def finetune(
         result = finetune_model(
             run, shards, labels, out, options=options, leads=chosen, transductive=transductive, progress=progress
         )
-    if _speaks():
+    if _prints_result():
         rows = [[code, str(value)] for code, value in result.by_code().items()]
         console.print_table(result.name, ["code", "AUROC (95 %)"], [*rows, ["macro", str(result.macro)]])
         console.say(f"weights and result: {out}")
@@ -327,7 +332,7 @@ def _leads(text: str | None) -> tuple[int, ...] | None:
         raise UsageError(f"--leads: {error}") from None
 
 
-def _speaks() -> bool:
+def _prints_result() -> bool:
     """Whether this process prints the result: alone, or rank 0 of a launcher's."""
     from lamae.base.place import find_place
 
@@ -356,6 +361,16 @@ def _digest(path: Path) -> str:
         return file_sha256(path)[:16]
     except OSError as error:
         raise UsageError(f"{path}: not readable ({error.strerror})") from None
+
+
+def _run_name(run: Path) -> str:
+    """A run by its directory; a checkpoint as RUN/step-00000100, since all runs have that step."""
+    from lamae.base.rundirectory import STEP_NAME, RunDirectory
+
+    path = run.resolve()
+    root = path.parent.parent
+    is_checkpoint = STEP_NAME.fullmatch(path.name) and path.parent == RunDirectory(root).checkpoints
+    return f"{root.name}/{path.name}" if is_checkpoint else path.name
 
 
 def _named(text: str, option: str) -> tuple[str, Path]:

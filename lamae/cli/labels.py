@@ -22,12 +22,14 @@ def labels(
         str, typer.Option(help="mimic-icd10, ptbxl, snomed or csv; by default recognised by its columns.")
     ] = "auto",
     protocol: Annotated[
-        str | None, typer.Option(help="shards keeps their splits (default); or ed2all, all2all, folds.")
+        str | None,
+        typer.Option(help="shards: the shard set's splits (default); mimic-icd10: ed2all, all2all; ptbxl: folds."),
     ] = None,
     min_count: Annotated[
-        int | None, typer.Option(help="Keep codes with so many records (default: 2000 for mimic-icd10, else 1).")
+        int | None,
+        typer.Option(help="Keep codes with at least this many records (default: 2000 for mimic-icd10, else 1)."),
     ] = None,
-    top: Annotated[int | None, typer.Option(min=1, help="Keep only so many most frequent codes.")] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Keep only this many codes, the most frequent.")] = None,
     key_column: Annotated[
         str | None, typer.Option(help="csv: the column with record keys (default: key, study_id, ecg_id, …).")
     ] = None,
@@ -55,7 +57,7 @@ def labels(
         str | None, typer.Option(help="ptbxl: superclass (default), subclass, diagnostic, form, rhythm, all.")
     ] = None,
     min_likelihood: Annotated[
-        float | None, typer.Option(help="ptbxl: a statement counts from so many percent on.")
+        float | None, typer.Option(help="ptbxl: a statement counts from this likelihood on, in percent.")
     ] = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Go on although some records have no line in FILE.")
@@ -110,7 +112,8 @@ def _print_report(report: Any, out: Path, *, all_codes: bool) -> None:
         console.say(note)
     rows = report.rows()
     listed = rows if all_codes else rows[:CODES_LISTED]
-    console.print_table(f"{out}: labelled records with each code", ["code", "name", "records", *SPLITS], listed)
+    title = f"{out}: labelled {report.rows_are} with each code"
+    console.print_table(title, ["code", "name", report.rows_are, *SPLITS], listed)
     if len(listed) < len(rows):
         console.say(f"… and {len(rows) - len(listed)} more, which --all-codes lists")
     console.say(("" if report.made else f"{out}: already complete; ") + str(report))

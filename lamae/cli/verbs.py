@@ -63,14 +63,18 @@ class Verb(TyperCommand):
         return rest
 
 
-def check_words(root: typer.Context, words: Sequence[str]) -> None:
-    """Parse the words after ``lamae`` and run nothing: what a verb would say against them is raised here."""
+def check_words(root: Any, words: Sequence[str]) -> dict[str, Any]:
+    """Parse the words after ``lamae`` and run nothing: what a verb would say against them is raised here.
+
+    Gives the verb's parameters by name.
+    """
     command: Any = root.command
     path: list[str] = []
     while words and hasattr(command, "resolve_command"):  # a group of verbs
         name, command, words = command.resolve_command(root, list(words))
         path.append(name)
-    command.make_context(" ".join(path), list(words), parent=root)
+    context = command.make_context(" ".join(path), list(words), parent=root)
+    return dict(context.params)
 
 
 def _with_verbosity(function: Callable[..., Any]) -> Callable[..., Any]:

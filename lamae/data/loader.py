@@ -28,8 +28,8 @@ from lamae.data.order import GlobalOrder, MixedOrder
 from lamae.data.reader import CorruptRecordError, RecordReader, bytes_of
 from lamae.sharding.format import ShardSet
 
-# Records that a thread reads in one task: as many as leave each thread this many tasks in the ring, at most so many.
-# Larger tasks cost fewer wake-ups of sleeping threads.
+# Records per read task: few enough that the ring holds TASKS_PER_THREAD tasks of each thread, at most
+# MAX_RECORDS_PER_TASK. Larger tasks cost fewer wake-ups of sleeping threads.
 MAX_RECORDS_PER_TASK = 64
 TASKS_PER_THREAD = 2
 # A record that takes longer comes from a device, not from the page cache (15 to 30 microseconds), and hints pay.
@@ -141,7 +141,7 @@ class RingLoader(Iterator[Batch]):
             raise ValueError("this loader is closed")
         began = time.perf_counter()
         lent, self._lent = self._lent, None
-        # A batch that is there goes out first: the reading of another would compete with it for the processor.
+        # Return a finished batch first: reading the next would compete with it for the processor.
         hand_back_last = bool(self._ahead) and self._ahead[0].is_read()
         if lent is not None and not hand_back_last:
             self._hand_back(lent)

@@ -20,7 +20,7 @@ class Mixture:
     def __init__(self, sets: Sequence[ShardSet]) -> None:
         self.sets = tuple(sets)
         self.first_rows = np.cumsum([0, *(shard_set.num_records for shard_set in self.sets)])
-        """int64 ``[S + 1]``: where each set's rows begin, and the number of all."""
+        """int64, one more than there are sets: where each set's rows begin, and the number of all."""
         seen: dict[str, Path] = {}
         for shard_set in self.sets:
             if (twin := seen.get(shard_set.index_hash)) is not None:

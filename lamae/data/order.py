@@ -118,7 +118,7 @@ class GlobalOrder:
                 words >>= np.uint64(high_bits)
                 words |= window_of_shard[self._shard_ranks] << np.uint64(_WORD_BITS - high_bits)
         assert index_bits + high_bits + _MIN_RANDOM_BITS <= _WORD_BITS, "too many records for 64-bit sort words"
-        # Equal random bits are so rare, and then settled by the index, that they cannot be distinguished from chance.
+        # Ties of the random bits are negligibly rare; the index breaks them.
         words >>= np.uint64(index_bits)
         words <<= np.uint64(index_bits)
         words |= np.arange(self.num_records, dtype=np.uint64)

@@ -24,8 +24,6 @@ from lamae.sharding.format import NO_SAMPLE
 
 logger = logging.getLogger(__name__)
 
-# What a record's random numbers are for; the augmentations use 2 and above.
-_CROP = 1
 # What an error proposes; the QRS complex is gone below.
 _LOWEST_RATE_HZ = 50
 # A lead that is flatter than this keeps its size under the per-lead scalings.
@@ -90,9 +88,9 @@ class SignalTransform:
     def __call__(self, batch: Batch, *, seed: int, train: bool) -> Signal:
         """``train`` turns random crops and augmentations on; they depend on (seed, epoch, record) alone."""
         config = self.config
-        x, valid = self._resample(batch)
+        x, valid, incomplete = self._resample(batch)
         if self._num_positions > 1:
-            x, valid = self._crop(x, valid, batch, seed=seed if train else None)
+            x, valid = self._crop(x, valid, batch, incomplete, seed=seed if train else None)
         if self._num_padded:
             x, valid = F.pad(x, (0, self._num_padded)), F.pad(valid, (0, self._num_padded))
         x = x.sub_(batch.baseline[..., None]).div_(batch.gain[..., None])
@@ -116,8 +114,8 @@ class SignalTransform:
         rms = (x.square().sum(-1, keepdim=True) / count).sqrt()
         return x / rms.clamp(min=_FLAT_MV)
 
-    def _resample(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """ADC units at the model's rate, and where they are valid."""
+    def _resample(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """ADC units at the model's rate, where they are valid, and the records that may not be everywhere."""
         x = self._decimate(batch.adc)
         valid = batch.lead_mask[..., None].expand(x.shape).clone()
         # Missing samples are rare: the index says which records hold any, so only those pay for looking.
@@ -128,21 +126,43 @@ class SignalTransform:
             # Any finite filling does: outputs that see it are marked invalid.
             x[incomplete] = self._decimate(adc.masked_fill(missing, 0))
             valid[incomplete] &= ~self._decimate.touches(missing)
-        return x, valid
+        return x, valid, incomplete
 
     def _crop(
-        self, x: torch.Tensor, valid: torch.Tensor, batch: Batch, *, seed: int | None
+        self, x: torch.Tensor, valid: torch.Tensor, batch: Batch, incomplete: torch.Tensor, *, seed: int | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """One stretch per record: random under a seed, the middle without."""
-        if seed is None:
-            start = (self._num_positions - 1) // 2
-            stretch = slice(start, start + self.num_samples)
+        """One stretch per record, of what was recorded: random under a seed, the middle without."""
+        last = self._num_positions - 1
+        if seed is None and not len(incomplete):
+            stretch = slice(last // 2, last // 2 + self.num_samples)
             return x[..., stretch].clone(), valid[..., stretch].clone()
-        (key_B,) = keyed.record_keys(seed, batch.epoch, batch.row, purposes=[_CROP])
-        start_B = keyed.below(key_B, self._num_positions)
+        low_B = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        high_B = torch.full_like(low_B, last)
+        if len(incomplete):
+            low_B[incomplete], high_B[incomplete] = self._positions(valid[incomplete])
+        if seed is None:
+            start_B = (low_B + high_B) // 2
+        else:
+            (key_B,) = keyed.record_keys(seed, batch.epoch, batch.row, purposes=[keyed.CROP])
+            start_B = low_B + keyed.below(key_B, high_B - low_B + 1)
         index = start_B[:, None, None] + torch.arange(self.num_samples, device=x.device)
         index = index.expand(-1, x.shape[1], -1)
         return x.gather(2, index), valid.gather(2, index)
+
+    def _positions(self, valid: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """int64 ``[B]``: the first and the last start of a crop that lies within what was recorded of any lead.
+
+        Where less was recorded than a crop holds, they are one: what was recorded is in the crop's middle.
+        """
+        length = valid.shape[-1]
+        recorded_BT = valid.any(1).long()
+        first_B, end_B = recorded_BT.argmax(-1), length - recorded_BT.flip(-1).argmax(-1)
+        low_B, high_B = first_B, end_B - self.num_samples
+        middle_B = (low_B + high_B) // 2
+        is_short = high_B < low_B
+        return tuple(
+            torch.where(is_short, middle_B, each_B).clamp(0, self._num_positions - 1) for each_B in (low_B, high_B)
+        )  # type: ignore[return-value]
 
 
 class MixtureTransform:

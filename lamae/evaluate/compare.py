@@ -68,7 +68,7 @@ class Comparison:
     knn: dict[str, ProbeResult]
     curves: dict[str, FewLabelCurve]
     robustness: dict[str, dict[str, ProbeResult]]
-    """Contestant to lead subset to the probe fitted on twelve leads and tested on the subset."""
+    """Method to lead subset to the probe fitted on twelve leads and tested on the subset."""
     reconstruction: dict[str, dict[str, ReconstructionErrors]]
     """Kind of mask to run to errors."""
     lead_weights: dict[str, np.ndarray]
@@ -107,11 +107,12 @@ def compare(
     ``finetuned`` (name to what ``lamae finetune`` made).
 
     Embeddings are kept in ``work``. ``masks`` hide what is reconstructed; None hides as a run was trained. Raises
-    UsageError when runs, labels or stores do not fit the shard set, or when test subjects were in a run's pretraining
-    and ``transductive`` is false.
+    UsageError when runs, labels or stores do not fit the shard set, when two have one name, or when test subjects were
+    in a run's pretraining and ``transductive`` is false.
     """
     if not runs:
         raise UsageError("nothing to compare: name at least one run")
+    refuse_repeated([*runs, RANDOM_WEIGHTS, *(stores or {}), *(finetuned or {})])
     shard_set = ShardSet.open(shards)
     truth = read_labels(labels)
     store.require_same_rows(labels, truth.index_hash, shard_set.root, shard_set.index_hash)
@@ -158,6 +159,16 @@ def compare(
         lead_weights={name: read_lead_weights(paths[name], rows=test_rows) for name in runs},
         finetuned={name: dataclasses.replace(result, name=name) for name, result in tuned.items()},
     )
+
+
+def refuse_repeated(names: Sequence[str]) -> None:
+    """Raises UsageError where two rows of a comparison would have the same name: one would stand for both."""
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UsageError(
+            f"two rows of the comparison would be named {repeated[0]!r}; give another NAME with --store or "
+            "--finetuned, or rename the run's directory"
+        )
 
 
 @dataclass
@@ -212,7 +223,7 @@ def _lead_robustness(
     *,
     transductive: bool,
 ) -> dict[str, ProbeResult]:
-    """The probe as fitted on all leads, its test records re-embedded from fewer, where any has some of them."""
+    """By subset of which a test record has a lead: the probe as fitted on all leads, tested on the subset."""
     whole = read_embeddings(embedder.path(name, run))
     test_rows = truth.rows("test")
     recorded_L = np.any(lead_mask_to_bool(embedder.shard_set.column("lead_mask")[test_rows]), axis=0)

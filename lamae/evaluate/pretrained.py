@@ -25,6 +25,7 @@ from lamae.base.files import file_sha256
 from lamae.model import build_model
 from lamae.train import runconfig
 from lamae.train.checkpoint.format import LoadedModel, load_model
+from lamae.train.monitor.health import unfit_weight
 
 log = logging.getLogger(__name__)
 
@@ -88,9 +89,10 @@ class _Content:
 
 
 def read_export(root: Path) -> LoadedModel:
-    """Read an exported model, which does not tell whom it was pretrained on.
+    """Read an exported model, which does not hold its pretraining subjects.
 
-    Raises UsageError where ``root`` is none, LamaeError where it is damaged or newer than this lamae.
+    Raises UsageError where ``root`` is none, LamaeError where it is damaged, newer than this lamae or of a run that had
+    diverged.
     """
     place = root / CONFIG_NAME
     try:
@@ -112,6 +114,8 @@ def read_export(root: Path) -> LoadedModel:
         model.load_state_dict(load_file(root / WEIGHTS_NAME))
     except (OSError, SafetensorError, RuntimeError) as error:  # of torch: another model
         raise LamaeError(f"{root / WEIGHTS_NAME}: {' '.join(str(error).split())[:300]}; export again") from None
+    if problem := unfit_weight(model.named_parameters()):
+        raise LamaeError(f"{root / WEIGHTS_NAME}: {problem}; export an earlier checkpoint")
     return LoadedModel(
         model=model.eval(),
         config=config,

@@ -18,7 +18,7 @@ import zarr
 
 from lamae.base import files
 from lamae.base.errors import LamaeError, UsageError
-from lamae.base.files import new_directory, put_in_place, writing
+from lamae.base.files import named, new_directory, put_in_place, writing
 from lamae.base.lock import Lock
 from lamae.base.outputs import refuse_other
 from lamae.sharding.checked import ATTRIBUTES, CheckedGroup, file_sums
@@ -36,12 +36,12 @@ LARGE_BYTES = 64 << 20
 
 def partial_path(out: Path) -> Path:
     """Where something that can be gone on with is written until it is complete, under ``lock``."""
-    return out.with_name(f".{out.name}.partial")
+    return named(out).with_name(f".{named(out).name}.partial")
 
 
 def lock(out: Path) -> Lock:
     """What keeps a second process from ``partial_path`` once ``take_lock`` has taken it."""
-    return Lock(out.with_name(f".{out.name}.lock"), what=out)
+    return Lock(named(out).with_name(f".{named(out).name}.lock"), what=out)
 
 
 def take_lock(lock: Lock, out: Path) -> Path:
@@ -219,7 +219,7 @@ def _digest(attributes: dict[str, Any]) -> str:
 
 
 _VERB = {"labels": "labels", "embeddings": "embed"}
-# What is easily given instead, by a file in it.
+# Common mistakes, recognised by a file inside.
 _OTHERS = {"dataset.json": "a shard set", "config.yaml": "a run directory", "checkpoint.json": "a checkpoint"}
 
 

@@ -132,7 +132,7 @@ _forward.register_autograd(_differentiate, setup_context=_save)
 
 
 # Two products forward and four backward, as in the eager implementation: that the kernel computes the scores a
-# second time is its own affair and must not raise a model's arithmetic.
+# second time is not counted, so it cannot inflate a model's arithmetic.
 @register_flop_formula(torch.ops.lamae.cross_lead_attention)
 def _forward_flops(qkv_shape, mask_shape, *, out_shape=None, **_) -> int:
     g0, g1, num_leads, _three, heads, head_dim = qkv_shape

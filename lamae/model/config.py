@@ -174,7 +174,7 @@ class MaskShape(NamedTuple):
     shown: int
     """Patches visible in each of them."""
 
-    shares_times: bool
+    shared_instants: bool
     """All leads of a record show the same patches."""
 
     @classmethod
@@ -183,7 +183,7 @@ class MaskShape(NamedTuple):
         return cls(
             slots=NUM_LEADS - mask.hidden_leads if kinds <= {"grid", "lead"} else NUM_LEADS,
             shown=num_patches if kinds == {"lead"} else num_visible(mask, num_patches),
-            shares_times="random" not in kinds,
+            shared_instants="random" not in kinds,
         )
 
 

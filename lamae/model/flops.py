@@ -34,14 +34,14 @@ class Flops:
 def count_flops(model: ModelConfig, mask: MaskConfig, *, num_samples: int) -> Flops:
     """Of one pretraining record; every record of a configuration costs the same."""
     num_patches = num_samples // model.patch_size
-    leads, shown, shares_times = MaskShape.of(mask, num_patches)
+    leads, shown, shared_instants = MaskShape.of(mask, num_patches)
     exchanges, pools_instants, depth, latent_depth, scope = Layout.of(model)
     width, decoder_width = model.width, model.decoder_width
 
     encoder = depth * _block(model, tokens=leads * (1 + shown), width=width, groups=leads, length=1 + shown)
     embed = 2 * leads * shown * model.patch_size * width
 
-    instants = (shown if shares_times else num_patches) if pools_instants else 0
+    instants = (shown if shared_instants else num_patches) if pools_instants else 0
     tokens = leads * (1 + instants)
     groups, length = {"summary": (1, leads), "aligned": (1 + instants, leads), "joint": (1, tokens)}[scope]
     averages = model.kind == "mean"

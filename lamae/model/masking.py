@@ -1,8 +1,7 @@
 """What each record shows and what is to be predicted: a pure function of (seed, epoch, row) and of the leads it has.
 
 Masks are drawn by ``lamae.keyed``, record by record, so they are the same on any device, in any batch and at any world
-size. Shapes depend on the configuration only: a record that shows fewer leads than there are
-slots leaves slots empty.
+size. Shapes depend on the configuration only: a record that shows fewer leads than there are slots leaves slots empty.
 
 B batch, L leads (12), N patches, V slots for visible leads, S visible patches per slot.
 """
@@ -19,9 +18,7 @@ from lamae.model.config import MaskConfig, MaskShape, kinds_drawn, num_visible
 
 _LIMB = slice(LIMB_LEADS[0], LIMB_LEADS[-1] + 1)
 _CHEST = slice(CHEST_LEADS[0], CHEST_LEADS[-1] + 1)
-# What a record's random numbers are for; crops and augmentations use those below.
-_PURPOSES = range(16, 21)
-_LEADS, _TIMES, _LIMB_HIDDEN, _RECORD_ONLY, _KIND = _PURPOSES
+_LEADS, _INSTANTS, _LIMB_HIDDEN, _RECORD_ONLY, _KIND = keyed.MASKS
 
 
 @dataclass(frozen=True)
@@ -43,11 +40,11 @@ class Mask:
     record_only_B: Tensor
     """bool: wholly hidden leads of this record are decoded from the record embedding and their identity alone."""
 
-    shared_times: bool
+    shared_instants: bool
     """All slots of a record show the same patches."""
 
     def to(self, device: torch.device | str) -> Self:
-        tensors = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "shared_times"}
+        tensors = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "shared_instants"}
         return replace(self, **tensors)
 
     @property
@@ -113,15 +110,15 @@ def _draw_kind(config: MaskConfig, kind: str, draws: "_Draws", present_BL: Tenso
     never_B = torch.zeros_like(present_BL[:, 0])
     if kind in ("grid", "lead"):
         record_only_B = draws.chance(_RECORD_ONLY, config.record_only_share)
-        return _Drawn(_visible_leads(config, draws, present_BL), draws.order(_TIMES, 1, num_patches), record_only_B)
+        return _Drawn(_visible_leads(config, draws, present_BL), draws.order(_INSTANTS, 1, num_patches), record_only_B)
     if kind == "random":
-        order_BLN = draws.order(_TIMES, NUM_LEADS, num_patches)
+        order_BLN = draws.order(_INSTANTS, NUM_LEADS, num_patches)
         if config.limb_tied:
             order_BLN = torch.cat([order_BLN[:, :1].expand_as(order_BLN[:, _LIMB]), order_BLN[:, _CHEST]], dim=1)
         return _Drawn(present_BL, order_BLN, never_B)
     if kind == "time":
         num_starts = num_visible(config, num_patches) + 1
-        after_B1N = torch.arange(num_patches, device=present_BL.device) - draws.order(_TIMES, 1, 1) % num_starts
+        after_B1N = torch.arange(num_patches, device=present_BL.device) - draws.order(_INSTANTS, 1, 1) % num_starts
         in_span_B1N = (after_B1N >= 0) & (after_B1N <= num_patches - num_starts)
         return _Drawn(present_BL, in_span_B1N.long(), never_B)
     raise ValueError(f"mask.kind={kind} is not drawn here")
@@ -160,7 +157,7 @@ def _assemble(
         patch_BVS=patch_BVS,
         hidden_BLN=present_BL[:, :, None] & ~shown_BLN,
         record_only_B=record_only_B,
-        shared_times=shared,
+        shared_instants=shared,
     )
 
 
@@ -197,7 +194,7 @@ class _Draws:
     """
 
     def __init__(self, seed: int, epoch_B: Tensor, row_B: Tensor) -> None:
-        self._key_B = dict(zip(_PURPOSES, keyed.record_keys(seed, epoch_B, row_B, purposes=_PURPOSES), strict=True))
+        self._key_B = dict(zip(keyed.MASKS, keyed.record_keys(seed, epoch_B, row_B, purposes=keyed.MASKS), strict=True))
 
     def order(self, purpose: int, *shape: int) -> Tensor:
         """int64 ``[B, *shape]``, uniform over 0..2^63-1."""

@@ -204,7 +204,7 @@ class PretrainModel(nn.Module):
     def _pool(self, x_BLT: Tensor, valid_BLT: Tensor, mask: Mask, *, instants: bool = True) -> _Pooled:
         """``instants``: also what the decoder alone reads, an embedding of every instant."""
         latents = self.encoder(x_BLT, valid_BLT, mask)
-        if self.pool_instant is not None and not mask.shared_times:
+        if self.pool_instant is not None and not mask.shared_instants:
             latents = on_shared_grid(latents, num_patches=mask.num_patches)
         if self.exchange is not None:
             latents = latents._replace(z_BVKD=self.exchange(latents))

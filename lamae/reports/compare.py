@@ -12,8 +12,8 @@ import numpy as np
 
 from lamae.base import files
 from lamae.base.leads import LEADS
+from lamae.base.text import few
 from lamae.evaluate.compare import Comparison
-from lamae.evaluate.labels.codes import few
 from lamae.evaluate.probe.fewlabels import curve_difference
 from lamae.evaluate.probe.result import ProbeResult, difference
 from lamae.evaluate.reconstruct.reconstruction import MODEL, SITUATIONS, ReconstructionErrors
@@ -215,7 +215,19 @@ def _add_missing_leads(page: Page, comparison: Comparison) -> None:
 
 
 def add_reconstruction(page: Page, by_run: Mapping[str, ReconstructionErrors], *, title: str) -> None:
-    """Errors on hidden samples over those of what needs no model, and what these ratios are made of."""
+    """Errors on hidden samples over those of what needs no model, and what these ratios are made of.
+
+    Runs that were scored on other samples, or in another unit, get tables of their own.
+    """
+    groups: dict[str, dict[str, ReconstructionErrors]] = {}
+    for name, errors in by_run.items():
+        groups.setdefault(errors.scored_on, {})[name] = errors
+    for scored_on, runs in groups.items():
+        _add_reconstruction(page, runs, title=title if len(groups) == 1 else f"{title}; {scored_on}")
+
+
+def _add_reconstruction(page: Page, by_run: Mapping[str, ReconstructionErrors], *, title: str) -> None:
+    """Of runs that were scored on the same samples."""
     scored = {
         situation: {name: errors for name, errors in by_run.items() if _is_scored(errors, situation)}
         for situation in SITUATIONS

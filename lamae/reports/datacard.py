@@ -119,6 +119,8 @@ def _add_composition(page: Page, shard_set: ShardSet) -> None:
     if shared:
         lead = f"Warning: {shared:,} subjects are in more than one split; test results would flatter."
     page.section("Composition", lead=lead)
+    if shard_set.partly_named:
+        page.paragraph(f"Warning: the files given when packing have {shard_set.partly_named}.")
     rows = []
     for number, name in enumerate(SPLITS):
         chosen = split == number
@@ -184,6 +186,8 @@ def _add_sets(page: Page, sets: Sets) -> None:
     for name, one in sets.items():
         if one.unknown_patients:
             page.paragraph(f"Warning: {name}: {one.unknown_patients}; one patient may be in train and test.")
+        if one.partly_named:
+            page.paragraph(f"Warning: {name}: the files given when packing have {one.partly_named}.")
 
 
 def _in_split(shard_set: ShardSet, number: int) -> str:

@@ -1,8 +1,8 @@
 """The corpus of a study: a shard set that is there, or sources packed once for each part of their subjects.
 
 corpus/synthetic/                 synthetic ECGs in MIMIC-IV-ECG's layout, where the plan asks for some
-corpus/part-K/sets/NAME/          shard set of a source, its subjects dealt: part K in test, val_share in val
-corpus/part-K/splits/NAME.csv     how they were dealt
+corpus/part-K/sets/NAME/          shard set of a source, subjects split by hash: part K in test, val_share in val
+corpus/part-K/splits/NAME.csv     how they were split
 corpus/part-K/labels/TASK.zarr
 """
 
@@ -167,7 +167,7 @@ def _pack_all(
     # Another source of the same data set has the same people.
     shared = {kinds[name] for name in scored} - {ANY_WFDB}
     for name, place in places.items():
-        is_dealt = name in scored or kinds[name] in shared
+        is_split = name in scored or kinds[name] in shared
         for number, part in enumerate(parts):
             folds = part.sets[name].parents[1] / "splits" / f"{slug(name)}.csv"
             folds.parent.mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ def _pack_all(
                 writer = csv.writer(stream)
                 writer.writerow(["key", "split"])
                 for entry in entries[name]:
-                    writer.writerow([entry.key, _split(corpus, entry, number) if is_dealt else "train"])
+                    writer.writerow([entry.key, _split(corpus, entry, number) if is_split else "train"])
             options = dataclasses.replace(_pack_options(corpus, name), splits_from=str(folds), workers=workers)
             pack(place, part.sets[name], options=options, progress=progress)
 

@@ -7,7 +7,7 @@ runs/STAGE/NAME/            a run directory of ``lamae train``, and beside it
     embeddings-VIEW.zarr    of a shard set that some task is about, with all leads or some
     reconstruction.npz      errors of scored records (final runs)
     scores.npz              AUROC, and AUROC in every bootstrap draw (final runs)
-    done.json               written last: seconds by stage, and what was scored
+    done.json               written last: seconds by stage, and what the scores depend on
 references/                 age and sex, alone and beside the first method's embeddings
 search.json                 val scores of the search
 results.json, report.html, report.md, *.png
@@ -15,6 +15,7 @@ results.json, report.html, report.md, *.png
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from lamae.base import files, settings
 from lamae.base.errors import UsageError
@@ -62,6 +63,11 @@ class StudyDirectory:
     def done(self, name: str) -> Path:
         return self.run(name) / DONE_NAME
 
+    def scored_by(self, name: str) -> dict[str, str]:
+        """What the scores of a finished run depend on; empty where an older lamae did not note it."""
+        found = files.read_json(self.done(name)).get("scored")
+        return found if isinstance(found, dict) else {}
+
     def write_run(self, run: Run) -> None:
         files.write_json(self.run(run.name) / RUN_NAME, dataclasses.asdict(run))
 
@@ -72,7 +78,8 @@ class StudyDirectory:
     def make_or_resume(self, plan: StudyPlan) -> None:
         """Take the directory for ``plan``, or go on with it. Raises UsageError where it holds something else.
 
-        Seeds may be added or left out: no run depends on which others there are.
+        Seeds may be added or left out: no run depends on which others there are. The order of some sections may not
+        change: the others are compared with the first method.
         """
         found = None
         if self.plan.exists():
@@ -82,7 +89,15 @@ class StudyDirectory:
                 raise UsageError(
                     f"{self.root}: made by another version of lamae; use another --out ({error})"
                 ) from None
-            found = dataclasses.asdict(dataclasses.replace(there, seeds=plan.seeds))
-        make_or_resume(self.root, what="study", found=found, wanted=dataclasses.asdict(plan))
+            found = _settings(dataclasses.replace(there, seeds=plan.seeds))
+        make_or_resume(self.root, what="study", found=found, wanted=_settings(plan))
         with files.writing(self.plan, UsageError):
             files.write_text(self.plan, settings.to_yaml(plan))
+
+
+def _settings(plan: StudyPlan) -> dict[str, Any]:
+    """What a study keeps to: its plan, and the order of the sections whose order has a meaning."""
+    ordered = {name: getattr(plan, name) for name in ("methods", "masks", "tasks", "reconstruct")}
+    ordered["corpus.sources"] = plan.corpus.sources
+    order = {f"order of {section}": ", ".join(names) for section, names in ordered.items()}
+    return dataclasses.asdict(plan) | order

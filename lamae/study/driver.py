@@ -5,6 +5,7 @@ corpus ─▶ search: learning rates ─▶ search: masks ─▶ equal records �
 """
 
 import dataclasses
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from lamae import console
 from lamae.base import files
 from lamae.base.errors import UsageError
-from lamae.base.text import slug
+from lamae.base.text import few, slug
 from lamae.evaluate import store
 from lamae.evaluate.embeddings.embed import Embeddings, read_embeddings
 from lamae.evaluate.probe.demographics import embed_demographics
@@ -26,10 +27,12 @@ from lamae.study.directory import StudyDirectory
 from lamae.study.plan import StudyPlan
 from lamae.study.pool import execute
 from lamae.study.results import AGE_AND_SEX, UNTRAINED, Candidate, collect
-from lamae.study.runs import FULL, RECORDS, Group, Run, Setting
-from lamae.study.runscores import RunScores, scoring_hash
+from lamae.study.runs import RECORDS, Group, Run, Setting
+from lamae.study.runscores import SHARD_SET, RunScores, scored_by
 from lamae.study.search import search
 from lamae.study.worker import read_views, save
+
+log = logging.getLogger(__name__)
 
 
 def run_study(plan: StudyPlan, out: Path, *, workers: int, report_only: bool = False) -> dict[str, Any]:
@@ -47,24 +50,34 @@ def run_study(plan: StudyPlan, out: Path, *, workers: int, report_only: bool = F
 
 def _run(plan: StudyPlan, study: StudyDirectory, *, workers: int, report_only: bool) -> dict[str, Any]:
     study.make_or_resume(plan)
-    scored = scoring_hash(plan)
-
-    def is_done(run: Run) -> bool:
-        path = study.done(run.name)
-        return path.exists() and (run.scored != FULL or files.read_json(path).get("scored") == scored)
-
     with console.show_progress() as progress:
-
-        def do(stage: str, runs: Iterable[Run]) -> None:
-            execute(study, runs, workers=workers, stage=stage, is_done=is_done, progress=progress)
-
         parts = build_corpus(plan, study.corpus, workers=max(1, workers), progress=progress)
         check_labels(plan, parts)
         _check_lengths(plan, parts)
+        scored = [scored_by(plan, part) for part in parts]
+
+        def is_trained(run: Run) -> bool:
+            return study.done(run.name).exists()
+
+        def changes(run: Run) -> list[str]:
+            return _changes(study.scored_by(run.name), scored[run.part])
+
+        def is_done(run: Run) -> bool:
+            return is_trained(run) and not changes(run)
+
+        def do(stage: str, runs: Iterable[Run]) -> None:
+            runs = list({run.name: run for run in runs}.values())
+            if again := [run for run in runs if is_trained(run) and changes(run)]:
+                what = sorted({one for run in again for one in changes(run)})
+                if sets := [one for one in what if one.startswith(SHARD_SET)]:
+                    raise UsageError(f"{study.root}: {few(sets)} since its runs were trained; take another --out")
+                log.warning("%s: finished runs that are scored again: %d (%s)", stage, len(again), few(what, 4))
+            execute(study, runs, workers=workers, stage=stage, is_done=is_done, progress=progress)
+
         scores, choices, first_lr = search(plan, study, parts, do)
         runs = run_lists.final_runs(plan, choices, first_lr=first_lr)
         if report_only:
-            runs = {stage: run_lists.finished_seeds(group, is_done) for stage, group in runs.items()}
+            runs = {stage: run_lists.finished_seeds(group, is_trained) for stage, group in runs.items()}
             if not runs[RECORDS]:
                 raise UsageError(f"{study.root}: no seed is finished for all methods; nothing to report yet")
         for stage, group in runs.items():
@@ -74,10 +87,18 @@ def _run(plan: StudyPlan, study: StudyDirectory, *, workers: int, report_only: b
         references = {
             UNTRAINED: Candidate({seed: RunScores.read(study.scored(run.name)) for seed, run in untrained.items()})
         }
-        references |= _score_demographics(plan, study, parts, runs[RECORDS], scored)
+        names = [files.json_sha256(of)[:12] for of in scored]
+        references |= _score_demographics(plan, study, parts, runs[RECORDS], names)
     results = collect(plan, study, parts, scores, choices, runs, references)
     write_study_report(results, study.root)
     return results
+
+
+def _changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """What has changed since a run was scored, in words."""
+    if not before:
+        return ["an older lamae did not note the labels"]
+    return [f"{what} changed" for what in now if before.get(what) != now[what]]
 
 
 def check(plan: StudyPlan, out: Path) -> None:
@@ -137,11 +158,11 @@ def list_runs(plan: StudyPlan, out: Path) -> list[tuple[str, str, int, float]]:
 
 
 def _score_demographics(
-    plan: StudyPlan, study: StudyDirectory, parts: list[Part], claim: Group, scored: str
+    plan: StudyPlan, study: StudyDirectory, parts: list[Part], claim: Group, scored: list[str]
 ) -> dict[str, Candidate]:
     """Age and sex as if they were an embedding, alone and beside the first method's; empty where no file has them.
 
-    ``scored`` names how the plan scores.
+    ``scored`` names, by part, what the scores depend on.
     """
     alone: dict[int, RunScores] = {}
     beside: dict[int, RunScores] = {}
@@ -158,12 +179,12 @@ def _score_demographics(
             for name, task in plan.tasks.items()
             if plan.set_of(task) in people
         }
-        path = study.reference(f"age-sex-{run.part}-{scored}.npz")
+        path = study.reference(f"age-sex-{run.part}-{scored[run.part]}.npz")
         if not path.exists():
             features = {view: {"record": of} for view, of in in_view.items()}
             save(path, RunScores.of(features, plan, part).to_columns())
         alone[seed] = RunScores.read(path)
-        path = study.reference(f"{slug(run.name)}-age-sex-{scored}.npz")
+        path = study.reference(f"{slug(run.name)}-age-sex-{scored[run.part]}.npz")
         if not path.exists():
             joined = _joined(read_views(plan, study, run.name, part), in_view)
             save(path, RunScores.of(joined, plan, part).to_columns())

@@ -63,10 +63,10 @@ class CorpusConfig:
     """Subjects of the synthetic ECGs."""
 
     seed: int = 0
-    """Seed of the synthetic ECGs, and of the hash by which subjects are dealt into parts."""
+    """Seed of the synthetic ECGs, and of the hash by which subjects are split into parts."""
 
     parts: int = 2
-    """The subjects of every source that a task scores are dealt into so many parts by a hash. Part ``seed % parts`` is
+    """The subjects of every source that a task scores are split by hash into this many parts. Part ``seed % parts`` is
     kept out of the pretraining of a seed, and scored: its shard sets' test split."""
 
     val_share: float = 0.15
@@ -146,10 +146,10 @@ class TaskConfig:
     """Codes to score; all of them where none is named."""
 
     fit_records: int = 1000
-    """At most so many training records are embedded and fitted on; no effect on ``patients``."""
+    """At most this many training records are embedded and fitted on; no effect on ``patients``."""
 
     test_records: int = 800
-    """At most so many val and so many test records are embedded and scored; no effect on ``patients``."""
+    """At most this many val and as many test records are embedded and scored; no effect on ``patients``."""
 
     folds: int = 5
     """Outer folds of ``patients``."""
@@ -220,7 +220,7 @@ class StudyPlan:
 
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     methods: dict[str, list[str]] = field(default_factory=dict)
-    """What is compared, by name; the first is the one that the others are held against."""
+    """What is compared, by name; the first is the one that the others are compared with."""
 
     masks: dict[str, list[str]] = field(default_factory=dict)
     """Masks that every method may choose from; the first is where learning rates are searched."""
@@ -263,7 +263,7 @@ class StudyPlan:
 
     @property
     def first_method(self) -> str:
-        """What the others are held against, and what the sweep changes."""
+        """What the others are compared with, and what the sweep changes."""
         return next(iter(self.methods))
 
     @property

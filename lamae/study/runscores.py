@@ -10,11 +10,15 @@ import numpy as np
 
 from lamae.base import files
 from lamae.evaluate.embeddings.embed import Embeddings
+from lamae.evaluate.labels.store import labels_hash
 from lamae.evaluate.probe.transfer import join_embeddings_of
 from lamae.evaluate.statistics import NUM_DRAWS, Scored
+from lamae.sharding.format import ShardSet
 from lamae.study.corpus import Part, views
 from lamae.study.plan import StudyPlan
 from lamae.study.scoring import score_embeddings, summarise
+
+SHARD_SET = "shard set"
 
 Key = tuple[str, str, float]
 """Task, read-out, share of the labels."""
@@ -73,7 +77,14 @@ class RunScores:
             return cls.from_columns(columns)
 
 
-def scoring_hash(plan: StudyPlan) -> str:
-    """Names how a plan scores its runs: a run scored otherwise is scored again."""
+def scored_by(plan: StudyPlan, part: Part) -> dict[str, str]:
+    """What the scores of a part's runs depend on beside their weights, each with a hash of its contents.
+
+    A run scored by anything else is scored again.
+    """
     tasks = {name: dataclasses.asdict(task) for name, task in plan.tasks.items()}
-    return files.json_sha256([tasks, NUM_DRAWS])[:12]
+    return {
+        "the tasks' settings": files.json_sha256([tasks, NUM_DRAWS]),
+        **{f"{SHARD_SET} {name}": ShardSet.open(path).index_hash for name, path in part.sets.items()},
+        **{f"labels of {name}": labels_hash(part.truth_of(name, task)) for name, task in plan.tasks.items()},
+    }

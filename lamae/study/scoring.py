@@ -7,6 +7,7 @@ patients    cross-validation over the patients of test. A probe is fitted on the
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -16,10 +17,10 @@ from lamae.evaluate.labels.store import Labels
 from lamae.evaluate.probe.auroc import stratified_auroc
 from lamae.evaluate.probe.features import Standardizer
 from lamae.evaluate.probe.fewlabels import nested_share
-from lamae.evaluate.probe.readouts import C_GRID, fit_rows, logistic_path
+from lamae.evaluate.probe.methods import C_GRID, fit_rows, logistic_path
 from lamae.evaluate.reconstruct.reconstruction import spread
 from lamae.evaluate.statistics import Scored, subject_weights
-from lamae.evaluate.store import dense
+from lamae.evaluate.store import dense, require_same_rows
 from lamae.study.plan import TaskConfig
 
 INNER_FOLDS = 3
@@ -43,8 +44,9 @@ def score_embeddings(features: Embeddings, truth: Labels, task: TaskConfig, *, f
     """Scores of one read-out on the test split of ``truth``.
 
     ``fraction`` of the training subjects are used, drawn anew (and nested) in every repeat. Raises UsageError where a
-    record to be scored was pretrained on.
+    record to be scored was pretrained on, or the two are of different shard sets.
     """
+    require_labels_of(features, truth)
     columns = task.columns(truth.codes)
     codes = tuple(truth.codes[k] for k in columns)
     y_NC = dense(truth.label_NC[:, columns]).astype(bool)
@@ -73,6 +75,11 @@ def score_embeddings(features: Embeddings, truth: Labels, task: TaskConfig, *, f
         population=rows_hash(scored)[:12],
         codes=codes,
     )
+
+
+def require_labels_of(features: Embeddings, truth: Labels) -> None:
+    """Raises UsageError unless row i of both is the same record."""
+    require_same_rows(Path(features.name), features.index_hash, Path("the labels"), truth.index_hash)
 
 
 def summarise(scores: Scores) -> Scored:

@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterable, Mapping
 from lamae.base.errors import UsageError
 from lamae.evaluate.embeddings.embed import PRETRAINED, Embeddings, read_embeddings
 from lamae.evaluate.labels.store import Labels
-from lamae.evaluate.probe.readouts import fit_rows
+from lamae.evaluate.probe.methods import fit_rows
 from lamae.study import runs as run_lists
 from lamae.study.corpus import Part, views
 from lamae.study.directory import StudyDirectory
 from lamae.study.plan import StudyPlan, TaskConfig
 from lamae.study.runs import Run, Setting
-from lamae.study.scoring import rows_of_splits
+from lamae.study.scoring import require_labels_of, rows_of_splits
 
 READOUT = "mean"  # common to all methods
 
@@ -56,6 +56,7 @@ def ranked(scores: Mapping[Setting, float], method: str) -> list[Setting]:
 
 def val_score(truth: Labels, features: Embeddings, task: TaskConfig) -> float:
     """Macro AUROC on the val split, of a probe fitted on the train split under the best C."""
+    require_labels_of(features, truth)
     rows = {split: of[features.embedded_N[of]] for split, of in rows_of_splits(truth, task).items() if split != "test"}
     # The search never scores test records: val takes their place in the call.
     rows["test"] = rows["val"]

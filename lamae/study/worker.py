@@ -4,10 +4,13 @@ python -m lamae.study.worker STUDY_DIR RUN_NAME
 """
 
 import functools
+import logging
+import shutil
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,17 +19,28 @@ from lamae import console
 from lamae.base import files
 from lamae.base.errors import LamaeError
 from lamae.base.files import new_file
-from lamae.evaluate.embeddings.embed import READOUTS, Embeddings, embed, read_embeddings
+from lamae.evaluate import store
+from lamae.evaluate.embeddings.embed import (
+    KIND,
+    READOUTS,
+    Embeddings,
+    embed,
+    has_any_lead,
+    read_embeddings,
+    rows_hash,
+)
 from lamae.evaluate.reconstruct.reconstruction import reconstruction_errors
 from lamae.sharding.format import ShardSet
 from lamae.study.corpus import Part, View, open_parts, views
 from lamae.study.directory import StudyDirectory
 from lamae.study.plan import StudyPlan, load_plan
 from lamae.study.runs import FULL, Run, configure
-from lamae.study.runscores import RunScores, scoring_hash
+from lamae.study.runscores import RunScores, scored_by
 from lamae.study.scoring import rows_of_splits, rows_of_task
 from lamae.train import loop
 from lamae.train.checkpoint.format import load_model
+
+log = logging.getLogger(__name__)
 
 
 def run_one(study: StudyDirectory, name: str) -> int:
@@ -36,7 +50,7 @@ def run_one(study: StudyDirectory, name: str) -> int:
     config = configure(
         plan, run.overrides, shards=[str(path) for path in part.sets.values()], run_dir=str(study.run(name))
     )
-    seconds = _Seconds(study.done(name))
+    seconds, scored = _Seconds(study.done(name)), scored_by(plan, part)
     device = "cuda" if torch.cuda.is_available() else "cpu"
 
     if run.weights_of is None:
@@ -58,13 +72,14 @@ def run_one(study: StudyDirectory, name: str) -> int:
 
     for view, rows in rows_to_embed(plan, run, part).items():
         out = study.embeddings(name, view.name)
-        if not out.exists():
+        if not _is_embedded(out, view, rows):
+            shutil.rmtree(out, ignore_errors=True)
             seconds.measure("embed", functools.partial(embed_view, view, rows, out))
     if run.scored == FULL:
-        if run.weights_of is None and plan.reconstruct and not study.reconstruction(name).exists():
+        if run.weights_of is None and plan.reconstruct:
             seconds.measure("reconstruct", lambda: _reconstruct(plan, study, name, part, device))
         seconds.measure("task", lambda: _score(plan, study, name, part))
-    seconds.write(scored=scoring_hash(plan) if run.scored == FULL else None)
+    seconds.write(scored=scored)
     return 0
 
 
@@ -82,7 +97,7 @@ class _Seconds:
         self._spent[stage] = self._spent.get(stage, 0.0) + time.process_time() - start
         return result
 
-    def write(self, **values: str | None) -> None:
+    def write(self, **values: Any) -> None:
         spent = {stage: round(max(s, self._before.get(stage, 0.0)), 2) for stage, s in self._spent.items()}
         files.write_json(self._path, {"cpu_s": {**self._before, **spent}, **values})
 
@@ -102,20 +117,36 @@ def rows_to_embed(plan: StudyPlan, run: Run, part: Part) -> dict[View, np.ndarra
     return {view: np.unique(np.concatenate(of)) for view, of in rows.items()}
 
 
+def _is_embedded(out: Path, view: View, rows: np.ndarray) -> bool:
+    """Whether a view's embeddings hold these rows of its shard set: labels that were made again may need others."""
+    if not out.exists():
+        return False
+    found, shard_set = store.open_store(out, kind=KIND), ShardSet.open(view.shards)
+    wanted = rows[has_any_lead(shard_set, view.leads)[rows]]
+    if found.attrs["index_sha256"] == shard_set.index_hash and found["embedded"][wanted].all():
+        return True
+    log.info("%s: embedded again: other records are needed now", out)
+    return False
+
+
 def _reconstruct(plan: StudyPlan, study: StudyDirectory, name: str, part: Part, device: str) -> None:
     """Errors on the records that the first real task (else the first) is scored on; trivial predictors get means and
     covariances from its other records."""
     task_name = plan.reconstruction_task
     task = plan.tasks[task_name]
     shard_set, truth = ShardSet.open(part.sets[plan.set_of(task)]), part.truth_of(task_name, task)
-    rows = rows_of_task(truth, task)["test"]
+    rows, train_rows, out = rows_of_task(truth, task)["test"], truth.rows("train"), study.reconstruction(name)
+    records = f"{rows_hash(rows)} {rows_hash(train_rows)}"
+    if out.exists():
+        with np.load(out) as found:
+            # A file of an older lamae has the rows alone.
+            if str(found["records"]) == records if "records" in found else np.array_equal(found["row"], rows):
+                return
     loaded = load_model(study.run(name), device=device)
-    columns = {"row": rows}
+    columns = {"row": rows, "records": np.array(records)}
     for number, overrides in enumerate(plan.reconstruct.values()):
         mask = configure(plan, overrides).mask
-        errors = reconstruction_errors(
-            loaded, shard_set, rows, mask=mask, train_rows=truth.rows("train"), device=device
-        )
+        errors = reconstruction_errors(loaded, shard_set, rows, mask=mask, train_rows=train_rows, device=device)
         columns |= {
             f"{number}/squared": errors.squared_MSLG,
             f"{number}/count": errors.count_MSL,
@@ -123,7 +154,7 @@ def _reconstruct(plan: StudyPlan, study: StudyDirectory, name: str, part: Part, 
             "predictors": np.array(errors.predictors),
             "unit": np.array(errors.unit),
         }
-    save(study.reconstruction(name), columns)
+    save(out, columns)
 
 
 def _score(plan: StudyPlan, study: StudyDirectory, name: str, part: Part) -> None:

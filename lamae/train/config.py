@@ -107,7 +107,7 @@ class OptimConfig:
     finished schedule, set it to the old ``train.steps``."""
 
     restart_from: int | None = None
-    """After so many steps the learning rate falls along a second cosine, to ``final_lr`` at the last step; needs
+    """After this many steps the learning rate falls along a second cosine, to ``final_lr`` at the last step; needs
     ``decay_end``."""
 
     restart_lr: float | None = None
@@ -193,6 +193,9 @@ class EngineConfig:
                 "curve; take engine.zero_stage=1 (same memory on one rank) or engine.precision=fp32"
             )
         for path, reason in NOT_FOR_RAW_OPTIONS.items():
+            section = path.partition(".")[0]
+            if section != path and not isinstance(self.deepspeed.get(section, {}), Mapping):
+                raise ValueError(f"engine.deepspeed.{section}={self.deepspeed[section]!r} must be a mapping of options")
             if _is_set(self.deepspeed, path):
                 raise ValueError(f"engine.deepspeed.{path} is refused: {reason}")
 
@@ -218,8 +221,8 @@ class CheckpointConfig:
     """Write on a thread after a snapshot to host memory, while training goes on."""
 
     allow_changes: bool = False
-    """Resume although the model, the data set or the batch size differs from the checkpoint's; the differences are
-    logged."""
+    """Resume although the model, the mask, the signal, the data (split, order and weights too), the seed or the batch
+    size differs from the checkpoint's; the differences are logged."""
 
     def check(self) -> None:
         at_least(self, "checkpoint", every=0, keep=0, keep_every=0, notice_s=0)

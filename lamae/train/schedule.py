@@ -30,9 +30,22 @@ def learning_rate(step: int, config: OptimConfig, *, steps: int) -> float:
 def _first_cycle(step: int, config: OptimConfig, *, steps: int) -> float:
     end = config.decay_end or steps
     warmup = min(config.warmup_steps, end)
+    if step >= end:
+        return config.final_lr
     if step < warmup:
         return config.lr * (step + 1) / (warmup + 1)
     return _cosine(config.lr, config.final_lr, (step - warmup) / max(end - 1 - warmup, 1))
+
+
+def without_decay(config: OptimConfig, *, steps: int) -> str:
+    """A sentence where the warm-up leaves the learning rate no step to fall in; empty where it does fall."""
+    name, end = ("optim.decay_end", config.decay_end) if config.decay_end else ("train.steps", steps)
+    if config.warmup_steps < end - 1 or config.final_lr == config.lr or config.restart_from is not None:
+        return ""
+    return (
+        f"optim.warmup_steps={config.warmup_steps} leaves no step of {name}={end} for the learning rate to fall to "
+        f"optim.final_lr={config.final_lr:g}; set optim.warmup_steps to fewer, for example {end // 10}"
+    )
 
 
 def weight_decay(step: int, config: OptimConfig, *, steps: int) -> float:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from lamae.base.errors import LamaeError
 from lamae.base.settings import to_dict, to_yaml
 from lamae.model.config import without_effect
 from lamae.model.pretrain import build_model
@@ -16,11 +17,11 @@ from lamae.train.clock import StepClock
 from lamae.train.engine import Engine
 from lamae.train.inputs import Inputs
 from lamae.train.manifest import build_manifest
-from lamae.train.monitor.health import check_weights
+from lamae.train.monitor.health import unfit_weight
 from lamae.train.ranks.distributed import Ranks
 from lamae.train.runconfig import RunConfig, config_hash
 from lamae.train.rundir import RunLock, find_checkpoint, open_run_directory
-from lamae.train.schedule import BatchPlan
+from lamae.train.schedule import BatchPlan, without_decay
 from lamae.train.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,8 @@ def build_engine(
     model = build_model(config.model, config.mask, num_samples=inputs.num_samples)
     if reader is not None:
         load_weights(model, reader)
-    check_weights(model)
+    elif problem := unfit_weight(model.named_parameters()):
+        raise LamaeError(f"the initial weights: {problem}", all_ranks=True)
     if config.train.activation_checkpointing:
         checkpoint_activations(model)
     if config.train.compile == "blocks":
@@ -110,6 +112,8 @@ def describe_checkpoints(
 def announce(config: RunConfig, plan: BatchPlan, engine: Engine, state: TrainState, inputs: Inputs) -> None:
     """One line in the log: what is about to be trained on what; and a warning for every option that does nothing."""
     for sentence in without_effect(config.model, config.mask):
+        log.warning("%s", sentence)
+    if sentence := without_decay(config.optim, steps=config.train.steps):
         log.warning("%s", sentence)
     if (batch := config.train.global_batch_size) > len(inputs.rows):
         log.warning(

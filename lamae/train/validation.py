@@ -34,7 +34,7 @@ class Validation:
         self._probe_every = monitor.probe_every if probe is not None else 0
         if monitor.probe_every and probe is None and ranks.is_main:
             log.warning(
-                "monitor.probe_every=%d measures nothing without a probe: 'lamae train' has one",
+                "monitor.probe_every=%d is ignored: train() was given no probe",
                 monitor.probe_every,
             )
         self._probe = probe

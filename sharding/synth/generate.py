@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from lamae.base.errors import LamaeError, UsageError
-from lamae.base.files import new_directory
+from lamae.base.files import named, new_directory
 from lamae.base.outputs import refuse_foreign
 from lamae.base.progress import Progress, ignore
 from lamae.sharding.synth import tables
@@ -47,7 +47,7 @@ def synthesize(
     Raises UsageError when the numbers make no sense or ``out`` holds something, LamaeError when writing fails.
     """
     _check(out, num_records, num_subjects, seed, defect_rate)
-    out = out.absolute()  # "." has neither a name nor a parent of its own
+    out = named(out)
     try:
         with new_directory(out) as partial:
             _write_tree(partial, num_records, num_subjects, seed, defect_rate, progress)

@@ -1,4 +1,4 @@
-"""The planner: what it counts is held against torch, what it models against arithmetic and sense."""
+"""The planner: what it counts is compared with torch, what it models against arithmetic and sense."""
 
 import json
 import sys

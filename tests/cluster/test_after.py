@@ -120,7 +120,7 @@ def test_a_controller_that_does_not_answer_is_asked_again(scheduler, monkeypatch
 
     monkeypatch.setattr(slurm, "requeue", requeue)
     monkeypatch.setattr(after, "PAUSES_S", (0, 0))
-    after._insist(lambda: put_back(scheduler, SAVED))
+    after._retry(lambda: put_back(scheduler, SAVED))
     assert scheduler == [("requeue", "7")]
 
 

@@ -1,4 +1,4 @@
-"""``lamae doctor``: how gradients are compared, and how measurements are judged."""
+"""``lamae doctor``: how gradients are compared, and how measurements are evaluated."""
 
 import os
 import subprocess

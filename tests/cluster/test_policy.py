@@ -111,7 +111,7 @@ def test_an_exception_is_retried_only_if_the_run_got_further():
     assert outcome(reports(1, 1), after=20).action == REQUEUE
     stopped = outcome(reports(1, 1), after=10)
     assert (stopped.action, stopped.exit_code) == (STOP, 1)
-    assert outcome(reports(1, 0), before=None, after=None).action == STOP  # no checkpoints to judge by
+    assert outcome(reports(1, 0), before=None, after=None).action == STOP  # no checkpoints to go by
 
 
 def test_a_hang_is_retried_before_any_checkpoint_too_and_points_at_nobody():

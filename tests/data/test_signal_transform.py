@@ -147,6 +147,30 @@ def test_crops_depend_on_seed_epoch_and_record_alone(tmp_path):
     assert torch.equal(middle.x_BLT, full.x_BLT[..., 375:625])
 
 
+def test_crops_lie_within_what_was_recorded(tmp_path):
+    adc = random_adc(5, 5000)
+    adc[1, :, 2000:] = NO_SAMPLE  # 4 s of the 10
+    adc[2, :, 900:] = NO_SAMPLE  # less than a crop
+    adc[3, :, :3000] = NO_SAMPLE
+    adc[4, :8, 2500:], adc[4, 8:, :2500] = NO_SAMPLE, NO_SAMPLE  # leads one after the other, as on paper
+    batch = batch_of(adc, tmp_path)
+    crop = transform_of(rate_hz=100, seconds=2.5)
+    recorded = transform_of(rate_hz=100)(batch, seed=1, train=False).valid_BLT.any(1).sum(-1)
+    middle = crop(batch, seed=1, train=False)
+    for epoch in range(20):
+        batch.epoch[:] = epoch
+        for signal in (crop(batch, seed=1, train=True), middle):
+            shown = signal.valid_BLT.any(1).sum(-1)
+            assert shown[:2].tolist() == [250, 250]
+            assert shown[2] == recorded[2] < 250, "all that there is"
+            assert shown[3] == 250
+    assert middle.valid_BLT[4].any()
+    whole = transform_of(rate_hz=100)(batch, seed=1, train=False)
+    stretches = whole.x_BLT[1].unfold(-1, 250, 1)
+    (start,) = (stretches == middle.x_BLT[1, :, None]).all(-1).all(0).nonzero().flatten().tolist()
+    assert abs(start - (recorded[1].item() - 250) // 2) <= 1, "the middle of what was recorded"
+
+
 @pytest.mark.parametrize(
     ("config", "named"),
     [

@@ -9,6 +9,8 @@ from typing import Any
 from unittest.mock import patch
 
 from lamae.base.errors import LamaeError
+from lamae.train.checkpoint import saver
+from lamae.train.checkpoint.saver import take_snapshot
 from lamae.train.inputs import Inputs
 from lamae.train.loop import train
 from lamae.train.ranks import distributed
@@ -56,6 +58,22 @@ def run_with_poison(shards: Path, job: Job, *, rank: int, micro_batches: list[in
             return train(tiny_config(shards, job[0], *job[1])), "", poisoned
         except LamaeError as error:
             return error.exit_code, str(error), poisoned
+
+
+def run_diverging(shards: Path, job: Job, *, rank: int) -> tuple[int, str]:
+    """Train while a weight of which one rank holds the master copy is NaN in every snapshot; exit code and error."""
+
+    def snapshot(*arguments: Any, **options: Any) -> saver.Snapshot:
+        taken = take_snapshot(*arguments, **options)
+        if int(os.environ["RANK"]) == rank:
+            next(tensor for _, tensor in taken.weights())[0] = float("nan")
+        return taken
+
+    with patch.object(saver, "take_snapshot", snapshot):
+        try:
+            return train(tiny_config(shards, job[0], *job[1])), ""
+        except LamaeError as error:
+            return error.exit_code, str(error)
 
 
 def hear_poison(shards: Path, job: Job, *, rank: int, micro_batches: list[int]) -> str:

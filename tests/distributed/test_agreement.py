@@ -78,3 +78,19 @@ def test_nothing_but_nan_stops_the_run_with_a_report(two_ranks: RankPool, shards
         assert code == 1
         assert "3 steps in a row, up to step 3, had a loss or gradient that is not finite" in error
         assert "quarantine.jsonl" in error
+
+
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_weights_that_diverged_on_one_rank_end_all_and_are_not_saved(
+    zero_stage: int, two_ranks: RankPool, shards: Path, tmp_path: Path
+) -> None:
+    good = (tmp_path, (ONE_MICRO_BATCH, "train.stop_at=2", f"engine.zero_stage={zero_stage}"))
+    assert two_ranks.run(JOBS, "run_jobs", shards=shards, jobs=[good]) == [[EXIT_DONE]] * 2
+    job = (tmp_path, (ONE_MICRO_BATCH, "checkpoint.every=3", f"engine.zero_stage={zero_stage}"))
+    outcomes = two_ranks.run(JOBS, "run_diverging", shards=shards, job=job, rank=1)
+    assert outcomes[0] == outcomes[1]
+    code, error = outcomes[0]
+    assert code == 1
+    assert "diverged by step 3, which is not saved: parameter " in error
+    assert "has an entry of size nan" in error
+    assert [path.name for path in sorted((tmp_path / "checkpoints").glob("*-*"))] == ["step-00000002"]

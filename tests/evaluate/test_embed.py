@@ -17,6 +17,7 @@ from lamae.evaluate.embeddings.embed import (
     embed,
     pretrained_flags,
     read_embeddings,
+    write_records,
 )
 from lamae.sharding.format import ShardSet
 from tests.evaluate.conftest import make_loaded, waves
@@ -123,6 +124,26 @@ def test_records_without_any_of_the_leads_are_not_embedded(loaded, shard_set, tm
     assert read_embeddings(tmp_path / "two.zarr").embedded_N.all()
     with pytest.raises(UsageError, match="none of the 1 records to embed has any of V3"):
         embed(tmp_path, shard_set, tmp_path / "none.zarr", leads=[8], rows=np.array([3]))
+
+
+def test_embeddings_that_are_not_finite_are_refused_by_who_would_write_and_who_would_read_them(
+    loaded, shard_set, tmp_path, monkeypatch
+):
+    embed(tmp_path, shard_set, tmp_path / "e.zarr")
+    whole = read_embeddings(tmp_path / "e.zarr")
+    spoilt = whole.x_ND.copy()
+    spoilt[[4, 7], 1] = np.nan, np.inf
+    flags = {"embedded_N": whole.embedded_N, "pretrained_N": whole.pretrained_N}
+    write_records(tmp_path / "nan.zarr", shard_set, spoilt, **flags, attributes={})
+    for large in (store.LARGE_BYTES, 0):
+        monkeypatch.setattr(store, "LARGE_BYTES", large)
+        with pytest.raises(LamaeError, match=r"nan\.zarr: the embeddings of 2 of 60 records are not finite"):
+            read_embeddings(tmp_path / "nan.zarr", may_stay=True)
+    with torch.no_grad():
+        next(loaded.model.parameters()).fill_(np.nan)
+    with pytest.raises(LamaeError, match=r"run: the embeddings of 60 of 60 records are not finite; most likely its"):
+        embed(tmp_path / "run", shard_set, tmp_path / "n.zarr")
+    assert not (tmp_path / "n.zarr").exists()
 
 
 def test_random_weights_are_seeded_and_saw_nobody(loaded, shard_set, tmp_path):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from lamae.base.errors import LamaeError, UsageError
 from lamae.evaluate import pretrained, store
-from lamae.evaluate.embeddings.embed import subject_numbers
+from lamae.evaluate.embeddings.embed import embed, read_embeddings, subject_numbers
 from lamae.evaluate.finetune.classifier import Classifier
 from lamae.evaluate.finetune.finetune import (
     RESULT_NAME,
@@ -21,6 +21,7 @@ from lamae.evaluate.finetune.finetune import (
     read_finetuned,
 )
 from lamae.evaluate.labels.store import read_labels
+from lamae.evaluate.probe.fit import probe_arrays
 from lamae.evaluate.probe.result import difference
 from tests.evaluate.conftest import make_loaded
 
@@ -146,10 +147,7 @@ def test_from_scratch_and_on_few_leads(fresh, shard_set, labels, tmp_path):
     assert scratch.name == "lamae, from scratch"
     assert scratch.codes == tuned.codes
     assert not np.array_equal(scratch.probability_NC, tuned.probability_NC)
-    asked = {out: json.loads((tmp_path / out / RESULT_NAME).read_text())["request"] for out in ("scratch", "few")}
-    assert asked["few"]["leads"] == [0, 1]
-    # Fresh weights have nothing to keep, so no block of theirs is held back.
-    assert [of["options"]["layer_decay"] for of in asked.values()] == [1.0, 0.75]
+    assert json.loads((tmp_path / "few" / RESULT_NAME).read_text())["request"]["leads"] == [0, 1]
 
 
 def test_subjects_of_pretraining_are_refused_but_not_from_scratch(shard_set, labels, tmp_path, monkeypatch):
@@ -169,6 +167,24 @@ def test_steps_that_are_never_applied_end_it(fresh, shard_set, labels, tmp_path)
     with pytest.raises(LamaeError, match=r"8 steps in a row, up to step \d+, .* lower lr than 1e\+38"):
         finetune(tmp_path / "run", shard_set, labels, tmp_path / "out", options=options)
     assert not (tmp_path / "out").exists()
+
+
+def test_odds_that_are_not_finite_end_it(fresh, shard_set, labels, tmp_path):
+    options = dataclasses.replace(OPTIONS, lr=1e38, warmup_share=0.0, steps=1, evaluate_every=1)
+    with pytest.raises(LamaeError, match=r"odds of 10 of 10 val records are not finite.* lower lr than 1e\+38"):
+        finetune(tmp_path / "run", shard_set, labels, tmp_path / "out", options=options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_records_without_any_of_the_leads_are_refused_as_by_the_probe(fresh, shard_set, labels, tmp_path):
+    with pytest.raises(UsageError) as refused:
+        finetune(tmp_path / "run", shard_set, labels, tmp_path / "out", options=OPTIONS, leads=(8,))
+    assert not (tmp_path / "out").exists()
+    embed(tmp_path / "run", shard_set, tmp_path / "e.zarr", leads=(8,))
+    with pytest.raises(UsageError) as by_probe:
+        probe_arrays(read_embeddings(tmp_path / "e.zarr"), read_labels(labels))
+    for error in (refused, by_probe):
+        assert "1 of 30 labelled train records were not embedded, or have none of the leads" in str(error.value)
 
 
 def test_learning_rates_fall_from_the_head_down(shard_set):

@@ -10,7 +10,7 @@ import zarr
 from lamae.base.errors import UsageError
 from lamae.evaluate.embeddings.embed import UNKNOWN, read_embeddings
 from lamae.evaluate.embeddings.foreign import import_embeddings
-from lamae.evaluate.probe.demographics import embed_demographics
+from lamae.evaluate.probe.demographics import describe_known, embed_demographics
 from lamae.sharding.format import ShardSet
 from tests.evaluate.conftest import waves
 from tests.shardsets import write_shard_set
@@ -187,5 +187,14 @@ def test_age_and_sex_of_both_sources(shard_set, tmp_path):
     file.write_text(f"filename_hr,filename_lr,age,sex\nrecords500/00000/{keys[4]},x,300.0,1\n")
     assert embed_demographics(file, shard_set, tmp_path / "p.zarr") == 1
     np.testing.assert_allclose(read_embeddings(tmp_path / "p.zarr").x_ND[4], [8.9, 79.21, 0, 0, 1], rtol=1e-6)
-    with pytest.raises(UsageError, match="none of its records"):
+    with pytest.raises(UsageError, match=r"nothing in its column filename_hr or filename_lr .* \(such as '101'\)"):
         embed_demographics(file, mimic, tmp_path / "q.zarr")
+
+
+def test_of_how_many_records_age_and_sex_are_known_is_said(tmp_path, caplog):
+    shards = write_shard_set(tmp_path / "shards", waves(4, 500), keys=["0098", "0099", "0100", "0101"])
+    file = tmp_path / "records_w_diag_icd10.csv"
+    file.write_text("study_id,age,gender\n98,61,F\n99,,M\n100,40,M\n")
+    embed_demographics(file, shards, tmp_path / "d.zarr")
+    assert f"{file}: age and sex for 3 of 4 records; not for 0101: the others count as unknown" in caplog.text
+    assert describe_known(read_embeddings(tmp_path / "d.zarr")) == "age of 2 and sex of 3 of 4 records"

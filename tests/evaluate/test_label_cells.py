@@ -78,6 +78,12 @@ def test_a_cell_that_was_cut_or_is_no_list_is_refused_by_line(text):
         ("['Sinus rhythm', 'AF']", ["Sinus rhythm", "AF"]),
         ("[Sinus rhythm, AF]", ["Sinus rhythm", "AF"]),
         ("['Sinus rhythm' 'AF']", ["Sinus rhythm", "AF"]),
+        ("(AF, LBBB (old))", ["AF", "LBBB (old)"]),
+        ("(AF); (LBBB)", ["(AF)", "(LBBB)"]),
+        ("(AF), (LBBB)", ["(AF), (LBBB)"]),
+        ("(old) infarct (anterior)", ["(old) infarct (anterior)"]),
+        ("[AF", ["[AF"]),
+        ("(", ["("]),
     ],
 )
 def test_names_keep_their_blanks_commas_and_brackets(text, expected):

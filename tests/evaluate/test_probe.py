@@ -10,7 +10,7 @@ from lamae.base.errors import UsageError
 from lamae.evaluate import store
 from lamae.evaluate.embeddings.embed import PRETRAINED, UNKNOWN, Embeddings
 from lamae.evaluate.labels.store import NO_SPLIT, Labels, labels_hash, read_labels
-from lamae.evaluate.probe import readouts, result, scores, transfer
+from lamae.evaluate.probe import methods, result, scores, transfer
 from lamae.evaluate.probe.fit import difference, probe_arrays
 
 CODES = ["SEEN", "FAINT", "NOISE"]
@@ -203,7 +203,7 @@ def test_scores_are_never_asked_for_all_codes_at_once(monkeypatch):
 
     monkeypatch.setattr(scores, "BLOCK_BYTES", 2 * 4 * len(rows["test"]))
     monkeypatch.setattr(result, "LARGE_BYTES", 0)
-    fit = readouts.Fit(1.0, {}, *(noting(features.x_ND[rows[split], :3]) for split in ("val", "test")), np.tanh)
+    fit = methods.Fit(1.0, {}, *(noting(features.x_ND[rows[split], :3]) for split in ("val", "test")), np.tanh)
     sparse = dataclasses.replace(truth, label_NC=csr_array(truth.label_NC))
     options = {"name": "noted", "method": "noted", "contamination": "none"}
     found = result.evaluate_scores(fit, sparse, rows, np.arange(3), {}, features.subject_N, **options)
@@ -247,3 +247,16 @@ def test_of_a_single_positive_record_the_interval_is_unknown():
     assert 0 <= seen.value <= 1
     assert np.isnan(seen.low)
     assert str(seen).endswith("(interval unknown)")
+
+
+@pytest.mark.parametrize("rare", [0, 1])
+def test_the_interval_is_unknown_where_a_class_is_of_one_subject_however_many_its_records(rare):
+    features, truth = simulate()
+    test = np.flatnonzero(truth.split_N == 2)
+    truth.label_NC[test, :2] = 1 - rare
+    truth.label_NC[test[:2], :2] = rare  # both records of one subject
+    truth.label_NC[test[2], 1] = rare  # and one of another
+    one, two, _ = probe_arrays(features, truth).by_code().values()
+    assert np.isnan(one.low)
+    assert np.isfinite(two.low)
+    assert two.low < two.high

@@ -92,6 +92,32 @@ def test_ptbxl_statements_have_names_and_unknown_ones_are_said(tmp_path):
         labels("{'NORM': 80.0}", "d", min_likelihood=-1.0)
 
 
+@pytest.mark.parametrize(
+    ("heading", "row"),
+    [
+        ("description,,D", "normal,NORM,1"),
+        ("Unnamed: 0,description,D", "NORM,normal,1"),
+        (",Unnamed: 0,description,D", "0,NORM,normal,1"),
+        ("statement,description,D", "NORM,normal,1"),
+        (",description,statement,D", "0,normal,NORM,1"),
+        ("description,statement,D", "normal,NORM,1"),
+    ],
+)
+def test_ptbxl_statements_are_found_where_pandas_puts_them_or_their_file_is_refused(tmp_path, heading, row):
+    shards = write_shard_set(tmp_path / "shards", random_adc(1, 50), keys=["00001_hr"])
+    names = "diagnostic,form,rhythm,diagnostic_class,diagnostic_subclass"
+    text = f"{heading}\n{row}\n".replace("D\n", f"{names}\n").replace(",1\n", ",1.0,,,NORM,NORM\n")
+    (tmp_path / "scp_statements.csv").write_text(text)
+    file = tmp_path / "ptbxl_database.csv"
+    file.write_text("SCP_codes,Strat_Fold,FILENAME_HR,filename_lr\n\"{'NORM': 80.0}\",1,a/00001_hr,a/00001_lr\n")
+    assert detect_source(file) == "ptbxl"
+    if row.startswith(("0,normal", "normal,NORM,1")) and heading != "description,,D":
+        with pytest.raises(UsageError, match=r"scp_statements\.csv: no SCP statement such as NORM is in its column"):
+            build_labels(shards, tmp_path / "l", source="ptbxl", file=file)
+        return
+    assert build_labels(shards, tmp_path / "l", source="ptbxl", file=file).num_positive == {"NORM": 1}
+
+
 def test_ptbxl_statements_become_the_challenges_snomed_codes(tmp_path):
     keys = [f"0000{n}_hr" for n in range(1, 5)]
     shards = write_shard_set(tmp_path / "shards", random_adc(4, 50), keys=keys)

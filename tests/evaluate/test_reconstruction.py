@@ -17,7 +17,9 @@ from lamae.evaluate.reconstruct.reconstruction import (
 )
 from lamae.evaluate.reconstruct.trivial import LINEAR
 from lamae.model.config import MaskConfig
-from tests.evaluate.conftest import make_loaded
+from lamae.sharding.format import ShardSet
+from tests.evaluate.conftest import RATE_HZ, make_loaded, waves
+from tests.shardsets import random_adc, write_shard_set
 
 HIDDEN_LEAD, HIDDEN_SPAN, HIDDEN_BOTH = SITUATIONS
 
@@ -91,11 +93,49 @@ def test_table_holds_plain_numbers_for_what_occurs(loaded, shard_set):
     assert all(row["num_samples"] > 0 and row["unit"] == "mV²" for row in table)
 
 
-def test_missing_leads_do_not_enter_the_moments(loaded, shard_set):
-    mean, covariance = lead_moments(shard_set, np.array([2, 3]), transform=transform_for(loaded, shard_set))
-    alone, _ = lead_moments(shard_set, np.array([2]), transform=transform_for(loaded, shard_set))
-    np.testing.assert_allclose(mean, alone)
-    assert covariance.shape == (12, 12)
+def test_moments_of_a_pair_are_of_the_records_that_have_both_leads(loaded, tmp_path):
+    adc, mask = random_adc(3, 500), np.ones((3, 12), dtype=bool)
+    mask[1, 8] = mask[:, 11] = False
+    shard_set = ShardSet.open(write_shard_set(tmp_path / "set", adc, rate_hz=RATE_HZ, lead_mask=mask))
+    mean, covariance = lead_moments(shard_set, np.arange(3), transform=transform_for(loaded, shard_set))
+    x_NLT = adc / 200 / loaded.config.signal.scale_mv
+    every, with_8 = (np.concatenate(list(of_NLT), axis=1) for of_NLT in (x_NLT, x_NLT[[0, 2]]))
+    np.testing.assert_allclose(mean[[0, 8]], [every[0].mean(), with_8[8].mean()], atol=1e-4)
+    np.testing.assert_allclose(covariance[:8, :8], np.cov(every[:8], bias=True), atol=1e-2)
+    assert covariance[8, 8] == pytest.approx(with_8[8].var(), rel=1e-3)
+    shared = (with_8[0] - every[0].mean()) * (with_8[8] - with_8[8].mean())
+    assert covariance[0, 8] == pytest.approx(shared.mean(), rel=1e-2)
+    assert np.isnan(mean[11])
+    np.testing.assert_allclose(covariance[11], 0, atol=1e-9)
+    assert np.linalg.eigvalsh(covariance).min() > -1e-9
+
+
+@pytest.mark.parametrize("missing_in", ["train", "all"])
+def test_a_lead_that_no_training_record_has_is_regressed_neither_on_nor_for(loaded, tmp_path, missing_in):
+    mask = np.ones((30, 12), dtype=bool)
+    mask[: 20 if missing_in == "train" else 30, 11] = False
+    path = write_shard_set(
+        tmp_path / "set", waves(30, 500), rate_hz=RATE_HZ, lead_mask=mask, splits=["train"] * 20 + ["test"] * 10
+    )
+    errors = errors_of(Oracle(), loaded, ShardSet.open(path))
+    others = errors.mse(HIDDEN_LEAD, "V5")
+    assert others[LINEAR] < 1e-3 * others["zero"]
+    v6 = errors.mse(HIDDEN_LEAD, "V6")
+    assert np.isnan([v6[LINEAR], v6["lead mean"]]).all()
+    assert np.isfinite(v6["zero"]) == (missing_in == "train")
+
+
+def test_what_is_scored_depends_on_patches_and_unit(loaded, shard_set):
+    def scored_on(**changes):
+        config = loaded.config
+        for section, change in changes.items():
+            part = dataclasses.replace(getattr(config, section), **change)
+            config = dataclasses.replace(config, **{section: part})
+        return errors_of(Oracle(), dataclasses.replace(loaded, config=config), shard_set, mask=MaskConfig()).scored_on
+
+    assert scored_on() == scored_on(model={"kind": "independent"}) == "10 patches of 0.5 s, 100 Hz, mV, clipped at 5 mV"
+    assert scored_on(model={"patch_size": 25}) == "20 patches of 0.25 s, 100 Hz, mV, clipped at 5 mV"
+    assert "model units" in scored_on(signal={"scaling": "lead_zscore"})
 
 
 def test_shown_records_carry_the_errors_that_are_counted(loaded, shard_set):

@@ -78,6 +78,16 @@ def test_another_code_or_an_unwritten_chunk_does_not_slip_in(labels):
         read_labels(labels)
 
 
+def test_what_a_system_puts_into_a_store_is_no_damage(labels, embeddings):
+    for folder in (labels, embeddings):
+        (folder / ".DS_Store").write_bytes(b"x")
+    assert read_labels(labels).codes == ["I21", "I25", "I48"]
+    read_embeddings(embeddings)
+    (labels / "label/.zarray").write_text("{}")
+    with pytest.raises(LamaeError, match=r"label/\.zarray: does not belong there"):
+        read_labels(labels)
+
+
 def test_a_store_from_before_there_were_checksums_is_made_again(labels):
     content = json.loads((labels / "zarr.json").read_text())
     del content["attributes"]["files_sha256"]

@@ -67,7 +67,7 @@ def reference(qkv: Tensor, mask: Tensor | None) -> Tensor:
 def check_parity(attention: Callable[[Tensor, Tensor | None], Tensor], case: Case, dtype: torch.dtype) -> None:
     """Outputs and gradients within TOLERANCE of float64, relative to their largest value."""
     qkv, mask = case.make()
-    # Rounded first, so that only the arithmetic is judged; copying must keep the layout under test.
+    # Rounded first, so that only the arithmetic is compared; copying must keep the layout under test.
     low = torch.empty_strided(qkv.shape, qkv.stride(), dtype=dtype).copy_(qkv).requires_grad_()
     high = low.detach().double().requires_grad_()
     weight = torch.randn(qkv.select(-3, 0).shape, dtype=dtype)

@@ -151,7 +151,7 @@ def test_mixed_draws_its_kinds_by_weight():
     assert hides_leads_B.float().mean().item() == pytest.approx(0.75, abs=0.03)
     assert all(runs(hidden_N) == 1 for hidden_N in mask.hidden_BLN[~hides_leads_B][:50, 0])
     assert not mask.record_only_B[~hides_leads_B].any()
-    assert mask.shared_times
+    assert mask.shared_instants
 
 
 def test_show_all_hides_nothing():

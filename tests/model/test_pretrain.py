@@ -193,7 +193,7 @@ def test_the_parts_say_how_much_each_way_of_hiding_costs():
 def test_the_parts_go_by_what_is_visible_also_where_each_lead_shows_its_own_patches():
     records = make_records(40)
     mask = make_mask(MaskConfig(kind="mixed"), records)
-    assert not mask.shared_times
+    assert not mask.shared_instants
     error = torch.full((*mask.hidden_BLN.shape, 10), 3.0)
     for record, slots in enumerate(mask.slot_BV):
         seen = torch.isin(torch.arange(mask.num_patches), mask.patch_BVS[record, slots])

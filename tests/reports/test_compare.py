@@ -14,8 +14,11 @@ from lamae.evaluate.compare import RANDOM_WEIGHTS, compare
 from lamae.evaluate.embeddings.foreign import import_embeddings
 from lamae.evaluate.finetune.finetune import finetune
 from lamae.evaluate.finetune.options import FinetuneOptions
+from lamae.evaluate.reconstruct.reconstruction import reconstruction_errors
+from lamae.model import build_model
 from lamae.model.config import MaskConfig
-from lamae.reports.compare import write_comparison
+from lamae.reports.compare import add_reconstruction, write_comparison
+from lamae.reports.page import Page
 from lamae.sharding.format import ShardSet
 from tests.evaluate.conftest import make_loaded, waves
 from tests.shardsets import write_shard_set
@@ -110,6 +113,28 @@ def test_embeddings_are_made_once_but_again_for_other_weights(setting, monkeypat
         next(models["a"].model.parameters()).add_(0.1)
     run_comparison(shard_set, tmp_path)
     assert len(set((tmp_path / "work").iterdir()) - made) == 2, "twelve leads and two leads of the changed model"
+
+
+def test_runs_scored_on_other_samples_or_in_another_unit_have_tables_of_their_own(setting):
+    shard_set, tmp_path, models = setting
+    for name, section, change in (("b", "model", {"patch_size": 25}), ("c", "signal", {"scaling": "lead_zscore"})):
+        config = models["a"].config
+        config = dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **change)})
+        model = build_model(config.model, config.mask, num_samples=500).eval()
+        models[name] = dataclasses.replace(models["a"], config=config, model=model)
+    page, rows = Page("page"), shard_set.rows_of_split("test")
+    mask = MaskConfig(kind="grid")
+    by_run = {name: reconstruction_errors(models[name], shard_set, rows, mask=mask) for name in "abc"}
+    add_reconstruction(page, by_run | {"again": by_run["a"]}, title="Grid")
+    page.write_markdown(tmp_path / "page.md")
+    tables = (tmp_path / "page.md").read_text().split("Grid; ")[1:]
+    for number, (names, unit) in enumerate(((("a", "again"), "mV"), (("b",), "mV"), (("c",), "model units"))):
+        ratios, errors = tables[2 * number : 2 * number + 2]
+        for text in (ratios, errors):
+            assert text.startswith(by_run[names[0]].scored_on)
+            assert [name for name in ("a", "again", "b", "c") if f": {name} " in text] == list(names)
+        assert f"Root mean squared error in {unit} on" in errors
+        assert ": interpolation " in errors
 
 
 def test_contaminated_or_foreign_runs_are_refused(setting):

@@ -77,7 +77,7 @@ def verdict_about(words, *, null_code="NOISE", **values):
 
 
 @pytest.mark.parametrize(("model_error", "verdict"), [(0.5, "holds"), (0.8, "holds"), (0.81, "does not hold")])
-def test_reconstruction_is_judged_against_the_best_trivial_predictor(model_error, verdict):
+def test_reconstruction_is_scored_against_the_best_trivial_predictor(model_error, verdict):
     assert verdict_about("infers hidden leads", model_error=model_error) == verdict
 
 
@@ -87,7 +87,7 @@ def test_better_than_random_needs_an_interval_above_zero():
     assert verdict_about("independent", noise=0.0) == "not decided", "a tie decides nothing"
 
 
-def test_null_code_is_judged_by_whether_its_interval_covers_one_half():
+def test_null_code_is_scored_by_whether_its_interval_covers_one_half():
     assert verdict_about("NOISE is not in the waveform") == "holds"
     assert verdict_about("SEEN is not in the waveform", null_code="SEEN") == "does not hold"
 

@@ -1,4 +1,4 @@
-"""Two processes that write the same at once: a requeued job and its ghost, two terminals."""
+"""Two processes that write the same at once: a requeued job and its old copy, two terminals."""
 
 import fcntl
 import shutil

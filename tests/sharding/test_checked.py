@@ -8,6 +8,7 @@ import pytest
 
 from lamae.base.errors import LamaeError
 from lamae.data.reader import RecordReader
+from lamae.sharding.checked import file_sums
 from lamae.sharding.format import INDEX_NAME, MANIFEST_NAME, ShardSet, manifest_text
 from lamae.sharding.pack import PackOptions, pack
 from lamae.sharding.verify import verify
@@ -52,6 +53,20 @@ def test_a_damaged_index_is_not_read_and_the_file_is_named(out, name):
         RecordReader(ShardSet.open(out)).read(np.arange(2))
     assert str(out / INDEX_NAME / file) in str(refused.value)
     assert any(f"{out / INDEX_NAME / file}: " in problem for problem in verify(out).problems)
+
+
+def test_files_that_a_system_puts_there_and_nobody_reads_are_no_damage(out):
+    for name in ("index.zarr/.DS_Store", "index.zarr/gain/c/._0", "index.zarr/.nfs0001", "shards/.DS_Store"):
+        (out / name).write_bytes(b"x")
+    assert verify(out).problems == []
+    RecordReader(ShardSet.open(out)).read(np.arange(2))
+    assert ".DS_Store" not in file_sums(out / INDEX_NAME)
+    for name in (".zarray", "gain/.zattrs", "gain/more"):
+        (out / INDEX_NAME / name).write_bytes(b"{}")
+        with pytest.raises(LamaeError, match=f"{name}: does not belong there"):
+            RecordReader(ShardSet.open(out))
+        assert any(f"{name}: does not belong" in problem for problem in verify(out).problems)
+        (out / INDEX_NAME / name).unlink()
 
 
 def test_only_what_is_read_is_hashed(out):

@@ -200,6 +200,17 @@ def test_columns_of_a_csv_go_into_the_index_by_record(mimic, tmp_path):
         pack(mimic, tmp_path / "bad", options=small(columns_from=str(table)))
 
 
+def test_long_cells_reach_the_index_through_a_fresh_process_too(mimic, tmp_path):
+    keys = sorted(path.stem for path in mimic.rglob("*.hea"))
+    table = tmp_path / "reports.csv"
+    table.write_text("key,report\n" + "".join(f"{key},{'x' * 140_000}\n" for key in keys))
+    plan(mimic, tmp_path / "out", options=small(columns_from=str(table)))
+    csv.field_size_limit(131_072)  # what a process starts with
+    pack_part(mimic, tmp_path / "out", 0)
+    pack(mimic, tmp_path / "out", options=small(columns_from=str(table)))
+    assert ShardSet.open(tmp_path / "out").column("extra/report").shape == (len(keys), 140_000)
+
+
 def test_of_each_shard_the_first_of_every_shape_of_header_is_read_by_wfdb_too(mimic, tmp_path):
     names = MIMIC_LEADS[::-1]
     write_record(sorted(mimic.rglob("*.hea"))[7].with_suffix(""), plausible_signal(names), names=names)

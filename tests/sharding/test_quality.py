@@ -1,6 +1,7 @@
 """Quality rules: each fires on what it describes, keeps quiet just below its threshold, and does what it is told."""
 
 import csv
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from lamae.sharding.format import NO_SAMPLE
 from lamae.sharding.measures import Measures
 from lamae.sharding.quality import LEAD_FLAGS, RECORD_FLAGS, Assessment, QualityConfig, assess
 from lamae.sharding.recording import Recording, RejectError, read_recording
+from lamae.sharding.resample import resample
 from tests.sharding.wfdbtree import plausible_signal
 
 RATE_HZ, GAIN, BASELINE = 500.0, 200.0, -30
@@ -133,6 +135,21 @@ def test_gaps_are_recorded_and_only_large_ones_mask(samples):
     assert flags(samples) == {"V3": {"gaps"}, "masked": {"V3"}}
 
 
+def test_gaps_that_resampling_has_made_larger_count_as_they_are_stored(samples):
+    """One missing sample in 40 at 500 Hz leaves none at 100 Hz, where the filter spans 180."""
+    samples[V3, ::40] = NO_SAMPLE
+    samples[0, ::1000] = NO_SAMPLE
+    recorded = recording(samples)
+    stored = resample(recorded, 100.0)
+    assert (stored.samples[V3] == NO_SAMPLE).all()
+    filled = replace(stored, samples=np.pad(stored.samples, ((0, 0), (0, 3000)), constant_values=NO_SAMPLE))
+    for kept in (stored, filled):  # what a window is filled up with is no gap
+        (found,) = named(assess(Measures([recorded]), QualityConfig(), stored=Measures([kept])))
+        assert found == {"V3": {"gaps"}, "masked": {"V3"}}
+        (found,) = named(assess(Measures([recorded]), QualityConfig(gaps="ignore"), stored=Measures([kept])))
+        assert found == {"masked": {"V3"}}, "no sample, no usable lead"
+
+
 def test_missing_leads_break_no_rule(samples):
     present = np.arange(12) < 6
     samples[6:] = NO_SAMPLE
@@ -182,7 +199,7 @@ def test_actions(samples):
         QualityConfig(limb_inconsistent="mask").check()
 
 
-def test_records_judged_together_are_judged_as_if_alone(samples):
+def test_records_assessed_together_are_assessed_as_if_alone(samples):
     """One of each kind side by side; the index must not depend on who the neighbours are."""
     kinds = [samples.copy() for _ in range(6)]
     kinds[1][V3] = BASELINE

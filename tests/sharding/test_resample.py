@@ -9,7 +9,7 @@ from lamae.sharding import lowpass
 from lamae.sharding.format import NO_SAMPLE, ShardSet
 from lamae.sharding.pack import PackOptions, pack
 from lamae.sharding.recording import Recording, RejectError
-from lamae.sharding.resample import resample
+from lamae.sharding.resample import resample, resampled_length
 from lamae.sharding.verify import verify
 from tests.sharding.packing import rejects_of
 from tests.sharding.wfdbtree import MIMIC_LEADS, plausible_signal, write_record
@@ -79,6 +79,22 @@ def test_a_shard_set_at_another_rate(tmp_path):
     shard_set = ShardSet.open(tmp_path / "out")
     np.testing.assert_array_equal(shard_set.column("max_adc")[0], shard_set.read(0).max(axis=1))
     assert shard_set.read(3).shape == (12, 500)
+
+
+def test_a_record_of_which_resampling_leaves_no_sample_is_rejected(tmp_path):
+    signal = plausible_signal(MIMIC_LEADS, num_samples=5000, seed=1)
+    write_record(tmp_path / "tree/whole", signal)
+    signal[::40] = NO_SAMPLE
+    write_record(tmp_path / "tree/gappy", signal)
+    pack(tmp_path / "tree", tmp_path / "out", options=PackOptions(rate_hz=100.0))
+    assert rejects_of(tmp_path / "out") == {"gappy": "no_usable_lead"}
+    assert verify(tmp_path / "out").problems == []
+
+
+def test_lengths_of_rates_that_are_no_whole_numbers_are_those_that_resampling_makes():
+    for from_hz, to_hz, num_samples in ((1000 / 3, 100.0, 10_000), (333.333333, 100.0, 10_000), (257.0, 500.0, 2570)):
+        made = resample(recording(np.zeros((12, num_samples)), from_hz), to_hz).samples.shape[1]
+        assert resampled_length(num_samples, from_hz, to_hz) == made
 
 
 def test_records_too_long_for_the_index_are_refused(tmp_path):

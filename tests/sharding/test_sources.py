@@ -125,6 +125,13 @@ def test_a_folder_with_nothing_but_a_zip_says_to_give_that(tmp_path):
         listing(tmp_path)
 
 
+def test_a_zip_beside_headers_is_named_since_it_is_not_read(tmp_path, caplog):
+    write_record(tmp_path / "g1/x", plausible_signal(MIMIC_LEADS))
+    (tmp_path / "g2.zip").write_bytes(b"x")
+    assert len(listing(tmp_path).entries) == 1
+    assert "1 zips such as g2.zip are not read; pack one by giving it itself, or unzip it here" in caplog.text
+
+
 def test_a_list_that_covers_a_part_is_named_and_never_passed_over(tmp_path):
     write_ptbxl(tmp_path / "all/ptb-xl/1.0.3", 500)
     assert listing(tmp_path / "all").kind == "ptbxl"

@@ -75,7 +75,8 @@ def test_where_patients_are_unknown_warning_manifest_card_and_labels_say_so(tmp_
     build_labels(tmp_path / "out", tmp_path / "labels.zarr", source="csv", file=tmp_path / "labels.csv", min_count=1)
     labels = read_labels(tmp_path / "labels.zarr")
     labels = dataclasses.replace(labels, split_N=np.arange(8, dtype=np.uint8) % 3)
-    _, said_of_results = split_rows(labels, np.arange(8), np.zeros(8, np.uint8), name="model", transductive=False)
+    rows_of = labels, np.arange(8), np.zeros(8, np.uint8), np.ones(8, bool)
+    _, said_of_results = split_rows(*rows_of, name="model", transductive=False)
     assert words in said_of_results
 
 
@@ -104,6 +105,24 @@ def test_patients_decide_the_splits_and_not_the_records(tmp_path):
     for subject, split in zip(shard_set.column("subject"), shard_set.column("split"), strict=True):
         assert splits.setdefault(subject, split) == split
     assert len(set(splits.values())) == 3
+
+
+def test_folders_of_patients_that_contradict_the_headers_name_nobody(tmp_path, caplog):
+    comments = {f"patient{n:03d}/r{n}": f"Patient ID: {911000 + n}" if n > 1 else "" for n in range(1, 6)}
+    with caplog.at_level(logging.WARNING):
+        planned = plan(write_tree(tmp_path / "tree", comments), tmp_path / "out", options=PackOptions())
+    assert planned.content["patients"]["named_by"] == ["header comments"]
+    assert [entry.subject for entry in planned.entries(0)] == [None, *range(911002, 911006)]
+    assert "folders patientNNN are no patients here: patient002/r2 is of patient 911002" in caplog.text
+
+
+def test_folders_of_patients_that_agree_with_the_headers_name_the_rest(tmp_path):
+    tree = write_tree(
+        tmp_path / "tree", {f"patient{n:03d}/r{n}": f"Patient ID: {n}" if n > 1 else "" for n in range(4)}
+    )
+    planned = plan(tree, tmp_path / "out", options=PackOptions())
+    assert planned.content["patients"]["named_by"] == ["header comments", "folders patientNNN"]
+    assert [entry.subject for entry in planned.entries(0)] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(

@@ -84,9 +84,22 @@ def test_silence_of_some_leads_or_in_the_middle_is_left_as_it_is():
 def test_keys_of_windows_stay_in_the_order_of_records():
     keys = ["A", "A+", "A+w", "A-b", "A0", "A=b", "A@", "AB", "A_b", "Aa"]
     assert sorted(keys) == keys
-    windows = [window_key(key, n) for key in keys for n in (0, 1, 12)]
+    windows = [window_key(key, n, 13) for key in keys for n in (0, 1, 12)]
     assert sorted(windows) == windows
-    assert max(len(window_key("k" * 90, n)) + len(".json") for n in (0, 9999)) <= 100
+    assert windows[2] == "A#0012"
+    assert max(len(window_key("k" * 90, n, 10_000)) + len(".json") for n in (0, 9999)) <= 100
+
+
+def test_keys_of_more_than_ten_thousand_windows_are_padded_by_need(tmp_path):
+    write_record(tmp_path / "in" / "a", np.resize(plausible_signal(MIMIC_LEADS, num_samples=500), (10_002, 12)))
+    write_record(tmp_path / "in" / "b", plausible_signal(MIMIC_LEADS, num_samples=4, seed=1))
+    shard_set = packed(tmp_path / "in", tmp_path / "out", seconds=0.004, windows="all", overlap=0.5)
+    assert shard_set.keys == [f"a#{n:05d}" for n in range(10_001)] + ["b#0000", "b#0001", "b#0002"]
+    assert shard_set.record_keys[9_999:10_002] == ["a", "a", "b"]
+    write_record(tmp_path / "long" / ("k" * 90), np.resize(plausible_signal(MIMIC_LEADS), (10_002, 12)))
+    write_record(tmp_path / "long" / "a", plausible_signal(MIMIC_LEADS, num_samples=4))
+    packed(tmp_path / "long", tmp_path / "rest", seconds=0.004, windows="all", overlap=0.5)
+    assert rejects_of(tmp_path / "rest") == {"k" * 90: "long_name"}
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +137,28 @@ def test_every_window_holds_what_wfdb_reads(archive, tmp_path):
     assert shard_set.manifest["lead_flags"]["gaps"] == 0, "what fills a window's length is no fault of the recording"
 
 
+def test_with_a_length_the_rate_is_the_one_that_most_records_have(tmp_path):
+    for number in range(4):
+        signal = plausible_signal(MIMIC_LEADS, num_samples=1000 + 37 * number, seed=number)
+        write_record(tmp_path / "in" / f"a{number}", signal)
+    for number in range(3):
+        write_record(tmp_path / "in" / f"b{number}", plausible_signal(MIMIC_LEADS, num_samples=2000), rate_hz=1000)
+    shard_set = packed(tmp_path / "in", tmp_path / "out", seconds=2.0)
+    assert (shard_set.rate_hz, shard_set.num_samples, shard_set.num_records) == (500, 1000, 4)
+    assert rejects_of(tmp_path / "out") == {f"b{number}": "wrong_rate" for number in range(3)}
+    assert packed(tmp_path / "in", tmp_path / "resampled", seconds=2.0, rate_hz=250.0).num_records == 7
+
+
+def test_a_user_s_column_may_not_have_the_name_of_one_that_windows_make(archive, tmp_path):
+    table = tmp_path / "columns.csv"
+    table.write_text("key,window_start_s\n" + "".join(f"r{n},{n}\n" for n in range(4)))
+    with pytest.raises(UsageError, match="--seconds makes a column window_start_s itself; rename or leave out this"):
+        packed(archive, tmp_path / "out", seconds=3.0, columns_from=str(table))
+    assert not (tmp_path / "out").exists()
+    whole = packed(archive, tmp_path / "whole", columns_from=str(table))
+    assert whole.column("extra/window_start_s")[0] == int(whole.keys[0][1])
+
+
 def test_windows_do_not_depend_on_workers(archive, tmp_path):
     one = packed(archive, tmp_path / "one", seconds=2.0, windows="all", rate_hz=250)
     two = packed(archive, tmp_path / "two", seconds=2.0, windows="all", rate_hz=250, workers=2)
@@ -140,7 +175,7 @@ def test_one_window_keeps_the_record_s_key(archive, tmp_path):
     assert rejects_of(tmp_path / "long") == {"r0": "too_short"}
 
 
-def test_a_record_that_an_archive_filled_up_is_judged_by_what_was_recorded(tmp_path):
+def test_a_record_that_an_archive_filled_up_is_assessed_by_what_was_recorded(tmp_path):
     signal = plausible_signal(MIMIC_LEADS, num_samples=1500, seed=3)
     signal[:500] = signal[1400:] = 0
     write_record(tmp_path / "in" / "a", signal)
@@ -232,6 +267,7 @@ def test_every_window_has_its_record_s_labels(archive, tmp_path):
     table.write_text("key,AF,PVC\n" + "".join(f"r{n},{n % 2},{int(n == 2)}\n" for n in range(4)))
     report = build_labels(shard_set, tmp_path / "l.zarr", source="csv", file=table, min_count=1)
     assert (report.num_source_records, report.num_labelled) == (4, shard_set.num_records)
+    assert "4 of 4 records matched the source's 4, 17 windows are labelled (17 train" in str(report)
     labels = read_labels(tmp_path / "l.zarr")
     for row, record in enumerate(shard_set.record_keys):
         number = int(record[1])

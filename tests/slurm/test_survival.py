@@ -107,7 +107,7 @@ def test_the_program_that_watches_a_nodes_ranks_killed(submit: Submit, uninterru
     os.kill(parent_of(run.rank_pid(1)), signal.SIGKILL)
     run.wait_done()
     first = run.decisions()[0]
-    assert (first["action"], first["failing_node"], first["reason"][:15]) == ("requeue", "n2", "no word from n2")
+    assert (first["action"], first["failing_node"], first["reason"][:17]) == ("requeue", "n2", "no report from n2")
     assert_same_run(run, uninterrupted)
 
 

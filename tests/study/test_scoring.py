@@ -11,6 +11,7 @@ from lamae.evaluate.labels.store import Labels
 from lamae.study import scoring
 from lamae.study.plan import TaskConfig
 from lamae.study.scoring import deal_folds, nested_share, score_embeddings, summarise
+from lamae.study.search import val_score
 
 N = 240
 HELD_OUT = np.arange(N) >= 120
@@ -71,6 +72,14 @@ def test_subjects_that_were_pretrained_on_are_refused():
     in_train = dataclasses.replace(truth, split_N=np.zeros(N, dtype=np.uint8))
     with pytest.raises(UsageError, match="no labelled record"):
         score_embeddings(features, in_train, TaskConfig(protocol="patients"))
+
+
+def test_embeddings_of_another_shard_set_than_the_labels_are_refused():
+    features, truth = simulate(protocol="splits")
+    other = dataclasses.replace(features, index_hash="another")
+    for score in (lambda: score_embeddings(other, truth, TaskConfig()), lambda: val_score(truth, other, TaskConfig())):
+        with pytest.raises(UsageError, match="features and the labels belong to different shard sets"):
+            score()
 
 
 def test_folds_are_of_subjects_and_even_in_labels():

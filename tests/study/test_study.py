@@ -1,6 +1,7 @@
 """A whole study, stopped and started, and what it refuses."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import yaml
 from lamae.base import lock as locks
 from lamae.evaluate import store
 from lamae.evaluate.embeddings.embed import PRETRAINED, read_embeddings
+from lamae.evaluate.labels.sources import build_labels
 from lamae.sharding.format import ShardSet
 from lamae.study import pool
 from lamae.study.directory import StudyDirectory
@@ -122,6 +124,83 @@ def test_a_directory_keeps_to_its_plan(lamae, write_plan, tmp_path):
     code, _, error = lamae("study", write_plan(), "--out", tmp_path / "other")
     assert code == 2
     assert "not empty and no study" in error
+
+
+@pytest.mark.parametrize("section", ["methods", "masks", "tasks", "reconstruct"])
+def test_a_section_whose_order_has_a_meaning_may_not_change_it(lamae, write_plan, tmp_path, section):
+    out, more = tmp_path / "study", "reconstruct={a: [mask.kind=lead], b: [mask.kind=time]}"
+    StudyDirectory(out).make_or_resume(_load(write_plan(more)))
+    before = (out / "plan.yaml").read_text()
+    there = dict(reversed(yaml.safe_load(before)[section].items()))
+    code, _, error = lamae("study", write_plan(more, f"{section}={json.dumps(there)}"), "--out", out)
+    assert code == 2
+    assert f"(order of {section}: {', '.join(reversed(there))} -> {', '.join(there)})" in error
+    assert (out / "plan.yaml").read_text() == before
+
+
+def test_a_shard_set_that_was_made_again_is_refused(lamae, write_plan, tmp_path):
+    study, plan = StudyDirectory(tmp_path / "study"), write_plan()
+    study.make_or_resume(_load(plan))
+    study.run("search/lamae-grid-0.001").mkdir(parents=True)
+    study.done("search/lamae-grid-0.001").write_text('{"cpu_s": {}, "scored": {"shard set shards": "another"}}')
+    code, _, error = lamae("study", plan, "--out", study.root, "--workers", 0)
+    assert code == 2
+    assert "shard set shards changed since its runs were trained; take another --out" in error
+
+
+SMALLEST = ("seeds=[0]", "sweep={}", "masks={grid: [mask.kind=grid]}", "tasks={splits: {}}")
+
+
+def relabel(corpus, labels, codes):
+    """Labels of the corpus under the path ``labels``: ``codes(record)`` are its cells of FAST and COIN, or nothing."""
+    keys, file = ShardSet.open(corpus["shards"]).keys, labels.with_suffix(".csv")
+    rows = [",".join([key, *codes(record)]) for record, key in enumerate(keys) if codes(record)]
+    file.write_text("\n".join(["key,FAST,COIN", *rows]) + "\n")
+    shutil.rmtree(labels, ignore_errors=True)
+    build_labels(corpus["shards"], labels, source="csv", file=file, min_count=1, allow_missing=True)
+
+
+def test_labels_made_again_under_the_same_path_are_what_every_run_is_scored_on(
+    lamae, write_plan, corpus, tmp_path, caplog
+):
+    labels, out = tmp_path / "relabelled.zarr", tmp_path / "study"
+    plan = write_plan(*SMALLEST, f"tasks.splits.labels={labels}")
+    relabel(corpus, labels, lambda record: f"{record % 2}{record % 3 // 2}" if record % 5 else "")
+    code, _, error = lamae("study", plan, "--out", out, "--workers", 0)
+    assert code == 0, error
+    for run in out.glob("runs/final/joint-*"):  # as if it had been stopped there
+        (run / "done.json").unlink()
+        (run / "scores.npz").unlink()
+    relabel(corpus, labels, lambda record: f"{record % 2}{record * record // 7 % 2}")
+    weights = {path: path.stat().st_mtime_ns for path in out.rglob("rank-*.safetensors")}
+    code, _, error = lamae("study", plan, "--out", out, "--workers", 0)
+    assert code == 0, error
+    assert "equal records: finished runs that are scored again: 1 (labels of splits changed)" in caplog.text
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("rank-*.safetensors")} == weights, "nothing is trained"
+    code, _, error = lamae("study", plan, "--out", tmp_path / "anew", "--workers", 0)
+    assert code == 0, error
+    found, anew = (json.loads((root / "results.json").read_text()) for root in (out, tmp_path / "anew"))
+    for key in ("search", "comparisons", "codes", "reconstruction"):
+        assert found[key] == anew[key]
+    caplog.clear()
+    assert lamae("study", plan, "--out", out, "--workers", 0)[0] == 0
+    assert "again" not in caplog.text
+
+
+def test_a_study_of_an_older_lamae_is_scored_again_and_not_trained_again(
+    lamae, write_plan, corpus, tmp_path, monkeypatch, caplog
+):
+    out, plan = tmp_path / "study", write_plan(*SMALLEST, f"tasks.splits.labels={corpus['labels']}")
+    assert lamae("study", plan, "--out", out, "--workers", 0)[0] == 0
+    results = json.loads((out / "results.json").read_text())
+    for path in out.rglob("done.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"scored": "0123456789ab"}))
+    for stage in ("embed", "reconstruction_errors"):
+        monkeypatch.setattr(f"lamae.study.worker.{stage}", lambda *_, **__: pytest.fail("made again"))
+    code, _, error = lamae("study", plan, "--out", out, "--workers", 0, "--report-only")
+    assert code == 0, error
+    assert "finished runs that are scored again: 2 (an older lamae did not note the labels)" in caplog.text
+    assert json.loads((out / "results.json").read_text())["comparisons"] == results["comparisons"]
 
 
 def test_dry_run_lists_runs_and_makes_nothing(lamae, write_plan, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lamae.base.errors import LamaeError, UsageError
-from lamae.base.place import Place, find_place, is_said_here
+from lamae.base.place import Place, find_place, prints_error
 from lamae.train.ranks import distributed
 from lamae.train.ranks.flags import FlagExchange, StopSignals
 
@@ -75,7 +75,7 @@ def test_what_rank_0_refuses_is_its_to_print(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(distributed.Ranks, "share", lambda self, value: LamaeError("no"))
     with pytest.raises(LamaeError, match="no") as caught:
         other.decide(lambda: 3)
-    assert not is_said_here(caught.value, {"RANK": "1", "LOCAL_RANK": "0"})
+    assert not prints_error(caught.value, {"RANK": "1", "LOCAL_RANK": "0"})
 
 
 def test_flags_are_read_one_exchange_later() -> None:

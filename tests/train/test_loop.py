@@ -15,7 +15,7 @@ import torch
 
 from lamae.base.errors import EXIT_DONE, EXIT_STOPPED, LamaeError, UsageError
 from lamae.base.rowfile import read_rows
-from lamae.train.checkpoint.format import list_checkpoints, load_model, manifest_digest, read_manifest
+from lamae.train.checkpoint.format import list_checkpoints, load_model, manifest_digest, newest_whole, read_manifest
 from lamae.train.checkpoint.subjects import subject_set_hash
 from lamae.train.config import OptimConfig
 from lamae.train.loop import train
@@ -220,6 +220,20 @@ def test_load_model_gives_the_trained_weights_in_float32(make_config: MakeConfig
     assert len(loaded.subject_hashes) == 12  # 24 training records, two per subject
     again = load_model(loaded.path)
     assert all(torch.equal(a, b) for a, b in zip(loaded.model.parameters(), again.model.parameters(), strict=True))
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_looked_for_again(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(make_config("run", "train.stop_at=2", "checkpoint.keep=1"))
+
+    def train_on(root: Path) -> Path | None:
+        found = newest_whole(root)
+        train(make_config("run", "train.stop_at=4", "checkpoint.keep=1"))
+        return found
+
+    monkeypatch.setattr("lamae.train.checkpoint.format.newest_whole", train_on)
+    assert load_model(tmp_path / "run").step == 4
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import logging
 import resource
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,10 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from lamae.base.errors import EXIT_DONE, LamaeError
-from lamae.base.files import write_text
-from lamae.train.checkpoint.format import list_checkpoints, verify_checkpoint
+from lamae.base.files import file_sha256, write_text
+from lamae.evaluate.export.export import export
+from lamae.evaluate.pretrained import read_export
+from lamae.train.checkpoint.format import list_checkpoints, load_model, verify_checkpoint
 from lamae.train.checkpoint.writing import publish
 from lamae.train.inputs import Inputs
 from lamae.train.loop import train
@@ -153,3 +157,44 @@ def test_a_save_that_outlasts_the_schedulers_notice_is_warned_of(
         assert "notice" not in caplog.text
         train(make_config("short", *overrides, "checkpoint.notice_s=0.001"))
     assert "but checkpoint.notice_s=0.001: ask the scheduler for more notice" in caplog.text
+
+
+DIVERGES = ("optim.lr=1e30", "optim.clip_norm=0", "optim.warmup_steps=0")
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_a_run_that_diverges_ends_with_an_error_and_keeps_the_checkpoint_before(
+    make_config: MakeConfig, tmp_path: Path, zero_stage: int
+) -> None:
+    engine = ("engine.precision=fp32", f"engine.zero_stage={zero_stage}")
+    train(make_config("run", *engine, "train.stop_at=2"))
+    with pytest.raises(LamaeError, match=r"diverged by step 8, which is not saved: parameter \S+ has an entry of size"):
+        train(make_config("run", *engine, *DIVERGES))
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").glob("*-*")] == ["step-00000002"]
+    assert train(make_config("run", *engine)) == EXIT_DONE
+
+
+def test_a_checkpoint_of_diverged_weights_is_refused_wherever_it_is_read(
+    make_config: MakeConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    train(make_config("run", "train.stop_at=2"))
+    export(run, tmp_path / "export")
+    with monkeypatch.context() as patch:  # as an older lamae did
+        patch.setattr("lamae.train.checkpoint.saver.unfit_weight", lambda _: "")
+        train(make_config("run", *DIVERGES))
+    for read in (lambda: train(make_config("run", "train.steps=9")), lambda: load_model(run)):
+        with pytest.raises(LamaeError, match=r"has an entry of size .* move this one out: mv ") as caught:
+            read()
+    source, target = str(caught.value).rpartition("mv ")[2].split()
+    shutil.move(source, target)
+    assert load_model(run).step == 2
+
+    weights = load_file(tmp_path / "export" / "model.safetensors")
+    next(iter(weights.values())).fill_(float("nan"))
+    save_file(weights, tmp_path / "export" / "model.safetensors")
+    content = json.loads((tmp_path / "export" / "config.json").read_text())
+    content["weights_sha256"] = file_sha256(tmp_path / "export" / "model.safetensors")
+    (tmp_path / "export" / "config.json").write_text(json.dumps(content))
+    with pytest.raises(LamaeError, match=r"model.safetensors: parameter \S+ has an entry of size nan"):
+        read_export(tmp_path / "export")

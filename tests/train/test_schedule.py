@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lamae.base.errors import UsageError
 from lamae.train.config import OptimConfig
 from lamae.train.runconfig import from_dict
-from lamae.train.schedule import learning_rate, plan_batch, weight_decay
+from lamae.train.schedule import learning_rate, plan_batch, weight_decay, without_decay
 
 OPTIM = OptimConfig(lr=1e-3, final_lr=1e-5, warmup_steps=10, weight_decay=0.1)
 
@@ -38,6 +38,22 @@ def test_a_longer_run_with_decay_end_changes_no_step_before_it_and_stays_at_the_
     rates = [learning_rate(step, longer, steps=1000) for step in range(1000)]
     assert rates[:100] == [learning_rate(step, OPTIM, steps=100) for step in range(100)]
     assert set(rates[99:]) == {1e-5}
+
+
+def test_the_final_rate_is_kept_from_decay_end_on_however_long_the_warm_up() -> None:
+    rates = [learning_rate(step, replace(OPTIM, decay_end=5), steps=20) for step in range(20)]
+    assert rates[:5] == pytest.approx([1e-3 * (step + 1) / 6 for step in range(5)])
+    assert set(rates[5:]) == {1e-5}
+
+
+@given(steps=st.integers(1, 30), warmup=st.integers(0, 40), decay_end=st.none() | st.integers(1, 30))
+def test_a_schedule_that_never_decays_is_named(steps: int, warmup: int, decay_end: int | None) -> None:
+    optim = replace(OPTIM, warmup_steps=warmup, decay_end=decay_end and min(decay_end, steps))
+    end = optim.decay_end or steps
+    decays = learning_rate(end - 1, optim, steps=steps) == pytest.approx(optim.final_lr)
+    sentence = without_decay(optim, steps=steps)
+    assert bool(sentence) != decays
+    assert not sentence or f"optim.warmup_steps={warmup} leaves no step of " in sentence
 
 
 def test_a_second_decay_starts_from_the_rate_there_or_another_and_ends_at_the_final_one() -> None:

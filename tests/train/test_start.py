@@ -16,6 +16,8 @@ from lamae.train.state import TrainState
     [
         ([], []),
         (["mask.weights={random: 1.0}"], ["mask.weights"]),
+        (["train.steps=5001"], ["optim.warmup_steps"]),
+        (["train.steps=5002"], []),
         (["model.kind=joint", "model.scope=summary", "model.align_weight=3"], ["model.scope", "model.align_weight"]),
     ],
 )

@@ -105,7 +105,7 @@ def embed(
     rows = shard_set.rows_of_split(split) if rows is None else np.unique(rows)
     chosen = list(range(NUM_LEADS) if leads is None else leads)
     num_asked, names = len(rows), [LEADS[lead] for lead in chosen]
-    rows = rows[lead_mask_to_bool(shard_set.column("lead_mask")[rows])[:, chosen].any(1)]
+    rows = rows[has_any_lead(shard_set, chosen)[rows]]
     loaded, model, transform = load_for_inference(
         run, shard_set, device=device, random_weights=random_weights, seed=seed
     )
@@ -146,6 +146,7 @@ def embed(
                     progress=lambda row: progress("embed", int(np.searchsorted(rows, row)) + 1, len(rows)),
                 )
                 for block, columns in zip(missing, found, strict=True):
+                    _require_finite(run, columns)
                     writer.add(block, columns)
                     num_done += len(block)
         except LamaeError as error:
@@ -166,6 +167,16 @@ def _made_from(loaded: LoadedModel, model: PretrainModel, *, random_seed: int | 
         "random_weights_seed": random_seed,
         "weights_hash": weights_hash(model),
     }
+
+
+def _require_finite(run: Path, columns: Mapping[str, np.ndarray]) -> None:
+    """Raises LamaeError where the embeddings of a block hold anything that is not a number."""
+    finite_N = np.logical_and.reduce([np.isfinite(of).reshape(len(of), -1).all(1) for of in columns.values()])
+    if not finite_N.all():
+        raise LamaeError(
+            f"{run}: the embeddings of {(~finite_N).sum()} of {len(finite_N)} records are not finite; most likely its "
+            "weights are not, or have diverged: take an earlier checkpoint ('lamae checkpoints' lists them)"
+        )
 
 
 def _report(of_ranks: list[tuple[LamaeError | None, int]], *, seconds: float) -> None:
@@ -273,6 +284,12 @@ def _origin(shard_set: ShardSet) -> dict[str, Any]:
     return {"index_sha256": shard_set.index_hash, "source": shard_set.manifest["source"]}
 
 
+def has_any_lead(shard_set: ShardSet, leads: Sequence[int] | None) -> np.ndarray:
+    """bool [N]: whether a record has any of these leads (canonical indices; None: all)."""
+    has_NL = lead_mask_to_bool(shard_set.column("lead_mask"))
+    return np.asarray(has_NL[:, list(range(NUM_LEADS) if leads is None else leads)].any(1))
+
+
 def subject_numbers(shard_set: ShardSet) -> np.ndarray:
     """int32 [N]: the same number for records of the same subject; it says nothing outside the shard set."""
     _, subject = np.unique(shard_set.column("subject"), return_inverse=True)
@@ -312,15 +329,23 @@ def rows_hash(rows: np.ndarray) -> str:
 def read_embeddings(path: Path, *, readout: str = "record", may_stay: bool = False) -> Embeddings:
     """Load one read-out of an embeddings store; a large one that ``may_stay`` on disk does.
 
-    Raises UsageError or LamaeError as ``store.open_store``.
+    Raises UsageError or LamaeError as ``store.open_store``, and LamaeError where values are not finite.
     """
     group = store.open_store(path, kind=KIND)
     if readout not in group:
         raise UsageError(f"{path}: has no read-out {readout!r}; it has {', '.join(r for r in READOUTS if r in group)}")
     try:
         x_ND = group.open(readout)
+        if not may_stay or x_ND.nbytes <= store.LARGE_BYTES:
+            x_ND = np.asarray(x_ND, dtype=np.float32)
+        unusable = sum(int((~np.isfinite(x_ND[rows]).all(1)).sum()) for rows in store.blocks(x_ND.shape[0]))
+        if unusable:
+            raise LamaeError(
+                f"{path}: the embeddings of {unusable} of {x_ND.shape[0]} records are not finite; remove it and embed "
+                "with weights that are"
+            )
         return Embeddings(
-            x_ND=x_ND if may_stay and x_ND.nbytes > store.LARGE_BYTES else np.asarray(x_ND, dtype=np.float32),
+            x_ND=x_ND,
             embedded_N=np.asarray(group["embedded"]),
             subject_N=np.asarray(group["subject"]),
             split_N=np.asarray(group["split"]),

@@ -14,10 +14,10 @@ import numpy as np
 import zarr
 
 from lamae.base.errors import UsageError
-from lamae.base.tables import record_key
 from lamae.evaluate import store
 from lamae.evaluate.embeddings.embed import UNKNOWN, write_records
 from lamae.sharding.format import ShardSet
+from lamae.sharding.keys import RecordNames
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,8 @@ def import_embeddings(
     store.refuse_existing(out)
     x_MD, keys = read_foreign(source)
     row_by_key = shard_set.row_by_key
-    places = np.array([row_by_key.get(record_key(key, row_by_key), -1) for key in keys])
+    names = RecordNames(row_by_key)
+    places = np.array([-1 if (found := names.find(key)) is None else row_by_key[found] for key in keys])
     matched = places >= 0
     if not matched.any():
         raise UsageError(

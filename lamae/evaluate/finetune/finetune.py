@@ -16,7 +16,7 @@ import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,14 +30,14 @@ from lamae.base.lock import Lock
 from lamae.base.outputs import refuse_other
 from lamae.base.progress import Progress, ignore
 from lamae.evaluate import store
-from lamae.evaluate.embeddings.embed import pretrained_flags, subject_numbers, weights_hash
+from lamae.evaluate.embeddings.embed import has_any_lead, pretrained_flags, subject_numbers, weights_hash
 from lamae.evaluate.embeddings.inference import load_for_inference
 from lamae.evaluate.finetune.classifier import Classifier
 from lamae.evaluate.finetune.options import FinetuneOptions
 from lamae.evaluate.finetune.tuning import CHECKPOINTS_NAME, Tuned, Tuner
 from lamae.evaluate.labels.store import Labels, labels_hash, read_labels
+from lamae.evaluate.probe.methods import Fit
 from lamae.evaluate.probe.protocol import split_rows, usable_codes
-from lamae.evaluate.probe.readouts import Fit
 from lamae.evaluate.probe.result import ProbeResult, evaluate_scores
 from lamae.evaluate.probe.scores import Scores
 from lamae.sharding.format import ShardSet
@@ -78,16 +78,15 @@ def finetune(
     """Fine-tune the model of ``run`` on ``labels`` and test it; writes weights and result to directory ``out``.
 
     ``leads`` (canonical indices) trains and tests on these only. Where ``out`` holds the result of the same request
-    already, that is what is returned. Raises UsageError for options that cannot work, labels of another shard set, an
-    ``out`` that holds or began something else, or test subjects that were in pretraining (unless ``transductive``), and
-    LamaeError when training does not get on.
+    already, that is what is returned. Raises UsageError for options that cannot work, labels of another shard set,
+    labelled records that have none of the leads, an ``out`` that holds or began something else, or test subjects that
+    were in pretraining (unless ``transductive``), and LamaeError when training does not get on.
     """
     options = options or FinetuneOptions()
     try:
         options.check()
     except ValueError as error:
         raise UsageError(str(error)) from None
-    options = options.settle()
     shard_set = ShardSet.open(shards)
     truth = read_labels(labels)
     store.require_same_rows(labels, truth.index_hash, shard_set.root, shard_set.index_hash)
@@ -98,7 +97,8 @@ def finetune(
     pretrained = pretrained_flags(shard_set, None if options.from_scratch else loaded)
     subject = subject_numbers(shard_set)
     name = f"{loaded.config.model.kind}, {'from scratch' if options.from_scratch else 'fine-tuned'}"
-    rows, contamination = split_rows(truth, subject, pretrained, name=name, transductive=transductive)
+    shown = has_any_lead(shard_set, leads)
+    rows, contamination = split_rows(truth, subject, pretrained, shown, name=name, transductive=transductive)
     kept, left_out = usable_codes(truth, rows, name=name)
     request = {
         "options": {key: value for key, value in dataclasses.asdict(options).items() if key not in FREE_OPTIONS},
@@ -114,8 +114,9 @@ def finetune(
             return read_finetuned(out, truth, subject)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
-            decay = cast(float, options.layer_decay)
-            classifier = Classifier(model, num_codes=len(kept), readout=options.readout, layer_decay=decay)
+            classifier = Classifier(
+                model, num_codes=len(kept), readout=options.readout, layer_decay=options.layer_decay
+            )
         tuner = Tuner(
             classifier,
             options,
@@ -164,6 +165,8 @@ def read_finetuned(out: Path, truth: Labels, subject_N: np.ndarray) -> ProbeResu
     expected = {split: (len(truth.rows(split)), len(content["codes"])) for split in shapes}
     if shapes != expected or not set(content["codes"]) <= set(truth.codes):
         raise LamaeError(f"{out}: holds scores {shapes}, the labels give {expected}; fine-tune again")
+    if not all(np.isfinite(of).all() for of in odds.values()):
+        raise LamaeError(f"{out}: holds scores that are not finite; fine-tune again with a lower lr")
     return _result(content, odds, truth, subject_N)
 
 

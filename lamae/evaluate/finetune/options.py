@@ -1,6 +1,6 @@
 """The options of ``lamae finetune``."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from lamae.base.validate import above, at_least, is_share, one_of
 from lamae.evaluate.finetune.classifier import READOUTS
@@ -19,9 +19,8 @@ class FinetuneOptions:
     """Largest number of records a rank puts through the model at once."""
     lr: float = 1e-3
     """Learning rate of the head; blocks below get less, see ``layer_decay``."""
-    layer_decay: float | None = None
-    """Factor of the learning rate per block from the head down: None is 0.75, and 1 with ``from_scratch``, where there
-    is nothing to keep."""
+    layer_decay: float = 0.75
+    """Factor of the learning rate per block from the head down; with ``from_scratch``, too, better than 1."""
     weight_decay: float = 0.05
     """Decoupled weight decay of matrices."""
     warmup_share: float = 0.1
@@ -38,11 +37,6 @@ class FinetuneOptions:
     """0 to 3: what is partitioned over ranks, see ``EngineConfig``."""
     seed: int = 0
     """Seeds the head, fresh weights and the order of records."""
-
-    def settle(self) -> "FinetuneOptions":
-        """The same with every default filled in."""
-        default = 1.0 if self.from_scratch else 0.75
-        return replace(self, layer_decay=default if self.layer_decay is None else self.layer_decay)
 
     def check(self) -> None:
         """Raises ValueError naming the option."""

@@ -219,7 +219,7 @@ class Tuner:
                     path.unlink()
 
     def _score(self, scorer: Classifier, split: str) -> np.ndarray:
-        """Log-odds of a split, every rank scoring its share."""
+        """Log-odds of a split, every rank scoring its share. Raises LamaeError where they are not finite."""
         rows, ranks = self._rows[split], self._ranks
         found = [np.zeros((0, self._label_NC.shape[1]), dtype=np.float32)]
         with torch.no_grad():
@@ -236,6 +236,13 @@ class Tuner:
         odds = np.zeros((len(rows), self._label_NC.shape[1]), dtype=np.float32)
         for rank, share in enumerate(ranks.gather(np.concatenate(found))):
             odds[rank :: ranks.world_size] = share
+        diverged = int((~np.isfinite(odds).all(1)).sum())
+        if diverged:
+            raise LamaeError(
+                f"the odds of {diverged} of {len(rows)} {split} records are not finite: the weights have diverged, or "
+                f"the run's are not finite; use a lower lr than {self._options.lr:g}, or an earlier checkpoint",
+                all_ranks=True,
+            )
         return odds
 
 

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+from itertools import accumulate
 
 from lamae.base.errors import UsageError
 from lamae.base.tables import whole_number
@@ -62,12 +63,19 @@ def text_items(text: str, column: str, where: str, separators: str) -> list[str]
     if text[:1] in _CLOSING or _CONTAINER.match(text):
         if "'" in text or '"' in text:
             return items(text, column, where)
-        if text[-1] == _CLOSING.get(text[0]):
+        if _is_one_pair(text):
             text, separators = text[1:-1], separators + ","
     if "..." in text or "…" in text:
         raise UsageError(f"{where}: {column} is {shortened(text)}, which was cut")
     parts = re.split(f"[{re.escape(separators)}]", text) if separators else [text]
     return [" ".join(part.split()).rstrip(". ") for part in parts]
+
+
+def _is_one_pair(text: str) -> bool:
+    """Whether the bracket that ``text`` begins with closes at its end: [AF, old (?)], and not (AF), (LBBB)."""
+    closing = _CLOSING.get(text[0])
+    depths = list(accumulate((character == text[0]) - (character == closing) for character in text))
+    return text[-1] == closing and 0 not in depths[:-1]
 
 
 def likelihoods(text: str, column: str, where: str) -> dict[str, float]:

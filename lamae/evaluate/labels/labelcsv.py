@@ -13,7 +13,7 @@ from lamae.evaluate.labels.csvrows import BINARY, NO_VALUE, shortened
 from lamae.evaluate.labels.snomed import NAMES, ToSnomed, columns_to_codes
 from lamae.evaluate.labels.store import LabelTable
 from lamae.evaluate.labels.textlabels import SEPARATORS, read_texts
-from lamae.sharding.splits import KEY_COLUMNS
+from lamae.sharding.join import KEY_COLUMNS
 
 _EMPTY = 2
 _VALUE = BINARY | dict.fromkeys(NO_VALUE, _EMPTY)

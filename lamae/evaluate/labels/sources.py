@@ -33,8 +33,8 @@ from lamae.evaluate.labels.labelcsv import read_label_csv
 from lamae.evaluate.labels.snomed import NAMES, SCP, ToSnomed
 from lamae.evaluate.labels.store import NO_SPLIT, LabelReport, LabelTable, join_labels
 from lamae.sharding.format import SPLITS, ShardSet
+from lamae.sharding.join import KEY_COLUMNS
 from lamae.sharding.sources import PTBXL_LIST
-from lamae.sharding.splits import KEY_COLUMNS
 
 TRAIN, VAL, TEST = range(len(SPLITS))
 MIMIC_PROTOCOLS = ("shards", "ed2all", "all2all")
@@ -58,16 +58,17 @@ def detect_source(file: Path, *, key_column: str | None = None) -> str:
         raise UsageError(f"{file}: is PTB-XL's folder; its labels are in {file / PTBXL_LIST}")
     if file.is_dir() or file.suffix.casefold() == ".zip":
         return "snomed"
-    heading = Table(file).names
+    names = Table(file).names
+    heading = {name.casefold() for name in names}
     if "study_id" in heading and any(column in heading for column in MIMIC_COLUMNS):
         return "mimic-icd10"
     if "scp_codes" in heading and "filename_hr" in heading:
         return "ptbxl"
     wanted = (key_column,) if key_column else KEY_COLUMNS
-    if {name.casefold() for name in wanted} & {name.casefold() for name in heading}:
+    if {name.casefold() for name in wanted} & heading:
         return "csv"
     raise UsageError(
-        f"{file}: its columns ({', '.join(heading[:6])}{', …' if len(heading) > 6 else ''}) fit no label source. "
+        f"{file}: its columns ({', '.join(names[:6])}{', …' if len(names) > 6 else ''}) fit no label source. "
         "mimic-icd10 has study_id and all_diag_all, ptbxl has scp_codes and filename_hr; snomed is a directory of WFDB "
         f"headers; any CSV needs a column of record keys (no {' or '.join(wanted)} here: name it with --key-column)"
     )
@@ -258,12 +259,20 @@ def _scp_translation(file: Path, task: str) -> tuple[dict[str, str], dict[str, s
     """Statement to label of the task, and every statement to its description."""
     translate, descriptions = {}, {}
     wanted = ["description", "diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass"]
-    for _, row in Table(file).rows(*wanted):
-        code = next(iter(row.values()))
+    table = Table(file)
+    # PTB-XL's column of statements comes first and has no name, of which pandas makes one.
+    column = next((name for name in ("Unnamed: 0", "") if name in table.names), table.names[0])
+    for _, row in table.rows(*wanted):
+        code = row[column]
         descriptions[code] = row["description"]
         group = {"superclass": "diagnostic_class", "subclass": "diagnostic_subclass"}.get(task)
         if task == "all" or BINARY.get(row["diagnostic" if group else task].casefold()) == 1:
             translate[code] = row[group] if group else code
+    if SCP.keys().isdisjoint(descriptions):
+        raise UsageError(
+            f"{file}: no SCP statement such as NORM is in its column {column or 'without a name'!r}; give the "
+            f"column of statements no name, or fetch PTB-XL's file again"
+        )
     return {code: label for code, label in translate.items() if label}, descriptions
 
 

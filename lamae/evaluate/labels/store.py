@@ -19,10 +19,10 @@ from scipy.sparse import csr_array
 
 from lamae.base.errors import LamaeError, UsageError
 from lamae.base.files import file_sha256
-from lamae.base.tables import record_key
 from lamae.evaluate import store
 from lamae.evaluate.labels.codes import CodeLists
 from lamae.sharding.format import SPLITS, ShardSet
+from lamae.sharding.keys import RecordNames
 
 NO_SPLIT = 255
 KIND = "labels"
@@ -55,11 +55,13 @@ class LabelReport:
     num_records: int
     num_matched: int
     num_labelled: int
+    """Rows: of records or, where the shard set has several of a record, of windows."""
+    rows_are: str
     num_source_records: int
     num_per_split: dict[str, int]
-    """Labelled records that a probe would use."""
+    """Labelled rows that a probe would use."""
     num_positive: dict[str, int]
-    """Code to labelled records that have it."""
+    """Code to labelled rows that have it."""
     num_positive_per_split: dict[str, list[int]]
     """The same in each split."""
     descriptions: dict[str, str]
@@ -69,13 +71,14 @@ class LabelReport:
 
     def __str__(self) -> str:
         splits = ", ".join(f"{count} {split}" for split, count in self.num_per_split.items())
+        labelled = f"{self.num_labelled} windows" if self.rows_are == "windows" else self.num_labelled
         return (
             f"{self.num_matched} of {self.num_records} records matched the source's {self.num_source_records}, "
-            f"{self.num_labelled} are labelled ({splits}), {len(self.num_positive)} codes"
+            f"{labelled} are labelled ({splits}), {len(self.num_positive)} codes"
         )
 
     def rows(self) -> list[list[str]]:
-        """Code, name, labelled records with it and those of each split, the most frequent code first."""
+        """Code, name, labelled rows with it and those of each split, the most frequent code first."""
         return [
             [code, self.descriptions[code], f"{count:,}", *(f"{n:,}" for n in self.num_positive_per_split[code])]
             for code, count in sorted(self.num_positive.items(), key=lambda item: (-item[1], item[0]))
@@ -122,7 +125,8 @@ def join_labels(
     table = dataclasses.replace(table, codes=CodeLists(), key_choices=(), places=())  # a third of the memory
     split_N = np.full(shard_set.num_records, NO_SPLIT, dtype=np.uint8)
     split_N[rows] = shard_set.column("split")[rows] if table.split is None else table.split[row_M >= 0]
-    if len(shard_set.row_by_record) < shard_set.num_records:  # every window has its record's labels
+    rows_are = "records" if len(shard_set.row_by_record) == shard_set.num_records else "windows"
+    if rows_are == "windows":  # every window has its record's labels
         label_NC, labelled_N, split_N = (values[shard_set.first_row] for values in (label_NC, labelled_N, split_N))
 
     positives = _positives(label_NC, labelled_N, split_N)
@@ -132,6 +136,7 @@ def join_labels(
         num_records=len(shard_set.row_by_record),
         num_matched=len(rows),
         num_labelled=int(labelled_N.sum()),
+        rows_are=rows_are,
         num_source_records=len(row_M),
         num_per_split={name: int((labelled_N & (split_N == i)).sum()) for i, name in enumerate(SPLITS)},
         num_positive=dict(zip(table.vocabulary, positives.sum(1).tolist(), strict=True)),
@@ -194,13 +199,12 @@ def _rows(shard_set: ShardSet, table: LabelTable, file: Path) -> np.ndarray:
     Raises UsageError where two of the source's records are one of the shard set's.
     """
     row_by_key = shard_set.row_by_record
+    names = RecordNames(row_by_key)
     row_M = np.full(len(table.codes), -1)
-    for record, names in enumerate(zip(*table.key_choices, strict=True)):
-        for name in names:
-            row = row_by_key.get(record_key(name, row_by_key))
-            if row is not None:
-                row_M[record] = row
-                break
+    for record, choices in enumerate(zip(*table.key_choices, strict=True)):
+        key = next(filter(None, map(names.find, choices)), None)
+        if key is not None:
+            row_M[record] = row_by_key[key]
     found, counts = np.unique(row_M[row_M >= 0], return_counts=True)
     repeated = found[counts > 1]
     if len(repeated):

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from lamae.base.errors import UsageError
 from lamae.base.tables import Table
-from lamae.evaluate.embeddings.embed import pretrained_flags, write_records
-from lamae.evaluate.labels.csvrows import integer_key
+from lamae.evaluate.embeddings.embed import Embeddings, pretrained_flags, write_records
 from lamae.sharding.format import ShardSet
+from lamae.sharding.join import coverage, values_by_key
+from lamae.sharding.keys import RecordNames
 
+AGE_AND_SEX = "age and sex"
 OLDEST_YEARS = 89.0  # PTB-XL writes 300 for everyone older, MIMIC shifts them likewise
 _SEX = {"m": 0, "male": 0, "0": 0, "0.0": 0, "f": 1, "female": 1, "1": 1, "1.0": 1}
 
@@ -21,36 +22,38 @@ _SEX = {"m": 0, "male": 0, "0": 0, "0.0": 0, "f": 1, "female": 1, "1": 1, "1.0":
 def embed_demographics(file: Path, shards: Path | ShardSet, out: Path) -> int:
     """Write ``out`` from ``records_w_diag_icd10.csv`` or ``ptbxl_database.csv``; how many records were found there.
 
-    Others count as of unknown age and sex. Raises UsageError when the file is neither or nothing matches.
+    Others count as of unknown age and sex, with a warning. Raises UsageError when the file is neither or nothing
+    matches.
     """
     shard_set = ShardSet.open(shards)
-    is_ptbxl = "filename_hr" in Table(file).names
-    wanted = ["filename_hr", "filename_lr", "age", "sex"] if is_ptbxl else ["study_id", "age", "gender"]
+    table = Table(file)
+    key_columns, columns = ["study_id"], ["age", "gender"]
+    if "filename_hr" in table.names:
+        key_columns, columns = ["filename_hr", "filename_lr"], ["age", "sex"]
+    table.require(*key_columns, *columns)
     row_by_key = shard_set.row_by_record
+    people = values_by_key(table, key_columns, columns, RecordNames(row_by_key))
+    coverage(file, AGE_AND_SEX, list(row_by_key), people, others="the others count as unknown", allow_few=True)
     record = np.zeros((shard_set.num_records, 5), dtype=np.float32)
     record[:, 2] = 1
-    num_found = 0
-    for line, cells in Table(file).rows(*wanted):
-        if is_ptbxl:
-            keys = [Path(cells["filename_hr"]).name, Path(cells["filename_lr"]).name]
-        else:
-            keys = [integer_key(cells["study_id"], "study_id", f"{file}, line {line}")]
-        row = next((row_by_key[key] for key in keys if key in row_by_key), None)
-        if row is None:
-            continue
-        num_found += 1
-        record[row] = _features(cells["age"], cells["sex" if is_ptbxl else "gender"])
-    if not num_found:
-        raise UsageError(f"{file}: none of its records is in {shard_set.root}")
+    found = row_by_key.keys() & people
+    for key in found:
+        record[row_by_key[key]] = _features(*people[key])
     write_records(
         out,
         shard_set,
         record[shard_set.first_row],
         embedded_N=np.ones(shard_set.num_records, dtype=bool),
         pretrained_N=pretrained_flags(shard_set, None),
-        attributes={"model": "age and sex", "made_by": "age and sex"},
+        attributes={"model": AGE_AND_SEX, "made_by": AGE_AND_SEX},
     )
-    return num_found
+    return len(found)
+
+
+def describe_known(people: Embeddings) -> str:
+    """Of how many records what ``embed_demographics`` wrote has age and sex."""
+    has_age, has_sex = people.x_ND[:, 2] == 0, people.x_ND[:, 3:].any(1)
+    return f"age of {has_age.sum():,} and sex of {has_sex.sum():,} of {len(people.x_ND):,} records"
 
 
 def _features(age: str, sex: str) -> list[float]:

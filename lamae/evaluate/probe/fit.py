@@ -10,8 +10,8 @@ import numpy as np
 from lamae.base.errors import UsageError
 from lamae.evaluate.embeddings.embed import Embeddings
 from lamae.evaluate.labels.store import Labels
+from lamae.evaluate.probe.methods import METHODS, fit_rows
 from lamae.evaluate.probe.protocol import split_rows, usable_codes
-from lamae.evaluate.probe.readouts import METHODS, fit_rows
 from lamae.evaluate.probe.result import ProbeResult, difference, evaluate_scores
 
 __all__ = ["ProbeResult", "difference", "probe_arrays"]
@@ -34,15 +34,13 @@ def probe_arrays(
     if method not in METHODS:
         raise UsageError(f"probe method {method!r} is none of {', '.join(METHODS)}")
     rows, contamination = split_rows(
-        truth, features.subject_N, features.pretrained_N, name=features.name, transductive=transductive
+        truth,
+        features.subject_N,
+        features.pretrained_N,
+        features.embedded_N,
+        name=features.name,
+        transductive=transductive,
     )
-    for split, chosen in rows.items():
-        absent = int((~features.embedded_N[chosen]).sum())
-        if absent:
-            raise UsageError(
-                f"{features.name}: {absent} of {len(chosen)} labelled {split} records were not embedded; "
-                "embed split all, and leads that each of them has"
-            )
     kept, left_out = usable_codes(truth, rows, name=features.name)
     if train_rows is not None:
         rows["train"] = np.intersect1d(rows["train"], train_rows)

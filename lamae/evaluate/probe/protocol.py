@@ -8,18 +8,30 @@ from lamae.evaluate.labels.store import Labels
 
 
 def split_rows(
-    truth: Labels, subject_N: np.ndarray, pretrained_N: np.ndarray, *, name: str, transductive: bool
+    truth: Labels,
+    subject_N: np.ndarray,
+    pretrained_N: np.ndarray,
+    shown_N: np.ndarray,
+    *,
+    name: str,
+    transductive: bool,
 ) -> tuple[dict[str, np.ndarray], str]:
     """Labelled rows of train, val and test, and whether test subjects were in pretraining and are known, in words.
 
-    Raises UsageError when a split is empty, a subject is on both sides, or, unless ``transductive``, when test subjects
-    were in pretraining.
+    Raises UsageError when a split is empty or holds a record that the model was not shown (``shown_N``), a subject is
+    on both sides, or, unless ``transductive``, when test subjects were in pretraining.
     """
     rows = {split: truth.rows(split) for split in ("train", "val", "test")}
     for split, chosen in rows.items():
         if not len(chosen):
             raise UsageError(
                 f"the labels hold no labelled record in split {split}; the probe needs train, val and test"
+            )
+        absent = int((~shown_N[chosen]).sum())
+        if absent:
+            raise UsageError(
+                f"{name}: {absent} of {len(chosen)} labelled {split} records were not embedded, or have none of the "
+                "leads; embed split all, and choose leads that each of them has"
             )
     _refuse_shared_subjects(subject_N, rows)
     seen = _check_contamination(subject_N, pretrained_N, rows["test"], name=name, transductive=transductive)
@@ -46,7 +58,7 @@ def usable_codes(truth: Labels, rows: dict[str, np.ndarray], *, name: str) -> tu
     positives = truth.label_NC[rows["val"]].sum(0, dtype=np.int64)[kept]
     if not ((positives > 0) & (positives < num_val)).any():
         raise UsageError(
-            f"{name}: no code has both classes in the {num_val} val records, so nothing tells the best setting; "
+            f"{name}: no code has both classes in the {num_val} val records, so the best setting cannot be chosen; "
             "use labels with more of them"
         )
     return kept, left_out

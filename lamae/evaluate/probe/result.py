@@ -1,4 +1,4 @@
-"""What testing a read-out gives: measures of every code with intervals over subjects, and paired differences."""
+"""What testing a probe gives: measures of every code with intervals over subjects, and paired differences."""
 
 import hashlib
 from collections import defaultdict
@@ -13,8 +13,8 @@ from lamae.evaluate.labels.groups import code_groups
 from lamae.evaluate.labels.store import Labels
 from lamae.evaluate.probe.auroc import auroc, average_precision, bootstrap_areas, micro_auroc
 from lamae.evaluate.probe.features import Labels01
+from lamae.evaluate.probe.methods import Fit
 from lamae.evaluate.probe.metrics import best_f1_threshold, brier, f1
-from lamae.evaluate.probe.readouts import Fit
 from lamae.evaluate.statistics import Interval, Scored, interval, macro, weight_chunks
 from lamae.evaluate.store import LARGE_BYTES, dense
 from lamae.evaluate.values import finite
@@ -30,7 +30,7 @@ class Measures(Scored):
     metric_draws: dict[str, np.ndarray]
     """The same in each bootstrap draw, float32 [Z, C]."""
     known_C: np.ndarray
-    """False where a class has one record, whose subject is in every draw: the code's interval is unknown."""
+    """False where a class is of one subject, who is in every draw that is defined: the interval is unknown."""
 
     @property
     def macro(self) -> Interval:
@@ -125,7 +125,6 @@ def evaluate_scores(
     y: dict[str, Labels01] = {split: truth.label_NC[rows[split]][:, kept] for split in ("val", "test")}
     subjects = subject_N[rows["test"]]
     num_test = len(subjects)
-    positives_C = np.asarray(y["test"].sum(0, dtype=np.int64))
 
     def tested() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return ((fit.probability(fit.test.of_codes(at)), dense(y["test"][:, at])) for at in fit.code_blocks())
@@ -137,7 +136,7 @@ def evaluate_scores(
         {metric: np.concatenate([of[metric] for of in part], axis=-1) for metric in part[0]}
         for part in zip(*measured, strict=True)
     )
-    auroc_C, draws_ZC = values.pop("auroc"), draws.pop("auroc")
+    auroc_C, draws_ZC, known_C = values.pop("auroc"), draws.pop("auroc"), values.pop("known")
     is_small = 4 * num_test * len(kept) <= LARGE_BYTES
     return ProbeResult(
         name=name,
@@ -151,7 +150,7 @@ def evaluate_scores(
         population=hashlib.sha256(truth.index_hash.encode() + rows["test"].astype("<i8").tobytes()).hexdigest()[:12],
         metrics=values,
         metric_draws=draws,
-        known_C=np.minimum(positives_C, num_test - positives_C) > 1,
+        known_C=known_C,
         micro_auroc=micro_auroc(tested),
         probability_NC=np.concatenate([p_NC for p_NC, _ in tested()], axis=1) if is_small else None,
         y_NC=y["test"],
@@ -166,7 +165,10 @@ def evaluate_scores(
 def _measure(
     fit: Fit, codes: slice, y: dict[str, np.ndarray], subject_N: np.ndarray
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Every measure of some codes on test [C], and in each draw of its subjects [Z, C]: auroc in float64."""
+    """Every measure of some codes on test [C], and in each draw of its subjects [Z, C]: auroc in float64.
+
+    And of each code whether its interval is known.
+    """
     threshold_C = best_f1_threshold(fit.val.of_codes(codes), y["val"])
     test_NC = fit.test.of_codes(codes)
     probability_NC = fit.probability(test_NC)
@@ -182,8 +184,18 @@ def _measure(
         "auprc": average_precision(test_NC, y["test"]),
         "f1": f1(test_NC, y["test"], threshold_C),
         "brier": brier(probability_NC, y["test"]),
+        "known": _of_several(subject_N, y["test"]),
     }
     return values, {metric: np.concatenate(of) for metric, of in draws.items()}
+
+
+def _of_several(subject_N: np.ndarray, y_NC: np.ndarray) -> np.ndarray:
+    """bool [C]: whether the positive records are of two subjects or more, and the negative ones, too."""
+    subject_NC = np.broadcast_to(subject_N[:, None], y_NC.shape)
+    low, high = subject_N.min(), subject_N.max()
+    classes = (y_NC.astype(bool), ~y_NC.astype(bool))
+    several = [subject_NC.max(0, where=of, initial=low) > subject_NC.min(0, where=of, initial=high) for of in classes]
+    return np.logical_and(*several)
 
 
 def difference(first: ProbeResult, second: ProbeResult) -> Measures:

@@ -7,7 +7,8 @@ Every hidden sample belongs to one situation:
     hidden lead, hidden instant     neither the lead nor the instant is visible anywhere
 
 All predictors are scored on the same samples. Where a predictor sees nothing of a sample, it predicts the lead's
-training mean. Derived leads (III, aVR, aVL, aVF) are kept apart: they follow from I and II.
+training mean, 0 where no training record has the lead. Derived leads (III, aVR, aVL, aVF) are kept apart: they follow
+from I and II.
 """
 
 import dataclasses
@@ -61,6 +62,8 @@ class ReconstructionErrors:
     subject_M: np.ndarray
     unit: str
     """"mV", or "model units" where the transform does not keep amplitude."""
+    scored_on: str = ""
+    """Which samples were hidden of what signal, in words: errors are comparable only where this is the same."""
 
     def mse(self, situation: str, group: str) -> dict[str, float]:
         """Mean squared error by predictor over all hidden samples of a group of leads.
@@ -110,6 +113,7 @@ class ReconstructionErrors:
                         "ratio_to_best_trivial": self.ratio(situation, group),
                         "ratio_to_linear": self.ratio(situation, group, against=LINEAR),
                         "unit": f"{self.unit}²",
+                        "scored_on": self.scored_on,
                     }
                 )
         return [finite(row) for row in rows]
@@ -144,17 +148,18 @@ def reconstruction_errors(
 ) -> ReconstructionErrors:
     """Hide parts of ``rows`` and compare what the model and the trivial predictors make of them.
 
-    ``mask`` is the run's own unless given; masks follow from ``seed`` and the row, so two models are scored on the
-    same hidden samples. The share of records decoded from their embedding alone (``mask.record_only_share``) is left
-    out: it is a training device. Only samples that this kind of model predicts at all are counted: the independent
-    baseline knows no hidden leads. ``train_rows`` (default: the train split without quality flags), at most
-    NUM_TRAIN_RECORDS of them, give lead means and covariance. Raises UsageError when recordings do not fit the model.
+    ``mask`` is the run's own unless given; masks follow from ``seed``, the row and the number of patches, so two models
+    are scored on the same hidden samples where ``scored_on`` of both is the same. The share of records decoded from
+    their embedding alone (``mask.record_only_share``) is left out: it is a training device. Only samples that this kind
+    of model predicts at all are counted: the independent baseline knows no hidden leads. ``train_rows`` (default: the
+    train split without quality flags), at most NUM_TRAIN_RECORDS of them, give lead means and covariance. Raises
+    UsageError when recordings do not fit the model.
     """
     shard_set = ShardSet.open(shards)
     transform = transform_for(loaded, shard_set)
     train_rows = _unflagged(shard_set, shard_set.rows_of_split("train")) if train_rows is None else train_rows
     mean_L, covariance_LL = lead_moments(shard_set, spread(train_rows, NUM_TRAIN_RECORDS), transform=transform)
-    trivial = predictors(mean_L, covariance_LL)
+    trivial, fallback_L1 = predictors(mean_L, covariance_LL), np.nan_to_num(mean_L)[:, None]
     squared, count = [], []
     defined_SLG = np.zeros((len(SITUATIONS), NUM_LEADS, 1 + len(trivial)), dtype=np.int64)
     for signal in read_signals(shard_set, rows, transform=transform, batch_size=batch_size, device=device):
@@ -172,7 +177,7 @@ def reconstruction_errors(
         guesses += [predict(x_BLT, visible_BLT) for predict in trivial.values()]
         squared_G = []
         for p, (guess_BLT, defined_BLT) in enumerate(guesses):
-            error_BLT = (np.where(defined_BLT, guess_BLT, mean_L[:, None]) - x_BLT) ** 2
+            error_BLT = (np.where(defined_BLT, guess_BLT, fallback_L1) - x_BLT) ** 2
             squared_G.append(np.einsum("bslt,blt->bsl", which_BSLT, error_BLT))
             defined_SLG[..., p] += np.einsum("bslt,blt->sl", which_BSLT, defined_BLT, dtype=np.int64)
         squared.append(np.stack(squared_G, axis=-1))
@@ -186,7 +191,16 @@ def reconstruction_errors(
         predictors=(MODEL, *trivial),
         subject_M=shard_set.column("subject")[rows],
         unit=unit,
+        scored_on=_describe_target(loaded) + ("" if mask is not None else f", {_scored_mask(loaded, None)}"),
     )
+
+
+def _describe_target(loaded: LoadedModel) -> str:
+    """What decides, beside the mask, which samples are hidden and what they are."""
+    config, patch_size = loaded.config.signal, loaded.config.model.patch_size
+    num_patches, (_, unit) = loaded.num_samples // patch_size, config.output_scale
+    clipped = f", clipped at {config.clip_mv:g} mV" if config.clip_mv else ""
+    return f"{num_patches} patches of {patch_size / config.rate_hz:g} s, {config.rate_hz} Hz, {unit}{clipped}"
 
 
 @dataclass(frozen=True)
@@ -236,13 +250,17 @@ def reconstruct_records(
 def draw_evaluation_mask(loaded: LoadedModel, signal: Signal, *, mask: MaskConfig | None, seed: int) -> Mask:
     """The masks under which a batch is scored: keyed by seed and row, nothing decoded from the embedding alone."""
     return draw_mask(
-        dataclasses.replace(mask or loaded.config.mask, record_only_share=0.0),
+        _scored_mask(loaded, mask),
         seed=seed,
         epoch_B=torch.zeros_like(signal.row),
         row_B=signal.row,
         lead_mask_BL=signal.lead_mask_BL,
         num_patches=loaded.num_samples // loaded.config.model.patch_size,
     )
+
+
+def _scored_mask(loaded: LoadedModel, mask: MaskConfig | None) -> MaskConfig:
+    return dataclasses.replace(mask or loaded.config.mask, record_only_share=0.0)
 
 
 def situations(hidden_BLT: np.ndarray, visible_BLT: np.ndarray) -> np.ndarray:
@@ -254,14 +272,24 @@ def situations(hidden_BLT: np.ndarray, visible_BLT: np.ndarray) -> np.ndarray:
 
 
 def lead_moments(shard_set: ShardSet, rows: np.ndarray, *, transform: SignalTransform) -> tuple[np.ndarray, np.ndarray]:
-    """Mean [12] and covariance [12, 12] of the leads over instants at which all twelve are valid, float64."""
-    total, outer, count = np.zeros(NUM_LEADS), np.zeros((NUM_LEADS, NUM_LEADS)), 0
+    """Mean [12] and covariance [12, 12] of the leads, each pair over the instants at which both are valid, float64.
+
+    The mean of a lead that is never valid is NaN; a pair that is never valid together counts as uncorrelated.
+    """
+    total_LL, outer_LL, count_LL = np.zeros((3, NUM_LEADS, NUM_LEADS))
     for signal in read_signals(shard_set, rows, transform=transform, batch_size=64):
-        whole_BT = signal.valid_BLT.all(1)
-        x_IL = signal.x_BLT.permute(0, 2, 1)[whole_BT].double().numpy()
-        total, outer, count = total + x_IL.sum(0), outer + x_IL.T @ x_IL, count + len(x_IL)
-    mean_L = total / max(count, 1)
-    return mean_L, outer / max(count, 1) - np.outer(mean_L, mean_L)
+        both = (signal.x_BLT, signal.valid_BLT)
+        x_LI, valid_LI = (of_BLT.transpose(0, 1).flatten(1).double().numpy() for of_BLT in both)
+        total_LL += x_LI @ valid_LI.T  # of the first lead where the second is valid, too: x is 0 where it is not
+        outer_LL += x_LI @ x_LI.T
+        count_LL += valid_LI @ valid_LI.T
+    count_L = np.diagonal(count_LL)
+    mean_L = np.diagonal(total_LL) / np.maximum(count_L, 1)
+    shift_LL = total_LL * mean_L
+    covariance_LL = (outer_LL - shift_LL - shift_LL.T) / np.maximum(count_LL, 1) + np.outer(mean_L, mean_L)
+    # Pairs counted over different instants may contradict each other: the nearest that is a covariance.
+    values, vectors = np.linalg.eigh(np.where(count_LL > 0, covariance_LL, 0.0))
+    return np.where(count_L > 0, mean_L, np.nan), (vectors * values.clip(0)) @ vectors.T
 
 
 def _unflagged(shard_set: ShardSet, rows: np.ndarray) -> np.ndarray:

@@ -5,13 +5,13 @@ Each predictor maps (x_BLT, visible_BLT) to (y_BLT, defined_BLT), float64 and bo
 all predictors are scored on the same samples.
 
     zero                   0
-    lead mean              the lead's mean over the training records
+    lead mean              the lead's mean over the training records that have it
     visible mean           the mean of what is visible of the same lead
     interpolation          a straight line between the neighbouring visible samples of the same lead, the nearest one
                            at the ends
     limb algebra           least squares for I and II from the visible limb leads of the same instant (at least two)
     linear from leads      linear regression from the leads visible at the same instant, with the covariance of the
-                           training records: no network, but more than trivial
+                           training records, for and from leads that vary in them: no network, but more than trivial
 """
 
 from collections.abc import Callable, Mapping
@@ -28,10 +28,16 @@ RIDGE = 1e-3
 
 
 def predictors(mean_L: np.ndarray, covariance_LL: np.ndarray) -> Mapping[str, Predictor]:
-    """All predictors by name; mean [12] and covariance [12, 12] are of the training records, in x's unit."""
+    """All predictors by name; mean [12] and covariance [12, 12] are of the training records, in x's unit.
+
+    The mean is NaN of a lead that none of them has.
+    """
     return {
         "zero": lambda x, visible: (np.zeros_like(x, dtype=np.float64), np.ones_like(visible)),
-        "lead mean": lambda x, visible: (np.broadcast_to(mean_L[:, None], x.shape), np.ones_like(visible)),
+        "lead mean": lambda x, visible: (
+            np.broadcast_to(mean_L[:, None], x.shape),
+            np.broadcast_to(np.isfinite(mean_L)[:, None], x.shape),
+        ),
         "visible mean": predict_visible_mean,
         "interpolation": interpolate,
         "limb algebra": solve_limb_leads,
@@ -78,7 +84,10 @@ def regress_on_leads(
     x_BLT: np.ndarray, visible_BLT: np.ndarray, *, mean_L: np.ndarray, covariance_LL: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     B, L, T = x_BLT.shape
-    centred_IL = (x_BLT - mean_L[:, None]).transpose(0, 2, 1).reshape(-1, L)
+    known_L1 = (np.isfinite(mean_L) & (np.diagonal(covariance_LL) > 0))[:, None]
+    mean_L1 = np.where(known_L1, mean_L[:, None], 0.0)
+    visible_BLT = visible_BLT & known_L1
+    centred_IL = (x_BLT - mean_L1).transpose(0, 2, 1).reshape(-1, L)
     visible_IL = visible_BLT.transpose(0, 2, 1).reshape(-1, L)
     y_IL = np.zeros_like(centred_IL, dtype=np.float64)
     pattern_I = visible_IL @ (1 << np.arange(NUM_LEADS))
@@ -90,5 +99,5 @@ def regress_on_leads(
             # The limb leads are linearly dependent, and noise must not be blown up: a ridge of 0.1 % of the variance.
             ridge = RIDGE * np.trace(block) / len(shown) * np.eye(len(shown))
             y_IL[which] = centred_IL[which][:, shown] @ np.linalg.solve(block + ridge, covariance_LL[shown])
-    y_BLT = y_IL.reshape(B, T, L).transpose(0, 2, 1) + mean_L[:, None]
-    return y_BLT, np.broadcast_to(visible_BLT.any(1, keepdims=True), x_BLT.shape)
+    y_BLT = y_IL.reshape(B, T, L).transpose(0, 2, 1) + mean_L1
+    return y_BLT, visible_BLT.any(1, keepdims=True) & known_L1

@@ -35,6 +35,7 @@ from lamae.base.rundirectory import STEP_NAME, RunDirectory
 from lamae.model.pretrain import PretrainModel, build_model
 from lamae.train.checkpoint.subjects import trained_sets
 from lamae.train.checkpoint.tensorfile import TensorFile, chunk_digest, chunk_starts, on_threads
+from lamae.train.monitor.health import unfit_weight
 from lamae.train.runconfig import RunConfig, from_dict
 from lamae.train.state import TrainState
 
@@ -334,9 +335,19 @@ class LoadedModel:
 def load_model(run_or_checkpoint: Path, *, device: str | torch.device = "cpu") -> LoadedModel:
     """The model of a checkpoint directory, or of the newest whole checkpoint of a run directory, in eval mode, float32.
 
-    Raises UsageError where there is none and LamaeError where the one asked for is damaged.
+    Raises UsageError where there is none and LamaeError where the one asked for is damaged, or its run had diverged.
     """
     path = Path(run_or_checkpoint)
+    newest = RunDirectory(path).newest_step()
+    try:
+        return _load_model(path, device=device)
+    except (LamaeError, OSError):
+        if RunDirectory(path).newest_step() == newest:
+            raise
+        return _load_model(path, device=device)  # the run trains, and has replaced what was being read
+
+
+def _load_model(path: Path, *, device: str | torch.device) -> LoadedModel:
     if (path / MANIFEST_NAME).is_file():
         problems = verify_checkpoint(path)
         if problems:
@@ -367,7 +378,10 @@ def load_model(run_or_checkpoint: Path, *, device: str | torch.device = "cpu") -
 
 
 def load_weights(model: torch.nn.Module, reader: CheckpointReader) -> None:
-    """Put a checkpoint's float32 weights and buffers into a model. Raises LamaeError where names or shapes differ."""
+    """Put a checkpoint's float32 weights and buffers into a model.
+
+    Raises LamaeError where names or shapes differ, and where the run had diverged.
+    """
     parameters, weights = dict(model.named_parameters()), {}
     for name, entry in reader.manifest["parameters"].items():
         own = parameters.get(name)
@@ -380,3 +394,8 @@ def load_weights(model: torch.nn.Module, reader: CheckpointReader) -> None:
     except (RuntimeError, SafetensorError) as error:
         differences = " ".join(str(error).split())
         raise LamaeError(f"{reader.path}: weights do not fit this model: {differences[:500]}") from None
+    if problem := unfit_weight(model.named_parameters()):
+        raise LamaeError(
+            f"{reader.path}: {problem}. The run had diverged; to use its checkpoint before this one, move this one "
+            f"out: mv {reader.path} {reader.path.parent.parent}"
+        )

@@ -11,6 +11,7 @@ import logging
 import shutil
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from lamae.base.errors import LamaeError
 from lamae.base.rundirectory import step_name
 from lamae.train.checkpoint.format import WRITING_PREFIX, prune_checkpoints
 from lamae.train.checkpoint.tensorfile import save_tensors
 from lamae.train.checkpoint.writing import publish
 from lamae.train.config import CheckpointConfig
 from lamae.train.engine import MOMENTS, Engine
+from lamae.train.monitor.health import unfit_weight
 from lamae.train.ranks.distributed import Ranks
 from lamae.train.state import TrainState
 
@@ -37,6 +40,13 @@ class Snapshot:
     tensors: dict[str, torch.Tensor]
     fragments: dict[str, list[tuple[int, int]]]
     """(start, numel) of this rank's fragments of each parameter."""
+
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The master weights, each with its parameter's name."""
+        for key, tensor in self.tensors.items():
+            kind, _, place = key.partition("/")
+            if kind == "master":
+                yield place.rpartition("/")[0], tensor
 
 
 def take_snapshot(engine: Engine, *, with_buffers: bool) -> Snapshot:
@@ -87,6 +97,7 @@ class Saver:
         self._thread: threading.Thread | None = None
         self._entry: dict[str, Any] | None = None
         self._error = ""
+        self._unfit = ""
         self._crash: BaseException | None = None
         self._state = TrainState()
         self._began = 0.0
@@ -102,13 +113,14 @@ class Saver:
         self._thread.start()
 
     def flags(self) -> list[int]:
-        """For the flag exchange: what this rank has written durably, and what it failed to write."""
+        """For the flag exchange: what this rank has written durably, and what it did not write."""
         return [-self._durable, self._failed]
 
     def follow(self, agreed: list[int]) -> bool:
         """Publish or give up the save in flight if ``agreed``, the maxima of every rank's flags, say so.
 
-        Gives False when a save was given up, for the caller to try again later.
+        Gives False when a save was given up, for the caller to try again later. Raises LamaeError on all ranks where
+        the weights of any cannot be gone on from.
         """
         least_durable, failed = -agreed[0], agreed[1]
         if self._thread is None or self._attempt not in (least_durable, failed):
@@ -116,12 +128,16 @@ class Saver:
         return self._settle()
 
     def finish(self) -> bool:
-        """Wait for the save in flight and publish it; False when it was given up."""
+        """Wait for the save in flight and publish it; False when it was given up. Raises LamaeError as ``follow``."""
         return self._settle() if self._thread is not None else True
 
     def _write(self, snapshot: Snapshot, attempt: int) -> None:
-        self._entry, self._error, self._crash = None, "", None
+        self._entry, self._error, self._unfit, self._crash = None, "", "", None
         try:
+            self._unfit = unfit_weight(snapshot.weights())
+            if self._unfit:
+                self._failed = attempt
+                return
             self._entry = write_rank_file(self._writing(attempt), self._ranks.rank, snapshot)
             self._durable = attempt
         except OSError as error:
@@ -140,19 +156,25 @@ class Saver:
         self._thread = None
         if self._crash is not None:
             raise self._crash
-        reports = self._ranks.gather((self._entry, self._error))
-        errors = [f"rank {rank}: {error}" for rank, (entry, error) in enumerate(reports) if entry is None]
+        reports = self._ranks.gather((self._entry, self._error or self._unfit, self._unfit))
+        errors = [f"rank {rank}: {error}" for rank, (entry, error, _) in enumerate(reports) if entry is None]
         problem = ""
         if self._ranks.is_main:
             folder = self._writing(self._attempt)
             try:
                 if not errors:
-                    self._publish(folder, [entry for entry, _ in reports])
+                    self._publish(folder, [entry for entry, *_ in reports])
             except OSError as error:
                 errors = [str(error)]
             if errors:
                 shutil.rmtree(folder, ignore_errors=True)
                 problem = "; ".join(errors)
+        if unfit := next(filter(None, (unfit for *_, unfit in reports)), ""):
+            raise LamaeError(
+                f"the weights have diverged by step {self._state.step}, which is not saved: {unfit}. Start again with "
+                "a lower learning rate or clipped gradients; what was saved before is kept",
+                all_ranks=True,
+            )
         problem = self._ranks.share(problem)
         if problem and self._ranks.is_main:
             log.warning("checkpoint of step %d not written: %s", self._state.step, problem)

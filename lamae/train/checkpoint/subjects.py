@@ -46,7 +46,7 @@ def trained_sets(manifest: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def are_comparable(shard_set: ShardSet, trained: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """bool [N]: where the hash of a record's subject can be held against those of a checkpoint's ``trained`` sets.
+    """bool [N]: where the hash of a record's subject can be compared with those of a checkpoint's ``trained`` sets.
 
     Everywhere in a set that is among them; elsewhere only where the subject has an id in a numbering that one of them
     has too. Of the others, an unknown hash does not prove that the subject is another.

@@ -21,7 +21,8 @@ from lamae.base.text import format_duration
 # Scalars that TensorBoard lists beside the settings of each run.
 RESULTS = ("loss/train", "loss/validation", "probe/macro_auroc")
 # TensorBoard lists groups (what stands before the slash) in alphabetical order and opens the first: the loss comes
-# first, what each of many leads weighs last. No group's name begins another's: two of its tabs sort such differently.
+# first, what each of many leads weighs last. No group name is a prefix of another: TensorBoard's tabs sort those
+# differently.
 TAGS = {
     "loss": "loss/train",
     "validation_loss": "loss/validation",

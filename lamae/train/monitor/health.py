@@ -4,6 +4,7 @@ import logging
 import math
 import statistics
 from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,6 @@ from lamae.base.rundirectory import RunDirectory
 from lamae.data.mixture import Mixture
 from lamae.train.ranks.distributed import Ranks
 
-SPIKES_NAME = "spikes.jsonl"
 SPIKE_WINDOW = 256
 SPIKE_MIN_RATIO = 1.5
 SPIKE_MIN_HISTORY = 32
@@ -78,23 +78,24 @@ class Quarantine:
         return [str(entry["key"]) for entry in entries]
 
 
-def stop_if_hopeless(skipped_in_a_row: int, *, limit: int, step: int, run_dir: Path) -> None:
+def stop_after_skipped_steps(skipped_in_a_row: int, *, limit: int, step: int, run_dir: Path) -> None:
     """Raises LamaeError after ``limit`` skipped steps in a row: nothing is being learned."""
     if skipped_in_a_row >= limit:
         raise LamaeError(
             f"{skipped_in_a_row} steps in a row, up to step {step}, had a loss or gradient that is not finite; the "
-            f"records are in {RunDirectory(run_dir).quarantine}. Resume from an earlier checkpoint with a lower "
+            f"records are in {RunDirectory(run_dir).quarantine}. Start again, from the newest checkpoint, with a lower "
             "optim.lr, a lower optim.clip_norm or engine.precision=fp32",
             all_ranks=True,
         )
 
 
-def check_weights(model: torch.nn.Module) -> None:
-    """Raises LamaeError naming the first parameter that no training could go on from."""
-    for name, parameter in model.named_parameters():
-        largest = float(parameter.detach().abs().max()) if parameter.numel() else 0.0
-        if not largest < LARGEST_WEIGHT:  # also where it is NaN
-            raise LamaeError(
-                f"parameter {name} starts with an entry of size {largest}; weights must be finite and below "
-                f"{LARGEST_WEIGHT:g}. Resume from an earlier checkpoint"
+def unfit_weight(weights: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """In words, the first of these weights that no training could go on from; empty where there is none."""
+    for name, weight in weights:
+        low, high = map(float, weight.detach().aminmax()) if weight.numel() else (0.0, 0.0)
+        if not max(-low, high) < LARGEST_WEIGHT:  # also where they are NaN
+            return (
+                f"parameter {name} has an entry of size {max(-low, high):g}; weights must be finite and below "
+                f"{LARGEST_WEIGHT:g}"
             )
+    return ""

@@ -21,7 +21,7 @@ from lamae.train.clock import StepClock
 from lamae.train.engine import Engine, StepOutput
 from lamae.train.inputs import Inputs
 from lamae.train.monitor.events import Monitor
-from lamae.train.monitor.health import SPIKES_NAME, Quarantine, SpikeDetector, stop_if_hopeless
+from lamae.train.monitor.health import Quarantine, SpikeDetector, stop_after_skipped_steps
 from lamae.train.monitor.meter import Meter
 from lamae.train.monitor.rates import Rates
 from lamae.train.ranks.distributed import Ranks
@@ -60,7 +60,7 @@ class Reporter:
         self._draw_figures = draw_figures
         self._meter = Meter()
         self._spikes = SpikeDetector(config.monitor.spike_zscore)
-        self._spike_rows = RowFile(run_dir / SPIKES_NAME, resume_step=state.step, is_main=ranks.is_main)
+        self._spike_rows = RowFile(RunDirectory(run_dir).spikes, resume_step=state.step, is_main=ranks.is_main)
         self._spike_throttle, self._notice_throttle = Throttle(REPORT_EVERY_S), Throttle(REPORT_EVERY_S)
         self._quarantine = Quarantine(run_dir, inputs.records, ranks, resume_step=state.step)
         self._rows: list[np.ndarray] = []
@@ -108,7 +108,7 @@ class Reporter:
                 few(keys, MAX_KEYS_IN_A_LINE, between=" "),
             )
             limit = self._config.train.max_skipped_in_a_row
-            stop_if_hopeless(state.skipped_in_a_row, limit=limit, step=state.step, run_dir=self._run_dir)
+            stop_after_skipped_steps(state.skipped_in_a_row, limit=limit, step=state.step, run_dir=self._run_dir)
 
     def is_due(self, step: int) -> bool:
         return step % self._config.monitor.log_every == 0
@@ -116,7 +116,7 @@ class Reporter:
     def report(
         self, state: TrainState, engine: Engine, loader: RingLoader, *, save_s: float | None, **of_this_step: float
     ) -> None:
-        """Tell the steps since the last report, and what is known of this one, if there were any. Synchronises.
+        """Report the steps since the last report, and what is known of this one, if there were any. Synchronises.
 
         ``save_s`` is how long the latest checkpoint took, None before the first.
         """
@@ -178,7 +178,7 @@ class Reporter:
                     zscore,
                     few(keys, MAX_KEYS_IN_A_LINE, between=" "),
                     more,
-                    SPIKES_NAME,
+                    RunDirectory(self._run_dir).spikes.name,
                 )
 
     def figures(self, step: int, engine: Engine) -> None:

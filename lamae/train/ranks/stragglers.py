@@ -5,9 +5,9 @@ import statistics
 from pathlib import Path
 
 from lamae.base.rowfile import RowFile, Throttle
+from lamae.base.rundirectory import RunDirectory
 from lamae.train.ranks.distributed import Ranks
 
-STRAGGLERS_NAME = "stragglers.jsonl"
 SLOW_RATIO = 1.5
 SLOW_MIN_S = 0.005
 # One slow interval is noise: another process on the machine, a page cache gone cold.
@@ -21,7 +21,8 @@ class Stragglers:
     """Compares what all ranks spent on the same work in each logging interval. Used by all ranks alike."""
 
     def __init__(self, run_dir: Path, ranks: Ranks, *, resume_step: int) -> None:
-        self._rows = RowFile(run_dir / STRAGGLERS_NAME, resume_step=resume_step, is_main=ranks.is_main)
+        self._path = RunDirectory(run_dir).stragglers
+        self._rows = RowFile(self._path, resume_step=resume_step, is_main=ranks.is_main)
         self._is_main = ranks.is_main
         self._slow_for: dict[tuple[str, int], int] = {}
         self._throttle: dict[str, Throttle] = {}
@@ -49,5 +50,5 @@ class Stragglers:
                 1000 * median_s,
                 table,
                 more,
-                STRAGGLERS_NAME,
+                self._path.name,
             )

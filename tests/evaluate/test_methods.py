@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from lamae.evaluate.probe import readouts
+from lamae.evaluate.probe import methods
 from lamae.evaluate.probe.auroc import auroc
-from lamae.evaluate.probe.readouts import KNN_TEMPERATURE, fit_knn, fit_logistic
+from lamae.evaluate.probe.methods import KNN_TEMPERATURE, fit_knn, fit_logistic
 from lamae.evaluate.statistics import macro
 
 
@@ -32,8 +32,8 @@ def test_knn_is_the_weighted_vote_of_the_most_similar(splits):
 def test_neighbours_found_a_tile_at_a_time_are_those_of_all_training_records(splits, monkeypatch):
     x, y = splits
     whole = fit_knn(x, y)
-    monkeypatch.setattr(readouts, "QUERY_ROWS", 7)
-    monkeypatch.setattr(readouts, "TRAIN_ROWS", 130)  # fewer than 200 neighbours, and a rest
+    monkeypatch.setattr(methods, "QUERY_ROWS", 7)
+    monkeypatch.setattr(methods, "TRAIN_ROWS", 130)  # fewer than 200 neighbours, and a rest
     tiled = fit_knn(x, y)
     assert tiled.val_macro == pytest.approx(whole.val_macro)
     np.testing.assert_allclose(np.asarray(tiled.test), np.asarray(whole.test), atol=1e-6)

@@ -1,4 +1,4 @@
-"""From frozen features to scores: the ways in which a probe reads labels off embeddings.
+"""The methods of a probe, from frozen features to scores: logistic regression and nearest neighbours.
 
 Each takes standardised features and labels of the three splits, chooses its one setting by the macro AUROC on val, and
 scores val and test.
