@@ -71,7 +71,7 @@ def submit(
 
 
 def _check_overrides(verb: str, given: dict[str, Any]) -> None:
-    """Raise what a verb would say against its KEY=VALUE words; those of ``train`` are checked as it is submitted."""
+    """Raise what a verb would say against its KEY=VALUE words; those of ``train`` and ``shard`` are checked later."""
     from lamae.base.settings import override
 
     words = given.get("overrides") or []
@@ -79,10 +79,6 @@ def _check_overrides(verb: str, given: dict[str, Any]) -> None:
         from lamae.evaluate.finetune.options import FinetuneOptions
 
         override(FinetuneOptions(), words)
-    elif verb == "shard":
-        from lamae.sharding.options import PackOptions
-
-        override(PackOptions(), words)
     elif verb == "study":
         from lamae.study.plan import load_plan
 

@@ -78,7 +78,7 @@ def refuse_difference(there: dict[str, Any], wanted: dict[str, Any], out: Path) 
 def refuse_other_options(there: dict[str, Any], given: PackOptions, out: Path) -> None:
     """Raise UsageError where an option given beside --parts is not that of the plan in ``out``, whose are ``there``.
 
-    One at its default counts as not given, and stock wfdb's share is the plan's as in ``refuse_difference``.
+    One at its default counts as not given. What recognises the source, and stock wfdb's share, are the plan's.
     """
     found, wanted = {}, {}
     for key, _, value in differences(PackOptions().identity(), given.identity()):
@@ -89,7 +89,8 @@ def refuse_other_options(there: dict[str, Any], given: PackOptions, out: Path) -
             wanted[f"options.{key}"] = file_sha256(Path(value)) if name.endswith("_from") else value
         except OSError as error:
             raise UsageError(f"{value}: {error.strerror or error}") from None
-    found["options.audit"] = wanted.get("options.audit")
+    for name in ("options.audit", "options.source"):
+        found[name] = wanted.get(name)
     refuse_other(
         found, wanted, f"{out}: planned with other options", remedy="give those of the plan, or none", words=_DIGESTS
     )

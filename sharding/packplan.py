@@ -113,6 +113,9 @@ def checked(entries: list[Entry]) -> list[Entry]:
     return entries[::_CHECK_EVERY]
 
 
+UNREADABLE_SUM = 0
+
+
 def header_sum(files: Files, entry: Entry) -> int:
     """CRC-32 of a record's header, 0 where it cannot be read. Raises LamaeError for a failure that may pass."""
     return zlib.crc32(header_or_nothing(files, entry.path))

@@ -21,7 +21,7 @@ from lamae.sharding.block import BlockReader
 from lamae.sharding.files import HEADER_SUFFIX, Files
 from lamae.sharding.format import COLUMNS, NO_SAMPLE, SHARDS_NAME, SPLITS, npy_header, shard_name
 from lamae.sharding.output import is_complete
-from lamae.sharding.packplan import Plan, checked, header_sum, lock_of
+from lamae.sharding.packplan import UNREADABLE_SUM, Plan, checked, header_sum, lock_of
 from lamae.sharding.readahead import ReadAhead
 from lamae.sharding.recording import Recording
 from lamae.sharding.sources import Entry
@@ -122,8 +122,8 @@ def _refuse_other_headers(planned: Plan, files: Files, part: int, entries: list[
     if planned.header_sums is None:
         return
     for entry, expected in zip(checked(entries), planned.header_sums[part], strict=True):
-        if header_sum(files, entry) != expected:
-            _refuse_vanished(files, part, entries)
+        # One that cannot be read now is a reject like any other.
+        if header_sum(files, entry) not in (expected, UNREADABLE_SUM):
             raise UsageError(
                 f"{files.root}: {entry.path}{HEADER_SUFFIX}, of shard {part}, is not what it was when {planned.out} "
                 f"was planned; give the source that was planned, or pack this one into another directory"

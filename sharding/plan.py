@@ -190,12 +190,12 @@ def _renew_zip_index(out: Path, files: ZipFiles) -> None:
 def sampled_headers(files: Files, entries: list[Entry], to_hz: float | None) -> dict[str, bytes]:
     """The headers of a few records spread evenly over the listing, by path; empty where one cannot be read.
 
-    All of them where none of the few gives a length and a sampling rate, from which ``to_hz`` can be made.
+    All of them where none of the few gives a length and a sampling rate.
     """
     step = max(1, len(entries) // _NUM_HEADERS_SAMPLED)
     for chosen in (entries[::step], entries):
         headers = {entry.path: header_or_nothing(files, entry.path) for entry in chosen}
-        if next(_shapes(files, headers, to_hz), None):
+        if next(_shapes(files, headers, None), None):
             break
     return headers
 

@@ -147,7 +147,8 @@ def assess(measures: Measures, config: QualityConfig, *, stored: Measures | None
             continue
         broken = breaks_rule(measures, config) & present
         if name == "gaps":
-            broken |= stored.missing_more_than(config.gaps_max_share, num_samples=num_kept) & present
+            has_gaps = present & (measures.num_missing > 0)  # else all that is missing is what fills the row
+            broken |= stored.missing_more_than(config.gaps_max_share, num_samples=num_kept) & has_gaps
         if not broken.any():
             continue
         lead_flags[broken] |= _LEAD_BIT[name]

@@ -70,7 +70,6 @@ def test_bad_input_is_one_line_and_exit_code_2(lamae, arguments, message, tmp_pa
         (["bench", "loader", "--quik"], "No such option: --quik"),
         (["bench", "nothing"], "no benchmark 'nothing'"),
         (["finetune", "run", "shards", "labels.zarr", "out", "stepz=4"], "did you mean steps"),
-        (["shard", "source", "out", "shard_sise=4"], "did you mean shard_size"),
         (["study", "claim", "--out", "studies", "nokey=3"], "unknown key nokey"),
     ],
 )
@@ -80,6 +79,14 @@ def test_what_a_verb_would_not_understand_is_not_submitted(lamae, arguments, mes
     assert message in errors
     assert "plan:" not in output
     assert not list(tmp_path.iterdir())
+
+
+def test_options_and_words_of_a_submitted_verb_are_taken_together(lamae):
+    code, output, _ = lamae(
+        "submit", "shard", "source", "out", "--seconds", "10", "windows=all", "--cluster", "local", "--dry-run"
+    )
+    assert code == 0
+    assert "shard source out --seconds 10 windows=all" in output
 
 
 def test_module_and_exit_code_reach_the_shell(tmp_path):

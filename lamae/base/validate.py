@@ -1,5 +1,4 @@
-"""Rules for the values of a configuration. Each raises ValueError naming the key to change; None always passes,
-infinity never."""
+"""Rules for the values of a configuration. Each raises ValueError naming the key to change; None always passes."""
 
 import math
 from collections.abc import Callable, Collection, Mapping
@@ -21,6 +20,11 @@ def below(config: Any, section: str = "", **bounds: float) -> None:
     _check(config, section, bounds, lambda value, bound: 0 <= value < bound, "must lie in [0, {})")
 
 
+def is_finite(config: Any, section: str = "", *names: str) -> None:
+    """Fields that may be of any size but infinite."""
+    _check(config, section, dict.fromkeys(names), lambda value, _: math.isfinite(value), "must be finite")
+
+
 def is_share(config: Any, section: str = "", *names: str) -> None:
     """Fields from 0 to 1, both allowed."""
     _check(config, section, dict.fromkeys(names), lambda value, _: 0 <= value <= 1, "must lie in 0..1")
@@ -36,7 +40,5 @@ def one_of(config: Any, section: str = "", **choices: Collection[Any]) -> None:
 def _check(config: Any, section: str, rules: Mapping[str, Any], holds: Callable[[Any, Any], bool], words: str) -> None:
     for name, rule in rules.items():
         value = getattr(config, name)
-        if isinstance(value, float) and math.isinf(value):
-            raise ValueError(f"{section}.{name}={value!r} must be finite".lstrip("."))
         if value is not None and not holds(value, rule):
             raise ValueError(f"{section}.{name}={value!r} {words.format(rule)}".lstrip("."))

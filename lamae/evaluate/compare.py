@@ -9,6 +9,7 @@ and rows and belong to the shard set.
 """
 
 import dataclasses
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -211,6 +212,11 @@ class _Embedder:
                 device=self.device,
                 progress=lambda _, done, total: self.progress(f"embed {name}{suffix}", done, total),
             )
+            if store.open_store(path, kind="embeddings").attrs["weights_hash"] != weights:
+                shutil.rmtree(path)
+                raise UsageError(
+                    f"{run}: trains on meanwhile; compare one of its checkpoints, {run}/checkpoints/step-…"
+                )
         return path
 
 

@@ -18,7 +18,7 @@ from lamae.base.errors import UsageError
 from lamae.base.text import few, slug
 from lamae.evaluate import store
 from lamae.evaluate.embeddings.embed import Embeddings, read_embeddings
-from lamae.evaluate.probe.demographics import embed_demographics
+from lamae.evaluate.probe.demographics import AGE_AND_SEX, embed_demographics
 from lamae.reports.study import write_study_report
 from lamae.sharding.format import ShardSet
 from lamae.study import runs as run_lists
@@ -26,7 +26,7 @@ from lamae.study.corpus import Part, build_corpus, check_labels, check_sources, 
 from lamae.study.directory import StudyDirectory
 from lamae.study.plan import StudyPlan
 from lamae.study.pool import execute
-from lamae.study.results import AGE_AND_SEX, UNTRAINED, Candidate, collect
+from lamae.study.results import UNTRAINED, Candidate, collect
 from lamae.study.runs import RECORDS, Group, Run, Setting
 from lamae.study.runscores import SHARD_SET, RunScores, scored_by
 from lamae.study.search import search

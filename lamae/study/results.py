@@ -27,7 +27,7 @@ from lamae.study.plan import StudyPlan
 from lamae.study.runs import BASE, FLOPS, RECORDS, Group, Run, Setting
 from lamae.study.runscores import Key, RunScores
 
-UNTRAINED, AGE_AND_SEX = "random weights", "age and sex"
+UNTRAINED = "random weights"
 RECONSTRUCTED = ("I, II", "V1-V6", "I, II, V1-V6")
 
 

@@ -10,7 +10,7 @@ from lamae.base.errors import UsageError
 from lamae.cli.app import app
 from lamae.sharding.pack import merge, pack, pack_part, plan
 from lamae.sharding.part import is_done
-from tests.sharding.packing import digests, small
+from tests.sharding.packing import digests, rejects_of, small
 from tests.sharding.wfdbtree import MIMIC_LEADS, plausible_signal, write_record
 
 
@@ -33,6 +33,16 @@ def test_another_copy_of_the_source_than_the_planned_one_is_refused_with_the_rec
     pack(mimic, tmp_path / "out", options=small())
     pack(mimic, tmp_path / "whole", options=small())
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
+def test_a_header_that_is_gone_since_the_plan_is_a_reject_like_any_other(mimic, tmp_path):
+    planned = plan(mimic, tmp_path / "out", options=small())
+    first = planned.entries(0)[0]
+    (mimic / planned.base / f"{first.path}.hea").unlink()
+    for part in range(planned.num_parts):
+        pack_part(mimic, tmp_path / "out", part)
+    merge(tmp_path / "out")
+    assert rejects_of(tmp_path / "out") == {first.key: "missing_file"}
 
 
 def test_a_plan_of_a_version_that_kept_no_sums_of_headers_is_packed(mimic, tmp_path):

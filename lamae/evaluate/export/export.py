@@ -103,9 +103,10 @@ class ExportedModel:
             leads: name of each of the L rows, any subset of the twelve in any order.
 
         Leads that are zero, flat or mostly missing count as not recorded, by the rules of packing (``QualityConfig``).
-        Records longer than those of pretraining are cut to their middle; shorter ones are taken as they are, down to
-        whole patches. Warns (``UserWarning``) where the amplitude makes millivolt unlikely. Raises UsageError where it
-        rules it out, for leads, rates, values or shapes that cannot be used, and for a record without any usable lead.
+        Records longer than those of pretraining are cut to the middle of what was recorded; shorter ones are taken as
+        they are, down to whole patches. Warns (``UserWarning``) where the amplitude makes millivolt unlikely. Raises
+        UsageError where it rules it out, for leads, rates, values or shapes that cannot be used, and for a record
+        without any usable lead.
         """
         rate = to_rate(rate_hz)
         if not 0 < rate < math.inf or round(rate / self.signal.rate_hz) * self.signal.rate_hz != rate:
@@ -113,9 +114,12 @@ class ExportedModel:
                 f"rate_hz={rate_hz} is no whole multiple of the model's {self.signal.rate_hz} Hz; resample the signal"
             )
         adc_BLT, usable_BL = to_adc(signal_mv, leads)
-        config = dataclasses.replace(self.signal, seconds=0.0)
+        given = SignalTransform(
+            dataclasses.replace(self.signal, seconds=0.0), source_rate_hz=rate, num_samples=adc_BLT.shape[2]
+        )
+        length = _whole_patches(given.num_samples, self.num_samples, self.model.config.patch_size)
+        config = dataclasses.replace(self.signal, seconds=length / self.signal.rate_hz)
         transform = SignalTransform(config, source_rate_hz=rate, num_samples=adc_BLT.shape[2])
-        kept = _middle(transform.num_samples, self.num_samples, self.model.config.patch_size)
         B = len(adc_BLT)
         batch = Batch(
             adc=torch.from_numpy(adc_BLT),
@@ -128,9 +132,8 @@ class ExportedModel:
             may_miss_samples=torch.ones(B, dtype=torch.bool),
         )
         signal = transform(batch.to(self.device), seed=0, train=False)
-        valid_BLT = signal.valid_BLT[..., kept]
-        refuse_empty(valid_BLT.any(2).cpu().numpy())
-        found = self.model.embed(signal.x_BLT[..., kept], valid_BLT, signal.lead_mask_BL)
+        refuse_empty(signal.valid_BLT.any(2).cpu().numpy())
+        found = self.model.embed(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL)
         return SignalEmbedding(
             record=found.record_BD.cpu().numpy(),
             mean=found.mean_BD.cpu().numpy(),
@@ -152,9 +155,8 @@ def load(model: str | os.PathLike[str], *, device: str = "cpu") -> ExportedModel
     return ExportedModel(loaded.model.to(device), loaded.config.signal, loaded.num_samples, device)
 
 
-def _middle(num_given: int, num_wanted: int, patch_size: int) -> slice:
+def _whole_patches(num_given: int, num_wanted: int, patch_size: int) -> int:
     length = min(num_given, num_wanted) // patch_size * patch_size
     if length == 0:
         raise UsageError(f"{num_given} samples at the model's rate are less than one patch of {patch_size}")
-    start = (num_given - length) // 2
-    return slice(start, start + length)
+    return length

@@ -397,5 +397,6 @@ def load_weights(model: torch.nn.Module, reader: CheckpointReader) -> None:
     if problem := unfit_weight(model.named_parameters()):
         raise LamaeError(
             f"{reader.path}: {problem}. The run had diverged; to use its checkpoint before this one, move this one "
-            f"out: mv {reader.path} {reader.path.parent.parent}"
+            f"out: mv {reader.path} {reader.path.parent.parent}",
+            all_ranks=True,
         )
