@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lamae.base.errors import LamaeError, UsageError
 from lamae.base.progress import Progress, ignore
@@ -86,16 +86,7 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress = 
     recorded_hz, num_recorded = common_shape(files, headers, options)
     rate_hz, num_samples = _at_rate((recorded_hz, num_recorded), options.rate_hz)
     if options.seconds is not None:
-        longest_s = max(length / rate for rate, length in _shapes(files, headers, options.rate_hz))
-        if options.seconds > longest_s:
-            raise UsageError(
-                f"{source}: seconds={options.seconds:g}, but the longest of the {len(headers)} records looked at has "
-                f"{longest_s:g} s; give at most that"
-            )
-        if WINDOW_START in extra_names:
-            raise UsageError(
-                f"{options.columns_from}: --seconds makes a column {WINDOW_START} itself; rename or leave out this one"
-            )
+        _refuse_unfit_windows(files, headers, options, extra_names)
         extra_names = [*extra_names, WINDOW_START]
     if num_recorded > MAX_SAMPLES_READ or num_samples > _MAX_SAMPLES:
         raise UsageError(
@@ -185,6 +176,20 @@ def _renew_zip_index(out: Path, files: ZipFiles) -> None:
         )
     logger.warning("%s: made anew since the packing in %s began, of the same files; going on with it", files.root, out)
     files.index.save(path)
+
+
+def _refuse_unfit_windows(files: Files, headers: dict[str, bytes], options: PackOptions, columns: list[str]) -> None:
+    """Raise UsageError where no record fills a window, or a column has the name of the one that windows make."""
+    longest_s = max(length / rate for rate, length in _shapes(files, headers, options.rate_hz))
+    if cast(float, options.seconds) > longest_s:
+        raise UsageError(
+            f"{files.root}: seconds={options.seconds:g}, but the longest of the {len(headers)} records looked at has "
+            f"{longest_s:g} s; give at most that"
+        )
+    if WINDOW_START in columns:
+        raise UsageError(
+            f"{options.columns_from}: --seconds makes a column {WINDOW_START} itself; rename or leave out this one"
+        )
 
 
 def sampled_headers(files: Files, entries: list[Entry], to_hz: float | None) -> dict[str, bytes]:

@@ -71,12 +71,10 @@ def labels(
 
     if not out.exists():
         files.check_writable("labels", out)
-    if source == "auto":
-        source = _detect(file, key_column, by_column=bool(columns or leave_out or label_column))
     report = build_labels(
         shards,
         out,
-        source=source,
+        source=source if source != "auto" else _detect(file, key_column, columns or leave_out or label_column),
         file=file,
         allow_missing=allow_missing,
         protocol=protocol,
@@ -96,10 +94,10 @@ def labels(
     _print_report(report, out, all_codes=all_codes)
 
 
-def _detect(file: Path, key_column: str | None, *, by_column: bool) -> str:
+def _detect(file: Path, key_column: str | None, chosen_columns: str | None) -> str:
     from lamae.evaluate.labels.sources import detect_source
 
-    is_csv = by_column and file.is_file() and file.suffix != ".zip"
+    is_csv = bool(chosen_columns) and file.is_file() and file.suffix != ".zip"
     source = "csv" if is_csv else detect_source(file, key_column=key_column)
     console.hint(f"{file}: read as --source {source}")
     return source

@@ -123,8 +123,7 @@ def embed(
         raise UsageError(f"{shard_set.root}: none of the {num_asked} records to embed has any of {', '.join(names)}")
     D = loaded.config.model.width
     shapes: dict[str, tuple[int, ...]] = {"record": (D,), "mean": (D,), "lead_weights": (NUM_LEADS,)}
-    if per_lead:
-        shapes["lead"] = (NUM_LEADS, D)
+    shapes |= {"lead": (NUM_LEADS, D)} if per_lead else {}
     begin = (shard_set, attributes, None if random_weights else loaded, shapes)
     with store.lock(out) as lock:
         if not ranks.decide(lambda: _begin(out, lock, *begin)):

@@ -349,12 +349,10 @@ def load_model(run_or_checkpoint: Path, *, device: str | torch.device = "cpu") -
 
 def _load_model(path: Path, *, device: str | torch.device) -> LoadedModel:
     if (path / MANIFEST_NAME).is_file():
-        problems = verify_checkpoint(path)
-        if problems:
+        if problems := verify_checkpoint(path):
             raise LamaeError(f"{path} is damaged: {'; '.join(problems)}")
     else:
-        whole = newest_whole(RunDirectory(path).checkpoints)
-        if whole is None:
+        if (whole := newest_whole(RunDirectory(path).checkpoints)) is None:
             raise UsageError(f"{path}: neither a checkpoint nor a run directory with a whole one below checkpoints/")
         path = whole
     reader = CheckpointReader(path)
