@@ -83,14 +83,14 @@ def refuse_other_options(there: dict[str, Any], given: PackOptions, out: Path) -
     found, wanted = {}, {}
     for key, _, value in differences(PackOptions().identity(), given.identity()):
         name, _, rule = key.partition(".")
+        if name in ("audit", "source"):
+            continue
         planned = there.get(name)
         found[f"options.{key}"] = planned.get(rule) if rule and planned else planned
         try:
             wanted[f"options.{key}"] = file_sha256(Path(value)) if name.endswith("_from") else value
         except OSError as error:
             raise UsageError(f"{value}: {error.strerror or error}") from None
-    for name in ("options.audit", "options.source"):
-        found[name] = wanted.get(name)
     refuse_other(
         found, wanted, f"{out}: planned with other options", remedy="give those of the plan, or none", words=_DIGESTS
     )

@@ -82,7 +82,7 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress = 
     entries, extra_names, identity["columns_from"], column_note = with_columns(
         entries, options.columns_from, allow_few=options.allow_unnamed
     )
-    headers = sampled_headers(files, entries, options.rate_hz)
+    headers = sampled_headers(files, entries)
     recorded_hz, num_recorded = common_shape(files, headers, options)
     rate_hz, num_samples = _at_rate((recorded_hz, num_recorded), options.rate_hz)
     if options.seconds is not None:
@@ -192,7 +192,7 @@ def _refuse_unfit_windows(files: Files, headers: dict[str, bytes], options: Pack
         )
 
 
-def sampled_headers(files: Files, entries: list[Entry], to_hz: float | None) -> dict[str, bytes]:
+def sampled_headers(files: Files, entries: list[Entry]) -> dict[str, bytes]:
     """The headers of a few records spread evenly over the listing, by path; empty where one cannot be read.
 
     All of them where none of the few gives a length and a sampling rate.

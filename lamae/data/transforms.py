@@ -158,11 +158,8 @@ class SignalTransform:
         recorded_BT = valid.any(1).long()
         first_B, end_B = recorded_BT.argmax(-1), length - recorded_BT.flip(-1).argmax(-1)
         low_B, high_B = first_B, end_B - self.num_samples
-        middle_B = (low_B + high_B) // 2
-        is_short = high_B < low_B
-        return tuple(
-            torch.where(is_short, middle_B, each_B).clamp(0, self._num_positions - 1) for each_B in (low_B, high_B)
-        )  # type: ignore[return-value]
+        middle_B, last = (low_B + high_B) // 2, self._num_positions - 1
+        return torch.minimum(low_B, middle_B).clamp(0, last), torch.maximum(high_B, middle_B).clamp(0, last)
 
 
 class MixtureTransform:
