@@ -49,13 +49,15 @@ def _subtitle(results: Mapping[str, Any]) -> str:
     return (
         f"{len(plan['methods'])} methods; {seeds}; {costs['num_runs']} runs, "
         f"{costs['cpu_hours']:.1f} CPU hours on {machine['device']}. Intervals: 95 %, hierarchical bootstrap over "
-        "seeds and subjects; a tie is a difference whose interval covers 0."
+        "seeds and subjects; a tie is a difference whose interval covers 0. Tables named all comparisons together "
+        "are corrected for the number of their differences; no other is."
     )
 
 
 def _tables(results: Mapping[str, Any]) -> list[Table]:
     tasks = results["plan"]["tasks"]
-    tables = [_comparison_table(task, readout, results) for task in tasks for readout in READOUT_NAMES]
+    tables = [_headline_table(*key, results) for key in dict.fromkeys(map(_family, results["headline"]))]
+    tables += [_comparison_table(task, readout, results) for task in tasks for readout in READOUT_NAMES]
     tables += [_few_label_table(task, results) for task in tasks]
     tables += [_readout_table(results)]
     tables += [_code_table(task, by_name) for task, by_name in results["codes"].items()]
@@ -63,6 +65,26 @@ def _tables(results: Mapping[str, Any]) -> list[Table]:
         tables += [_sweep_table(entry) for entry in results["sweep"]]
     tables += [_reconstruction_table(results), _search_table(results), _cost_table(results)]
     return [table for table in tables if table.rows]
+
+
+def _family(entry: Mapping[str, Any]) -> tuple[str, str]:
+    return entry["readout"], entry["budget"]
+
+
+def _headline_table(readout: str, budget: str, results: Mapping[str, Any]) -> Table:
+    first = next(iter(results["plan"]["methods"]))
+    entries = [entry for entry in results["headline"] if _family(entry) == (readout, budget)]
+    cells: dict[str, dict[str, str]] = {}
+    for entry in entries:
+        cells.setdefault(entry["name"], {})[entry["task"]] = f"{entry['difference']:+.3f}, {entry['verdict']}"
+    tasks = list(results["plan"]["tasks"])
+    return Table(
+        f"All comparisons together: {READOUT_NAMES[readout]}, {budget}",
+        f"Macro AUROC of {first} minus that of each, all labels. The {len(entries)} intervals of this table cover "
+        "their truths at once in 95 % of cases: they are wider than those further down, each of which stands alone.",
+        [f"{first} minus", *tasks],
+        [[name, *(of.get(task, "–") for task in tasks)] for name, of in cells.items()],
+    )
 
 
 def _comparison_table(task: str, readout: str, results: Mapping[str, Any]) -> Table:

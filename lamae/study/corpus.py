@@ -243,6 +243,11 @@ def check_labels(of: StudyPlan, parts: list[Part]) -> None:
             unknown = [code for code in task.codes if code not in truth.codes]
             if unknown:
                 raise UsageError(f"tasks.{name}.codes: {', '.join(unknown)} not in {path} ({', '.join(truth.codes)})")
+            if not len(truth.rows("test")):
+                raise UsageError(
+                    f"tasks.{name}: none of its labelled records is held out of pretraining; a source of which no task "
+                    "was there when the study began is pretrained on whole: take another --out"
+                )
         if task.test_shards is not None and task.test_labels is not None:
             tested = ShardSet.open(task.test_shards)
             found = read_labels(Path(task.test_labels)).index_hash

@@ -78,8 +78,8 @@ class StudyDirectory:
     def make_or_resume(self, plan: StudyPlan) -> None:
         """Take the directory for ``plan``, or go on with it. Raises UsageError where it holds something else.
 
-        Seeds may be added or left out: no run depends on which others there are. The order of some sections may not
-        change: the others are compared with the first method.
+        Seeds may be added or left out, methods and tasks added at the end: no run depends on which others there are.
+        The order of some sections may not change: the others are compared with the first method.
         """
         found = None
         if self.plan.exists():
@@ -89,10 +89,17 @@ class StudyDirectory:
                 raise UsageError(
                     f"{self.root}: made by another version of lamae; use another --out ({error})"
                 ) from None
-            found = _settings(dataclasses.replace(there, seeds=plan.seeds))
+            added = {name: getattr(plan, name) for name in ("methods", "tasks") if _begins(plan, there, name)}
+            found = _settings(dataclasses.replace(there, seeds=plan.seeds, **added))
         make_or_resume(self.root, what="study", found=found, wanted=_settings(plan))
         with files.writing(self.plan, UsageError):
             files.write_text(self.plan, settings.to_yaml(plan))
+
+
+def _begins(plan: StudyPlan, there: StudyPlan, section: str) -> bool:
+    """Whether a section of ``plan`` starts with all that it has ``there``, unchanged."""
+    before, now = (list(getattr(of, section).items()) for of in (there, plan))
+    return now[: len(before)] == before
 
 
 def _settings(plan: StudyPlan) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from lamae.evaluate.embeddings.embed import READOUTS
 from lamae.evaluate.labels.groups import code_groups
 from lamae.evaluate.reconstruct.reconstruction import SITUATIONS, ReconstructionErrors
 from lamae.evaluate.reconstruct.trivial import LINEAR
-from lamae.evaluate.statistics import Values, difference, estimate
+from lamae.evaluate.statistics import Values, difference, estimate, gaps, simultaneous
 from lamae.sharding.format import ShardSet
 from lamae.study import runs as run_lists
 from lamae.study.corpus import Part
@@ -78,6 +78,13 @@ def collect(
             for budget, found in by_budget.items()
             for comparison in ([_compare(found, key, plan.first_method, references)] if found else [])
         ],
+        "headline": [
+            {"readout": readout, "budget": budget, **entry}
+            for readout in READOUTS
+            for budget, found in by_budget.items()
+            if found
+            for entry in _headline(found, plan, readout)
+        ],
         "unknown_patients": {name: parts[0].truth_of(name, task).unknown_patients for name, task in plan.tasks.items()},
         "readouts": _readouts(plan, at_records),
         "codes": {name: _by_code({**at_records, **references}, (name, "mean", 1.0)) for name in plan.tasks},
@@ -117,6 +124,22 @@ def _compare(
         }
         rows.append(row)
     return {"rows": rows}
+
+
+def _headline(candidates: Mapping[str, Candidate], plan: StudyPlan, readout: str) -> list[dict[str, Any]]:
+    """The first method minus every other, of every task at all labels, with intervals that hold together."""
+    first = candidates[plan.first_method]
+    family = {
+        (name, task): gaps(first.values((task, readout, 1.0)), candidate.values((task, readout, 1.0)))
+        for name, candidate in candidates.items()
+        for task in plan.tasks
+        if name != plan.first_method and candidate.has(task)
+    }
+    intervals = simultaneous(list(family.values())) if family else []
+    return [
+        {"name": name, "task": task, "difference": gap, "verdict": gap.verdict}
+        for (name, task), gap in zip(family, intervals, strict=True)
+    ]
 
 
 def _readouts(plan: StudyPlan, candidates: Mapping[str, Candidate]) -> list[dict[str, Any]]:

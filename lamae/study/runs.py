@@ -137,7 +137,8 @@ def _load(path: str, overrides: tuple[str, ...]) -> RunConfig:
 
 def _overrides(plan: StudyPlan, setting: Setting) -> list[str]:
     rate = [f"optim.lr={setting.lr:g}", f"optim.final_lr={setting.lr / 100:g}"]
-    return [*plan.methods[setting.method], *plan.masks[setting.mask], *rate]
+    # A method may have a mask of its own.
+    return [*plan.masks[setting.mask], *plan.methods[setting.method], *rate]
 
 
 def _search_run(plan: StudyPlan, setting: Setting) -> Run:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from lamae.study.plan import load_plan
-from lamae.study.runs import BASE, sweep_runs
+from lamae.study.runs import BASE, RECORDS, Setting, configure, final_runs, sweep_runs
 
 
 def test_a_change_anywhere_in_the_configuration_is_a_run_of_its_own(write_plan):
@@ -19,3 +19,13 @@ def test_a_change_anywhere_in_the_configuration_is_a_run_of_its_own(write_plan):
     assert len(set(names.values())) == len(changes) + 1
     again = sweep_runs(replace(plan, sweep={"the same": []}), 1e-3)
     assert again["the same", 0].name == again[BASE, 0].name == names[BASE, 0]
+
+
+def test_a_method_may_have_a_mask_of_its_own(write_plan):
+    plan = load_plan(
+        write_plan("methods={lamae: [model.kind=lamae], timed: [mask.kind=time]}", "masks={grid: [mask.kind=grid]}")
+    )
+    choices = {method: Setting(method, "grid", 1e-3) for method in plan.methods}
+    runs = final_runs(plan, choices, first_lr=1e-3)[RECORDS]
+    kinds = {method: configure(plan, runs[method, 0].overrides).mask.kind for method in plan.methods}
+    assert kinds == {"lamae": "grid", "timed": "time"}

@@ -53,6 +53,16 @@ def test_from_the_plan_to_the_report(lamae, write_plan, tmp_path, monkeypatch):
     }
     assert names["patients", "mean", 1.0, "equal records"] == ["lamae", "joint", "random weights"]
     assert names["splits", "record", 0.5, "equal FLOPs"] == ["lamae", "joint"]
+    together = {(one["readout"], one["budget"], one["name"], one["task"]): one for one in results["headline"]}
+    assert len(together) == 2 * 2 * (2 + 1), "two read-outs of joint at two budgets and of random weights, two tasks"
+    usual = next(
+        row["difference"]
+        for entry in results["comparisons"]
+        if (entry["task"], entry["readout"], entry["labels"]) == ("patients", "mean", 1.0)
+        for row in entry["rows"]
+        if row["name"] == "joint"
+    )
+    assert together["mean", "equal records", "joint", "patients"]["difference"]["value"] == usual["value"]
     levels = {(entry["task"], entry["name"], entry["labels"]): entry for entry in results["readouts"]}
     assert set(levels) >= {("splits", "lamae", 0.5), ("patients", "joint", 1.0)}
     assert [row["name"] for row in results["sweep"][0]["rows"]] == ["base", "scope summary"]
@@ -118,6 +128,12 @@ def test_a_directory_keeps_to_its_plan(lamae, write_plan, tmp_path):
     assert "(steps: 2 -> 3; tasks.patients.folds: 3 -> 4)" in error
     StudyDirectory(out).make_or_resume(_load(write_plan("seeds=[0,1,2]")))
     assert _load(out / "plan.yaml").seeds == [0, 1, 2], "seeds may be added"
+    more = ["methods.mean=[model.kind=mean]", "tasks.more={labels: x, protocol: patients}", "seeds=[0,1,2]"]
+    StudyDirectory(out).make_or_resume(_load(write_plan(*more)))
+    assert list(_load(out / "plan.yaml").methods) == ["lamae", "joint", "mean"], "and so may methods and tasks"
+    code, _, error = lamae("study", write_plan(*more[1:]), "--out", out)
+    assert code == 2
+    assert "methods.mean" in error, "but not be left out"
 
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
