@@ -9,7 +9,6 @@ runs/STAGE/NAME/            a run directory of ``lamae train``, and beside it
     scores.npz              AUROC, and AUROC in every bootstrap draw (final runs)
     done.json               written last: seconds by stage, and what the scores depend on
 references/                 age and sex, alone and beside the first method's embeddings
-search.json                 val scores of the search
 results.json, report.html, report.md, *.png
 """
 
