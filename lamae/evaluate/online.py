@@ -56,8 +56,11 @@ class OnlineProbe:
         self._y = {split: y_NC[:, usable_C] for split, y_NC in labels_of.items()}
 
     def __call__(self, model: torch.nn.Module) -> dict[str, float]:
-        """Macro AUROC over the codes, of ``model`` (a PretrainModel in eval mode) as it now is."""
+        """Macro AUROC over the codes, of ``model`` (a PretrainModel in eval mode) as it now is; NaN where that gives
+        values that are not finite."""
         x = {split: self._embed(model, rows) for split, rows in self._rows.items()}
+        if not all(np.isfinite(x_ND).all() for x_ND in x.values()):
+            return {"macro_auroc": float("nan")}
         scale = Standardizer.fit(x["train"])
         fitted = LogisticSolver(scale.apply(x["train"]), self._y["train"]).fit(STRENGTH)
         return {"macro_auroc": float(macro(auroc(fitted.decide(scale.apply(x["val"])), self._y["val"])))}

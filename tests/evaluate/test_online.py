@@ -57,6 +57,9 @@ def test_what_embeddings_hold_is_found_and_what_they_do_not_is_not(data, tmp_pat
     truth = probe._y["val"].copy()
     probe._y["val"] = truth[np.random.default_rng(1).permutation(len(truth))]
     assert probe(model)["macro_auroc"] < 0.9
+    with torch.no_grad():
+        next(model.parameters()).fill_(torch.nan)
+    assert np.isnan(probe(model)["macro_auroc"]), "a model that diverged has no AUROC, not one half"
 
 
 def test_a_run_tells_the_probe(data, tmp_path, lamae):
