@@ -70,8 +70,8 @@ def collect(
     ]
     return {
         "plan": dataclasses.asdict(plan),
-        "search": [{**dataclasses.asdict(setting), "val_macro_auroc": score} for setting, score in scores.items()],
-        "choices": {method: dataclasses.asdict(choice) for method, choice in choices.items()},
+        "search": [{**_setting(plan, setting), "val_macro_auroc": score} for setting, score in scores.items()],
+        "choices": {method: _setting(plan, choice) for method, choice in choices.items()},
         "comparisons": [
             {"task": key[0], "readout": key[1], "labels": key[2], "budget": budget, **comparison}
             for key in keys
@@ -96,6 +96,11 @@ def collect(
         "costs": _costs(plan, study, runs),
         "machine": _machine(study, runs[RECORDS]),
     }
+
+
+def _setting(plan: StudyPlan, setting: Setting) -> dict[str, Any]:
+    own = {"mask": "its own"} if run_lists.has_own_mask(plan, setting.method) else {}
+    return dataclasses.asdict(setting) | own
 
 
 def _candidates(study: StudyDirectory, runs: Group) -> dict[str, Candidate]:

@@ -5,9 +5,10 @@ import csv
 import numpy as np
 import pytest
 
+from lamae.base.errors import UsageError
 from lamae.evaluate.labels.store import read_labels
 from lamae.sharding.format import ShardSet
-from lamae.study.corpus import build_corpus
+from lamae.study.corpus import build_corpus, check_labels
 from lamae.study.plan import CorpusConfig, SourceConfig, StudyPlan, TaskConfig
 
 PATIENTS = [(1, 11, "{'NORM': 100.0}"), (2, 11, "{'NORM': 80.0}"), (3, 12, "{'IMI': 100.0}"), (4, 13, "{'SR': 0.0}"),
@@ -107,6 +108,16 @@ def test_val_is_the_same_in_every_part_and_held_out_of_all(ptbxl, tmp_path):
         val.append({shard_set.keys[row] for row in shard_set.rows_of_split("val")})
     assert val[0] == val[1]
     assert 0 < len(val[0]) < 24
+
+
+def test_a_task_of_a_source_that_was_pretrained_on_whole_is_refused(ptbxl, tmp_path):
+    plan = make_plan(sources={"ptbxl": SourceConfig(path=str(ptbxl))})
+    icd = plan.tasks.pop("icd")
+    build_corpus(plan, tmp_path / "corpus", workers=1, progress=lambda *_: None)
+    plan.tasks["icd"] = icd
+    parts = build_corpus(plan, tmp_path / "corpus", workers=1, progress=lambda *_: None)
+    with pytest.raises(UsageError, match=r"tasks\.icd: none of its labelled records is held out of pretraining"):
+        check_labels(plan, parts)
 
 
 def test_a_corpus_that_is_there_is_taken_as_it_is(corpus, tmp_path):

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from lamae.study.plan import load_plan
-from lamae.study.runs import BASE, RECORDS, Setting, configure, final_runs, sweep_runs
+from lamae.study.runs import BASE, RECORDS, Setting, configure, final_runs, mask_runs, sweep_runs
 
 
 def test_a_change_anywhere_in_the_configuration_is_a_run_of_its_own(write_plan):
@@ -23,9 +23,14 @@ def test_a_change_anywhere_in_the_configuration_is_a_run_of_its_own(write_plan):
 
 def test_a_method_may_have_a_mask_of_its_own(write_plan):
     plan = load_plan(
-        write_plan("methods={lamae: [model.kind=lamae], timed: [mask.kind=time]}", "masks={grid: [mask.kind=grid]}")
+        write_plan(
+            "methods={lamae: [model.kind=lamae], timed: [mask.kind=time]}",
+            "masks={grid: [mask.kind=grid], random: [mask.kind=random]}",
+        )
     )
     choices = {method: Setting(method, "grid", 1e-3) for method in plan.methods}
     runs = final_runs(plan, choices, first_lr=1e-3)[RECORDS]
     kinds = {method: configure(plan, runs[method, 0].overrides).mask.kind for method in plan.methods}
     assert kinds == {"lamae": "grid", "timed": "time"}
+    tried = mask_runs(plan, dict.fromkeys(plan.methods, [1e-3]))
+    assert {setting.method for setting in tried} == {"lamae"}, "there is no other mask to try"
