@@ -32,5 +32,5 @@ def test_a_method_may_have_a_mask_of_its_own(write_plan):
     runs = final_runs(plan, choices, first_lr=1e-3)[RECORDS]
     kinds = {method: configure(plan, runs[method, 0].overrides).mask.kind for method in plan.methods}
     assert kinds == {"lamae": "grid", "timed": "time"}
-    tried = mask_runs(plan, dict.fromkeys(plan.methods, [1e-3]))
+    tried = mask_runs(plan, {method: [1e-3] for method in plan.methods})
     assert {setting.method for setting in tried} == {"lamae"}, "there is no other mask to try"
