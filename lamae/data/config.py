@@ -88,7 +88,8 @@ class SignalConfig:
     """Millivolt that become 1.0 under ``scaling: global``."""
 
     clip_mv: float = 5.0
-    """Samples beyond this many millivolt either way are clipped to it; 0 leaves them."""
+    """Samples beyond this many millivolt from 0, or under ``scaling: lead_zscore`` from their lead's mean, are clipped
+    to it; 0 leaves them."""
 
     lead_dropout: float = 0.0
     """Augmentation: probability that a lead is withheld as if it had not been recorded; one always stays."""

@@ -1,6 +1,6 @@
 """From ADC units as recorded to the float32 signal a model sees, for whole batches on the batch's device.
 
-    sentinel -> validity   resample   crop   millivolt   (augment)   clip   scale   missing -> 0
+    sentinel -> validity   resample   crop   millivolt   (augment)   missing -> 0   clip   scale
 
 Shapes: B records, L leads (12), T samples.
 """
@@ -100,16 +100,18 @@ class SignalTransform:
                 lead_mask, probability=config.lead_dropout, seed=seed, epoch=batch.epoch, row=batch.row
             )
             valid &= lead_mask[..., None]
-        if config.clip_mv > 0:
-            x = x.clamp_(-config.clip_mv, config.clip_mv)
         x = self._scale(x.masked_fill_(~valid, 0), valid)
         return Signal(x, valid, lead_mask, batch.row, batch.epoch)
 
     def _scale(self, x: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """Millivolt (0 where not valid) to the model's unit."""
+        """Millivolt (0 where not valid) to the model's unit, clipped."""
+        clip_mv = self.config.clip_mv or math.inf
         if self.config.scaling == "global":
-            return x.div_(self.config.scale_mv)
+            return x.clamp_(-clip_mv, clip_mv).div_(self.config.scale_mv)
         count = valid.sum(-1, keepdim=True).clamp(min=1)
+        # An electrode's offset, which may exceed any beat, goes with the mean and must not be what is clipped.
+        offset = x.sum(-1, keepdim=True) / count
+        x = x.clamp_(offset - clip_mv, offset + clip_mv).masked_fill_(~valid, 0)
         x = (x - x.sum(-1, keepdim=True) / count).masked_fill_(~valid, 0)
         rms = (x.square().sum(-1, keepdim=True) / count).sqrt()
         return x / rms.clamp(min=_FLAT_MV)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lamae.base import files
 from lamae.base.errors import UsageError
 from lamae.base.leads import LEADS, LIMB_LEADS
 from lamae.base.progress import Progress, ignore
@@ -121,7 +122,7 @@ def compare(
     tuned = {name: read_finetuned(path, truth, subject_N) for name, path in (finetuned or {}).items()}
     embedder = _Embedder(shard_set, work, device, progress)
     for run in runs.values():  # all of them before the first takes hours
-        embedder.weights(run)
+        embedder.model(run)
     paths = {name: embedder.path(name, run) for name, run in runs.items()}
     first = next(iter(runs))
     paths[RANDOM_WEIGHTS] = embedder.path(RANDOM_WEIGHTS, runs[first], random_weights=True)
@@ -178,14 +179,15 @@ class _Embedder:
     work: Path
     device: str
     progress: Progress
-    _weights: dict[tuple[Path, bool], str] = field(default_factory=dict)
+    _models: dict[tuple[Path, bool], tuple[str, str]] = field(default_factory=dict)
 
-    def weights(self, run: Path, *, random_weights: bool = False) -> str:
-        """The hash of a run's weights, which are read once."""
-        if (run, random_weights) not in self._weights:
-            _, model, _ = load_for_inference(run, self.shard_set, random_weights=random_weights)
-            self._weights[run, random_weights] = weights_hash(model)
-        return self._weights[run, random_weights]
+    def model(self, run: Path, *, random_weights: bool = False) -> tuple[str, str]:
+        """Hashes of a run's weights, which are read once, and of how it reads a signal."""
+        if (run, random_weights) not in self._models:
+            loaded, model, transform = load_for_inference(run, self.shard_set, random_weights=random_weights)
+            reads = files.json_sha256([dataclasses.asdict(loaded.config.signal), transform.num_samples])
+            self._models[run, random_weights] = weights_hash(model), reads[:8]
+        return self._models[run, random_weights]
 
     def path(
         self,
@@ -196,11 +198,12 @@ class _Embedder:
         leads: tuple[int, ...] | None = None,
         rows: np.ndarray | None = None,
     ) -> Path:
-        """Where these embeddings are, after making them if need be. Other weights, leads or rows have another name."""
-        weights = self.weights(run, random_weights=random_weights)
+        """Where these embeddings are, after making them if need be. Other weights, ways to read a signal, leads or rows
+        have another name."""
+        weights, reads = self.model(run, random_weights=random_weights)
         suffix = "" if leads is None else "-" + "-".join(LEADS[lead] for lead in leads)
         chosen = "" if rows is None else f"-{rows_hash(rows)[:16]}"
-        path = self.work / f"{slug(name)}-{weights}{suffix}{chosen}.zarr"
+        path = self.work / f"{slug(name)}-{weights}-{reads}{suffix}{chosen}.zarr"
         if not path.exists():
             embed(
                 run,

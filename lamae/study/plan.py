@@ -22,6 +22,8 @@ KIND = "study"
 
 SHARDS, SYNTHETIC = "shards", "synthetic"
 PROTOCOLS = ("splits", "patients")
+# What makes runs comparable is the study's to set: budgets are steps of one batch size, rates come from the search.
+OF_THE_STUDY = ("run.dir", "train.steps", "train.seed", "train.global_batch_size", "optim.lr", "optim.final_lr")
 TEST_SPLITS = ("test", "all")
 
 
@@ -278,6 +280,7 @@ class StudyPlan:
             raise ValueError(f"seeds={self.seeds} must be different numbers, at least one")
         for section in ("methods", "masks", "tasks"):
             refuse_same_slugs(section, getattr(self, section))
+        self._check_runs()
         at_least(self, steps=1, flops_tolerance=0)
         at_least(self.search, "search", steps=1, seed=0, fit_records=1, val_records=1)
         if min(self.seeds) < 0:
@@ -309,6 +312,22 @@ class StudyPlan:
                 f"search.rates_per_mask={self.search.rates_per_mask} must lie in 1..{len(self.search.learning_rates)}, "
                 "the number of search.learning_rates"
             )
+
+    def _check_runs(self) -> None:
+        """Raises ValueError where runs would not be comparable, or two of the search have one name."""
+        for section in ("methods", "masks", "sweep"):
+            for name, overrides in getattr(self, section).items():
+                for key in {override.partition("=")[0] for override in overrides} & set(OF_THE_STUDY):
+                    raise ValueError(
+                        f"{section}.{name}: {key} may not differ between runs; set, steps, seeds and search say it for "
+                        "all of them"
+                    )
+        pairs: dict[str, str] = {}
+        for method in self.methods:
+            for mask in self.masks:
+                what = f"methods.{method} under masks.{mask}"
+                if (other := pairs.setdefault(f"{slug(method)}-{slug(mask)}", what)) != what:
+                    raise ValueError(f"{other} and {what} would share a directory; give one another name")
 
 
 def refuse_same_slugs(section: str, names: Iterable[str]) -> None:

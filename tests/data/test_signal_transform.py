@@ -114,6 +114,23 @@ def test_clipping_is_in_millivolt(tmp_path):
     assert signal.x_BLT[0, 1, 0] == -2.5
 
 
+def test_an_offset_beyond_the_clip_is_no_signal_under_scaling_by_lead(tmp_path):
+    adc = random_adc(2, 1000) // 8
+    adc[1, 4, 100:200] = NO_SAMPLE
+    transform = transform_of(1000, rate_hz=500, scaling="lead_zscore", clip_mv=5.0)
+    plain = transform(batch_of(adc, tmp_path, baseline=0), seed=0, train=False)
+    lifted = np.where(adc == NO_SAMPLE, NO_SAMPLE, adc + np.int16(8 * GAIN))
+    moved = transform(batch_of(lifted, tmp_path / "lifted", baseline=0), seed=0, train=False)
+    assert np.abs(adc[adc != NO_SAMPLE]).max() / GAIN < 5
+    torch.testing.assert_close(moved.x_BLT, plain.x_BLT, atol=1e-4, rtol=0)
+    adc[0, 0, 500] = np.int16(30 * GAIN)  # a spike goes to 5 mV from the mean, and loses its weight
+    spiked = transform(batch_of(adc, tmp_path / "spike", baseline=0), seed=0, train=False).x_BLT[0, 0]
+    assert spiked[500] == spiked.max()
+    mv = adc[0, 0] / GAIN
+    clipped = mv.clip(mv.mean() - 5, mv.mean() + 5)
+    np.testing.assert_allclose(spiked, (clipped - clipped.mean()) / clipped.std(), atol=1e-4)
+
+
 def test_the_recording_is_left_as_it_was(tmp_path):
     adc = random_adc(2, 500)
     adc[0, 0, :9] = NO_SAMPLE

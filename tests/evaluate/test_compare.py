@@ -1,10 +1,13 @@
 """What a comparison keeps never stands in for something else, and records that show nothing count as average."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
+from lamae.base.progress import ignore
 from lamae.evaluate import compare as comparing
-from lamae.evaluate import store
+from lamae.evaluate import pretrained, store
 from lamae.evaluate.compare import compare
 from lamae.evaluate.embeddings.embed import read_embeddings
 from lamae.evaluate.labels.store import read_labels
@@ -59,12 +62,26 @@ def test_missing_leads_and_many_records(run, shard_set, tmp_path, monkeypatch):
     assert len(result.reconstruction["grid"]["model"].subject_M) == 12, "of 20"
 
     # Record 3 has no V3: it is scored as the average training record.
-    whole = read_embeddings(next((tmp_path / "work").glob(f"model-{16 * '?'}.zarr")))
+    whole = read_embeddings(next((tmp_path / "work").glob(f"model-{16 * '?'}-{8 * '?'}.zarr")))
     whole.x_ND[3] = whole.x_ND[30:].mean(0)
     average = probe_arrays(whole, read_labels(labels), transductive=True)
     few = result.robustness["model"]["few"]
     np.testing.assert_allclose(few.probability_NC[3], average.probability_NC[3], atol=1e-6)
     assert not np.isclose(few.probability_NC[2], few.probability_NC[3])
+
+
+def test_random_weights_of_a_run_that_reads_signals_otherwise_are_embedded_anew(
+    loaded, shard_set, tmp_path, monkeypatch
+):
+    embedded = []
+    for scaling in ("global", "lead_zscore"):
+        signal = dataclasses.replace(loaded.config.signal, scaling=scaling)
+        config = dataclasses.replace(loaded.config, signal=signal)
+        of = dataclasses.replace(loaded, config=config)
+        monkeypatch.setattr(pretrained, "load_model", lambda run, device="cpu", of=of: of)
+        embedder = comparing._Embedder(shard_set, tmp_path / "work", "cpu", ignore)
+        embedded.append(read_embeddings(embedder.path("random weights", tmp_path / "run", random_weights=True)).x_ND)
+    assert not np.allclose(*embedded)
 
 
 def test_other_labels_test_other_records_on_their_own_embeddings(run, shard_set, tmp_path):

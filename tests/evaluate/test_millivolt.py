@@ -85,10 +85,10 @@ def test_real_recordings_in_millivolt_raise_no_doubt_and_in_other_units_do(real_
         signal, leads = record.p_signal.T, record.sig_name
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            assert to_adc(signal, leads)[1].any(), path
+            assert to_adc(signal, leads, rate_hz=500)[1].any(), path
             for factor in (1000, 1 / 1000):
                 with pytest.raises((UsageError, UserWarning), match="microvolt / 1000"):
-                    to_adc(signal * factor, leads)
+                    to_adc(signal * factor, leads, rate_hz=500)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,9 @@ def test_numbers_of_any_kind_are_what_they_are_as_float64(model, mv, change):
 def test_whole_numbers_of_16_bits_do_not_wrap_round():
     beats = np.zeros((12, 500), dtype=np.int16)
     beats[:, ::100] = 40
-    np.testing.assert_array_equal(to_adc(beats, LEADS)[0], to_adc(beats.astype(float), LEADS)[0])
+    np.testing.assert_array_equal(
+        to_adc(beats, LEADS, rate_hz=100)[0], to_adc(beats.astype(float), LEADS, rate_hz=100)[0]
+    )
 
 
 def test_masked_samples_are_missing_and_zeros_and_flat_lines_are_leads_not_recorded(model, mv):
@@ -136,6 +138,20 @@ def test_masked_samples_are_missing_and_zeros_and_flat_lines_are_leads_not_recor
     mostly = gap.copy()
     mostly[3, :200] = mv[3, :200]  # of 500
     np.testing.assert_array_equal(embed(model, mostly, 100), expected)
+
+
+def test_what_an_archive_filled_up_with_zeros_is_no_sample(model, mv):
+    """CODE-15 % has 7.3 s in the middle of 10.2."""
+    filled, missing = mv.copy(), mv.copy()
+    filled[:, :60] = filled[:, 420:] = 0
+    missing[:, :60] = missing[:, 420:] = np.nan
+    np.testing.assert_array_equal(embed(model, filled, 100), embed(model, missing, 100))
+    short = mv.copy()
+    short[:, :5] = 0
+    assert (to_adc(short, LEADS, rate_hz=100)[0][:, :, :5] == 0).all(), "less than .1 s may be a flat line"
+    most = np.zeros_like(mv)
+    most[:, 200:320] = mv[:, 200:320]
+    assert np.isfinite(embed(model, most, 100)).all(), "the rules look at what was recorded"
 
 
 def test_the_signal_given_is_left_as_it_was(model, mv):

@@ -323,10 +323,7 @@ def test_a_source_that_cannot_be_used_is_refused_before_anything_is_made(
         ("tasks.splits.label_fractions=[0.5]", "tasks.splits: label_fractions"),
         ("tasks.splits.test_shards=x", "tasks.splits: test_shards and test_labels go together"),
         ("tasks.patients={labels: x, protocol: patients, test_shards: x, test_labels: x}", "needs protocol=splits"),
-        (
-            "tasks.splits={labels: x, test_shards: x, test_labels: x}",
-            "search.task=splits must be of the corpus alone",
-        ),
+        ("tasks.splits={labels: x, test_shards: x, test_labels: x}", "search.task=splits must be of the corpus"),
         ("tasks.patients={labels: x, test_shards: x, test_labels: x, test_split: val}", "test_split='val' is none of"),
         ("seeds=[1,1]", "seeds=[1, 1] must be different"),
         ("stepz=3", "unknown key stepz; did you mean steps?"),
@@ -344,11 +341,13 @@ def test_a_source_that_cannot_be_used_is_refused_before_anything_is_made(
         ("flops_tolerance=nan", "flops_tolerance=nan must be at least 0"),
         ("corpus.val_share=1", "corpus.val_share=1.0 must lie in [0, 1)"),
         ("corpus.val_share=0", "corpus.val_share=0.0 must be above 0"),
+        ("methods.joint=[train.global_batch_size=8]", "methods.joint: train.global_batch_size may not differ"),
+        ("methods={a: [], a-b: []}\nmasks={b-c: [], c: []}", "methods.a-b under masks.c would share a directory"),
         ("masks={a-b: [], a+b: [mask.ratio=0.2]}", "masks: 'a-b' and 'a+b' would share the same directories"),
     ],
 )
 def test_bad_plans_get_one_line(lamae, write_plan, tmp_path, change, message):
-    code, _, error = lamae("study", write_plan(change), "--out", tmp_path / "study", "--workers", 0)
+    code, _, error = lamae("study", write_plan(*change.split("\n")), "--out", tmp_path / "study", "--workers", 0)
     assert code == 2
     assert message in error
     assert error.count("\n") == 1

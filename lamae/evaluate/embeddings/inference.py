@@ -1,6 +1,7 @@
 """From rows of a shard set to the model's input, in evaluation mode: no augmentation, no shuffling."""
 
 import dataclasses
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,14 +21,22 @@ from lamae.model import PretrainModel, build_model
 from lamae.sharding.format import ShardSet
 from lamae.train.checkpoint.format import LoadedModel
 
+log = logging.getLogger(__name__)
+
 Result = TypeVar("Result")
 
 
 def transform_for(loaded: LoadedModel, shard_set: ShardSet) -> SignalTransform:
-    """The run's transform for recordings of ``shard_set``.
+    """The run's transform for recordings of ``shard_set``; a line in the log where their length is not the model's.
 
     Raises UsageError when their rate or length does not fit the model.
     """
+    wanted_hz = loaded.config.signal.rate_hz
+    if shard_set.rate_hz % wanted_hz:
+        raise UsageError(
+            f"{shard_set.root}: its {shard_set.rate_hz:g} Hz are no whole multiple of the model's {wanted_hz} Hz; pack "
+            f"the recordings with 'lamae shard SOURCE OUT --rate {wanted_hz}'"
+        )
     transform = SignalTransform(
         loaded.config.signal, source_rate_hz=shard_set.rate_hz, num_samples=shard_set.num_samples
     )
@@ -36,6 +45,10 @@ def transform_for(loaded: LoadedModel, shard_set: ShardSet) -> SignalTransform:
             f"{shard_set.root}: its records give {transform.num_samples} samples at {loaded.config.signal.rate_hz} Hz, "
             f"the model takes {loaded.num_samples}; use records of the length it was trained on"
         )
+    given_s, wanted_s = shard_set.num_samples / shard_set.rate_hz, transform.num_samples / wanted_hz
+    if abs(given_s - wanted_s) > 1 / wanted_hz:
+        what = f"the middle {wanted_s:g} s are used" if given_s > wanted_s else "the rest is 'no sample'"
+        log.warning("%s: records of %g s for a model of %g s: %s", shard_set.root, given_s, wanted_s, what)
     return transform
 
 

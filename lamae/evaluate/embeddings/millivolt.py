@@ -18,8 +18,10 @@ from lamae.base.errors import UsageError
 from lamae.base.leads import LEADS, NUM_LEADS, lead_index
 from lamae.sharding.format import NO_SAMPLE
 from lamae.sharding.measures import Measures
+from lamae.sharding.options import PackOptions
 from lamae.sharding.quality import QualityConfig, assess
 from lamae.sharding.recording import Recording
+from lamae.sharding.windows import mark_padding
 
 # 1 microvolt steps, ±32 mV.
 UNITS_PER_MV = 1000
@@ -33,10 +35,11 @@ _FLAT_UV = _QUALITY.flat_max_range_uv
 _REMEDY = "give millivolt: microvolt / 1000, ADC units / gain, volt * 1000"
 
 
-def to_adc(signal_mv: Any, leads: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+def to_adc(signal_mv: Any, leads: Sequence[str], *, rate_hz: float) -> tuple[np.ndarray, np.ndarray]:
     """int16 [B, 12, T] with ``UNITS_PER_MV``, NO_SAMPLE where there is none; and bool [B, 12], usable leads.
 
-    Leads are masked as in packing: mostly missing, all zero, flat. Warns where the unit is doubtful or a lead lies
+    As in packing, what an archive filled up with zeros at the ends of a record is no sample, and leads are masked that
+    are mostly missing, all zero or flat in the rest. Warns where the unit is doubtful or a lead lies
     beyond ±32 mV. Raises UsageError for what is no such signal, or none in millivolt.
     """
     mv_BLT, places = _numbers(signal_mv), _places(leads)
@@ -58,7 +61,7 @@ def to_adc(signal_mv: Any, leads: Sequence[str]) -> tuple[np.ndarray, np.ndarray
     units_BLT = np.clip(np.rint(mv_BLT * UNITS_PER_MV), -_LARGEST, _LARGEST)
     adc_BLT = np.full((len(mv_BLT), NUM_LEADS, mv_BLT.shape[2]), NO_SAMPLE, dtype=np.int16)
     adc_BLT[:, places] = np.where(np.isnan(units_BLT), NO_SAMPLE, units_BLT).astype(np.int16)
-    usable_BL, more_doubts = _usable(adc_BLT, places)
+    usable_BL, more_doubts = _usable(adc_BLT, places, min_padding=round(PackOptions.padding_s * rate_hz))
     for doubt in doubts + more_doubts:
         warnings.warn(doubt, stacklevel=4)  # the caller of ExportedModel.embed
     return adc_BLT, usable_BL
@@ -150,20 +153,27 @@ def _quantile(values: np.ndarray, share: float) -> np.ndarray:
     return np.take_along_axis(np.sort(values, axis=-1), place, axis=-1)[..., 0]
 
 
-def _usable(adc_BLT: np.ndarray, places: Sequence[int]) -> tuple[np.ndarray, list[str]]:
+def _usable(adc_BLT: np.ndarray, places: Sequence[int], *, min_padding: int) -> tuple[np.ndarray, list[str]]:
     """bool [B, 12]: the leads that packing would not mask; and records most of whose leads are nearly flat.
 
-    Raises UsageError for a record without any usable lead.
+    Padding of ``min_padding`` samples or more becomes NO_SAMPLE. Raises UsageError for a record without any usable
+    lead.
     """
     present = np.zeros(NUM_LEADS, dtype=bool)
     present[places] = True
     gain, baseline = np.full(NUM_LEADS, float(UNITS_PER_MV)), np.zeros(NUM_LEADS, dtype=np.int16)
-    no_rate_hz = float(adc_BLT.shape[2])  # the rules that look at seconds are not applied
-    measures = Measures([Recording(adc, gain, baseline, present, no_rate_hz, None, fast=False) for adc in adc_BLT])
-    usable_BL = assess(measures, _QUALITY).usable
+    usable, ranges = [], []
+    for adc in adc_BLT:
+        recording = Recording(adc, gain, baseline, present, 1.0, None, fast=False)
+        begin, end = mark_padding(recording, min_samples=min_padding)
+        # One second, whatever its length: the rules that look at seconds are not applied.
+        measures = Measures([replace(recording, samples=adc[:, begin:end], rate_hz=float(end - begin))])
+        usable.append(assess(measures, _QUALITY).usable)
+        ranges.append(measures.range_mv)
+    usable_BL, range_BL = np.concatenate(usable), np.concatenate(ranges)
     refuse_empty(usable_BL)
-    moving_BL = measures.range_mv > 0
-    small_BL = moving_BL & (measures.range_mv <= _FLAT_UV / 1000)
+    moving_BL = range_BL > 0
+    small_BL = moving_BL & (range_BL <= _FLAT_UV / 1000)
     small_B = 2 * small_BL.sum(1) > moving_BL.sum(1)
     if not small_B.any():
         return usable_BL, []
