@@ -1,5 +1,7 @@
 """Embeddings belong to rows, survive interruption, and say who was in pretraining."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -237,8 +239,22 @@ def test_recordings_that_do_not_fit_are_refused(loaded, tmp_path):
     with pytest.raises(UsageError, match="400 samples at 100 Hz, the model takes 500"):
         embed(tmp_path, short, tmp_path / "e.zarr")
     odd = write_shard_set(tmp_path / "odd", waves(4, 500), rate_hz=150.0)
-    with pytest.raises(UsageError, match="rate_hz"):
+    with pytest.raises(UsageError, match="--rate 100"):
         embed(tmp_path, odd, tmp_path / "e.zarr")
+
+
+def test_another_length_is_said_and_another_rate_refused_with_what_to_do(loaded, shard_set, tmp_path, caplog):
+    signal = dataclasses.replace(loaded.config.signal, seconds=5.0)
+    loaded = dataclasses.replace(loaded, config=dataclasses.replace(loaded.config, signal=signal))
+    inference.transform_for(loaded, shard_set)
+    assert not caplog.records
+    for num_samples, what in ((300, "records of 3 s for a model of 5 s: the rest is 'no sample'"), (900, "middle 5 s")):
+        path = write_shard_set(tmp_path / str(num_samples), waves(2, num_samples), rate_hz=100.0)
+        inference.transform_for(loaded, ShardSet.open(path))
+        assert what in caplog.text
+    path = write_shard_set(tmp_path / "rate", waves(2, 1250), rate_hz=250.0)
+    with pytest.raises(UsageError, match=r"no whole multiple of the model's 100 Hz; pack .* --rate 100"):
+        inference.transform_for(loaded, ShardSet.open(path))
 
 
 def test_wrong_stores_are_named(loaded, shard_set, tmp_path):
