@@ -21,6 +21,8 @@ from lamae.sharding.header import Header, parse_strict, subject_comment
 from lamae.sharding.reading import RejectError, read_header, read_signal_file, refuse_long
 from lamae.sharding.stockwfdb import WfdbError, read_renamed
 
+_MAX_BASELINE = np.iinfo(np.int32).max
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -28,7 +30,7 @@ class Recording:
 
     samples: np.ndarray  # int16 [12, T], canonical lead order; NO_SAMPLE where there is none
     gain: np.ndarray  # float64 [12], ADC units per millivolt; 1 where the lead is missing
-    baseline: np.ndarray  # int16 [12], ADC value of 0 mV
+    baseline: np.ndarray  # int32 [12], ADC value of 0 mV; beyond int16 where a lead has a large offset
     present: np.ndarray  # bool [12], whether the record has the lead
     rate_hz: float
     subject: int | None  # of the header comment
@@ -158,10 +160,10 @@ def _layout(names: tuple[str, ...], gains: tuple[float, ...], baselines: tuple[i
     if not ((gain > 0) & np.isfinite(gain)).all():
         raise RejectError("gain", f"gains per mV are {', '.join(f'{value:g}' for value in gain)}")
     baseline = np.array([0 if column is None else baselines[column] for column in columns])
-    if baseline.min() < NO_SAMPLE or baseline.max() > 32767:
-        raise RejectError("not_16_bit", f"baselines {baseline.min()}..{baseline.max()}")
+    if abs(baseline).max() > _MAX_BASELINE:
+        raise RejectError("baseline", f"baselines are {', '.join(map(str, baseline.tolist()))}")
     present = np.array([column is not None for column in columns])
-    arrays = (gain, baseline.astype(np.int16), present)
+    arrays = (gain, baseline.astype(np.int32), present)
     for array in arrays:
         array.flags.writeable = False
     leads = [column for column in columns if column is not None]

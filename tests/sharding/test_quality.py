@@ -22,7 +22,7 @@ V3 = LEADS.index("V3")
 
 def recording(samples: np.ndarray, *, present: np.ndarray | None = None) -> Recording:
     present = np.ones(12, bool) if present is None else present
-    return Recording(samples, np.full(12, GAIN), np.full(12, BASELINE, np.int16), present, RATE_HZ, None, True)
+    return Recording(samples, np.full(12, GAIN), np.full(12, BASELINE, np.int32), present, RATE_HZ, None, True)
 
 
 @pytest.fixture

@@ -157,7 +157,7 @@ def _usable(adc_BLT: np.ndarray, places: Sequence[int]) -> tuple[np.ndarray, lis
     """
     present = np.zeros(NUM_LEADS, dtype=bool)
     present[places] = True
-    gain, baseline = np.full(NUM_LEADS, float(UNITS_PER_MV)), np.zeros(NUM_LEADS, dtype=np.int16)
+    gain, baseline = np.full(NUM_LEADS, float(UNITS_PER_MV)), np.zeros(NUM_LEADS, dtype=np.int32)
     no_rate_hz = float(adc_BLT.shape[2])  # the rules that look at seconds are not applied
     measures = Measures([Recording(adc, gain, baseline, present, no_rate_hz, None, fast=False) for adc in adc_BLT])
     usable_BL = assess(measures, _QUALITY).usable
