@@ -39,9 +39,10 @@ class Recording:
     columns: tuple[int | None, ...] = ()  # of the signal file: where it keeps the twelve leads
 
 
-def read_recording(files: Files, record: str, *, out: np.ndarray | None = None) -> Recording:
+def read_recording(files: Files, record: str, *, out: np.ndarray | None = None, gain: float | None = None) -> Recording:
     """Read ``record`` (its path without suffix), into ``out`` where its samples fit there.
 
+    ``gain``, units per millivolt, takes the place of the header's gains and units.
     Raises RejectError, and LamaeError where a file cannot be read for a reason that may pass.
     """
     text = read_header(files, record)
@@ -53,8 +54,8 @@ def read_recording(files: Files, record: str, *, out: np.ndarray | None = None) 
         if len(data) < expected:
             raise RejectError("truncated", f"{header.data_file} has {len(data)} of {expected} bytes")
         if len(data) == expected:
-            return _decode(header, data, out)
-    full = read_full(files, record, text)
+            return _decode(header if gain is None else header._replace(gains=(gain,) * len(header.names)), data, out)
+    full = read_full(files, record, text, gain=gain)
     layout = _layout(full.names, full.gains, full.baselines)
     samples = _canonical(full.rows, layout)
     of_record = full.rate_hz, full.subject
@@ -67,8 +68,11 @@ def shape_of(files: Files, record: str, text: bytes) -> tuple[float, int]:
     return (header.rate_hz, header.num_samples) if header is not None else full_shape(files, record, text)
 
 
-def audit(files: Files, record: str, recording: Recording) -> None:
-    """Compare a fast read with stock wfdb bit for bit. Raises LamaeError naming the record where they differ."""
+def audit(files: Files, record: str, recording: Recording, *, gain: float | None = None) -> None:
+    """Compare a fast read, with that ``gain``, with stock wfdb bit for bit.
+
+    Raises LamaeError naming the record where they differ.
+    """
     name = posixpath.basename(record)
     try:
         reference = read_renamed(
@@ -76,7 +80,8 @@ def audit(files: Files, record: str, recording: Recording) -> None:
         )
     except WfdbError as error:
         raise LamaeError(f"{record}: the fast reader accepts what wfdb does not ({error}); please report it") from None
-    layout = _layout(tuple(reference.sig_name), tuple(reference.adc_gain), tuple(reference.baseline))
+    gains = tuple(reference.adc_gain) if gain is None else (gain,) * len(reference.sig_name)
+    layout = _layout(tuple(reference.sig_name), gains, tuple(reference.baseline))
     expected = {
         "samples": _canonical(list(reference.d_signal.T), layout),
         "gain": layout.gain,

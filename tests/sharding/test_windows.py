@@ -231,6 +231,16 @@ def test_gains_that_cannot_be_are_flagged_and_can_be_overridden(tmp_path):
     np.testing.assert_allclose(right.column("std_mv")[0], right.column("std_mv")[2])
 
 
+@pytest.mark.parametrize("gain", ["0(0)/adu", "1000.0(0)/adu", "-1000.0(0)/mV", "1000.0(0)/mV"])
+def test_a_given_gain_stands_in_for_gains_and_units_that_cannot_be_used(tmp_path, gain):
+    signal = plausible_signal(MIMIC_LEADS, num_samples=1500, gain=1000.0)
+    header = write_record(tmp_path / "in" / "a", signal, gain=200).with_suffix(".hea")
+    header.write_text(header.read_text().replace("200(0)/mV", gain))
+    shard_set = packed(tmp_path / "in", tmp_path / "out", gain=1000.0, audit=1.0)
+    assert (shard_set.column("gain") == 1000).all()
+    np.testing.assert_allclose(shard_set.column("std_mv")[0].max(), signal.std(axis=0).max() / 1000, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
