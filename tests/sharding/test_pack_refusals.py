@@ -1,5 +1,6 @@
 """What packing refuses or rejects, records and whole sources, and what it says of them."""
 
+import json
 import multiprocessing
 import shutil
 
@@ -158,6 +159,17 @@ def test_of_a_source_without_patients_every_header_is_compared(tmp_path):
     write_record(tmp_path / "in" / "001", plausible_signal(MIMIC_LEADS, num_samples=50, seed=999))
     with pytest.raises(UsageError, match="the records have other headers"):
         pack(tmp_path / "in", tmp_path / "out", options=options)
+
+
+def test_a_packing_begun_before_all_headers_were_compared_goes_on(tmp_path):
+    for number in range(6):
+        write_record(tmp_path / "in" / f"r{number}", plausible_signal(MIMIC_LEADS, seed=number))
+    path = plan(tmp_path / "in", tmp_path / "out", options=small()).out / ".packing/plan.json"
+    pack_part(tmp_path / "in", tmp_path / "out", 0)
+    content = json.loads(path.read_text())
+    del content["all_headers_sha256"]
+    path.write_text(json.dumps(content))
+    assert pack(tmp_path / "in", tmp_path / "out", options=small())["num_records"] == 6
 
 
 @pytest.mark.parametrize("windows", [{}, {"seconds": 0.2, "windows": "all"}])

@@ -130,6 +130,14 @@ def test_gains_that_turn_or_wipe_out_the_signal_are_rejected(tree, gain):
     assert rejection(tree) == "gain"
 
 
+def test_a_baseline_beyond_32_bits_is_rejected(tree):
+    header = (tree / "good.hea").read_text()
+    (tree / "good.hea").write_text(header.replace("200.0(0)/mV", "200.0(-2147483648)/mV", 1))
+    assert rejection(tree) == "baseline"
+    (tree / "good.hea").write_text(header.replace("200.0(0)/mV", "200.0(-2147483647)/mV", 1))
+    assert read_recording(DirectoryFiles(tree), "good").baseline[0] == -2147483647
+
+
 def test_a_gain_of_0_is_what_wfdb_defines_it_as(tree):
     header = (tree / "good.hea").read_text()
     (tree / "good.hea").write_text(header.replace("200.0(0)/mV", "0(0)/mV"))
