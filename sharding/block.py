@@ -73,7 +73,7 @@ class BlockReader:
         taken: list[_Taken] = []
         for entry, out in zip(entries, self._samples, strict=False):
             try:
-                recorded = read_recording(self._files, entry.path, out=out)
+                recorded = read_recording(self._files, entry.path, out=out, gain=self._planned.options["gain"])
                 self._audit(entry, recorded, block.readers)
                 taken += _take(entry, recorded, self._planned)
             except RejectError as reject:
@@ -94,7 +94,7 @@ class BlockReader:
         shape = recorded.columns, recorded.rate_hz
         if shape not in self._audited or is_audited(entry.key, share):
             self._audited.add(shape)
-            audit(self._files, entry.path, recorded)
+            audit(self._files, entry.path, recorded, gain=self._planned.options["gain"])
             readers["audited"] += 1
 
     def _assess(self, taken: list[_Taken], block: Block) -> None:
@@ -140,8 +140,6 @@ def _take(entry: Entry, recorded: Recording, planned: Plan) -> list[_Taken]:
     options = planned.options
     if recorded.subject is not None and entry.subject is not None and recorded.subject != entry.subject:
         raise RejectError("subject_mismatch", f"header says {recorded.subject}, the listing {entry.subject}")
-    if options["gain"] is not None:
-        recorded = replace(recorded, gain=np.where(recorded.present, options["gain"], 1.0))
     rate_hz, length = recorded.rate_hz, recorded.samples.shape[1]
     if rate_hz != planned.rate_hz and options["rate_hz"] is None:
         rates = f"{rate_hz:g} Hz, the shard set has {planned.rate_hz:g}"

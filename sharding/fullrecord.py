@@ -34,10 +34,13 @@ class FullRecord(NamedTuple):
     notes: tuple[str, ...]
 
 
-def read_full(files: Files, record: str, text: bytes) -> FullRecord:
-    """Read the signals of a ``record`` with the header ``text``. Raises RejectError; LamaeError for what may pass."""
+def read_full(files: Files, record: str, text: bytes, *, gain: float | None) -> FullRecord:
+    """Read the signals of a ``record`` with the header ``text``, whose gains and units ``gain`` replaces.
+
+    Raises RejectError; LamaeError for what may pass.
+    """
     header, signals = _parsed(text)
-    gains = tuple(map(_gain_per_mv, signals))
+    gains = tuple(_gain_per_mv(signal) if gain is None else gain for signal in signals)
     num_samples = header.num_samples
     rows: list[np.ndarray] = []
     for group in _by_file(signals):

@@ -172,11 +172,15 @@ class Measures:
 
     @property
     def moves_only_in_units(self) -> np.ndarray:
-        """bool [N]: the stored integers move, but by the header's gain a unit is less than any recorder resolves."""
+        """bool [N]: the stored integers move, but by the header's gain a unit is less than any recorder resolves.
+
+        Only where all leads have one gain: gains that differ are those of an export that scales each lead to the whole
+        range of 16 bits (wfdb.wrsamp), and say truly how little a lead moves.
+        """
         units = np.where(self.has_samples, self.max_adc.astype(np.int64) - self.min_adc, 0)
-        return (units.max(axis=1) >= _MOVING_UNITS) & np.where(self.has_samples, self.gain > _MAX_GAIN, True).all(
-            axis=1
-        )
+        smallest = np.where(self.has_samples, self.gain, np.inf).min(axis=1)
+        largest = np.where(self.has_samples, self.gain, 0.0).max(axis=1)
+        return (units.max(axis=1) >= _MOVING_UNITS) & (smallest > _MAX_GAIN) & (smallest == largest)
 
     def limb_agree(
         self, tolerance_uv: float, max_share: float, *, exchange_avl_avf: bool = False, as_stored: bool = False

@@ -87,7 +87,8 @@ def _restore_lost(source: Path, planned: Plan, *, workers: int, progress: Progre
     shards, lost = shard_set.manifest["shards"], lost_shards(shard_set)
     if not lost:
         logger.info(
-            "%s: complete already, with the same source and options; whether every byte is whole, lamae verify says",
+            "%s: complete already, with the same options, listing and headers (of large sources a sample of them); "
+            "signal files were not compared. Whether every byte of it is whole, lamae verify says",
             planned.out,
         )
         return

@@ -165,7 +165,7 @@ def _describe(recording: Recording, entry: Entry, lead_mask: int) -> bytes:
 
 @lru_cache(maxsize=256)  # an archive has few different gains and baselines, and 24 numbers take long to write
 def _calibration(baseline: bytes, gain: bytes) -> str:
-    values = {"baseline": np.frombuffer(baseline, np.int16).tolist(), "gain": np.frombuffer(gain).tolist()}
+    values = {"baseline": np.frombuffer(baseline, np.int32).tolist(), "gain": np.frombuffer(gain).tolist()}
     return json.dumps(values, separators=(",", ":"))[1:-1]
 
 

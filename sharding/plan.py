@@ -20,7 +20,7 @@ from lamae.sharding.files import HEADER_SUFFIX, Files, ZipFiles, open_files
 from lamae.sharding.format import MANIFEST_NAME, SHARDS_NAME, WORK_NAME, ShardSet
 from lamae.sharding.hdf5 import Hdf5Files
 from lamae.sharding.options import PackOptions
-from lamae.sharding.output import lost_shards, refuse_difference, refuse_unfit
+from lamae.sharding.output import is_complete, lost_shards, refuse_difference, refuse_unfit
 from lamae.sharding.packplan import (
     PLAN_VERSION,
     ZIP_INDEX_NAME,
@@ -31,6 +31,7 @@ from lamae.sharding.packplan import (
     write_plan,
 )
 from lamae.sharding.reading import MAX_SAMPLES_READ, RejectError, header_or_nothing
+from lamae.sharding.recheck import warn_of_rejects
 from lamae.sharding.recording import shape_of
 from lamae.sharding.resample import resampled_length
 from lamae.sharding.selection import capped, coverage_of_folds, decide_splits
@@ -109,6 +110,8 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress = 
         # Headers hold checksums of the samples, so these few distinguish another version of the source from this one.
         "headers_sha256": hashlib.sha256(b"".join(headers.values())).hexdigest(),
     }
+    if found.num_read == len(listing.entries) == len(entries):  # all are read anyway
+        content["all_headers_sha256"] = found.headers.hexdigest()
     if partly_named := [note for note in (fold_note, column_note) if note]:
         content["partly_named"] = partly_named
     planned = Plan(out, content, files.base, overview(listing, found, content))
@@ -119,6 +122,8 @@ def plan(source: Path, out: Path, *, options: PackOptions, progress: Progress = 
             f"{error.filename or out}: cannot write the plan ({error.strerror or error}); make room or choose another "
             f"output, and run the same command again"
         ) from None
+    if is_complete(out):
+        warn_of_rejects(planned, entries, files)
     return planned
 
 

@@ -90,8 +90,8 @@ class QualityConfig:
     """The limb leads contradict each other in millivolt and agree in stored integers: the header's gains bring every
     lead to one height (LUDB), so its millivolts are none; ``gain`` gives the right one."""
     gain_implausible: str = "flag"
-    """By the header's gain a unit is below 10 nV, which no recorder resolves (Challenge 2020's PTB has 2000000/mV where
-    2000 is meant); leads then do not count as flat, and ``gain`` gives the right one."""
+    """By the header's gain, one for all leads, a unit is below 10 nV, which no recorder resolves (Challenge 2020's PTB
+    has 2000000/mV where 2000 is meant); leads then do not count as flat, and ``gain`` gives the right one."""
     limb_tolerance_uv: float = 30.0
     """Largest contradiction taken for rounding, microvolt; real archives show 15."""
     limb_max_share: float = 0.05

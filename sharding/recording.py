@@ -21,6 +21,8 @@ from lamae.sharding.header import Header, parse_strict, subject_comment
 from lamae.sharding.reading import RejectError, read_header, read_signal_file, refuse_long
 from lamae.sharding.stockwfdb import WfdbError, read_renamed
 
+_MAX_BASELINE = np.iinfo(np.int32).max
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -28,7 +30,7 @@ class Recording:
 
     samples: np.ndarray  # int16 [12, T], canonical lead order; NO_SAMPLE where there is none
     gain: np.ndarray  # float64 [12], ADC units per millivolt; 1 where the lead is missing
-    baseline: np.ndarray  # int16 [12], ADC value of 0 mV
+    baseline: np.ndarray  # int32 [12], ADC value of 0 mV; beyond int16 where a lead has a large offset
     present: np.ndarray  # bool [12], whether the record has the lead
     rate_hz: float
     subject: int | None  # of the header comment
@@ -37,9 +39,10 @@ class Recording:
     columns: tuple[int | None, ...] = ()  # of the signal file: where it keeps the twelve leads
 
 
-def read_recording(files: Files, record: str, *, out: np.ndarray | None = None) -> Recording:
+def read_recording(files: Files, record: str, *, out: np.ndarray | None = None, gain: float | None = None) -> Recording:
     """Read ``record`` (its path without suffix), into ``out`` where its samples fit there.
 
+    ``gain``, units per millivolt, takes the place of the header's gains and units.
     Raises RejectError, and LamaeError where a file cannot be read for a reason that may pass.
     """
     text = read_header(files, record)
@@ -51,8 +54,8 @@ def read_recording(files: Files, record: str, *, out: np.ndarray | None = None) 
         if len(data) < expected:
             raise RejectError("truncated", f"{header.data_file} has {len(data)} of {expected} bytes")
         if len(data) == expected:
-            return _decode(header, data, out)
-    full = read_full(files, record, text)
+            return _decode(header if gain is None else header._replace(gains=(gain,) * len(header.names)), data, out)
+    full = read_full(files, record, text, gain=gain)
     layout = _layout(full.names, full.gains, full.baselines)
     samples = _canonical(full.rows, layout)
     of_record = full.rate_hz, full.subject
@@ -65,8 +68,11 @@ def shape_of(files: Files, record: str, text: bytes) -> tuple[float, int]:
     return (header.rate_hz, header.num_samples) if header is not None else full_shape(files, record, text)
 
 
-def audit(files: Files, record: str, recording: Recording) -> None:
-    """Compare a fast read with stock wfdb bit for bit. Raises LamaeError naming the record where they differ."""
+def audit(files: Files, record: str, recording: Recording, *, gain: float | None = None) -> None:
+    """Compare a fast read, with that ``gain``, with stock wfdb bit for bit.
+
+    Raises LamaeError naming the record where they differ.
+    """
     name = posixpath.basename(record)
     try:
         reference = read_renamed(
@@ -74,7 +80,8 @@ def audit(files: Files, record: str, recording: Recording) -> None:
         )
     except WfdbError as error:
         raise LamaeError(f"{record}: the fast reader accepts what wfdb does not ({error}); please report it") from None
-    layout = _layout(tuple(reference.sig_name), tuple(reference.adc_gain), tuple(reference.baseline))
+    gains = tuple(reference.adc_gain) if gain is None else (gain,) * len(reference.sig_name)
+    layout = _layout(tuple(reference.sig_name), gains, tuple(reference.baseline))
     expected = {
         "samples": _canonical(list(reference.d_signal.T), layout),
         "gain": layout.gain,
@@ -158,10 +165,10 @@ def _layout(names: tuple[str, ...], gains: tuple[float, ...], baselines: tuple[i
     if not ((gain > 0) & np.isfinite(gain)).all():
         raise RejectError("gain", f"gains per mV are {', '.join(f'{value:g}' for value in gain)}")
     baseline = np.array([0 if column is None else baselines[column] for column in columns])
-    if baseline.min() < NO_SAMPLE or baseline.max() > 32767:
-        raise RejectError("not_16_bit", f"baselines {baseline.min()}..{baseline.max()}")
+    if abs(baseline).max() > _MAX_BASELINE:
+        raise RejectError("baseline", f"baselines are {', '.join(map(str, baseline.tolist()))}")
     present = np.array([column is not None for column in columns])
-    arrays = (gain, baseline.astype(np.int16), present)
+    arrays = (gain, baseline.astype(np.int32), present)
     for array in arrays:
         array.flags.writeable = False
     leads = [column for column in columns if column is not None]

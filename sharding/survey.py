@@ -1,5 +1,6 @@
 """What the headers of a source say, counted, before a sample is read: rates and lengths, leads, subjects."""
 
+import hashlib
 import posixpath
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,8 @@ class Survey:
     """Those of ``shapes`` that have more samples than are read."""
     leads: Counter[tuple[str, ...]] = field(default_factory=Counter)
     """Names as the headers have them."""
+    headers: Any = field(default_factory=hashlib.sha256)
+    """SHA-256 of those that could be read, one after another."""
     named_by: str = ""
     """What names subjects here: nothing, or header comments."""
 
@@ -57,6 +60,7 @@ def _count(files: Files, path: str, found: Survey) -> int | None:
     found.num_read += 1
     try:
         text = read_header(files, path)
+        found.headers.update(text)
         header = parse_strict(text, record=posixpath.basename(path))
         if header is not None:
             names, subject, num_signals = header.names, header.subject, len(header.names)

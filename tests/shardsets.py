@@ -70,7 +70,7 @@ def write_shard_set(
     present = adc != NO_SAMPLE
     lead_mask = present.any(-1) if lead_mask is None else np.asarray(lead_mask, dtype=bool)
     gain = np.where(lead_mask, np.broadcast_to(np.asarray(gain, np.float32), lead_mask.shape), np.float32(1))
-    baseline = np.broadcast_to(np.asarray(baseline, np.int16), lead_mask.shape)
+    baseline = np.broadcast_to(np.asarray(baseline, np.int32), lead_mask.shape)
     scales = {"gain": gain, "baseline": baseline, "lead_mask": lead_mask}
 
     (path / SHARDS_NAME).mkdir(parents=True)

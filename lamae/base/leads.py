@@ -25,16 +25,17 @@ _INDEX_BY_FOLDED_NAME = {name.casefold(): index for index, name in enumerate(LEA
 # chest leads as C.
 _ALIASES = {
     **{f"{prefix}{numeral}": index for prefix in ("d", "ml") for index, numeral in enumerate(("i", "ii", "iii"))},
-    **{f"{prefix}{number + 1}": number for prefix in ("d", "") for number in range(3)},
+    **{f"d{number + 1}": number for number in range(3)},
     **{f"c{number}": 5 + number for number in range(1, 7)},
 }
-_DECORATION = re.compile(r"(?:lead|ecg|ekg)[\s_:-]*|[\s,:;.]+$")
+_DECORATION = re.compile(r"^(?:mdc_)?(?:e[ck]g(?:-|[\s_:]*))?(?:lead(?:-|[\s_:]*))?|(?:[\s_-]*lead)?[\s,:;.]*$")
 
 
 def lead_index(name: str) -> int | None:
-    """Canonical index 0..11 of a lead name, ignoring case, punctuation behind it, and "lead" or "ECG" before it.
+    """Canonical index 0..11 of a lead name, ignoring case, "ECG" before it, "lead" on either side, punctuation behind.
 
-    Other common names are taken too: DI, D1, MLII, C1. None if it is none of the twelve; -aVR is another lead than aVR.
+    Other common names are taken too: DI, D1, MLII, C1. None if it is none of the twelve; -aVR is another lead than aVR,
+    and the channels ECG1 and 1 of a Holter recorder may be any lead.
     """
     plain = _DECORATION.sub("", name.strip().casefold())
     return _INDEX_BY_FOLDED_NAME.get(plain, _ALIASES.get(plain))

@@ -145,19 +145,21 @@ def _print_packed(out: Path, manifest: dict[str, Any]) -> None:
     """Counts of a shard set, and what its user should look at."""
     from lamae.sharding.format import REJECTS_NAME
 
-    rows = [["records", f"{manifest['num_records']:,}"], ["subjects", f"{manifest['num_subjects']:,}"]]
+    rows_are = "windows" if manifest["plan"]["options"]["windows"] == "all" else "records"
+    rows = [[rows_are, f"{manifest['num_records']:,}"], ["subjects", f"{manifest['num_subjects']:,}"]]
     rows += [[f"split {name}", f"{count['records']:,}"] for name, count in manifest["splits"].items()]
     rows += [[f"rejected: {reason}", f"{count:,}"] for reason, count in manifest["rejects"].items()]
     rows += [[f"leads flagged: {flag}", f"{count:,}"] for flag, count in manifest["lead_flags"].items() if count]
-    rows += [[f"records flagged: {flag}", f"{count:,}"] for flag, count in manifest["record_flags"].items() if count]
+    rows += [[f"{rows_are} flagged: {flag}", f"{count:,}"] for flag, count in manifest["record_flags"].items() if count]
     console.print_table(f"{out}: packed", ["", "number"], rows)
     if manifest["rejects"]:
         console.say(f"rejected, one by one: {out / REJECTS_NAME}")
     for flag in ("gain_normalised", "gain_implausible"):
         if manifest["record_flags"].get(flag):
             console.say(
-                f"warning: the gains in the headers of {manifest['record_flags'][flag]:,} records give no millivolts "
-                f"({flag}); where you know the stored units per millivolt, pack with --gain, such as --gain 1000"
+                f"warning: the gains in the headers of {_num_flagged(out, flag):,} records give no millivolts "
+                f"({flag}); where you know the stored units per millivolt, pack them with --gain, such as --gain 1000, "
+                f"which replaces the gains of all records of a set"
             )
     if empty := [name for name, count in manifest["splits"].items() if not count["records"]]:
         console.say(
@@ -165,6 +167,16 @@ def _print_packed(out: Path, manifest: dict[str, Any]) -> None:
             f"with few subjects set split_fractions=[0.6,0.2,0.2] (and source_folds=false if the source has folds), "
             f"or give --splits-from",
         )
+
+
+def _num_flagged(out: Path, flag: str) -> int:
+    """Records, not windows, with a flag of RECORD_FLAGS."""
+    from lamae.sharding.format import ShardSet
+    from lamae.sharding.quality import RECORD_FLAGS
+
+    shard_set = ShardSet.open(out)
+    is_flagged = (shard_set.column("record_flags") >> RECORD_FLAGS.index(flag) & 1).tolist()
+    return len({key for key, found in zip(shard_set.record_keys, is_flagged, strict=True) if found})
 
 
 def _write_card(out: Path, *, examples: bool) -> None:

@@ -14,14 +14,20 @@ from lamae.base.leads import LEADS, canonical_columns, lead_index
         ("DII", "II"),
         ("dIII", "III"),
         ("D1", "I"),
-        ("2", "II"),
         ("MLII", "II"),
         ("C1", "V1"),
         ("c6", "V6"),
         ("aVR,", "aVR"),
         ("aVL:", "aVL"),
         ("ECG II", "II"),
+        ("ECG I", "I"),
+        ("ECG-aVL", "aVL"),
+        ("lead I", "I"),
+        ("I lead", "I"),
+        ("V2_lead.", "V2"),
+        ("ECG lead V1", "V1"),
         ("lead_V3", "V3"),
+        ("MDC_ECG_LEAD_aVR", "aVR"),
         (" aVF ", "aVF"),
     ],
 )
@@ -29,7 +35,13 @@ def test_a_lead_is_known_by_what_it_is_called(name, lead):
     assert lead_index(name) == LEADS.index(lead)
 
 
-@pytest.mark.parametrize("name", ["-aVR", "C7", "IV", "V7", "V3R", "resp", "X", "", "lead", "4", "MCL1"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("-aVR", "ECG -aVR", "C7", "IV", "V7", "V3R", "resp", "X", "", "lead", "MCL1"),
+        *("1", "2", "4", "ECG1", "ECG2", "ECG 1", "lead 1", "ECG", "Vlead1"),
+    ],
+)
 def test_what_is_another_lead_is_not_taken_for_one(name):
     assert lead_index(name) is None
 

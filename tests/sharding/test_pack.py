@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import wfdb
 
 from lamae.base.errors import LamaeError, UsageError
 from lamae.base.leads import LEADS
+from lamae.data.reader import RecordReader
 from lamae.sharding.format import SPLITS, ShardSet
 from lamae.sharding.merge import merge
 from lamae.sharding.pack import PackOptions, pack, pack_part, pending_parts, plan
@@ -83,6 +85,27 @@ def test_reconciliation_names_missing_and_unlisted(mimic, tmp_path):
     assert "files/p1000/p10000999/s49999999/49999999,unlisted" in lines
     assert "stray,unused" in lines
     assert manifest["num_records"] == 12
+
+
+def test_a_lead_with_an_offset_of_many_millivolts_is_kept_in_millivolt(tmp_path):
+    """wfdb.wrsamp gives every lead a gain and a baseline of its own, and this V2 a baseline beyond 16 bits."""
+    v2 = LEADS.index("V2")
+    millivolt = plausible_signal(LEADS, seed=3) / 200.0
+    millivolt[:, v2] += 12
+    units, fmt = ["mV"] * 12, ["16"] * 12
+    (tmp_path / "in").mkdir()
+    wfdb.wrsamp("a", 500, units, list(LEADS), millivolt, fmt=fmt, write_dir=str(tmp_path / "in"))
+    manifest = pack(tmp_path / "in", tmp_path / "out", options=small(split_fractions=[1.0, 0.0, 0.0]))
+    assert (manifest["rejects"], manifest["readers"]["wfdb"]) == ({}, 1)
+    shard_set = ShardSet.open(tmp_path / "out")
+    assert shard_set.column("baseline")[0, v2] < -(1 << 15)
+    with tarfile.open(tmp_path / "out/shards/000000.tar") as tar:
+        described = json.load(tar.extractfile("a.json"))
+    assert described["baseline"] == shard_set.column("baseline")[0].tolist()
+    batch = RecordReader(shard_set).read([0])
+    mv_LT = (batch.adc[0].float() - batch.baseline[0, :, None]) / batch.gain[0, :, None]
+    np.testing.assert_allclose(mv_LT.numpy(), millivolt.T, atol=1e-3)
+    assert verify(tmp_path / "out").problems == []
 
 
 def test_splits_are_by_subject_and_stable_when_files_are_added(mimic, tmp_path):

@@ -1,5 +1,6 @@
 """What packing refuses or rejects, records and whole sources, and what it says of them."""
 
+import json
 import multiprocessing
 import shutil
 
@@ -148,6 +149,44 @@ def test_another_source_with_the_same_names_is_told_apart(mimic, tmp_path):
     write_record(record, plausible_signal(MIMIC_LEADS, seed=5), comments=[f"<subject_id>: {record.parts[-3][1:]}"])
     with pytest.raises(UsageError, match="the records have other headers"):
         pack(mimic, tmp_path / "out", options=small())
+
+
+def test_of_a_source_without_patients_every_header_is_compared(tmp_path):
+    for number in range(130):  # of which a sample would have every other one
+        write_record(tmp_path / "in" / f"{number:03d}", plausible_signal(MIMIC_LEADS, num_samples=50, seed=number))
+    options = small(shard_size=130, audit=0.0)
+    pack(tmp_path / "in", tmp_path / "out", options=options)
+    write_record(tmp_path / "in" / "001", plausible_signal(MIMIC_LEADS, num_samples=50, seed=999))
+    with pytest.raises(UsageError, match="the records have other headers"):
+        pack(tmp_path / "in", tmp_path / "out", options=options)
+
+
+def test_a_packing_begun_before_all_headers_were_compared_goes_on(tmp_path):
+    for number in range(6):
+        write_record(tmp_path / "in" / f"r{number}", plausible_signal(MIMIC_LEADS, seed=number))
+    path = plan(tmp_path / "in", tmp_path / "out", options=small()).out / ".packing/plan.json"
+    pack_part(tmp_path / "in", tmp_path / "out", 0)
+    content = json.loads(path.read_text())
+    del content["all_headers_sha256"]
+    path.write_text(json.dumps(content))
+    assert pack(tmp_path / "in", tmp_path / "out", options=small())["num_records"] == 6
+
+
+@pytest.mark.parametrize("windows", [{}, {"seconds": 0.2, "windows": "all"}])
+def test_a_finished_set_says_which_of_its_rejects_could_be_packed_by_now(tmp_path, caplog, windows):
+    for number in range(4):
+        write_record(tmp_path / "in" / f"r{number}", plausible_signal(MIMIC_LEADS, seed=number))
+    for number in (1, 2):
+        (tmp_path / "in" / f"r{number}.dat").rename(tmp_path / f"r{number}.dat")
+    pack(tmp_path / "in", tmp_path / "out", options=small(**windows))
+    before = digests(tmp_path / "out")
+    pack(tmp_path / "in", tmp_path / "out", options=small(**windows))
+    assert "could be packed now" not in caplog.text
+    (tmp_path / "r2.dat").rename(tmp_path / "in/r2.dat")
+    pack(tmp_path / "in", tmp_path / "out", options=small(**windows))
+    assert "out: 1 of the records that it rejected could be packed now (r2); it stays without them" in caplog.text
+    assert "remove it and run the same command, or choose another output" in caplog.text
+    assert digests(tmp_path / "out") == before
 
 
 def test_a_file_keyed_otherwise_is_refused_with_both_kinds_of_keys(mimic, tmp_path):

@@ -22,7 +22,7 @@ V3 = LEADS.index("V3")
 
 def recording(samples: np.ndarray, *, present: np.ndarray | None = None) -> Recording:
     present = np.ones(12, bool) if present is None else present
-    return Recording(samples, np.full(12, GAIN), np.full(12, BASELINE, np.int16), present, RATE_HZ, None, True)
+    return Recording(samples, np.full(12, GAIN), np.full(12, BASELINE, np.int32), present, RATE_HZ, None, True)
 
 
 @pytest.fixture
@@ -170,6 +170,20 @@ def test_contradicting_limb_leads(samples):
 def test_exchanged_names_of_avl_and_avf_are_told_apart(samples):
     samples[[4, 5]] = samples[[5, 4]]
     assert flags(samples) == {"record": {"avl_avf_exchanged"}}
+
+
+def test_a_gain_that_cannot_be_spares_leads_only_where_all_have_it(samples):
+    """The Challenge's PTB has 2000000/mV; what wfdb.wrsamp makes of 7 uV of noise has such gains too, by lead."""
+    ptb = replace(recording(samples), gain=np.full(12, 2e6))
+    (found,) = named(assess(Measures([ptb]), QualityConfig()))
+    assert found == {"record": {"gain_implausible"}}
+    noise = np.random.default_rng(0).normal(0, 0.001, (12, 5000))
+    gain = 65534 / np.ptp(noise, axis=1)
+    adc_LT = np.rint((noise - noise.min(axis=1)[:, None]) * gain[:, None] - 32767).astype(np.int16)
+    dead = replace(recording(adc_LT), gain=gain, baseline=np.zeros(12, np.int32))
+    found = assess(Measures([dead]), QualityConfig(limb_inconsistent="ignore", gain_normalised="ignore"))
+    assert found.rejects[0].reason == "no_usable_lead"
+    assert found.record_flags[0] == 0
 
 
 def test_each_limb_rule_can_be_ignored_alone(samples):

@@ -100,6 +100,13 @@ def test_a_record_of_a_day_is_not_read(tree, gain):
     assert rejection(tree) == "wrong_length"
 
 
+@pytest.mark.parametrize("names", [[f"{n}" for n in range(1, 13)], ["ECG1", "ECG2"]])
+def test_numbered_channels_are_no_leads(tmp_path, names):
+    write_record(tmp_path / "rec", plausible_signal(LEADS[: len(names)]), names=names)
+    with pytest.raises(RejectError, match=f"no_leads: signals are {', '.join(names)}; name the leads I II III"):
+        read_recording(DirectoryFiles(tmp_path), "rec")
+
+
 def test_a_lead_named_twice_is_rejected(tree):
     header = (tree / "good.hea").read_text()
     (tree / "good.hea").write_text(header.replace(" 0 V6", " 0 v1"))
@@ -121,6 +128,14 @@ def test_gains_that_turn_or_wipe_out_the_signal_are_rejected(tree, gain):
     header = (tree / "good.hea").read_text()
     (tree / "good.hea").write_text(header.replace("200.0(0)/mV", f"{gain}(0)/mV", 1))
     assert rejection(tree) == "gain"
+
+
+def test_a_baseline_beyond_32_bits_is_rejected(tree):
+    header = (tree / "good.hea").read_text()
+    (tree / "good.hea").write_text(header.replace("200.0(0)/mV", "200.0(-2147483648)/mV", 1))
+    assert rejection(tree) == "baseline"
+    (tree / "good.hea").write_text(header.replace("200.0(0)/mV", "200.0(-2147483647)/mV", 1))
+    assert read_recording(DirectoryFiles(tree), "good").baseline[0] == -2147483647
 
 
 def test_a_gain_of_0_is_what_wfdb_defines_it_as(tree):

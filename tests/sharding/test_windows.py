@@ -5,8 +5,10 @@ import pytest
 import wfdb
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from lamae.base.errors import UsageError
+from lamae.cli.app import app
 from lamae.evaluate.labels.sources import build_labels
 from lamae.evaluate.labels.store import read_labels
 from lamae.sharding.format import NO_SAMPLE, ShardSet
@@ -229,6 +231,28 @@ def test_gains_that_cannot_be_are_flagged_and_can_be_overridden(tmp_path):
     assert set(right.column("record_flags").tolist()) <= {bits["duplicate"]}
     assert (right.column("gain") == 1000).all()
     np.testing.assert_allclose(right.column("std_mv")[0], right.column("std_mv")[2])
+
+
+def test_records_with_a_gain_that_cannot_be_are_counted_not_their_windows(tmp_path):
+    for name, gain in (("fine", 2_000_000), ("right", 1000)):
+        signal = plausible_signal(MIMIC_LEADS, num_samples=1500, seed=gain, gain=1000.0)
+        write_record(tmp_path / "in" / name, signal, gain=gain)
+    command = ["shard", str(tmp_path / "in"), str(tmp_path / "out"), "--seconds", "1", "--windows", "all", "--no-card"]
+    done = CliRunner().invoke(app, command, catch_exceptions=False)
+    text = " ".join(done.output.split())
+    assert "the gains in the headers of 1 records give no millivolts (gain_implausible)" in text
+    assert "which replaces the gains of all records of a set" in text
+    assert "windows flagged: gain_implausible │ 3" in text
+
+
+@pytest.mark.parametrize("gain", ["0(0)/adu", "1000.0(0)/adu", "-1000.0(0)/mV", "1000.0(0)/mV"])
+def test_a_given_gain_stands_in_for_gains_and_units_that_cannot_be_used(tmp_path, gain):
+    signal = plausible_signal(MIMIC_LEADS, num_samples=1500, gain=1000.0)
+    header = write_record(tmp_path / "in" / "a", signal, gain=200).with_suffix(".hea")
+    header.write_text(header.read_text().replace("200(0)/mV", gain))
+    shard_set = packed(tmp_path / "in", tmp_path / "out", gain=1000.0, audit=1.0)
+    assert (shard_set.column("gain") == 1000).all()
+    np.testing.assert_allclose(shard_set.column("std_mv")[0].max(), signal.std(axis=0).max() / 1000, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

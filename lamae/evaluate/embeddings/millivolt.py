@@ -161,7 +161,7 @@ def _usable(adc_BLT: np.ndarray, places: Sequence[int], *, min_padding: int) -> 
     """
     present = np.zeros(NUM_LEADS, dtype=bool)
     present[places] = True
-    gain, baseline = np.full(NUM_LEADS, float(UNITS_PER_MV)), np.zeros(NUM_LEADS, dtype=np.int16)
+    gain, baseline = np.full(NUM_LEADS, float(UNITS_PER_MV)), np.zeros(NUM_LEADS, dtype=np.int32)
     usable, ranges = [], []
     for adc in adc_BLT:
         recording = Recording(adc, gain, baseline, present, 1.0, None, fast=False)
