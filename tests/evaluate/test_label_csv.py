@@ -169,6 +169,14 @@ def test_words_become_snomed_codes_and_a_record_of_unknown_words_is_unlabelled(m
     assert labelled == [True, True, False, False, True, True]
 
 
+def test_cells_of_snomed_codes_are_read_as_headers_and_pandas_write_them(make, tmp_path):
+    cells = ['"426783006,164889003"', '"426783006, 59118001"', "426783006.0", "[426783006 164889003]", "164889003", ""]
+    codes, notes = make("Dx", *cells, label_column="Dx", vocabulary="snomed")
+    assert codes == {"426783006": 4, "164889003": 3, "59118001": 1}
+    assert "without a SNOMED CT code" not in notes
+    assert read_labels(max(tmp_path.glob("*.zarr"))).labelled_N.tolist() == [True] * 5 + [False]
+
+
 def test_a_vocabulary_that_fits_nothing_is_refused(make):
     with pytest.raises(UsageError, match=r"none of its labels has a SNOMED CT code here: a \(1 records\)"):
         make("a", "1", "0", "0", "0", "0", "0", vocabulary="snomed")

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from lamae.base.errors import UsageError
+from lamae.base.tables import whole_number
 from lamae.base.text import few
 
 EQUIVALENT = {"733534002": "164909002", "713427006": "59118001", "63593006": "284470004", "17338001": "427172004"}
@@ -193,6 +194,12 @@ def columns_to_codes(columns: Iterable[str]) -> dict[str, str]:
     return _ABBREVIATIONS | (_CODE15 if "1dAVb" in columns else {})
 
 
+def _listed(word: str) -> list[str]:
+    """The numbers of "426783006,164889003", as #Dx has them, or of "426783006.0", as pandas has; else the word."""
+    numbers = [whole_number(part) for part in re.split(r"[,\s]+", word)]
+    return [word] if None in numbers else [str(number) for number in numbers]
+
+
 class ToSnomed:
     """A source's words, record by record, to SNOMED CT codes; counts what is left out and what is merged."""
 
@@ -202,8 +209,9 @@ class ToSnomed:
         self._unmapped, self._merged, self._num_found = Counter[str](), Counter[str](), 0
 
     def __call__(self, words: Iterable[str]) -> set[str]:
-        """The codes of one record. Words that are codes stay; equivalent codes become one."""
-        found = {word: self._codes.get(word, word if CODE.fullmatch(word) else None) for word in words}
+        """The codes of one record. Words that are codes, or a list of them, stay; equivalent codes become one."""
+        each = {code for word in words for code in ([word] if word in self._codes else _listed(word))}
+        found = {word: self._codes.get(word, word if CODE.fullmatch(word) else None) for word in each}
         self._unmapped.update(word for word, code in found.items() if code is None)
         codes = {code for code in found.values() if code is not None}
         self._num_found += len(codes)
