@@ -177,6 +177,27 @@ def test_cells_of_snomed_codes_are_read_as_headers_and_pandas_write_them(make, t
     assert read_labels(max(tmp_path.glob("*.zarr"))).labelled_N.tolist() == [True] * 5 + [False]
 
 
+def test_af_is_flutter_in_the_table_of_rhythms_of_chapman_shaoxing(make):
+    codes, notes = make("Rhythm", "AF", "AFIB", "ST", "SR", "SI", "AT", label_column="Rhythm", vocabulary="snomed")
+    assert codes == {
+        "164890007": 1, "164889003": 1, "427084000": 1, "426783006": 1, "427393009": 1, "713422000": 1,
+    }  # fmt: skip
+    assert "AF is atrial flutter and AFIB fibrillation, as in Chapman-Shaoxing's" in notes
+    assert make("AF,AFIB,SR", *["1,0,0", "0,1,0", "0,0,1"] * 2, vocabulary="snomed")[0] == {
+        "164890007": 2, "164889003": 2, "426783006": 2,
+    }  # fmt: skip
+
+
+def test_af_beside_afib_in_any_other_table_is_refused(make):
+    for other in ("LBBB", "AFL;SR"):
+        with pytest.raises(UsageError, match=r"has both AF and AFIB, .* write the codes in place of AF"):
+            make("d", "AF", "AFIB", other, "", "", "", label_column="d", vocabulary="snomed")
+    codes, notes = make("d", "AF", "AVNRT", "LBBB", "AFL", "AF", "AVRT", label_column="d", vocabulary="snomed")
+    assert codes == {"164889003": 2, "233896004": 1, "164909002": 1, "164890007": 1, "233897008": 1}
+    assert "Chapman" not in notes
+    assert make("d", *["AFIB"] * 6, label_column="d", vocabulary="snomed")[0] == {"164889003": 6}
+
+
 def test_a_vocabulary_that_fits_nothing_is_refused(make):
     with pytest.raises(UsageError, match=r"none of its labels has a SNOMED CT code here: a \(1 records\)"):
         make("a", "1", "0", "0", "0", "0", "0", vocabulary="snomed")

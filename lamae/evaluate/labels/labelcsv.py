@@ -10,7 +10,7 @@ from lamae.base.tables import Table
 from lamae.base.text import few
 from lamae.evaluate.labels.codes import CodeLists, choose_vocabulary
 from lamae.evaluate.labels.csvrows import BINARY, NO_VALUE, shortened
-from lamae.evaluate.labels.snomed import NAMES, ToSnomed, columns_to_codes
+from lamae.evaluate.labels.snomed import NAMES, ToSnomed, names_to_codes
 from lamae.evaluate.labels.store import LabelTable
 from lamae.evaluate.labels.textlabels import SEPARATORS, read_texts
 from lamae.sharding.join import KEY_COLUMNS
@@ -40,7 +40,7 @@ def read_label_csv(
     """Labels from ``columns``, else from every column that holds only 0, 1 or empty cells and has no name such as sex,
     fold or validated_by_human, less those of ``leave_out``; or from the words in ``label_column`` (``read_texts``).
 
-    ``vocabulary`` "snomed" takes names to SNOMED CT codes (``snomed.columns_to_codes``) and leaves out the others.
+    ``vocabulary`` "snomed" takes names to SNOMED CT codes (``snomed.names_to_codes``) and leaves out the others.
     A record whose label cells are all empty is unlabelled; a single empty cell in a labelled record counts as 0. The
     notes say what was taken, what was left, and why. Raises UsageError where nothing is left.
     """
@@ -70,7 +70,8 @@ def read_label_csv(
     else:
         codes = trial.codes(len(keys), leave_out or (), notes)
     if vocabulary:
-        to_snomed = ToSnomed(columns_to_codes(table.names), merge=merge)
+        names = [code for code, _ in codes.counts()] if label_column else table.names
+        to_snomed = ToSnomed(names_to_codes(names, file, notes), merge=merge)
         taken = [(record, to_snomed(record or ())) for record in codes]
         # Words without a code say nothing of the others; a column of 0 does.
         codes = CodeLists(
