@@ -90,7 +90,7 @@ def test_a_column_named_twice_is_refused_and_blanks_around_names_go(make):
 
 
 def test_empty_cells_are_counted_whatever_stands_for_them(make):
-    codes, notes = make("AF,LBBB", "1,", "0,NA", "nan,1", "Yes,no", "TRUE,0.0", "None,null")
+    codes, notes = make("AF,LBBB", "1,", "0,NA", "nan,1", "Yes,no", "TRUE,0.0", "<NA>,#N/A")
     assert codes == {"AF": 3, "LBBB": 1}
     assert "3 empty cells of records that have others count as 0" in notes
 
@@ -106,7 +106,7 @@ def test_a_row_without_a_key_and_two_rows_of_one_are_refused_by_line(shards, tmp
 
 
 def test_a_class_per_record_becomes_codes(make):
-    codes, _ = make("diagnosis", "AFIB", "NORM", "AFIB;LBBB", "", "NORM", "unknown", label_column="diagnosis")
+    codes, _ = make("diagnosis", "AFIB", "NORM", "AFIB;LBBB;#N/A", "", "NORM", "Missing", label_column="diagnosis")
     assert codes == {"AFIB": 2, "LBBB": 1, "NORM": 2}
     codes, _ = make("d", "\"['AF', 'Sinus rhythm']\"", "AF", "", "AF", "AF", "AF", label_column="d")
     assert codes == {"AF": 5, "Sinus rhythm": 1}

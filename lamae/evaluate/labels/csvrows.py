@@ -6,11 +6,9 @@ import re
 from itertools import accumulate
 
 from lamae.base.errors import UsageError
-from lamae.base.tables import whole_number
+from lamae.base.tables import NO_VALUE, whole_number
 
 BINARY = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "f": 0, "t": 1, "no": 0, "yes": 1}
-NO_VALUE = frozenset(("", "nan", "none", "null", "na", "n/a"))
-"""What pandas, R, SQL and Python write where there is nothing, in lower case."""
 _NUMPY_SCALAR = re.compile(r"\bnp\.\w+\(([^()]*)\)")  # numpy 2 prints a list of its strings as [np.str_('I10')]
 _CONTAINER = re.compile(r"(?:array|frozenset|set)\((.*?)(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
 _CLOSING = {"[": "]", "(": ")", "{": "}"}

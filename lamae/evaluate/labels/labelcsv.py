@@ -6,10 +6,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from lamae.base.errors import UsageError
-from lamae.base.tables import Table
+from lamae.base.tables import NO_VALUE, Table
 from lamae.base.text import few
 from lamae.evaluate.labels.codes import CodeLists, choose_vocabulary
-from lamae.evaluate.labels.csvrows import BINARY, NO_VALUE, shortened
+from lamae.evaluate.labels.csvrows import BINARY, shortened
 from lamae.evaluate.labels.snomed import NAMES, ToSnomed, names_to_codes
 from lamae.evaluate.labels.store import LabelTable
 from lamae.evaluate.labels.textlabels import SEPARATORS, read_texts
