@@ -173,10 +173,14 @@ def _print_probe(
 def _print_left_out(result: "ProbeResult", descriptions: dict[str, str]) -> None:
     from lamae.base.text import few
 
-    for reason in dict.fromkeys(result.left_out.values()):
-        codes = [code for code, its in result.left_out.items() if its == reason]
+    def say(what: str, codes: list[str]) -> None:
         names = few([" ".join([code, descriptions.get(code, "")]).strip() for code in codes])
-        console.say(f"left out of the macro ({reason}): {names}")
+        console.say(f"left out of {what}: {names}")
+
+    for reason in dict.fromkeys(result.left_out.values()):
+        say(f"the macro ({reason})", [code for code, its in result.left_out.items() if its == reason])
+    if result.without_f1:
+        say("the macro F1 (no positive record in val, which chooses the threshold)", result.without_f1)
 
 
 def _print_few_labels(curves: "list[FewLabelCurve]", fractions: list[float], *, num_seeds: int) -> dict[str, Any]:
