@@ -122,8 +122,7 @@ def probe(
     if against is not None:
         difference = probing.difference(result, other)
         summary |= {"against": other.to_dict(), "difference": difference.to_dict()}
-    _print_probe(result, other.name, difference, truth.descriptions, method=method)
-    _print_left_out(result, truth.descriptions)
+    _print_result(result, f"{result.name}: {method} probe", truth.descriptions, other.name, difference)
     if fractions:
         with console.show_progress() as progress:
             curves = [
@@ -145,10 +144,16 @@ def probe(
         files.write_json(json, finite(summary))
 
 
-def _print_probe(
-    result: "ProbeResult", other: str, difference: "Measures | None", descriptions: dict[str, str], *, method: str
+def _print_result(
+    result: "ProbeResult",
+    heading: str,
+    descriptions: dict[str, str],
+    other: str = "",
+    difference: "Measures | None" = None,
 ) -> None:
-    """AUROC of every code and group, and by how much it is above that of ``other`` where there is a difference."""
+    """AUROC of every code and group, by how much it is above that of ``other`` where there is a difference, and which
+    codes are left out.
+    """
     from lamae.evaluate.labels.groups import code_groups
 
     groups = code_groups(result.codes)
@@ -163,11 +168,12 @@ def _print_probe(
         columns.insert(1, "name")
         rows = [[row[0], descriptions.get(row[0], ""), *row[1:]] for row in rows]
     console.print_table(
-        f"{result.name}: {method} probe on {len(result.test_rows):,} test records of {result.num_test_subjects:,} "
+        f"{heading} on {len(result.test_rows):,} test records of {result.num_test_subjects:,} "
         f"subjects, subjects seen in pretraining: {result.contamination}",
         columns,
         rows,
     )
+    _print_left_out(result, descriptions)
 
 
 def _print_left_out(result: "ProbeResult", descriptions: dict[str, str]) -> None:
@@ -282,6 +288,7 @@ def finetune(
     from lamae.base import settings
     from lamae.evaluate.finetune.finetune import finetune as finetune_model
     from lamae.evaluate.finetune.options import FinetuneOptions
+    from lamae.evaluate.labels.store import read_labels
 
     if print_config:
         console.say(settings.explain(FinetuneOptions(), overrides=overrides or []))
@@ -293,8 +300,7 @@ def finetune(
             run, shards, labels, out, options=options, leads=chosen, transductive=transductive, progress=progress
         )
     if _prints_result():
-        rows = [[code, str(value)] for code, value in result.by_code().items()]
-        console.print_table(result.name, ["code", "AUROC (95 %)"], [*rows, ["macro", str(result.macro)]])
+        _print_result(result, result.name, read_labels(labels).descriptions)
         console.say(f"weights and result: {out}")
 
 
