@@ -216,6 +216,7 @@ def test_probing_few_labels_against_another(lamae, tmp_path):
         assert told in out
     found = json.loads((tmp_path / "r.json").read_text())
     assert set(found["few_labels"]["probe"]) == {"0.2", "1"}
+    assert re.search(r" 0.2 +│ +12 +│ +12 +│", out)
     assert found["few_labels_difference"]["1"]["low"] > 0
     assert found["difference"]["macro_auprc"]["low"] > 0
     code, _, error = lamae("probe", "good.zarr", "l.zarr", "--fraction", "5")

@@ -102,7 +102,7 @@ def probe(
     """
     from lamae.evaluate.probe import fit as probing
     from lamae.evaluate.probe import transfer
-    from lamae.evaluate.probe.fewlabels import few_label_curve, parse_fractions
+    from lamae.evaluate.probe.fewlabels import distinct_fractions, few_label_curve, parse_fractions
 
     files.check_writable("--json", json)
     fractions = parse_fractions(fraction) if fraction is not None else []
@@ -124,6 +124,7 @@ def probe(
         summary |= {"against": other.to_dict(), "difference": difference.to_dict()}
     _print_result(result, f"{result.name}: {method} probe", truth.descriptions, other.name, difference)
     if fractions:
+        fractions = distinct_fractions(models[0].subject_N, truth, fractions)
         with console.show_progress() as progress:
             curves = [
                 few_label_curve(
@@ -137,7 +138,7 @@ def probe(
                 )
                 for features in models
             ]
-        summary |= _print_few_labels(curves, fractions, num_seeds=seeds)
+        summary |= _print_few_labels(curves, num_seeds=seeds)
     if json is not None:
         from lamae.evaluate.values import finite
 
@@ -189,17 +190,21 @@ def _print_left_out(result: "ProbeResult", descriptions: dict[str, str]) -> None
         say("the macro F1 (no positive record in val, which chooses the threshold)", result.without_f1)
 
 
-def _print_few_labels(curves: "list[FewLabelCurve]", fractions: list[float], *, num_seeds: int) -> dict[str, Any]:
+def _print_few_labels(curves: "list[FewLabelCurve]", *, num_seeds: int) -> dict[str, Any]:
     """A table of one curve, or of two and their difference; gives the same for JSON."""
     from lamae.evaluate.probe.fewlabels import curve_difference
 
     summary: dict[str, Any] = {
         "few_labels": {role: curve.to_dict() for role, curve in zip(("probe", "against"), curves, strict=False)}
     }
-    rows = [[f"{share:g}", *(str(curve.macro(share)) for curve in curves)] for share in fractions]
-    columns = ["share of training subjects", *(curve.name for curve in curves)]
+    first = curves[0]
+    rows = [
+        [f"{share:g}", f"{number:,}", f"{first.num_records(share):,}", *(str(curve.macro(share)) for curve in curves)]
+        for share, number in first.num_subjects.items()
+    ]
+    columns = ["share of training subjects", "subjects", "records", *(curve.name for curve in curves)]
     if len(curves) == 2:
-        gaps = {f"{share:g}": curve_difference(curves[0], curves[1], share) for share in fractions}
+        gaps = {f"{share:g}": curve_difference(first, curves[1], share) for share in first.results}
         summary["few_labels_difference"] = gaps
         columns, rows = [*columns, "difference"], [[*row, str(gaps[row[0]])] for row in rows]
     console.print_table(f"few labels: macro AUROC, mean over {num_seeds} draws of subjects", columns, rows)

@@ -187,7 +187,11 @@ def _add_few_labels(page: Page, comparison: Comparison) -> None:
     page.add(
         Table(
             "Few labels",
-            "Macro AUROC by share of training subjects; mean over seeds, intervals over seeds and subjects.",
+            "Macro AUROC by share of training subjects; mean over seeds, intervals over seeds and subjects. "
+            + "; ".join(
+                f"{share:.0%}: {number:,} subjects, {curves[0].num_records(share):,} records"
+                for share, number in curves[0].num_subjects.items()
+            ),
             ["method", *(f"{share:.0%}" for share in shares)],
             rows,
         )
