@@ -151,6 +151,17 @@ def test_unlabelled_records_are_those_without_any_cell(shards, tmp_path, make):
     assert report.rows() == [["AF", "", "2", "1", "0", "1"], ["PVC", "", "2", "0", "1", "1"]]
 
 
+def test_codes_that_are_too_rare_are_counted_with_their_records(make):
+    words = ["AF;LBBB", "AF", "LBBB;VT", "VT;WPW", "AF", "SVT"]
+    codes, notes = make("d", *words, label_column="d", min_count=2, top=2)
+    assert codes == {"AF": 3, "LBBB": 2}
+    assert (
+        "3 codes left out by --min-count or --top: VT (2), SVT (1), WPW (1); 3 records here have them, 2 of these no "
+        "other code" in notes
+    )
+    assert "left out" not in make("d", *words, label_column="d")[1]
+
+
 def test_columns_of_a_table_become_snomed_codes_and_those_without_one_are_said(make):
     """Columns as CODE-15 % has them: of the 0/1 ones only normal_ecg has no code, and death is no diagnosis."""
     heading = "age,is_male,1dAVb,RBBB,LBBB,SB,ST,AF,death,normal_ecg"
