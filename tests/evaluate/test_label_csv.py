@@ -124,6 +124,18 @@ def test_a_class_per_record_becomes_codes(make):
     assert codes == {"AF": 2, "PVC": 2}
 
 
+def test_several_rows_of_a_record_are_several_labels_of_it(shards, tmp_path):
+    file = tmp_path / "long.csv"
+    file.write_text("key,code\nr0,AF\nr1,AF\nr0,LBBB\n" + "".join(f"r{k},\n" for k in range(2, 6)))
+    report = build_labels(shards, tmp_path / "l.zarr", source="csv", file=file, label_column="code")
+    assert read_labels(tmp_path / "l.zarr").label_NC[:2].tolist() == [[1, 1], [1, 0]]
+    assert report.num_labelled == 2
+    assert "the labels of several rows are taken together for 1 keys" in report.notes
+    file.write_text("key,sick\nr0,yes\nr1,no\nr0,no\n")
+    with pytest.raises(UsageError, match=r"1 keys occur more than once, such as r0, with yes or no in sick; keep one"):
+        build_labels(shards, tmp_path / "s.zarr", source="csv", file=file, label_column="sick")
+
+
 def test_words_for_yes_and_no_make_one_code(make):
     codes, _ = make("Chagas", "True", "False", "True", "", "False", "False", label_column="Chagas")
     assert codes == {"Chagas": 2}

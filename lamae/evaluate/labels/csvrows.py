@@ -59,6 +59,11 @@ def text_items(text: str, column: str, where: str, separators: str) -> list[str]
     Raises UsageError as ``items``.
     """
     if text[:1] in _CLOSING or _CONTAINER.match(text):
+        if re.match(r"\{\s*(['\"]).*?\1\s*:", text):
+            raise UsageError(
+                f"{where}: {column} is {shortened(text)}, statements with likelihoods, which --source ptbxl reads from "
+                f"ptbxl_database.csv; here write the statements alone: NORM;SR"
+            )
         if "'" in text or '"' in text:
             return items(text, column, where)
         if _is_one_pair(text):

@@ -2,6 +2,7 @@
 
 import re
 from array import array
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def read_label_csv(
     top: int | None = None,
 ) -> LabelTable:
     """Labels from ``columns``, else from every column that holds only 0, 1 or empty cells and has no name such as sex,
-    fold or validated_by_human, less those of ``leave_out``; or from the words in ``label_column`` (``read_texts``).
+    fold or validated_by_human, less those of ``leave_out``; or from the words in ``label_column`` (``read_texts``), of
+    all rows of a key.
 
     ``vocabulary`` "snomed" takes names to SNOMED CT codes (``snomed.names_to_codes``) and leaves out the others.
     A record whose label cells are all empty is unlabelled; a single empty cell in a labelled record counts as 0. A
@@ -56,20 +58,31 @@ def read_label_csv(
     chosen = [label_column] if label_column else columns
     table.require(key_column, *(chosen or ()), *(leave_out or ()))
     names = [name for name in table.names if name != key_column] if chosen is None else chosen
-    trial, texts = _Trial({} if label_column else names, file, chosen=chosen is not None), []
-    keys, lines = [], array("L")
+    trial = _Trial({} if label_column else names, file, chosen=chosen is not None)
+    texts: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    keys: list[str] = []
+    lines = array("L")
     for line, row in table:
         if not row[key_column]:
             raise UsageError(f"{table.where(line)}: {key_column} is empty; every row names its record")
-        keys.append(row[key_column])
-        lines.append(line)
         if label_column:
-            texts.append([(table.where(line), row[label_column])])
+            texts[row[key_column]].append((table.where(line), row[label_column]))
+            if len(texts) == len(keys):
+                continue  # another row of a record
         else:
             trial.add(line, row)
+        keys.append(row[key_column])
+        lines.append(line)
     notes: list[str] = []
     if label_column:
-        codes = read_texts(texts, label_column, separator, notes)
+        codes = read_texts(texts.values(), label_column, separator, notes)
+        if repeated := [key for key, of in texts.items() if len(of) > 1]:
+            if [code for code, _ in codes.counts()] == [label_column]:
+                raise UsageError(
+                    f"{file}: {len(repeated)} keys occur more than once, such as {repeated[0]}, with yes or no in "
+                    f"{label_column}; keep one row of each"
+                )
+            notes.append(f"the labels of several rows are taken together for {len(repeated):,} keys")
     else:
         codes = trial.codes(len(keys), leave_out or (), notes)
     if vocabulary:

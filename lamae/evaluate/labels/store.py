@@ -214,7 +214,7 @@ def _rows(shard_set: ShardSet, table: LabelTable, file: Path) -> np.ndarray:
         first, second = (f"line {place}" if isinstance(place, int) else place for place in places)
         raise UsageError(
             f"{file}: {len(repeated)} keys occur more than once, for example {shard_set.keys[repeated[0]]} in "
-            f"{first} and {second}; keep one of them"
+            f"{first} and {second}; keep one row of each, with all of its labels"
         )
     return row_M
 
