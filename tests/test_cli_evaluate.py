@@ -8,7 +8,9 @@ import pytest
 
 from lamae.evaluate.embeddings.embed import read_embeddings
 from lamae.evaluate.labels.store import read_labels
+from lamae.evaluate.probe.fit import probe_arrays
 from lamae.sharding.format import ShardSet
+from tests.evaluate.test_probe import simulate, write_stores
 from tests.shardsets import random_adc, write_shard_set
 
 
@@ -179,6 +181,20 @@ def test_codes_are_listed_with_their_records_and_options_of_another_source_are_r
     assert (code, "--column is for mimic-icd10; mine.csv is read as --source csv" in error) == (2, True)
 
 
+def test_fine_tuning_says_which_codes_are_left_out_and_whether_subjects_were_seen(lamae, tmp_path, monkeypatch):
+    features, truth = simulate()
+    truth.label_NC[truth.rows("test"), 1] = 0
+    truth.label_NC[truth.rows("val"), 2] = 0
+    write_stores(tmp_path, features, truth)
+    result = probe_arrays(features, truth)
+    monkeypatch.setattr("lamae.evaluate.finetune.finetune.finetune", lambda *arguments, **options: result)
+    code, out, _ = lamae("finetune", "run", "shards", "l.zarr", "out")
+    assert code == 0
+    assert "175 subjects, subjects seen in pretraining: none" in out
+    assert "left out of the macro (no positive record in test): FAINT" in out
+    assert "left out of the macro F1 (no positive record in val, which chooses the threshold): NOISE" in out
+
+
 def test_probing_few_labels_against_another(lamae, tmp_path):
     rng = np.random.default_rng(0)
     splits = ["train"] * 60 + ["val"] * 30 + ["test"] * 30
@@ -200,6 +216,7 @@ def test_probing_few_labels_against_another(lamae, tmp_path):
         assert told in out
     found = json.loads((tmp_path / "r.json").read_text())
     assert set(found["few_labels"]["probe"]) == {"0.2", "1"}
+    assert re.search(r" 0.2 +│ +12 +│ +12 +│", out)
     assert found["few_labels_difference"]["1"]["low"] > 0
     assert found["difference"]["macro_auprc"]["low"] > 0
     code, _, error = lamae("probe", "good.zarr", "l.zarr", "--fraction", "5")

@@ -15,7 +15,10 @@ from pathlib import Path
 from lamae.base.errors import UsageError
 
 MAX_CELL_CHARS = 1 << 24
-_NOBODY = frozenset({"", "-", "?", "unknown", "none", "nan", "null", "na", "n/a"})
+NO_VALUE = frozenset(
+    ("", "-", "?", "unknown", "missing", "none", "null", "nan", "-nan", "nat", "na", "<na>", "n/a", "#n/a", "#na")
+)
+"""What pandas, R, SQL, Python, Excel and people write where there is nothing, in lower case."""
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,2})?")
 
 
@@ -131,7 +134,7 @@ def subject_number(text: str) -> int | None:
     A number is itself; anything else becomes 62 bits of its sha256 over 2**62, where no data set has numbers.
     """
     text = text.strip()
-    if text.casefold() in _NOBODY:
+    if text.casefold() in NO_VALUE:
         return None
     number = whole_number(text)
     if number is not None and number < 2**62:

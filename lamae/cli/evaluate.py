@@ -102,7 +102,7 @@ def probe(
     """
     from lamae.evaluate.probe import fit as probing
     from lamae.evaluate.probe import transfer
-    from lamae.evaluate.probe.fewlabels import few_label_curve, parse_fractions
+    from lamae.evaluate.probe.fewlabels import distinct_fractions, few_label_curve, parse_fractions
 
     files.check_writable("--json", json)
     fractions = parse_fractions(fraction) if fraction is not None else []
@@ -122,9 +122,9 @@ def probe(
     if against is not None:
         difference = probing.difference(result, other)
         summary |= {"against": other.to_dict(), "difference": difference.to_dict()}
-    _print_probe(result, other.name, difference, truth.descriptions, method=method)
-    _print_left_out(result, truth.descriptions)
+    _print_result(result, f"{result.name}: {method} probe", truth.descriptions, other.name, difference)
     if fractions:
+        fractions = distinct_fractions(models[0].subject_N, truth, fractions)
         with console.show_progress() as progress:
             curves = [
                 few_label_curve(
@@ -138,17 +138,23 @@ def probe(
                 )
                 for features in models
             ]
-        summary |= _print_few_labels(curves, fractions, num_seeds=seeds)
+        summary |= _print_few_labels(curves, num_seeds=seeds)
     if json is not None:
         from lamae.evaluate.values import finite
 
         files.write_json(json, finite(summary))
 
 
-def _print_probe(
-    result: "ProbeResult", other: str, difference: "Measures | None", descriptions: dict[str, str], *, method: str
+def _print_result(
+    result: "ProbeResult",
+    heading: str,
+    descriptions: dict[str, str],
+    other: str = "",
+    difference: "Measures | None" = None,
 ) -> None:
-    """AUROC of every code and group, and by how much it is above that of ``other`` where there is a difference."""
+    """AUROC of every code and group, by how much it is above that of ``other`` where there is a difference, and which
+    codes are left out.
+    """
     from lamae.evaluate.labels.groups import code_groups
 
     groups = code_groups(result.codes)
@@ -163,33 +169,42 @@ def _print_probe(
         columns.insert(1, "name")
         rows = [[row[0], descriptions.get(row[0], ""), *row[1:]] for row in rows]
     console.print_table(
-        f"{result.name}: {method} probe on {len(result.test_rows):,} test records of {result.num_test_subjects:,} "
+        f"{heading} on {len(result.test_rows):,} test records of {result.num_test_subjects:,} "
         f"subjects, subjects seen in pretraining: {result.contamination}",
         columns,
         rows,
     )
+    _print_left_out(result, descriptions)
 
 
 def _print_left_out(result: "ProbeResult", descriptions: dict[str, str]) -> None:
     from lamae.base.text import few
 
-    for reason in dict.fromkeys(result.left_out.values()):
-        codes = [code for code, its in result.left_out.items() if its == reason]
+    def say(what: str, codes: list[str]) -> None:
         names = few([" ".join([code, descriptions.get(code, "")]).strip() for code in codes])
-        console.say(f"left out of the macro ({reason}): {names}")
+        console.say(f"left out of {what}: {names}")
+
+    for reason in dict.fromkeys(result.left_out.values()):
+        say(f"the macro ({reason})", [code for code, its in result.left_out.items() if its == reason])
+    if result.without_f1:
+        say("the macro F1 (no positive record in val, which chooses the threshold)", result.without_f1)
 
 
-def _print_few_labels(curves: "list[FewLabelCurve]", fractions: list[float], *, num_seeds: int) -> dict[str, Any]:
+def _print_few_labels(curves: "list[FewLabelCurve]", *, num_seeds: int) -> dict[str, Any]:
     """A table of one curve, or of two and their difference; gives the same for JSON."""
     from lamae.evaluate.probe.fewlabels import curve_difference
 
     summary: dict[str, Any] = {
         "few_labels": {role: curve.to_dict() for role, curve in zip(("probe", "against"), curves, strict=False)}
     }
-    rows = [[f"{share:g}", *(str(curve.macro(share)) for curve in curves)] for share in fractions]
-    columns = ["share of training subjects", *(curve.name for curve in curves)]
+    first = curves[0]
+    rows = [
+        [f"{share:g}", f"{number:,}", f"{first.num_records(share):,}", *(str(curve.macro(share)) for curve in curves)]
+        for share, number in first.num_subjects.items()
+    ]
+    columns = ["share of training subjects", "subjects", "records", *(curve.name for curve in curves)]
     if len(curves) == 2:
-        gaps = {f"{share:g}": curve_difference(curves[0], curves[1], share) for share in fractions}
+        gaps = {f"{share:g}": curve_difference(first, curves[1], share) for share in first.results}
         summary["few_labels_difference"] = gaps
         columns, rows = [*columns, "difference"], [[*row, str(gaps[row[0]])] for row in rows]
     console.print_table(f"few labels: macro AUROC, mean over {num_seeds} draws of subjects", columns, rows)
@@ -278,6 +293,7 @@ def finetune(
     from lamae.base import settings
     from lamae.evaluate.finetune.finetune import finetune as finetune_model
     from lamae.evaluate.finetune.options import FinetuneOptions
+    from lamae.evaluate.labels.store import read_labels
 
     if print_config:
         console.say(settings.explain(FinetuneOptions(), overrides=overrides or []))
@@ -289,8 +305,7 @@ def finetune(
             run, shards, labels, out, options=options, leads=chosen, transductive=transductive, progress=progress
         )
     if _prints_result():
-        rows = [[code, str(value)] for code, value in result.by_code().items()]
-        console.print_table(result.name, ["code", "AUROC (95 %)"], [*rows, ["macro", str(result.macro)]])
+        _print_result(result, result.name, read_labels(labels).descriptions)
         console.say(f"weights and result: {out}")
 
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +50,14 @@ class Mixture:
 
     @cached_property
     def names(self) -> list[str]:
-        """A short name for each set: its directory's, numbered where two have the same."""
+        """A short name for each set, no two the same: its directory's, numbered where two have that."""
         names = [shard_set.root.resolve().name for shard_set in self.sets]
-        return [f"{name}-{place + 1}" if names.count(name) > 1 else name for place, name in enumerate(names)]
+        taken = set(names)
+        for place, name in [(place, name) for place, name in enumerate(names) if names.count(name) > 1]:
+            numbered = (f"{name}-{number}" for number in count(place + 1))
+            names[place] = next(new for new in numbered if new not in taken)
+            taken.add(names[place])
+        return names
 
     @property
     def index_hash(self) -> str:

@@ -33,7 +33,7 @@ from lamae.evaluate.embeddings.embed import (
 from lamae.evaluate.embeddings.inference import load_for_inference
 from lamae.evaluate.finetune.finetune import read_finetuned
 from lamae.evaluate.labels.store import Labels, read_labels
-from lamae.evaluate.probe.fewlabels import FRACTIONS, NUM_SEEDS, FewLabelCurve, few_label_curve
+from lamae.evaluate.probe.fewlabels import FRACTIONS, NUM_SEEDS, FewLabelCurve, distinct_fractions, few_label_curve
 from lamae.evaluate.probe.fit import probe_arrays
 from lamae.evaluate.probe.result import ProbeResult
 from lamae.evaluate.reconstruct.reconstruction import ReconstructionErrors, reconstruction_errors, spread
@@ -133,7 +133,7 @@ def compare(
 
     options = {"transductive": transductive, "device": device}
     probes: dict[str, dict[str, ProbeResult]] = {readout: {} for readout in READOUTS}
-    knn, curves = {}, {}
+    knn, curves, fractions = {}, {}, distinct_fractions(subject_N, truth, fractions)
     for number, (name, path) in enumerate(paths.items()):
         for readout in READOUTS:
             if readout in store.open_store(path, kind="embeddings"):

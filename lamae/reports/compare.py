@@ -84,6 +84,7 @@ def _probe_table(comparison: Comparison, readout: str) -> Table:
         f"chosen on {first.num_val:,}, tested once on {len(first.test_rows):,} records of {first.num_test_subjects:,} "
         f"other subjects; {len(first.codes)} codes"
         + (f", {len(first.left_out)} left out ({left_out})" if left_out else "")
+        + (f", {len(first.without_f1)} without F1 (no positive record in val)" if first.without_f1 else "")
         + ". Intervals: 95 %, bootstrap over test subjects; differences are paired.",
         probes,
         extra,
@@ -186,7 +187,11 @@ def _add_few_labels(page: Page, comparison: Comparison) -> None:
     page.add(
         Table(
             "Few labels",
-            "Macro AUROC by share of training subjects; mean over seeds, intervals over seeds and subjects.",
+            "Macro AUROC by share of training subjects; mean over seeds, intervals over seeds and subjects. "
+            + "; ".join(
+                f"{share:.0%}: {number:,} subjects, {curves[0].num_records(share):,} records"
+                for share, number in curves[0].num_subjects.items()
+            ),
             ["method", *(f"{share:.0%}" for share in shares)],
             rows,
         )

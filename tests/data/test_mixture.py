@@ -173,3 +173,12 @@ def test_what_cannot_be_mixed_is_refused_by_name(opened, tmp_path):
 def test_weights_and_paths_that_mean_nothing_are_refused(changes, named):
     with pytest.raises(ValueError, match=named):
         DataConfig(**changes).check()
+
+
+def test_no_two_sets_have_one_name_whatever_their_directories_are_called(tmp_path):
+    sets = {
+        place: ShardSet.open(write_shard_set(tmp_path / place, random_adc(2, 50, seed=seed)))
+        for seed, place in enumerate(("p/a", "b", "q/a", "a-1"))
+    }
+    assert Mixture([sets[place] for place in ("p/a", "b", "q/a")]).names == ["a-1", "b", "a-3"]
+    assert Mixture([sets[place] for place in ("p/a", "q/a", "a-1")]).names == ["a-2", "a-3", "a-1"]

@@ -5,7 +5,13 @@ import pytest
 
 from lamae.base.errors import UsageError
 from lamae.evaluate.labels.groups import code_groups
-from lamae.evaluate.probe.fewlabels import FewLabelCurve, curve_difference, few_label_curve, training_rows
+from lamae.evaluate.probe.fewlabels import (
+    FewLabelCurve,
+    curve_difference,
+    distinct_fractions,
+    few_label_curve,
+    training_rows,
+)
 from lamae.evaluate.statistics import Scored
 from tests.evaluate.test_probe import simulate
 from tests.evaluate.test_statistics import simulate as simulate_seeds
@@ -30,6 +36,16 @@ def test_more_labels_help_and_the_codes_stay_the_same():
     assert curve.macro(0.02).value < curve.macro(1.0).value
     gap = curve_difference(curve, curve, 0.02)
     assert (gap.value, gap.low, gap.high) == (0, 0, 0)
+
+
+def test_shares_of_the_same_size_are_one_and_each_says_its_subjects_and_records(caplog):
+    features, truth = simulate(40)
+    assert distinct_fractions(features.subject_N, truth, [0.01, 0.05, 0.1, 1]) == [0.1, 1]
+    assert "of 20 training subjects the shares 0.01, 0.05 are the same 2 as 0.1, and are left out" in caplog.text
+    found = few_label_curve(features, truth, fractions=(0.1, 1.0)).to_dict()
+    assert {share: (of["num_subjects"], of["num_records"]) for share, of in found.items()} == {
+        "0.1": (2, 4), "1": (20, 40),
+    }  # fmt: skip
 
 
 def curve_of(values):

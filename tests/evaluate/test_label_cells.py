@@ -94,6 +94,9 @@ def test_names_can_be_separated_by_other_characters_and_cut_ones_are_refused():
     assert text_items("AF, LBBB/RBBB", "diagnosis", WHERE, ",/") == ["AF", "LBBB", "RBBB"]
     assert text_items("a]b^c-d", "diagnosis", WHERE, "]^-") == ["a", "b", "c", "d"]
     assert text_items("AF;LBBB", "diagnosis", WHERE, "") == ["AF;LBBB"]
+    for mapping in ("{'NORM': 100.0, 'SR': 0.0}", '{"AF": 1}'):
+        with pytest.raises(UsageError, match=r"line 7: diagnosis is .* which --source ptbxl reads .* NORM;SR"):
+            text_items(mapping, "diagnosis", WHERE, ";|")
     for cut in ("AF; LBB...", "['AF', 'LB"):
         with pytest.raises(UsageError, match=r"line 7: diagnosis is"):
             text_items(cut, "diagnosis", WHERE, ";|")

@@ -3,11 +3,12 @@
 import os
 import re
 import zipfile
+from pathlib import Path
 
 import pytest
 
 from lamae.base.errors import UsageError
-from lamae.evaluate.labels.snomed import CPSC, EQUIVALENT, NAMES, SCORED, SCP, columns_to_codes
+from lamae.evaluate.labels.snomed import CHAPMAN, CPSC, EQUIVALENT, NAMES, SCORED, SCP, names_to_codes
 from lamae.evaluate.labels.sources import build_labels
 from lamae.evaluate.labels.store import read_labels
 from lamae.sharding.sources import keys_of
@@ -99,7 +100,12 @@ def test_names_of_codes_have_the_check_digit_of_snomed():
     """SNOMED CT identifiers end in a Verhoeff check digit, which any single wrong digit or swap breaks."""
     assert len(SCORED) == 30
     assert EQUIVALENT.keys() | set(EQUIVALENT.values()) <= SCORED.keys()
-    assert {*SCP.values(), *CPSC.values(), *columns_to_codes(["1dAVb"]).values()} <= NAMES.keys()
+    assert {
+        *SCP.values(),
+        *CPSC.values(),
+        *CHAPMAN.values(),
+        *names_to_codes(["1dAVb"], Path(), []).values(),
+    } <= NAMES.keys()
     for code in NAMES:
         assert _verhoeff(code) == 0, code
     abbreviations = [name.rpartition(" (")[2] for name in NAMES.values()]

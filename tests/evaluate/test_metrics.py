@@ -26,12 +26,14 @@ def test_same_as_scikit_learn(seed, num_levels):
         assert f1(scores, y, threshold)[k] == pytest.approx(best)
 
 
-def test_one_class_is_undefined_and_a_code_without_positives_on_val_calls_nobody():
+def test_one_class_is_undefined_and_so_is_f1_of_a_code_without_positives_on_val():
     y = np.zeros((4, 1))
     assert np.isnan(average_precision(np.zeros((4, 1)), y)).all()
     assert np.isnan(brier(np.zeros((4, 1)), y)).all()
     threshold = best_f1_threshold(np.ones((4, 1)), y)
-    assert f1(np.ones((3, 1)), np.array([[1], [0], [0]]), threshold)[0] == 0
+    y, weights = np.array([[1], [0], [0]]), np.ones((2, 3), dtype=np.float32)
+    assert np.isnan(f1(np.ones((3, 1)), y, threshold)).all()
+    assert np.isnan(f1(np.ones((3, 1)), y, threshold, weights)).all()
 
 
 def test_a_draw_equals_the_measures_of_the_records_it_repeats():

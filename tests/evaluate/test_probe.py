@@ -104,6 +104,17 @@ def test_codes_with_one_class_are_left_out_and_counted():
     assert result.macro.value == result.by_code()["SEEN"].value
 
 
+def test_a_code_without_a_positive_record_in_val_has_no_f1_and_takes_no_part_in_its_macro():
+    features, truth = simulate()
+    truth.label_NC[truth.rows("val"), 0] = 0
+    result = probe_arrays(features, truth)
+    assert result.by_code()["SEEN"].value > 0.85
+    assert result.without_f1 == ["SEEN"]
+    assert result.macro_metric("f1").value == pytest.approx(result.metrics["f1"][1:].mean())
+    assert result.macro_metric("f1").low > 0.2
+    assert result.to_dict()["f1"]["SEEN"] is None
+
+
 def test_subjects_seen_in_pretraining_are_refused_unless_told():
     features, truth = simulate()
     pretrained = features.pretrained_N.copy()

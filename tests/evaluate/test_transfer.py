@@ -7,11 +7,13 @@ import pytest
 
 from lamae.base.errors import UsageError
 from lamae.evaluate import store
-from lamae.evaluate.embeddings.embed import PRETRAINED
+from lamae.evaluate.embeddings.embed import PRETRAINED, read_embeddings, write_records
 from lamae.evaluate.probe import transfer
 from lamae.evaluate.probe.fit import difference, probe_arrays
 from lamae.evaluate.probe.transfer import join_embeddings_of, join_labels_of, left_out_of_both
+from lamae.sharding.format import ShardSet
 from tests.evaluate.test_probe import simulate, write_stores
+from tests.shardsets import random_adc, write_shard_set
 
 
 def hospitals():
@@ -87,6 +89,22 @@ def test_two_sets_of_one_source_may_share_patients_and_that_is_said(caplog):
     assert not caplog.messages
     join_embeddings_of(dataclasses.replace(here, source="mimic"), dataclasses.replace(there, source="mimic"))
     assert "are both of mimic, and nothing here tells whether a patient is in both" in caplog.text
+
+
+def test_two_packs_of_ones_own_recordings_are_known_by_their_keys(tmp_path, caplog):
+    made = {}
+    for name, keys in {"a": ["r1", "r2", "r3"], "b": ["r2", "r3", "r9"], "c": ["r7", "r8", "r9"]}.items():
+        shards = ShardSet.open(
+            write_shard_set(tmp_path / name, random_adc(3, 50, seed=ord(name)), keys=keys, source="wfdb")
+        )
+        flags = {"embedded_N": np.ones(3, dtype=bool), "pretrained_N": np.zeros(3, dtype=np.uint8)}
+        out = tmp_path / f"{name}.zarr"
+        write_records(out, shards, np.eye(3, dtype=np.float32), **flags, attributes={"made_by": "one model"})
+        made[name] = read_embeddings(out)
+    join_embeddings_of(made["a"], made["c"])
+    assert not caplog.messages
+    join_embeddings_of(made["a"], made["b"])
+    assert "a.zarr and b.zarr have the keys of 2 records in common, and may hold the same patients" in caplog.text
 
 
 def test_sets_that_have_nothing_in_common_are_refused():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lamae.base.errors import UsageError
-from lamae.base.tables import Table, whole_number
+from lamae.base.tables import Table, subject_number, whole_number
 from lamae.sharding.columns import typed_column, with_columns
 from lamae.sharding.options import PackOptions
 from lamae.sharding.selection import decide_splits
@@ -109,3 +109,8 @@ def test_what_is_no_regular_file_is_refused_before_it_is_waited_for(tmp_path):
     for path in (Path("/dev/null"), tmp_path):
         with pytest.raises(UsageError, match="not a regular file"):
             Table(path)
+
+
+@pytest.mark.parametrize("text", ["", "NaN", "#N/A", "<NA>", "NaT", "missing", "Unknown", "-1"])
+def test_a_cell_that_says_nothing_is_no_patient(text):
+    assert subject_number(text) is None

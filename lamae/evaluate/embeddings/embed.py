@@ -8,6 +8,7 @@ embedded      bool [N]          false for rows of other splits, and for those wi
 subject       int32 [N]         groups records of one subject; a number within this shard set, no id
 split         uint8 [N]         as in the shard set
 pretrained    uint8 [N]         1 where the subject was in pretraining, 0 where not, 2 where that is not known
+record_hash   uint64 [N]        of the record's key, where the source has no name: whether two sets share records
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from lamae.model.config import ModelConfig
 from lamae.sharding.format import ShardSet, lead_mask_to_bool
 from lamae.train import runconfig
 from lamae.train.checkpoint.format import LoadedModel
-from lamae.train.checkpoint.subjects import are_comparable, row_subjects
+from lamae.train.checkpoint.subjects import ANY_WFDB, are_comparable, row_subjects
 from lamae.train.ranks import distributed
 from lamae.train.ranks.distributed import Ranks
 
@@ -51,6 +52,7 @@ MAX_BLOCK_ROWS, MIN_BLOCK_ROWS, BLOCKS_WANTED = 4096, 256, 256
 # What the widest activations of a batch may take: a core's own cache holds them, which is worth a fifth of the time.
 BATCH_BYTES = 8 << 20
 GPU_BATCH = 256
+_NO_HASHES = np.empty(0, dtype=np.uint64)
 TIMEOUT_S = 24 * 3600.0  # a rank may wait that long for the others' blocks
 
 log = logging.getLogger(__name__)
@@ -72,6 +74,8 @@ class Embeddings:
     """Which weights, shown which leads; empty where another program did."""
     source: str = ""
     """Source of the shard set; empty where that is not known."""
+    record_hash_N: np.ndarray = field(default_factory=lambda: _NO_HASHES)
+    """Empty where the store has none."""
 
 
 def embed(
@@ -226,11 +230,7 @@ def _begin(
         return True
     N = shard_set.num_records
     group = store.create(folder, kind=KIND, attributes=attributes)
-    fixed = {
-        "subject": subject_numbers(shard_set),
-        "split": shard_set.column("split"),
-        "pretrained": pretrained_flags(shard_set, loaded),
-    }
+    fixed = _fixed_columns(shard_set, pretrained_flags(shard_set, loaded))
     for name, values in fixed.items():
         store.add_column(group, name, shape=values.shape, dtype=str(values.dtype))[:] = values
     for name, shape in shapes.items():
@@ -269,18 +269,21 @@ def write_records(
     attributes: Mapping[str, Any],
 ) -> bool:
     """Write an embeddings store of one read-out, ``record``, that no model of ours made; False as ``store.write``."""
-    columns = {
-        "record": record_ND,
-        "embedded": embedded_N,
-        "subject": subject_numbers(shard_set),
-        "split": shard_set.column("split"),
-        "pretrained": pretrained_N,
-    }
+    columns = {"record": record_ND, "embedded": embedded_N, **_fixed_columns(shard_set, pretrained_N)}
     return store.write(out, kind=KIND, columns=columns, attributes={**_origin(shard_set), **attributes})
 
 
 def _origin(shard_set: ShardSet) -> dict[str, Any]:
     return {"index_sha256": shard_set.index_hash, "source": shard_set.manifest["source"]}
+
+
+def _fixed_columns(shard_set: ShardSet, pretrained_N: np.ndarray) -> dict[str, np.ndarray]:
+    """What a store says of the rows of any model."""
+    columns = {"subject": subject_numbers(shard_set), "split": shard_set.column("split"), "pretrained": pretrained_N}
+    if shard_set.manifest["source"] == ANY_WFDB:
+        digests = (hashlib.sha256(key.encode()).digest()[:8] for key in shard_set.record_keys)
+        columns["record_hash"] = np.frombuffer(b"".join(digests), dtype="<u8")
+    return columns
 
 
 def has_any_lead(shard_set: ShardSet, leads: Sequence[int] | None) -> np.ndarray:
@@ -353,6 +356,7 @@ def read_embeddings(path: Path, *, readout: str = "record", may_stay: bool = Fal
             name=path.name,
             source=str(group.attrs.get("source", "")),
             made_by=_made_by(group.attrs),
+            record_hash_N=group["record_hash"] if "record_hash" in group else _NO_HASHES,  # noqa: SIM401
         )
     except KeyError as error:
         raise LamaeError(f"{path}: {error} is missing; embed again") from None

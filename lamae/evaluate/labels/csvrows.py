@@ -6,11 +6,9 @@ import re
 from itertools import accumulate
 
 from lamae.base.errors import UsageError
-from lamae.base.tables import whole_number
+from lamae.base.tables import NO_VALUE, whole_number
 
 BINARY = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1, "f": 0, "t": 1, "no": 0, "yes": 1}
-NO_VALUE = frozenset(("", "nan", "none", "null", "na", "n/a"))
-"""What pandas, R, SQL and Python write where there is nothing, in lower case."""
 _NUMPY_SCALAR = re.compile(r"\bnp\.\w+\(([^()]*)\)")  # numpy 2 prints a list of its strings as [np.str_('I10')]
 _CONTAINER = re.compile(r"(?:array|frozenset|set)\((.*?)(?:,\s*dtype=[^()]*)?\)", re.DOTALL)
 _CLOSING = {"[": "]", "(": ")", "{": "}"}
@@ -61,6 +59,11 @@ def text_items(text: str, column: str, where: str, separators: str) -> list[str]
     Raises UsageError as ``items``.
     """
     if text[:1] in _CLOSING or _CONTAINER.match(text):
+        if re.match(r"\{\s*(['\"]).*?\1\s*:", text):
+            raise UsageError(
+                f"{where}: {column} is {shortened(text)}, statements with likelihoods, which --source ptbxl reads from "
+                f"ptbxl_database.csv; here write the statements alone: NORM;SR"
+            )
         if "'" in text or '"' in text:
             return items(text, column, where)
         if _is_one_pair(text):

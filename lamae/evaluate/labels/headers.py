@@ -11,9 +11,10 @@ from collections import Counter
 from pathlib import Path
 
 from lamae.base.errors import UsageError
+from lamae.base.tables import NO_VALUE
 from lamae.base.text import few
 from lamae.evaluate.labels.codes import CodeLists, choose_vocabulary
-from lamae.evaluate.labels.csvrows import NO_VALUE, items, shortened
+from lamae.evaluate.labels.csvrows import items, shortened
 from lamae.evaluate.labels.snomed import CODE, CPSC, NAMES, ToSnomed
 from lamae.evaluate.labels.store import LabelTable
 from lamae.evaluate.labels.textlabels import SEPARATORS, read_texts
@@ -23,7 +24,6 @@ from lamae.sharding.reading import RejectError, read_header
 from lamae.sharding.sources import list_source
 
 DIAGNOSES = "Dx"
-_NO_DIAGNOSIS = NO_VALUE | {"unknown"}
 _HEADING = re.compile(r"<[^>]*>")
 
 
@@ -110,7 +110,7 @@ def _snomed_codes(folder: Path, found: list[list[tuple[str, str]]], merge: bool,
     for comments in found:
         record: set[str] = set()
         for where, text in comments:
-            for code in items(text, DIAGNOSES, where) if text.casefold() not in _NO_DIAGNOSIS else ():
+            for code in items(text, DIAGNOSES, where) if text.casefold() not in NO_VALUE else ():
                 if code not in CPSC and not CODE.fullmatch(code):
                     raise UsageError(
                         f"{where}: {DIAGNOSES} is {shortened(text)}, and {code!r} is no SNOMED CT code; words are read "

@@ -7,10 +7,11 @@ and the more frequent of the others. A code that is not here has no name and is 
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from lamae.base.errors import UsageError
+from lamae.base.tables import whole_number
 from lamae.base.text import few
 
 EQUIVALENT = {"733534002": "164909002", "713427006": "59118001", "63593006": "284470004", "17338001": "427172004"}
@@ -73,6 +74,9 @@ _OTHERS = """
 713422000 ATach atrial tachycardia
 426761007 SVT supraventricular tachycardia
 67198005 PSVT paroxysmal supraventricular tachycardia
+233896004 AVNRT atrioventricular node reentrant tachycardia
+233897008 AVRT atrioventricular reentrant tachycardia
+195101003 WAP wandering atrial pacemaker
 164895002 VTach ventricular tachycardia
 164896001 VF ventricular fibrillation
 164884008 VEB ventricular ectopics
@@ -173,6 +177,14 @@ _CPSC = """
 429622005 STD
 164931005 STE
 """
+_CHAPMAN = """
+426783006 SR
+427084000 ST
+427393009 SI
+164890007 AF
+713422000 AT
+195101003 SAAWR
+"""
 
 
 def _codes(table: str) -> dict[str, str]:
@@ -184,13 +196,38 @@ SCP = _codes(_SCP)
 table of diagnoses counts with each code; docs/evaluation.md says how, and which statements the counts leave open."""
 CPSC = _codes(_CPSC)
 """The classes of CPSC 2018, as the headers of its first release have them, to those of the Challenges' release."""
-_ABBREVIATIONS = {name.rpartition("(")[2][:-1]: code for code, name in NAMES.items()}
+CHAPMAN = _codes(_CHAPMAN)
+"""The rhythms of Chapman-Shaoxing's Diagnostics.csv that the Challenges abbreviate otherwise: AF is flutter there."""
+_ABBREVIATIONS = {name.rpartition("(")[2][:-1]: code for code, name in NAMES.items()} | {"AFIB": "164889003"}
 _CODE15 = {"1dAVb": "270492004", "ST": "427084000"}
 
 
-def columns_to_codes(columns: Iterable[str]) -> dict[str, str]:
-    """Codes of a table's columns: the Challenges' abbreviations, and the names of CODE-15 % where it is that table."""
-    return _ABBREVIATIONS | (_CODE15 if "1dAVb" in columns else {})
+def names_to_codes(names: Collection[str], file: Path, notes: list[str]) -> dict[str, str]:
+    """Codes of all the words or columns of a table: the Challenges' abbreviations, and the names of CODE-15 % or of
+    Chapman-Shaoxing where it is that table, which the notes then say.
+
+    Raises UsageError where AF may be fibrillation or flutter.
+    """
+    if "1dAVb" in names:
+        return _ABBREVIATIONS | _CODE15
+    words = set(names)
+    beside_afib = words & CHAPMAN.keys() - {"AF"} if "AFIB" in words else set()
+    if not words & {"AFL", "AFLT"} and (words & {"SI", "SAAWR"} or beside_afib):
+        if "AF" in words:
+            notes.append("AF is atrial flutter and AFIB fibrillation, as in Chapman-Shaoxing's table of rhythms")
+        return _ABBREVIATIONS | CHAPMAN
+    if {"AF", "AFIB"} <= words:
+        raise UsageError(
+            f"{file}: has both AF and AFIB, and one may be atrial flutter; write the codes in place of AF: "
+            f"164889003 for fibrillation, 164890007 for flutter"
+        )
+    return _ABBREVIATIONS
+
+
+def _listed(word: str) -> list[str]:
+    """The numbers of "426783006,164889003", as #Dx has them, or of "426783006.0", as pandas has; else the word."""
+    numbers = [whole_number(part) for part in re.split(r"[,\s]+", word)]
+    return [word] if None in numbers else [str(number) for number in numbers]
 
 
 class ToSnomed:
@@ -202,8 +239,9 @@ class ToSnomed:
         self._unmapped, self._merged, self._num_found = Counter[str](), Counter[str](), 0
 
     def __call__(self, words: Iterable[str]) -> set[str]:
-        """The codes of one record. Words that are codes stay; equivalent codes become one."""
-        found = {word: self._codes.get(word, word if CODE.fullmatch(word) else None) for word in words}
+        """The codes of one record. Words that are codes, or a list of them, stay; equivalent codes become one."""
+        each = {code for word in words for code in ([word] if word in self._codes else _listed(word))}
+        found = {word: self._codes.get(word, word if CODE.fullmatch(word) else None) for word in each}
         self._unmapped.update(word for word, code in found.items() if code is None)
         codes = {code for code in found.values() if code is not None}
         self._num_found += len(codes)

@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from lamae.base.errors import UsageError
-from lamae.base.tables import Table
+from lamae.base.tables import NO_VALUE, Table
 from lamae.base.text import few
 from lamae.evaluate.labels.codes import CodeLists, choose_vocabulary
 from lamae.evaluate.labels.csvrows import (
     BINARY,
-    NO_VALUE,
     integer,
     integer_key,
     items,

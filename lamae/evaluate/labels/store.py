@@ -19,6 +19,7 @@ from scipy.sparse import csr_array
 
 from lamae.base.errors import LamaeError, UsageError
 from lamae.base.files import file_sha256
+from lamae.base.text import few
 from lamae.evaluate import store
 from lamae.evaluate.labels.codes import CodeLists
 from lamae.sharding.format import SPLITS, ShardSet
@@ -122,6 +123,7 @@ def join_labels(
     rows = row_M[row_M >= 0]
     _refuse_loss(shard_set, table, rows, file=file, allow_missing=allow_missing)
     label_NC, labelled_N = table.codes.columns(table.vocabulary, row_M, shard_set.num_records)
+    left_out = _left_out_note(table, row_M, label_NC)
     table = dataclasses.replace(table, codes=CodeLists(), key_choices=(), places=())  # a third of the memory
     split_N = np.full(shard_set.num_records, NO_SPLIT, dtype=np.uint8)
     split_N[rows] = shard_set.column("split")[rows] if table.split is None else table.split[row_M >= 0]
@@ -142,7 +144,7 @@ def join_labels(
         num_positive=dict(zip(table.vocabulary, positives.sum(1).tolist(), strict=True)),
         num_positive_per_split=dict(zip(table.vocabulary, per_split, strict=True)),
         descriptions=descriptions,
-        notes=[*table.notes, *filter(None, [shard_set.unknown_patients])],
+        notes=[*table.notes, *filter(None, [left_out, shard_set.unknown_patients])],
     )
     made = store.write(
         out,
@@ -212,7 +214,7 @@ def _rows(shard_set: ShardSet, table: LabelTable, file: Path) -> np.ndarray:
         first, second = (f"line {place}" if isinstance(place, int) else place for place in places)
         raise UsageError(
             f"{file}: {len(repeated)} keys occur more than once, for example {shard_set.keys[repeated[0]]} in "
-            f"{first} and {second}; keep one of them"
+            f"{first} and {second}; keep one row of each, with all of its labels"
         )
     return row_M
 
@@ -231,6 +233,20 @@ def _refuse_loss(shard_set: ShardSet, table: LabelTable, rows: np.ndarray, *, fi
             f"{file}: {len(missing)} of {len(shard_set.row_by_record)} records of {shard_set.root} have no row there "
             f"(first: {shard_set.record_keys[missing[0]]}); give --allow-missing to leave them unlabelled"
         )
+
+
+def _left_out_note(table: LabelTable, row_M: np.ndarray, kept_NC: csr_array) -> str:
+    """Which of the source's codes are not in the vocabulary, and how many of the shard set's records have them."""
+    vocabulary = set(table.vocabulary)
+    left = [(code, count) for code, count in table.codes.counts() if code not in vocabulary]
+    if not left:
+        return ""
+    left_NC, _ = table.codes.columns([code for code, _ in left], row_M, kept_NC.shape[0])
+    has_N, has_others_N = (np.diff(label_NC.indptr) > 0 for label_NC in (left_NC, kept_NC))
+    return (
+        f"{len(left):,} codes left out by --min-count or --top: {few([f'{code} ({n:,})' for code, n in left], 8)}; "
+        f"{has_N.sum():,} records here have them, {(has_N & ~has_others_N).sum():,} of these no other code"
+    )
 
 
 def _positives(label_NC: csr_array, labelled_N: np.ndarray, split_N: np.ndarray) -> np.ndarray:

@@ -1,4 +1,5 @@
-"""Measures of decisions and probabilities, per code: NaN where the code's test records have one class only.
+"""Measures of decisions and probabilities, per code: NaN where the code's test records have one class only, and F1
+also where no val record has the code.
 
 Beside the value over all records, float64 [C], each has its values in bootstrap draws: ``weights_ZN`` says how often a
 draw holds each record.
@@ -8,8 +9,8 @@ import numpy as np
 
 
 def best_f1_threshold(scores_NC: np.ndarray, y_NC: np.ndarray) -> np.ndarray:
-    """The score from which calling a record positive gives the largest F1; +inf for a code without positives."""
-    out = np.full(y_NC.shape[1], np.inf)
+    """The score from which calling a record positive gives the largest F1; NaN for a code without positives."""
+    out = np.full(y_NC.shape[1], np.nan)
     for k, (score, y) in enumerate(zip(scores_NC.T, y_NC.T.astype(bool), strict=True)):
         if y.any():
             true_positives, predicted, threshold = _cumulative(score, y)
@@ -20,10 +21,11 @@ def best_f1_threshold(scores_NC: np.ndarray, y_NC: np.ndarray) -> np.ndarray:
 def f1(
     scores_NC: np.ndarray, y_NC: np.ndarray, threshold_C: np.ndarray, weights_ZN: np.ndarray | None = None
 ) -> np.ndarray:
-    """F1 of calling records positive from ``threshold_C`` on: [C], or [Z, C] under weights."""
+    """F1 of calling records positive from ``threshold_C`` on: [C], or [Z, C] under weights; NaN without a threshold."""
     called, y = scores_NC >= threshold_C, y_NC.astype(bool)
     hits, called_sum, positives = (_sum(values, weights_ZN) for values in (called & y, called, y))
-    return _where_both(y, 2 * hits / np.maximum(called_sum + positives, 1), weights_ZN)
+    value = 2 * hits / np.maximum(called_sum + positives, 1)
+    return _where_both(y, np.where(np.isnan(threshold_C), np.nan, value), weights_ZN)
 
 
 def brier(probability_NC: np.ndarray, y_NC: np.ndarray, weights_ZN: np.ndarray | None = None) -> np.ndarray:

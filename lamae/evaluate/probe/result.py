@@ -26,7 +26,7 @@ class Measures(Scored):
 
     name: str
     metrics: dict[str, np.ndarray]
-    """Per code, on test: auprc, f1 (threshold chosen on val), brier."""
+    """Per code, on test: auprc, f1 (threshold chosen on val; NaN without a positive record there), brier."""
     metric_draws: dict[str, np.ndarray]
     """The same in each bootstrap draw, float32 [Z, C]."""
     known_C: np.ndarray
@@ -89,6 +89,11 @@ class ProbeResult(Measures):
     def prevalence(self) -> dict[str, float]:
         """Share of positive test records of each code."""
         return dict(zip(self.codes, np.asarray(self.y_NC.mean(0)).tolist(), strict=True))
+
+    @property
+    def without_f1(self) -> list[str]:
+        """Codes without a positive record in val, which would choose the threshold: left out of the macro F1."""
+        return [code for code, value in zip(self.codes, self.metrics["f1"], strict=True) if np.isnan(value)]
 
     def to_dict(self) -> dict[str, Any]:
         """Every number but the probabilities, as plain values."""

@@ -129,16 +129,11 @@ def join_embeddings_of(fitted: Embeddings, tested: Embeddings) -> Embeddings:
         raise UsageError(
             f"{fitted.name} and {tested.name} have {fitted.x_ND.shape[1]} and {tested.x_ND.shape[1]} dimensions"
         )
-    if fitted.source == tested.source not in ("", ANY_WFDB):
-        log.warning(
-            "%s and %s are both of %s, and nothing here tells whether a patient is in both; where both sets were split "
-            "alike, --test-split test keeps train and test apart",
-            *(fitted.name, tested.name, fitted.source),
-        )
+    _warn_of_shared_patients(fitted, tested)
     apart = int(fitted.subject_N.max(initial=-1)) + 1
     arrays: dict[str, Any] = {
         field: np.concatenate([getattr(fitted, field), getattr(tested, field)])
-        for field in ("embedded_N", "split_N", "pretrained_N")
+        for field in ("embedded_N", "split_N", "pretrained_N", "record_hash_N")
     }
     both = (fitted.x_ND, tested.x_ND)
     return dataclasses.replace(
@@ -148,6 +143,21 @@ def join_embeddings_of(fitted: Embeddings, tested: Embeddings) -> Embeddings:
         subject_N=np.concatenate([fitted.subject_N, apart + tested.subject_N]),
         index_hash=_joined_hash(fitted.index_hash, tested.index_hash),
         name=f"{fitted.name} on {tested.name}",
+    )
+
+
+def _warn_of_shared_patients(fitted: Embeddings, tested: Embeddings) -> None:
+    """Log that both sets may hold the same patients: of one named source, or of any with keys of records in common."""
+    if fitted.source == tested.source not in ("", ANY_WFDB):
+        common = f"are both of {fitted.source}, and nothing here tells whether a patient is in both"
+    else:
+        num_shared = len(np.intersect1d(fitted.record_hash_N, tested.record_hash_N))
+        common = f"have the keys of {num_shared:,} records in common, and may hold the same patients"
+        if not num_shared:
+            return
+    log.warning(
+        "%s and %s %s; where both sets were split alike, --test-split test keeps train and test apart",
+        *(fitted.name, tested.name, common),
     )
 
 
