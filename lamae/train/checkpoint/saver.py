@@ -21,9 +21,9 @@ import torch
 
 from lamae.base.errors import LamaeError
 from lamae.base.rundirectory import step_name
-from lamae.train.checkpoint.format import WRITING_PREFIX, prune_checkpoints
+from lamae.train.checkpoint.format import WRITING_PREFIX
 from lamae.train.checkpoint.tensorfile import save_tensors
-from lamae.train.checkpoint.writing import publish
+from lamae.train.checkpoint.writing import prune_checkpoints, publish
 from lamae.train.config import CheckpointConfig
 from lamae.train.engine import MOMENTS, Engine
 from lamae.train.monitor.health import unfit_weight
@@ -200,6 +200,6 @@ class Saver:
         final = publish(folder, manifest, subjects=self._subjects, root=self._root)
         log.debug("published %s", final)
         try:
-            prune_checkpoints(self._root, keep=self._config.keep, keep_every=self._config.keep_every, published=final)
-        except OSError as error:  # the checkpoint is there all the same
+            prune_checkpoints(self._root, keep=self._config.keep, published=final)
+        except (OSError, LamaeError) as error:  # the checkpoint is there all the same
             log.warning("%s: older checkpoints could not be removed: %s", self._root, error)
