@@ -175,11 +175,11 @@ def _take_steps(config: RunConfig, parts: _Parts, state: TrainState, signals: St
             if stopped:
                 break
             profiler.follow(state.step, requested=bool(requested))
-            reporter.figures(state.step, engine)
             if _is_due(state.step, config.checkpoint.every) or state.step == save_again_at:
                 saver.begin(engine, state)
                 if not config.checkpoint.background and not saver.finish():
                     save_again_at = state.step + config.monitor.log_every
+            reporter.figures(state.step, engine)
     return stopped
 
 

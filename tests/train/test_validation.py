@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from lamae.base.errors import EXIT_DONE, EXIT_STOPPED, UsageError
+from lamae.base.errors import EXIT_DONE, EXIT_STOPPED, LamaeError, UsageError
 from lamae.base.rowfile import read_rows
+from lamae.data.transforms import Signal
+from lamae.sharding.format import ShardSet
 from lamae.train.loop import train
 from lamae.train.runconfig import RunConfig
-from tests.runs import assert_same_state, losses, tiny_config
+from tests.runs import assert_same_state, losses, tiny_config, write_tiny_shards
 from tests.shardsets import random_adc, write_shard_set
 
 MakeConfig = Callable[..., RunConfig]
@@ -97,3 +99,35 @@ def test_a_run_that_is_to_stop_does_not_wait_for_a_validation(make_config: MakeC
     # But for the last step, after which nothing goes on.
     assert train(make_config("whole", "train.steps=4", *measured), probe=ask_to_stop) == EXIT_DONE
     assert list(validation_losses(tmp_path / "whole")) == [4]
+
+
+def test_a_corrupt_record_of_validation_and_figures_is_replaced_or_ends_the_run_before_its_first_step(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shards = write_tiny_shards(tmp_path / "set")
+    shard_set = ShardSet.open(shards)
+    row = int(shard_set.rows_of_split("val")[0])
+    path = shard_set.shard_path(int(shard_set.column("shard")[row]))
+    content = bytearray(path.read_bytes())
+    content[int(shard_set.column("payload_offset")[row])] ^= 1
+    path.write_bytes(content)
+    drawn: list[list[int]] = []
+
+    def draw(model: torch.nn.Module, signal: Signal, *_: object) -> dict[str, object]:
+        drawn.append(signal.row.tolist())
+        return {}
+
+    def run(name: str, *overrides: str) -> int:
+        config = tiny_config(shards, tmp_path / name, "train.steps=4", "checkpoint.every=2", *overrides)
+        return train(config, draw_figures=draw)
+
+    measured = {"validated": "train.validate_every=2", "drawn": "monitor.figures_every=2"}
+    for name, option in measured.items():
+        with pytest.raises(LamaeError, match=r"is corrupt: .*data\.on_corrupt=skip"):
+            run(name, option)
+        assert not (tmp_path / name / "metrics.jsonl").exists()
+    assert run("skip", *measured.values(), "data.on_corrupt=skip") == EXIT_DONE
+    assert [len(rows) for rows in drawn] == [6, 6]
+    assert row not in drawn[0]
+    assert list(validation_losses(tmp_path / "skip")) == [2, 4]
+    assert "validation at step 4: others were read in place of 1 corrupt records" in caplog.text

@@ -84,6 +84,12 @@ class Reporter:
         if ranks.is_main:
             self._monitor.text("environment", RunDirectory(run_dir).manifest.read_text())
         self._monitor.hparams(to_dict(config))
+        self._figure_batch: Batch | None = None
+        # At stage 3 the weights are gathered layer by layer: all ranks run the model or none can.
+        takes_part = ranks.is_main or config.engine.zero_stage == 3
+        if draw_figures is not None and config.monitor.figures_every and takes_part:
+            # Read before the first step: a corrupt record ends the run at once, not where a figure is due.
+            self._figure_batch = inputs.fixed_batch(split="val", num_records=FIGURE_RECORDS)
 
     def begin(self) -> None:
         """The first step is about to start: set-up time is not training time."""
@@ -183,13 +189,9 @@ class Reporter:
 
     def figures(self, step: int, engine: Engine) -> None:
         """Draw a few fixed records, hidden by fixed masks, as the model now reconstructs them."""
-        every = self._config.monitor.figures_every
-        # At stage 3 the weights are gathered layer by layer: all ranks run the model or none can.
-        takes_part = self._ranks.is_main or engine.zero_stage == 3
-        if self._draw_figures is None or not every or step % every or not takes_part:
+        if self._draw_figures is None or self._figure_batch is None or step % self._config.monitor.figures_every:
             return
-        batch = self._inputs.fixed_batch(split="val", num_records=FIGURE_RECORDS)
-        signal, mask = self._inputs.prepare(batch, device=self._ranks.device, train=False)
+        signal, mask = self._inputs.prepare(self._figure_batch, device=self._ranks.device, train=False)
         with engine.evaluating() as model:
             self._monitor.figures(step, self._draw_figures(model, signal, mask, self._config.signal))
 
