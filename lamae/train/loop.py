@@ -168,18 +168,24 @@ def _take_steps(config: RunConfig, parts: _Parts, state: TrainState, signals: St
             log.info("the first step took %.1f s, warming up included", time.monotonic() - began)
             _tighten_timeout(config.engine.step_timeout_s, ranks, watchdog)
         with watchdog.paused():
-            # Who asks a run to stop may not wait for a validation.
-            measured = {} if stopped and state.step < last_step else validation.measure(state.step, engine)
-            if stopped or measured or state.step == last_step or reporter.is_due(state.step):
+            saves = _is_due(state.step, config.checkpoint.every) or state.step == save_again_at
+            with reporter.pause("validation"):
+                # Who asks a run to stop may not wait for a validation.
+                measured = {} if stopped and state.step < last_step else validation.measure(state.step, engine)
+            # With a row for every checkpoint, no step before it is missing from the rows after a kill.
+            if stopped or measured or saves or state.step == last_step or reporter.is_due(state.step):
                 reporter.report(state, engine, loader, save_s=saver.last_seconds, **schedule, **measured)
             if stopped:
                 break
-            profiler.follow(state.step, requested=bool(requested))
-            if _is_due(state.step, config.checkpoint.every) or state.step == save_again_at:
-                saver.begin(engine, state)
-                if not config.checkpoint.background and not saver.finish():
-                    save_again_at = state.step + config.monitor.log_every
-            reporter.figures(state.step, engine)
+            with reporter.pause("profile"):
+                profiler.follow(state.step, requested=bool(requested))
+            if saves:
+                with reporter.pause("save"):
+                    saver.begin(engine, state)
+                    if not config.checkpoint.background and not saver.finish():
+                        save_again_at = state.step + config.monitor.log_every
+            with reporter.pause("figures"):
+                reporter.figures(state.step, engine)
     return stopped
 
 

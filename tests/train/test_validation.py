@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,6 +100,24 @@ def test_a_run_that_is_to_stop_does_not_wait_for_a_validation(make_config: MakeC
     # But for the last step, after which nothing goes on.
     assert train(make_config("whole", "train.steps=4", *measured), probe=ask_to_stop) == EXIT_DONE
     assert list(validation_losses(tmp_path / "whole")) == [4]
+
+
+def test_what_is_measured_and_drawn_between_steps_is_none_of_their_time(
+    make_config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def take_long(*_: object) -> dict[str, float]:
+        time.sleep(1)
+        return {}
+
+    intervals = ("monitor.log_every=2", "monitor.probe_every=2", "monitor.figures_every=2", "checkpoint.every=2")
+    config = make_config("run", *intervals, "train.steps=6", "checkpoint.notice_s=1.5")
+    train(config, probe=take_long, draw_figures=take_long)
+    *_, row = read_rows(tmp_path / "run" / "metrics.jsonl")
+    assert row["pauses/validation_s"] > 1 < row["pauses/figures_s"]
+    assert "pauses/profile_s" not in row
+    assert row["step_s"] < 0.5
+    assert row["records_per_s"] == pytest.approx(8 / row["step_s"])
+    assert "checkpoint.notice_s" not in caplog.text
 
 
 def test_a_corrupt_record_of_validation_and_figures_is_replaced_or_ends_the_run_before_its_first_step(

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,10 @@ class Reporter:
     def begin(self) -> None:
         """The first step is about to start: set-up time is not training time."""
         self._rates.begin()
+
+    def pause(self, name: str) -> AbstractContextManager[None]:
+        """Work between steps: its time is reported beside that of steps, as ``pauses/NAME_s``."""
+        return self._rates.pause(name)
 
     def note_step(self, state: TrainState, batch: Batch, outputs: list[StepOutput], *, applied: bool) -> None:
         """Count a step. A skipped one goes to the quarantine; too many in a row raise LamaeError."""
