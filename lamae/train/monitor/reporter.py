@@ -65,6 +65,7 @@ class Reporter:
         self._spike_throttle, self._notice_throttle = Throttle(REPORT_EVERY_S), Throttle(REPORT_EVERY_S)
         self._quarantine = Quarantine(run_dir, inputs.records, ranks, resume_step=state.step)
         self._rows: list[np.ndarray] = []
+        self._replaced_before = 0
         self._first_step = state.step + 1
         self._rates = Rates(
             config,
@@ -135,7 +136,8 @@ class Reporter:
         if num_steps == 0:
             return
         interval = self._meter.read(self._ranks)
-        replaced = float(self._ranks.mean(torch.tensor([float(loader.num_replaced)]))[0])
+        replaced = float(self._ranks.mean(torch.tensor([float(loader.num_replaced - self._replaced_before)]))[0])
+        self._replaced_before = loader.num_replaced
         values = {
             "loss": interval.loss,
             **of_this_step,
