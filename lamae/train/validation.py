@@ -93,7 +93,7 @@ class Validation:
                     summed = torch.tensor([float(value.nan_to_num()), 1.0], dtype=torch.float64) * defined
                     parts[name] = parts.get(name, 0.0) + summed
         if num_replaced:
-            log.warning("validation at step %d: others were read in place of %d corrupt records", step, num_replaced)
+            log.warning("validation at step %d: corrupt records replaced by others: %d", step, num_replaced)
         sums = self._ranks.mean(torch.stack([total, *parts.values()]))
         loss, *of_parts = [float(value / count) if count else float("nan") for value, count in sums]
         named = {name: value for name, value in zip(parts, of_parts, strict=True) if value == value}

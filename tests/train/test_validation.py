@@ -148,4 +148,4 @@ def test_a_corrupt_record_of_validation_and_figures_is_replaced_or_ends_the_run_
     assert [len(rows) for rows in drawn] == [6, 6]
     assert row not in drawn[0]
     assert list(validation_losses(tmp_path / "skip")) == [2, 4]
-    assert "validation at step 4: others were read in place of 1 corrupt records" in caplog.text
+    assert "validation at step 4: corrupt records replaced by others: 1" in caplog.text
