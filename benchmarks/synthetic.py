@@ -49,12 +49,12 @@ def load_run(config: str, *overrides: str) -> RunConfig:
 
 
 def num_record_samples(run: RunConfig) -> int:
-    """Of a record at the model's rate."""
-    return run.signal.rate_hz * RECORD_SECONDS
+    """Of the model's input: ``signal.seconds`` of a record, all RECORD_SECONDS where that is 0."""
+    return round(run.signal.rate_hz * (run.signal.seconds or RECORD_SECONDS))
 
 
 def build_model_of(run: RunConfig) -> PretrainModel:
-    """The model of a configuration for records of RECORD_SECONDS."""
+    """The model of a configuration for inputs of ``num_record_samples``."""
     return build_model(run.model, run.mask, num_samples=num_record_samples(run))
 
 

@@ -12,8 +12,8 @@ from lamae.cluster.submission import (
     DECISION_NAME,
     RENDEZVOUS_NAME,
     Submission,
+    last_published,
     list_attempts,
-    newest_step,
     read_reports,
 )
 
@@ -24,12 +24,13 @@ def conclude(folder: Path, submission: Submission, attempt: Path, *, hosts: Sequ
     """Decide what follows an attempt on ``hosts``, and leave the decision in its folder."""
     earlier = (files.try_read_json(path / DECISION_NAME) for path in _attempts_alike(folder, submission, attempt))
     failures = sum(bool(values and values["is_failure"]) for values in earlier)
-    start = files.try_read_json(attempt / RENDEZVOUS_NAME) or {}
+    before = (files.try_read_json(attempt / RENDEZVOUS_NAME) or {}).get("published_before")
+    published = last_published(submission.run_dir)
     decision = decide(
         read_reports(attempt),
         hosts=hosts,
-        step_before=start.get("step_before"),
-        step_after=newest_step(submission.run_dir),
+        got_on=before is not None and published is not None and published > tuple(before),
+        step=published[1] if published else None,
         is_cancelled=(folder / CANCELLED_NAME).exists(),
         keeps_work=submission.keeps_work,
         failures_before=failures,

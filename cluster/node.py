@@ -13,7 +13,7 @@ from lamae.base.awake import patiently
 from lamae.base.errors import LamaeError
 from lamae.base.place import LOOPBACK, Place
 from lamae.base.processes import free_port
-from lamae.cluster.submission import RENDEZVOUS_NAME, newest_step
+from lamae.cluster.submission import RENDEZVOUS_NAME, last_published
 
 RENDEZVOUS_TIMEOUT_S = 300.0
 _SIOCGIFADDR = 0x8915  # ioctl: the IPv4 address of a network interface (netdevice(7))
@@ -46,11 +46,11 @@ def find_node(environ: Mapping[str, str]) -> Node:
 
 @dataclass(frozen=True)
 class Rendezvous:
-    """Where rank 0 of an attempt listens, and the newest checkpoint before the attempt."""
+    """Where rank 0 of an attempt listens, and what ``last_published`` gave before the attempt."""
 
     address: str
     port: int
-    step_before: int | None
+    published_before: tuple[int, int] | None
 
 
 def meet(attempt: Path, node: Node, *, run_dir: str | None) -> Rendezvous:
@@ -62,7 +62,7 @@ def meet(attempt: Path, node: Node, *, run_dir: str | None) -> Rendezvous:
     path = attempt / RENDEZVOUS_NAME
     if node.number == 0:
         address = LOOPBACK if node.num_nodes == 1 else own_address(node.host)
-        rendezvous = Rendezvous(address, free_port(""), newest_step(run_dir))
+        rendezvous = Rendezvous(address, free_port(""), last_published(run_dir))
         files.write_json(path, rendezvous.__dict__)
         return rendezvous
     for _ in patiently(RENDEZVOUS_TIMEOUT_S, poll_s=0.2):

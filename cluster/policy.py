@@ -40,15 +40,15 @@ class Decision:
     """How long to wait before the restart."""
 
     step: int | None = None
-    """Step of the newest checkpoint after the attempt, None where the job is no training run."""
+    """Step of the checkpoint published last, None where the job is no training run."""
 
 
 def decide(
     reports: Sequence[NodeReport],
     *,
     hosts: Sequence[str],
-    step_before: int | None,
-    step_after: int | None,
+    got_on: bool,
+    step: int | None,
     is_cancelled: bool = False,
     keeps_work: bool = False,
     failures_before: int,
@@ -57,7 +57,8 @@ def decide(
 ) -> Decision:
     """What to do after an attempt on ``hosts``, of which every node that could has reported.
 
-    step_before, step_after: newest checkpoint before and after the attempt, None for jobs other than training.
+    got_on: the attempt has published a checkpoint.
+    step: of the last published one, None for jobs other than training.
     is_cancelled: somebody wants the job to end for good.
     keeps_work: a job other than training that goes on from what an ended attempt has written.
     failures_before: earlier attempts of this job that counted as failures.
@@ -65,30 +66,29 @@ def decide(
     ends = [(report.host, end) for report in reports for end in report.ranks]
     own = [(host, end) for host, end in ends if not end.killed_by_us]
     lost = sorted(set(hosts) - {report.host for report in reports if report.finished})
-    got_on = step_after is not None and step_before is not None and step_after > step_before
 
     usage = [host for host, end in own if end.code == EXIT_USAGE]
     if usage:
         reason = f"exit code 2 on {usage[0]}: the command or configuration can never work as written; see the log"
-        return Decision(STOP, reason, EXIT_USAGE, step=step_after)
+        return Decision(STOP, reason, EXIT_USAGE, step=step)
     bad = [(host, end) for host, end in own if end.code not in (0, EXIT_STOPPED, *_STOPPED_UNHEARD)]
     if any(end.code in _STOPPED_UNHEARD for _, end in own):  # the others may have failed because it left
         bad = [(host, end) for host, end in bad if (end.code or 0) < 0 and end.code not in _SELF_INFLICTED]
     if not bad and not lost and all(end.code == 0 for _, end in own):
-        return Decision(DONE, "all ranks ended well", step=step_after)
+        return Decision(DONE, "all ranks ended well", step=step)
     if is_cancelled:
-        return Decision(STOP, "cancelled", 1, step=step_after)
+        return Decision(STOP, "cancelled", 1, step=step)
     if not bad and not lost:
         if got_on:
-            return Decision(REQUEUE, "stopped on request after saving", step=step_after)
-        what = _describe_fruitless_stop(is_training=step_after is not None, keeps_work=keeps_work)
-        return _restart(what, None, step_after, failures_before, max_restarts, backoff_s)
+            return Decision(REQUEUE, "stopped on request after saving", step=step)
+        what = _describe_fruitless_stop(is_training=step is not None, keeps_work=keeps_work)
+        return _restart(what, None, step, failures_before, max_restarts, backoff_s)
 
     failing_node, what = _cause(bad, lost)
     if not lost and not got_on and all((end.code or 0) > 0 and end.code != EXIT_HUNG for _, end in bad):
         reason = f"{what} without getting past the step it started from: an error of the code or data; see the log"
-        return Decision(STOP, reason, bad[0][1].code or 1, is_failure=True, step=step_after)
-    return _restart(what, failing_node, step_after, failures_before, max_restarts, backoff_s)
+        return Decision(STOP, reason, bad[0][1].code or 1, is_failure=True, step=step)
+    return _restart(what, failing_node, step, failures_before, max_restarts, backoff_s)
 
 
 def _cause(bad: list[tuple[str, RankEnd]], lost: list[str]) -> tuple[str | None, str]:

@@ -157,6 +157,6 @@ def _make_folder(root: Path, suffix: str) -> Path:
             number += 1
 
 
-def newest_step(run_dir: str | Path | None) -> int | None:
-    """Step of the newest published checkpoint of a run, -1 where there is none; None where there is no run."""
-    return None if run_dir is None else RunDirectory(Path(run_dir)).newest_step()
+def last_published(run_dir: str | None) -> tuple[int, int] | None:
+    """As ``RunDirectory.last_published``; None where there is no run."""
+    return None if run_dir is None else RunDirectory(Path(run_dir)).last_published()

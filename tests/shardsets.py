@@ -26,6 +26,7 @@ from lamae.sharding.format import (
     REJECTS_NAME,
     SHARDS_NAME,
     SPLITS,
+    ShardSet,
     manifest_text,
     shard_name,
 )
@@ -143,3 +144,13 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
     info.size = len(data)
     tar.addfile(info, io.BytesIO(data))
     return tar.offset - -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+
+
+def corrupt(shard_set: ShardSet, *rows: int) -> None:
+    """Flip a bit of each of these records."""
+    for row in rows:
+        with shard_set.shard_path(int(shard_set.column("shard")[row])).open("r+b") as file:
+            file.seek(int(shard_set.column("payload_offset")[row]) + 11)
+            byte = file.read(1)
+            file.seek(-1, 1)
+            file.write(bytes([byte[0] ^ 0x10]))

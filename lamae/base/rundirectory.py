@@ -16,6 +16,7 @@ RUN/
 """
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,21 @@ class RunDirectory:
     def hang(self, rank: int) -> Path:
         return self.root / f"hang-rank-{rank:05d}.txt"
 
+    def last_published(self) -> tuple[int, int]:
+        """When the last checkpoint was published (its directory's time, ns) and its step; (0, -1) where there is none.
+
+        Steps alone do not say which: past a damaged checkpoint a run goes on from an earlier one.
+        """
+        found = [(0, -1)]
+        for path in self.checkpoints.glob("step-*"):
+            if match := STEP_NAME.fullmatch(path.name):
+                with suppress(FileNotFoundError):  # pruned meanwhile
+                    found.append((path.stat().st_mtime_ns, int(match[1])))
+        return max(found)
+
     def newest_step(self) -> int:
-        """Step of the newest published checkpoint, -1 where there is none."""
-        names = (path.name for path in self.checkpoints.glob("step-*"))
-        return max((int(match[1]) for name in names if (match := STEP_NAME.fullmatch(name))), default=-1)
+        """Step of the last published checkpoint, -1 where there is none."""
+        return self.last_published()[1]
 
     def last_metrics(self, *, with_key: str = "step") -> dict[str, Any]:
         """The newest row of metrics that has ``with_key``; empty where there is none."""

@@ -131,29 +131,35 @@ def checkpoints(
     run: Annotated[Path, typer.Argument(help="Run directory.")],
     verify: Annotated[bool, typer.Option("--verify", help="Read every file and compare it with its hash.")] = False,
     keep: Annotated[
-        int | None, typer.Option(min=1, help="Remove all but this many, the newest (pinned ones stay).")
+        int | None,
+        typer.Option(
+            min=1, help="Remove all but this many, the newest; pinned ones and multiples of checkpoint.keep_every stay."
+        ),
     ] = None,
 ) -> None:
     """List, verify or prune the checkpoints of a run."""
     from lamae.base.rundirectory import RunDirectory
     from lamae.train.checkpoint import format as checkpoint
+    from lamae.train.checkpoint.writing import prune_checkpoints
 
     root = RunDirectory(run).checkpoints
     if not root.is_dir():
         raise UsageError(f"{run}: no checkpoints/ in it; is this a run directory?")
     if keep is not None:
-        for removed in checkpoint.prune_checkpoints(root, keep=keep):
+        for removed in prune_checkpoints(root, keep=keep):
             console.say(f"removed {removed}")
-    infos = checkpoint.list_checkpoints(root)
     rows, broken = [], 0
-    for info in infos:
-        problems = checkpoint.verify_checkpoint(info.path) if verify else []
-        broken += bool(problems)
+    for info in checkpoint.list_checkpoints(root):
+        problems = [str(info.unreadable)] if info.unreadable else []
+        problems = checkpoint.verify_checkpoint(info.path) if verify else problems
         state = "; ".join(problems) if problems else ("whole" if verify else "")
+        if problems and not info.path.is_dir():  # the run has pruned it
+            problems, state = [], "removed meanwhile"
+        broken += bool(problems)
         rows.append([info.path.name, f"{info.step:,}", f"{info.samples_consumed:,}", state])
     console.print_table(f"{root}", ["checkpoint", "step", "samples", "state"], rows)
     if broken:
-        raise LamaeError(f"{root}: {broken} of {len(infos)} checkpoints are broken; a resume passes over them")
+        raise LamaeError(f"{root}: {broken} of {len(rows)} checkpoints are broken; a resume passes over them")
 
 
 @app.command(rich_help_panel=START)

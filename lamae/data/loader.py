@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from lamae.base.errors import LamaeError, UsageError
+from lamae.base.errors import UsageError
 from lamae.base.leads import NUM_LEADS
 from lamae.base.place import find_place
 from lamae.data.batch import Batch
 from lamae.data.config import DataConfig
 from lamae.data.mixture import Mixture
 from lamae.data.order import GlobalOrder, MixedOrder
-from lamae.data.reader import CorruptRecordError, RecordReader, bytes_of
+from lamae.data.reader import RecordReader, bytes_of
 from lamae.sharding.format import ShardSet
 
 # Records per read task: few enough that the ring holds TASKS_PER_THREAD tasks of each thread, at most
@@ -34,7 +34,6 @@ MAX_RECORDS_PER_TASK = 64
 TASKS_PER_THREAD = 2
 # A record that takes longer comes from a device, not from the page cache (15 to 30 microseconds), and hints pay.
 COLD_READ_S = 100e-6
-MAX_REPLACEMENTS = 16
 # How often the shards in use are looked at, in case somebody packs into a directory that a job reads.
 CHECK_FILES_EVERY_S = 10.0
 # How long storage may take for a batch before the log says what the job is waiting for.
@@ -116,7 +115,7 @@ class RingLoader(Iterator[Batch]):
         self._size = global_batch_size // world_size
         self._rank = rank
         self._order = order_of(records, self._rows, config=config, seed=seed)
-        self._reader = RecordReader(records, check_crc=config.check_crc)
+        self._reader = RecordReader.configured(records, config, rows=self._rows, seed=seed)
         self._position = samples_consumed
         self._batches_left = num_batches
         self._num_slots = config.prefetch + 1
@@ -281,36 +280,14 @@ class RingLoader(Iterator[Batch]):
         # The order is read here and not in the training thread: drawing that of a new epoch takes milliseconds.
         slot.epoch[start:stop], index = self._order.take(slot.start + start, slot.start + stop)
         slot.rows[start:stop] = self._rows[index]
-        replaced = []
-
-        def replace(place: int, error: CorruptRecordError) -> None:
-            slot.rows[start + place] = self._replace(int(slot.rows[start + place]), slot.memory[start + place], error)
-            replaced.append(place)
-
         began = time.perf_counter()
-        self._reader.read_into(
-            slot.rows[start:stop].copy(),
-            slot.memory[start:stop],
-            on_corrupt=replace if self._config.on_corrupt == "skip" else None,
-        )
+        num_replaced = self._reader.read_or_replace(slot.rows[start:stop], slot.memory[start:stop])
         self._read_s = (time.perf_counter() - began) / (stop - start)
-        return len(replaced)
+        return num_replaced
 
     def _check_files(self) -> int:
         self._reader.check_files()
         return 0
-
-    def _replace(self, row: int, record: np.ndarray, first: CorruptRecordError) -> int:
-        """Read another record instead of ``row``: which one depends on the seed and the row alone."""
-        candidates = np.random.Philox(key=np.array([self._seed, row], dtype=np.uint64)).random_raw(MAX_REPLACEMENTS)
-        for index in candidates % np.uint64(len(self._rows)):
-            other = self._rows[index : index + 1]
-            try:
-                self._reader.read_into(other, [record])
-            except CorruptRecordError:
-                continue
-            return int(other[0])
-        raise LamaeError(f"{first}; {MAX_REPLACEMENTS} records tried in its place are corrupt too")
 
 
 def order_of(records: Mixture, rows: np.ndarray, *, config: DataConfig, seed: int) -> GlobalOrder | MixedOrder:

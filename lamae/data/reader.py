@@ -14,10 +14,12 @@ import torch
 from lamae.base.errors import LamaeError
 from lamae.base.leads import NUM_LEADS
 from lamae.data.batch import Batch
+from lamae.data.config import DataConfig
 from lamae.data.mixture import Mixture
 from lamae.sharding.format import ShardSet, lead_mask_to_bool
 
 MAX_OPEN_SHARDS = 4096
+MAX_REPLACEMENTS = 16
 
 OnCorrupt = Callable[[int, "CorruptRecordError"], None]
 
@@ -63,11 +65,24 @@ def _identity(stat: os.stat_result) -> tuple[int, ...]:
 
 
 class RecordReader:
-    """Reads records by ``preadv`` at their index offsets, with a CRC-32C check; safe to share between threads."""
+    """Reads records by ``preadv`` at their index offsets, with a CRC-32C check; safe to share between threads.
 
-    def __init__(self, records: ShardSet | Mixture, *, check_crc: bool = True) -> None:
+    Where there are ``replacements``, rows of the index, ``read`` and ``read_or_replace`` read one of them, chosen by
+    ``seed`` and row alone, in place of a corrupt record.
+    """
+
+    def __init__(
+        self,
+        records: ShardSet | Mixture,
+        *,
+        check_crc: bool = True,
+        replacements: np.ndarray | None = None,
+        seed: int = 0,
+    ) -> None:
         self.records = records = Mixture.of(records)
         self._check_crc = check_crc
+        self._replacements = replacements
+        self._seed = seed
         self._offset = records.column("payload_offset")
         self._length = records.column("payload_length")
         self._crc = records.column("crc32c")
@@ -91,6 +106,42 @@ class RecordReader:
         self._max_open = _max_open_shards()
         self._open: dict[int, _OpenShard] = {}
         self._lock = threading.Lock()
+
+    @classmethod
+    def configured(
+        cls, records: ShardSet | Mixture, config: DataConfig, *, rows: np.ndarray, seed: int
+    ) -> "RecordReader":
+        """Reads some of ``rows`` as ``data.check_crc`` and ``data.on_corrupt`` say."""
+        replacements = rows if config.on_corrupt == "skip" else None
+        return cls(records, check_crc=config.check_crc, replacements=replacements, seed=seed)
+
+    def read_or_replace(self, rows: np.ndarray, memory: list[np.ndarray]) -> int:
+        """As ``read_into``, but ``rows`` then holds what was read in place of corrupt records; how many they were."""
+        if self._replacements is None:
+            self.read_into(rows, memory)
+            return 0
+        replaced = []
+
+        def replace(place: int, error: CorruptRecordError) -> None:
+            replaced.append((place, self._replace(int(rows[place]), memory[place], error)))
+
+        self.read_into(rows, memory, on_corrupt=replace)
+        for place, row in replaced:
+            rows[place] = row
+        return len(replaced)
+
+    def _replace(self, row: int, record: np.ndarray, first: CorruptRecordError) -> int:
+        """Read another record instead of ``row``; which one."""
+        assert self._replacements is not None
+        candidates = np.random.Philox(key=np.array([self._seed, row], dtype=np.uint64)).random_raw(MAX_REPLACEMENTS)
+        for index in candidates % np.uint64(len(self._replacements)):
+            other = self._replacements[index : index + 1]
+            try:
+                self.read_into(other, [record])
+            except CorruptRecordError:
+                continue
+            return int(other[0])
+        raise LamaeError(f"{first}; {MAX_REPLACEMENTS} records tried in its place are corrupt too")
 
     def read_into(self, rows: np.ndarray, memory: list[np.ndarray], *, on_corrupt: OnCorrupt | None = None) -> None:
         """Read record ``rows[i]`` into the first of ``memory[i]`` (uint8, contiguous, as long as the longest record).
@@ -155,11 +206,12 @@ class RecordReader:
         return count
 
     def read(self, rows: np.ndarray, *, epoch: int = 0) -> Batch:
-        """``rows``, in that order, in memory of their own. Raises as ``read_into``."""
+        """``rows``, in that order, in memory of their own. Raises as ``read_or_replace``."""
         rows = np.array(rows, dtype=np.int64)
         adc = torch.empty((len(rows), NUM_LEADS, self.records.num_samples), dtype=torch.int16)
-        self.read_into(rows, bytes_of(adc))
-        return self.batch(adc, rows, np.full(len(rows), epoch, dtype=np.int64), samples_consumed=0)
+        num_replaced = self.read_or_replace(rows, bytes_of(adc))
+        epochs = np.full(len(rows), epoch, dtype=np.int64)
+        return self.batch(adc, rows, epochs, samples_consumed=0, num_replaced=num_replaced)
 
     def batch(
         self, adc: torch.Tensor, rows: np.ndarray, epoch: np.ndarray, *, samples_consumed: int, num_replaced: int = 0

@@ -105,4 +105,8 @@ class Inputs:
         rows = self.records.rows_of_split(split)
         rows = rows if len(rows) else self.rows
         chosen = np.unique(np.linspace(0, len(rows) - 1, num_records).round().astype(np.int64))
-        return RecordReader(self.records).read(rows[chosen])
+        return self.reader(rows).read(rows[chosen])
+
+    def reader(self, rows: np.ndarray) -> RecordReader:
+        """Reads some of ``rows`` as the loader does, corrupt records included."""
+        return RecordReader.configured(self.records, self._config.data, rows=rows, seed=self._config.train.seed)

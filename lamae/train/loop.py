@@ -44,6 +44,7 @@ from lamae.train.state import TrainState
 from lamae.train.validation import Probe, Validation
 
 SAVE_ATTEMPTS_AT_END = 3
+RATES = {"learning_rate": learning_rate, "weight_decay": weight_decay}
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +143,9 @@ def _take_steps(config: RunConfig, parts: _Parts, state: TrainState, signals: St
     """Train up to ``last_step``; the number of the signal that ended it before, 0 where none did."""
     inputs, plan, ranks, engine, loader, clock, validation, reporter, profiler, saver, flags, watchdog = parts
     stopped, requested, save_again_at = 0, 0, -1
+    schedule: dict[str, Any] = {"config": config.optim, "steps": config.train.steps}
+    model = cast(PretrainModel, engine.model)
+    model.set_progress(progress(state.step, **schedule))
     if config.train.validate_every:
         with watchdog.paused():
             validation.losses(state.step, engine)
@@ -150,11 +154,10 @@ def _take_steps(config: RunConfig, parts: _Parts, state: TrainState, signals: St
     reporter.begin()
     is_looked_at = lambda: profiler.is_active or reporter.is_due(state.step + 1)
     for batch in clock.steps(loader, is_asked_for=is_looked_at):
-        now: dict[str, Any] = {"step": state.step, "config": config.optim, "steps": config.train.steps}
-        schedule = {"learning_rate": learning_rate(**now), "weight_decay": weight_decay(**now)}
-        cast(PretrainModel, engine.model).set_progress(progress(**now))
-        outputs = _step(engine, inputs, batch, plan, ranks, clock, **schedule)
+        rates = {name: rate(state.step, **schedule) for name, rate in RATES.items()}
+        outputs = _step(engine, inputs, batch, plan, ranks, clock, **rates)
         state.advance(samples_consumed=batch.samples_consumed, applied=engine.step_was_applied)
+        model.set_progress(progress(state.step, **schedule))  # of the next step, and of a validation before it
         reporter.note_step(state, batch, outputs, applied=engine.step_was_applied)
 
         agreed = flags.exchange([signals.received, profiler.request(state.step), *saver.flags()])
@@ -168,18 +171,24 @@ def _take_steps(config: RunConfig, parts: _Parts, state: TrainState, signals: St
             log.info("the first step took %.1f s, warming up included", time.monotonic() - began)
             _tighten_timeout(config.engine.step_timeout_s, ranks, watchdog)
         with watchdog.paused():
-            # Who asks a run to stop may not wait for a validation.
-            measured = {} if stopped and state.step < last_step else validation.measure(state.step, engine)
-            if stopped or measured or state.step == last_step or reporter.is_due(state.step):
-                reporter.report(state, engine, loader, save_s=saver.last_seconds, **schedule, **measured)
+            saves = _is_due(state.step, config.checkpoint.every) or state.step == save_again_at
+            with reporter.pause("validation"):
+                # Who asks a run to stop may not wait for a validation.
+                measured = {} if stopped and state.step < last_step else validation.measure(state.step, engine)
+            # With a row for every checkpoint, no step before it is missing from the rows after a kill.
+            if stopped or measured or saves or state.step == last_step or reporter.is_due(state.step):
+                reporter.report(state, engine, loader, save_s=saver.last_seconds, **rates, **measured)
             if stopped:
                 break
-            profiler.follow(state.step, requested=bool(requested))
-            reporter.figures(state.step, engine)
-            if _is_due(state.step, config.checkpoint.every) or state.step == save_again_at:
-                saver.begin(engine, state)
-                if not config.checkpoint.background and not saver.finish():
-                    save_again_at = state.step + config.monitor.log_every
+            with reporter.pause("profile"):
+                profiler.follow(state.step, requested=bool(requested))
+            if saves:
+                with reporter.pause("save"):
+                    saver.begin(engine, state)
+                    if not config.checkpoint.background and not saver.finish():
+                        save_again_at = state.step + config.monitor.log_every
+            with reporter.pause("figures"):
+                reporter.figures(state.step, engine)
     return stopped
 
 

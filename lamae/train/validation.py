@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from lamae.base.errors import UsageError
-from lamae.data.reader import RecordReader
 from lamae.train.config import MonitorConfig, TrainConfig
 from lamae.train.engine import Engine
 from lamae.train.inputs import Inputs
@@ -43,7 +42,7 @@ class Validation:
         self._micro = train.micro_batch_size
         if not self._every:
             return
-        rows = inputs.records.rows_of_split(SPLIT)
+        self._split_rows = rows = inputs.records.rows_of_split(SPLIT)
         if len(rows) == 0:
             raise UsageError(
                 f"train.validate_every={self._every}, but {inputs.records.root} has no records in its {SPLIT} split; "
@@ -79,11 +78,12 @@ class Validation:
         """
         total = torch.zeros(2, dtype=torch.float64)
         parts: dict[str, torch.Tensor] = {}
-        reader = RecordReader(self._inputs.records)  # not kept: it holds files open
+        reader, num_replaced = self._inputs.reader(self._split_rows), 0  # not kept: it holds files open
         with engine.evaluating() as model:
             for start in range(0, len(self._rows), self._micro):
                 part = slice(start, start + self._micro)
                 batch = reader.read(self._rows[part])
+                num_replaced += batch.num_replaced
                 signal, mask = self._inputs.prepare(batch, device=self._ranks.device, train=False)
                 output = model(signal.x_BLT, signal.valid_BLT, signal.lead_mask_BL, mask)
                 loss_B, counts_B = output.loss_B.double().cpu(), self._counts_B[part]
@@ -92,6 +92,8 @@ class Validation:
                     defined = float(torch.isfinite(value))
                     summed = torch.tensor([float(value.nan_to_num()), 1.0], dtype=torch.float64) * defined
                     parts[name] = parts.get(name, 0.0) + summed
+        if num_replaced:
+            log.warning("validation at step %d: corrupt records replaced by others: %d", step, num_replaced)
         sums = self._ranks.mean(torch.stack([total, *parts.values()]))
         loss, *of_parts = [float(value / count) if count else float("nan") for value, count in sums]
         named = {name: value for name, value in zip(parts, of_parts, strict=True) if value == value}

@@ -18,6 +18,7 @@ from lamae.benchmarks.watch import Watch
 from lamae.benchmarks.wire import sent_per_rank
 from lamae.cli import app as cli
 from lamae.model import build_model, layers
+from lamae.model.flops import count_flops
 from lamae.model.masking import draw_mask
 from lamae.train.blocks import checkpoint_activations
 from lamae.train.runconfig import load
@@ -122,6 +123,13 @@ def test_parameters_are_counted_without_allocating_them():
     shape = ModelShape.of(run)
     assert shape.num_parameters == sum(p.numel() for p in model.parameters())
     assert shape.num_tensors == len(list(model.parameters()))
+
+
+def test_what_is_counted_is_of_the_inputs_length():
+    run = run_config("tiny", "signal.seconds=2.5")
+    shape = ModelShape.of(run)
+    assert shape.flops == count_flops(run.model, run.mask, num_samples=250)
+    assert shape.micro_batch(4).kept_bytes < ModelShape.of(run_config("tiny")).micro_batch(4).kept_bytes / 3
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,16 @@ def test_a_killed_rank_ends_the_hanging_one_and_the_job_goes_on_with_a_fresh_por
     assert len(ports) == 2
 
 
+def test_a_checkpoint_below_a_damaged_one_is_progress(job, tmp_path):
+    damaged = tmp_path / "run" / "checkpoints" / "step-00000008"
+    damaged.mkdir(parents=True)
+    os.utime(damaged, (1, 1))
+    process, folder = job("75+ 0", "75 0")
+    assert process.wait(30) == 0
+    first, last = decisions(folder)
+    assert (first["action"], first["is_failure"], first["step"], last["action"]) == (REQUEUE, False, 2, DONE)
+
+
 def test_ranks_do_not_outlive_the_program_that_started_them(job):
     process, folder = job("wait", "wait")
     started = [folder / "plan" / f"started-{rank}" for rank in (0, 1)]

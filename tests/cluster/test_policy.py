@@ -32,8 +32,8 @@ def outcome(
     return decide(
         reports,
         hosts=hosts,
-        step_before=before,
-        step_after=after,
+        got_on=before is not None and after > before,
+        step=after,
         is_cancelled=is_cancelled,
         keeps_work=keeps_work,
         failures_before=failures,

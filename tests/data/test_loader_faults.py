@@ -11,21 +11,12 @@ from lamae.base.errors import LamaeError
 from lamae.data.config import DataConfig
 from lamae.data.loader import RingLoader
 from lamae.data.order import GlobalOrder
-from lamae.sharding.format import ShardSet
 from tests.data.loading import NUM_RECORDS, load
+from tests.shardsets import corrupt
 
 
 def take(loader, num_batches):
     return [batch.samples_consumed for batch, _ in zip(loader, range(num_batches), strict=False)]
-
-
-def corrupt(shard_set: ShardSet, *rows: int) -> None:
-    for row in rows:
-        with shard_set.shard_path(int(shard_set.column("shard")[row])).open("r+b") as file:
-            file.seek(int(shard_set.column("payload_offset")[row]) + 11)
-            byte = file.read(1)
-            file.seek(-1, 1)
-            file.write(bytes([byte[0] ^ 0x10]))
 
 
 def test_a_corrupt_record_stops_the_training_thread_and_is_named(own_set):

@@ -12,7 +12,8 @@ from typing import Any
 
 from lamae.base import files
 from lamae.base.rowfile import read_rows
-from lamae.cluster.submission import list_attempts, newest_step
+from lamae.base.rundirectory import RunDirectory
+from lamae.cluster.submission import list_attempts
 from tests.slurm.minicluster import MiniCluster, wait_until
 
 LAMAE = (sys.executable, "-m", "lamae")
@@ -62,7 +63,7 @@ class Run:
     def wait_for_step(self, step: int) -> None:
         """Until a checkpoint of that step or a later one is published."""
         wait_until(
-            lambda: (newest_step(self.dir) or 0) >= step,
+            lambda: RunDirectory(self.dir).newest_step() >= step,
             f"step {step}",
             timeout_s=START_S,
             poll_s=0.05,

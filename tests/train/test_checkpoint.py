@@ -5,9 +5,12 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,12 +26,11 @@ from lamae.train.checkpoint.format import (
     list_checkpoints,
     manifest_digest,
     newest_whole,
-    prune_checkpoints,
     read_manifest,
     verify_checkpoint,
 )
 from lamae.train.checkpoint.saver import Snapshot, write_rank_file
-from lamae.train.checkpoint.writing import clear_unfinished, publish
+from lamae.train.checkpoint.writing import clear_unfinished, prune_checkpoints, publish
 from lamae.train.state import TrainState
 from tests.runs import read_piece
 
@@ -43,13 +45,14 @@ def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorfile, "CHUNK_BYTES", CHUNK_BYTES)
 
 
-def write(root: Path, step: int, *, keep: int = 0) -> Path:
+def write(root: Path, step: int, *, keep: int = 0, keep_every: int = 0) -> Path:
     """A checkpoint whose one parameter holds its step everywhere."""
     folder = root / f".writing-step-{step:08d}-1"
     tensors = {f"{kind}/w/0": torch.full((NUMEL,), float(step)) for kind in ("master", "exp_avg", "exp_avg_sq")}
     entry = write_rank_file(folder, 0, Snapshot(tensors, {"w": [(0, NUMEL)]}))
     manifest = {
         "state": TrainState(step=step, samples_consumed=8 * step, applied_steps=step).to_dict(),
+        "config": {"checkpoint": {"keep_every": keep_every}},
         "parameters": {"w": {"shape": [NUMEL], "fragments": [[entry["name"], 0, NUMEL]]}},
         "files": {entry["name"]: entry["file"]},
     }
@@ -179,9 +182,9 @@ def test_a_file_without_a_digest_counts_as_damaged(tmp_path: Path) -> None:
 
 def test_pruning_keeps_the_newest_the_pinned_and_every_nth(tmp_path: Path) -> None:
     for step in range(1, 9):
-        write(tmp_path, step)
+        write(tmp_path, step, keep_every=4)
     (tmp_path / "step-00000002" / "pinned").touch()
-    removed = prune_checkpoints(tmp_path, keep=2, keep_every=4)
+    removed = prune_checkpoints(tmp_path, keep=2)
     assert [info.step for info in list_checkpoints(tmp_path)] == [2, 4, 7, 8]
     assert len(removed) == 4
     assert prune_checkpoints(tmp_path, keep=0) == []
@@ -205,12 +208,56 @@ def test_pruning_counts_whole_checkpoints_alone(tmp_path: Path, damage: str) -> 
     assert prune_checkpoints(tmp_path, keep=1) == []
 
 
-def test_listing_tells_steps_samples_and_sizes(tmp_path: Path) -> None:
+def test_what_the_run_prunes_meanwhile_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in (1, 2, 3, 4):
+        write(tmp_path, step)
+
+    def read_too_late(path: Path) -> Any:
+        if path.name == "step-00000001":
+            shutil.rmtree(path)
+        return read_manifest(path)
+
+    def prune_the_oldest(root: Path) -> Any:
+        infos = list_checkpoints(root)
+        shutil.rmtree(infos[0].path)
+        return infos
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lamae.train.checkpoint.format.read_manifest", read_too_late)
+        assert [info.step for info in list_checkpoints(tmp_path)] == [2, 3, 4]
+    monkeypatch.setattr("lamae.train.checkpoint.writing.list_checkpoints", prune_the_oldest)
+    assert prune_checkpoints(tmp_path, keep=1) == [tmp_path / "step-00000003"]
+
+
+def test_the_command_names_the_broken_and_not_those_pruned_meanwhile(
+    lamae: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "run" / "checkpoints"
+    for step in (1, 2, 3):
+        write(root, step)
+    assert lamae("checkpoints", "run", "--verify")[0] == 0
+
+    def verify_too_late(path: Path) -> list[str]:
+        if path.name == "step-00000001":
+            shutil.rmtree(path)
+        return verify_checkpoint(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lamae.train.checkpoint.format.verify_checkpoint", verify_too_late)
+        code, output, _ = lamae("checkpoints", "run", "--verify")
+    assert (code, output.count("removed meanwhile"), output.count("whole")) == (0, 1, 2)
+    (root / "step-00000003" / "checkpoint.json").write_text("{}")
+    code, output, errors = lamae("checkpoints", "run")
+    assert code == 1
+    assert "do not match their own digest" in " ".join(output.split())
+    assert "1 of 2 checkpoints are broken" in errors
+
+
+def test_listing_tells_steps_and_samples(tmp_path: Path) -> None:
     write(tmp_path, 5)
     (tmp_path / "step-notanumber").mkdir()
     (info,) = list_checkpoints(tmp_path)
     assert (info.step, info.samples_consumed, info.pinned) == (5, 40, False)
-    assert info.num_bytes > 3 * 4 * NUMEL
     assert list_checkpoints(tmp_path / "nowhere") == []
 
 

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import signal
 import stat
 import threading
@@ -15,6 +16,7 @@ import torch
 
 from lamae.base.errors import EXIT_DONE, EXIT_STOPPED, LamaeError, UsageError
 from lamae.base.rowfile import read_rows
+from lamae.model.loss import alignment_weight
 from lamae.train.checkpoint.format import list_checkpoints, load_model, manifest_digest, newest_whole, read_manifest
 from lamae.train.checkpoint.subjects import subject_set_hash
 from lamae.train.config import OptimConfig
@@ -143,6 +145,22 @@ def test_a_changed_schedule_is_said_with_both_rates(
         caplog.text
     )
     assert "optim.decay_end=10 optim.restart_from=6" in caplog.text
+
+
+def test_the_pull_of_aligned_leads_follows_the_step_also_in_validation_and_its_jump_is_said(
+    make_config: MakeConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ("model.kind=aligned", "engine.precision=fp32", "train.validate_every=4")
+    caplog.set_level("INFO", logger="lamae")
+    train(make_config("run", *options, "train.stop_at=4"))
+    train(make_config("run", *options, "train.stop_at=5"))
+    validated = re.findall(r"validation at step 4: .*", caplog.text)
+    assert len(validated) == 2
+    assert len(set(validated)) == 1
+    assert "the schedule has changed" not in caplog.text
+    train(make_config("run", *options, "train.steps=80", "train.stop_at=6"))
+    was, becomes = alignment_weight(2.0, 5 / 8), alignment_weight(2.0, 5 / 80)
+    assert f"alignment weight {was:.3g} by the checkpoint's schedule, {becomes:.3g} now" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,13 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from lamae.base.rowfile import RowFile, Throttle, read_rows
 from lamae.base.text import format_duration
+from lamae.sharding.format import ShardSet
 from lamae.train.clock import PHASES
 from lamae.train.loop import train
 from lamae.train.monitor.events import Monitor
 from lamae.train.runconfig import RunConfig
+from tests.runs import tiny_config, write_tiny_shards
+from tests.shardsets import corrupt
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -60,6 +63,16 @@ def test_values_that_are_not_finite_are_null(tmp_path: Path) -> None:
     monitor.scalars(1, {"loss": float("nan"), "gradient_norm": float("inf")}, samples=8)
     monitor.close()
     assert read_rows(tmp_path / "metrics.jsonl") == [{"step": 1, "samples": 8, "loss": None, "gradient_norm": None}]
+
+
+def test_replaced_records_are_those_since_the_row_before(tmp_path: Path) -> None:
+    """Two of the 24 records of an epoch of three steps; their sum is right through a resume, too."""
+    shards = write_tiny_shards(tmp_path / "set")
+    corrupt(ShardSet.open(shards), 0, 7)
+    for stop in (4, 6):
+        train(tiny_config(shards, tmp_path / "run", "data.on_corrupt=skip", f"train.stop_at={stop}"))
+    replaced = [row["replaced_records"] for row in read_rows(tmp_path / "run" / "metrics.jsonl")]
+    assert (sum(replaced[:3]), sum(replaced[3:]), len(replaced)) == (2, 2, 6)
 
 
 def test_a_full_disk_costs_rows_and_not_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

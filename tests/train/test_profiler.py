@@ -86,6 +86,19 @@ def test_a_file_in_the_run_directory_asks_for_a_profile_once(
     assert sorted(path.name for path in (tmp_path / "run" / "profile").iterdir()) == ["step-00000004", "step-00000005"]
 
 
+def test_what_is_left_of_a_window_at_a_start_or_after_another_is_profiled(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    train(make_config("run", "train.stop_at=2"))
+    train(make_config("run", "train.stop_at=4", "profile.steps=[2,4]"))
+    assert [path.name for path in (run / "profile").iterdir()] == ["step-00000003"]
+    assert (run / "profile" / "step-00000003" / "table.txt").read_text().startswith("steps 3 to 4, 1 rank")
+    (run / "profile.now").touch()  # seen after step 5, agreed on after step 6
+    train(make_config("run", "train.steps=9", "profile.steps=[8,9]", "profile.on_demand_steps=2"))
+    assert (run / "profile" / "step-00000009" / "table.txt").read_text().startswith("steps 9 to 9, 1 rank")
+
+
 def test_a_window_that_the_end_cuts_short_is_dropped_and_said(
     make_config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -148,6 +148,16 @@ def test_background_and_blocking_saves_hold_the_same_state(
     assert_same_state(tmp_path / "run", tmp_path / "other")
 
 
+def test_a_kill_takes_no_step_out_of_the_rows(make_config: MakeConfig, tmp_path: Path) -> None:
+    overrides = ("checkpoint.every=3", "monitor.log_every=4", "checkpoint.background=false")
+    train(make_config("run", *overrides))
+    rows = losses(tmp_path / "run")
+    assert list(rows) == [3, 4, 6, 8]
+    (tmp_path / "run" / "checkpoints" / "step-00000008" / "checkpoint.json").unlink()
+    train(make_config("run", *overrides))
+    assert losses(tmp_path / "run") == rows
+
+
 def test_a_save_that_outlasts_the_schedulers_notice_is_warned_of(
     make_config: MakeConfig, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -4,18 +4,22 @@ import json
 import os
 import re
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from lamae.base.errors import EXIT_DONE, EXIT_STOPPED, UsageError
+from lamae.base.errors import EXIT_DONE, EXIT_STOPPED, LamaeError, UsageError
 from lamae.base.rowfile import read_rows
+from lamae.data.transforms import Signal
+from lamae.sharding.format import ShardSet
+from lamae.train.clock import PHASES
 from lamae.train.loop import train
 from lamae.train.runconfig import RunConfig
-from tests.runs import assert_same_state, losses, tiny_config
-from tests.shardsets import random_adc, write_shard_set
+from tests.runs import assert_same_state, losses, tiny_config, write_tiny_shards
+from tests.shardsets import corrupt, random_adc, write_shard_set
 
 MakeConfig = Callable[..., RunConfig]
 
@@ -97,3 +101,51 @@ def test_a_run_that_is_to_stop_does_not_wait_for_a_validation(make_config: MakeC
     # But for the last step, after which nothing goes on.
     assert train(make_config("whole", "train.steps=4", *measured), probe=ask_to_stop) == EXIT_DONE
     assert list(validation_losses(tmp_path / "whole")) == [4]
+
+
+def test_what_is_measured_and_drawn_between_steps_is_none_of_their_time(
+    make_config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def take_long(*_: object) -> dict[str, float]:
+        time.sleep(1)
+        return {}
+
+    intervals = ("monitor.log_every=2", "monitor.probe_every=2", "monitor.figures_every=2", "checkpoint.every=2")
+    config = make_config("run", *intervals, "train.steps=4", "checkpoint.notice_s=1.5")
+    train(config, probe=take_long, draw_figures=take_long)
+    *_, row = read_rows(tmp_path / "run" / "metrics.jsonl")
+    assert row["pauses/validation_s"] > 1 < row["pauses/figures_s"]
+    assert "pauses/profile_s" not in row
+    assert row["step_s"] < sum(row[f"time/{phase}_s"] for phase in (*PHASES, "other")) + 0.5
+    assert row["checkpoint_s"] < 1
+    assert row["records_per_s"] == pytest.approx(8 / row["step_s"])
+    assert "checkpoint.notice_s" not in caplog.text
+
+
+def test_a_corrupt_record_of_validation_and_figures_is_replaced_or_ends_the_run_before_its_first_step(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shards = write_tiny_shards(tmp_path / "set")
+    shard_set = ShardSet.open(shards)
+    row = int(shard_set.rows_of_split("val")[0])
+    corrupt(shard_set, row)
+    drawn: list[list[int]] = []
+
+    def draw(model: torch.nn.Module, signal: Signal, *_: object) -> dict[str, object]:
+        drawn.append(signal.row.tolist())
+        return {}
+
+    def run(name: str, *overrides: str) -> int:
+        config = tiny_config(shards, tmp_path / name, "train.steps=4", "checkpoint.every=2", *overrides)
+        return train(config, draw_figures=draw)
+
+    measured = {"validated": "train.validate_every=2", "drawn": "monitor.figures_every=2"}
+    for name, option in measured.items():
+        with pytest.raises(LamaeError, match=r"is corrupt: .*data\.on_corrupt=skip"):
+            run(name, option)
+        assert not (tmp_path / name / "metrics.jsonl").exists()
+    assert run("skip", *measured.values(), "data.on_corrupt=skip") == EXIT_DONE
+    assert [len(rows) for rows in drawn] == [6, 6]
+    assert row not in drawn[0]
+    assert list(validation_losses(tmp_path / "skip")) == [2, 4]
+    assert "validation at step 4: corrupt records replaced by others: 1" in caplog.text

@@ -15,7 +15,6 @@ A file's digests are BLAKE3 of each 16 MiB (``tensorfile.CHUNK_BYTES``); in vers
 """
 
 import logging
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -56,7 +55,7 @@ def manifest_digest(manifest: dict[str, Any]) -> str:
     return files.json_sha256(rest)
 
 
-# -- listing, verifying, pruning -----------------------------------------------------------------------------------
+# -- listing, verifying --------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -109,7 +108,6 @@ class CheckpointInfo:
     """0 where the manifest is unreadable."""
     unreadable: LamaeError | None
     """Why the manifest is."""
-    num_bytes: int
     pinned: bool
 
 
@@ -119,14 +117,14 @@ def list_checkpoints(root: Path) -> list[CheckpointInfo]:
     for path in root.iterdir() if root.is_dir() else ():
         match = STEP_NAME.fullmatch(path.name)
         if match and path.is_dir():
-            num_bytes = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
             samples_consumed, unreadable = 0, None
             try:
                 samples_consumed = int(read_manifest(path)["state"]["samples_consumed"])
             except LamaeError as error:
                 unreadable = error
             pinned = (path / PINNED_NAME).exists()
-            found.append(CheckpointInfo(path, int(match[1]), samples_consumed, unreadable, num_bytes, pinned))
+            if path.is_dir():  # else the run has pruned it meanwhile
+                found.append(CheckpointInfo(path, int(match[1]), samples_consumed, unreadable, pinned))
     return sorted(found, key=lambda info: info.step)
 
 
@@ -214,33 +212,9 @@ def newest_whole(root: Path) -> Path | None:
         problems = verify_checkpoint(info.path)
         if not problems:
             return info.path
-        log.warning("%s is damaged and passed over: %s", info.path.name, "; ".join(problems))
+        if info.path.is_dir():  # else pruned meanwhile
+            log.warning("%s is damaged and passed over: %s", info.path.name, "; ".join(problems))
     return None
-
-
-def prune_checkpoints(root: Path, *, keep: int, keep_every: int = 0, published: Path | None = None) -> list[Path]:
-    """Remove all but the ``keep`` newest whole ones, the pinned and those at multiples of ``keep_every``.
-
-    Counting starts at ``published``, the one just written, else at the newest that verifies: what is newer is damaged
-    or left from steps taken back, so it counts for nothing and stays. Returns the removed; ``keep`` 0 removes nothing.
-    """
-    newest = (published or newest_whole(root)) if keep else None
-    if newest is None:
-        return []
-    infos = list_checkpoints(root)
-    candidates = infos[: [info.path.name for info in infos].index(newest.name) + 1]
-    kept = [info for info in candidates if not verify_checkpoint(info.path, hashes=False)][-keep:]
-    doomed = [
-        info.path
-        for info in candidates
-        if info.step < kept[0].step and not info.pinned and not (keep_every and info.step % keep_every == 0)
-    ]
-    for path in doomed:
-        # Renamed first, so that a kill halfway through never leaves half a checkpoint under its name.
-        hidden = path.with_name(f"{WRITING_PREFIX}pruned-{path.name}")
-        path.rename(hidden)
-        shutil.rmtree(hidden, ignore_errors=True)
-    return doomed
 
 
 # -- reading -------------------------------------------------------------------------------------------------------

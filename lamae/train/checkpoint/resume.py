@@ -9,10 +9,11 @@ import numpy as np
 from lamae.base.errors import UsageError
 from lamae.base.outputs import differences
 from lamae.base.settings import to_dict
+from lamae.model.loss import alignment_weight
 from lamae.train.checkpoint.format import CheckpointReader
 from lamae.train.checkpoint.subjects import trained_sets
-from lamae.train.runconfig import from_dict
-from lamae.train.schedule import learning_rate, weight_decay
+from lamae.train.runconfig import RunConfig, from_dict
+from lamae.train.schedule import learning_rate, progress, weight_decay
 
 # Everything else (steps, learning rate, precision, ZeRO stage, paths, monitoring) may change from start to start.
 FIXED_SECTIONS = ("model.", "mask.", "signal.")
@@ -72,10 +73,10 @@ def _describe_jump(old: dict[str, Any], new: dict[str, Any], step: int) -> str:
         return ""
     if step >= now.train.steps:
         return ""
+    planned = _scheduled(now, step)
     jumps = []
-    for name, schedule in (("learning rate", learning_rate), ("weight decay", weight_decay)):
-        was = schedule(step, before.optim, steps=before.train.steps)
-        becomes = schedule(step, now.optim, steps=now.train.steps)
+    for name, was in _scheduled(before, step).items():
+        becomes = planned.get(name, was)
         if not math.isclose(was, becomes, rel_tol=1e-6):
             jumps.append(f"{name} {was:.3g} by the checkpoint's schedule, {becomes:.3g} now")
     if not jumps:
@@ -88,6 +89,15 @@ def _describe_jump(old: dict[str, Any], new: dict[str, Any], step: int) -> str:
         text += f". To decay anew from here without a jump: optim.decay_end={end} optim.restart_from={step}"
         text += " (optim.restart_lr= for another rate); the rest of optim as it was"
     return text
+
+
+def _scheduled(run: RunConfig, step: int) -> dict[str, float]:
+    """By name, what the schedules of a run give step ``step`` (0-based)."""
+    schedule: dict[str, Any] = {"config": run.optim, "steps": run.train.steps}
+    values = {"learning rate": learning_rate(step, **schedule), "weight decay": weight_decay(step, **schedule)}
+    if run.model.kind == "aligned":
+        values["alignment weight"] = alignment_weight(run.model.align_weight, progress(step, **schedule))
+    return values
 
 
 def _name(sets: list[dict[str, Any]]) -> str:

@@ -21,9 +21,9 @@ import torch
 
 from lamae.base.errors import LamaeError
 from lamae.base.rundirectory import step_name
-from lamae.train.checkpoint.format import WRITING_PREFIX, prune_checkpoints
+from lamae.train.checkpoint.format import WRITING_PREFIX
 from lamae.train.checkpoint.tensorfile import save_tensors
-from lamae.train.checkpoint.writing import publish
+from lamae.train.checkpoint.writing import prune_checkpoints, publish
 from lamae.train.config import CheckpointConfig
 from lamae.train.engine import MOMENTS, Engine
 from lamae.train.monitor.health import unfit_weight
@@ -83,7 +83,7 @@ class Saver:
         self, root: Path, *, ranks: Ranks, config: CheckpointConfig, about: dict[str, Any], subjects: np.ndarray
     ) -> None:
         self.last_seconds: float | None = None
-        """From snapshot to publication of the latest checkpoint."""
+        """What the latest checkpoint took: snapshot and files of the slowest rank, publication; no steps between."""
         self.last_step = -1
         """Step of the latest published checkpoint."""
         self._root = root
@@ -100,7 +100,7 @@ class Saver:
         self._unfit = ""
         self._crash: BaseException | None = None
         self._state = TrainState()
-        self._began = 0.0
+        self._began, self._written_s = 0.0, 0.0
 
     def begin(self, engine: Engine, state: TrainState) -> None:
         """Snapshot now and write on a thread; an earlier save in flight is finished first."""
@@ -146,6 +146,8 @@ class Saver:
         except BaseException as error:  # a programming error: raised where the main thread meets it
             self._crash = error
             self._failed = attempt
+        finally:
+            self._written_s = time.perf_counter() - self._began
 
     def _writing(self, attempt: int) -> Path:
         return self._root / f"{WRITING_PREFIX}{step_name(self._state.step)}-{attempt}"
@@ -156,8 +158,9 @@ class Saver:
         self._thread = None
         if self._crash is not None:
             raise self._crash
-        reports = self._ranks.gather((self._entry, self._error or self._unfit, self._unfit))
-        errors = [f"rank {rank}: {error}" for rank, (entry, error, _) in enumerate(reports) if entry is None]
+        began = time.perf_counter()
+        reports = self._ranks.gather((self._entry, self._error or self._unfit, self._unfit, self._written_s))
+        errors = [f"rank {rank}: {error}" for rank, (entry, error, *_) in enumerate(reports) if entry is None]
         problem = ""
         if self._ranks.is_main:
             folder = self._writing(self._attempt)
@@ -169,7 +172,7 @@ class Saver:
             if errors:
                 shutil.rmtree(folder, ignore_errors=True)
                 problem = "; ".join(errors)
-        if unfit := next(filter(None, (unfit for *_, unfit in reports)), ""):
+        if unfit := next(filter(None, (unfit for *_, unfit, _ in reports)), ""):
             raise LamaeError(
                 f"the weights have diverged by step {self._state.step}, which is not saved: {unfit}. Start again with "
                 "a lower learning rate or clipped gradients; what was saved before is kept",
@@ -181,7 +184,7 @@ class Saver:
         if problem:
             return False
         self.last_step = self._state.step
-        self.last_seconds = time.perf_counter() - self._began
+        self.last_seconds = max(written_s for *_, written_s in reports) + time.perf_counter() - began
         return True
 
     def _publish(self, folder: Path, entries: list[dict[str, Any]]) -> None:
@@ -200,6 +203,6 @@ class Saver:
         final = publish(folder, manifest, subjects=self._subjects, root=self._root)
         log.debug("published %s", final)
         try:
-            prune_checkpoints(self._root, keep=self._config.keep, keep_every=self._config.keep_every, published=final)
-        except OSError as error:  # the checkpoint is there all the same
+            prune_checkpoints(self._root, keep=self._config.keep, published=final)
+        except (OSError, LamaeError) as error:  # the checkpoint is there all the same
             log.warning("%s: older checkpoints could not be removed: %s", self._root, error)

@@ -1,11 +1,13 @@
 """Files that survive a kill or a power cut at any instant: written aside, synced, renamed.
 
-The last step of a checkpoint is here too: the directory that holds every rank's file gets its manifest and its name.
+The last step of a checkpoint is here too: the directory that holds every rank's file gets its manifest and its name;
+and the removal of older ones.
 """
 
 import json
 import logging
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,10 @@ from lamae.train.checkpoint.format import (
     MANIFEST_NAME,
     SUBJECTS_NAME,
     WRITING_PREFIX,
+    list_checkpoints,
     manifest_digest,
+    newest_whole,
+    read_manifest,
     verify_checkpoint,
 )
 from lamae.train.checkpoint.tensorfile import save_tensors
@@ -69,3 +74,30 @@ def clear_unfinished(root: Path) -> None:
     """Remove what killed writers left behind."""
     for path in root.glob(f"{WRITING_PREFIX}*"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def prune_checkpoints(root: Path, *, keep: int, published: Path | None = None) -> list[Path]:
+    """Remove all but the ``keep`` newest whole ones, the pinned and those at multiples of ``checkpoint.keep_every``.
+
+    Counting starts at ``published``, the one just written, else at the newest that verifies: what is newer is damaged
+    or left from steps taken back, so it counts for nothing and stays. ``keep_every`` is that of the configuration in
+    the checkpoint counted first. Returns the removed; ``keep`` 0 removes nothing.
+    """
+    newest = (published or newest_whole(root)) if keep else None
+    if newest is None:
+        return []
+    manifest = read_manifest(newest)
+    keep_every = manifest.get("config", {}).get("checkpoint", {}).get("keep_every", 0)  # none where fine-tuned
+    candidates = [info for info in list_checkpoints(root) if info.step <= manifest["state"]["step"]]
+    kept = [info.step for info in candidates if not verify_checkpoint(info.path, hashes=False)][-keep:]
+    removed = []
+    for info in candidates:
+        if not kept or info.step >= kept[0] or info.pinned or (keep_every and info.step % keep_every == 0):
+            continue
+        # Renamed first, so that a kill halfway through never leaves half a checkpoint under its name.
+        hidden = info.path.with_name(f"{WRITING_PREFIX}pruned-{info.path.name}")
+        with suppress(FileNotFoundError):  # the run has pruned it meanwhile
+            info.path.rename(hidden)
+            shutil.rmtree(hidden, ignore_errors=True)
+            removed.append(info.path)
+    return removed

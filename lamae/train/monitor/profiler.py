@@ -63,8 +63,10 @@ class Profiler:
             self._begin(step + 1, step + self._config.on_demand_steps)
             if self._ranks.is_main:
                 RunDirectory(self._run_dir).profile_request.unlink(missing_ok=True)
-        elif not self.is_active and self._config.steps and self._config.steps[0] == step + 1:
-            self._begin(*self._config.steps)
+        elif not self.is_active and self._config.steps:
+            first, last = self._config.steps
+            if first <= step + 1 <= last:  # later than first where a start, or another window's end, lies in between
+                self._begin(step + 1, last)
 
     def close(self) -> None:
         """Drop a window that the end of the run cut short."""

@@ -4,6 +4,8 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,6 +19,9 @@ from lamae.train.runconfig import RunConfig
 
 # Dense bfloat16 TFLOP/s from the vendors' data sheets, without sparsity. Devices not listed have no utilisation.
 PEAK_BF16_TFLOPS = {"H200": 989.0, "H100 80GB HBM3": 989.0, "H100 PCIe": 756.0, "A100": 312.0, "L40S": 362.0}
+
+# In less time nothing was done.
+SHORTEST_PAUSE_S = 1e-3
 
 
 def peak_tflops(device_name: str, precision: str) -> float | None:
@@ -49,6 +54,7 @@ class Rates:
         self._clock = clock
         self._before = clock.read()
         self._began = time.perf_counter()
+        self._pauses_s: dict[str, float] = {}
         self._waited_before = 0.0
         self._stragglers = Stragglers(run_dir, ranks, resume_step=resume_step)
 
@@ -56,12 +62,22 @@ class Rates:
         """An interval begins now."""
         self._began = time.perf_counter()
 
+    @contextmanager
+    def pause(self, name: str) -> Iterator[None]:
+        """Work between steps, which is none of their time."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._pauses_s[name] = self._pauses_s.get(name, 0.0) + time.perf_counter() - began
+
     def read(self, num_steps: int, *, data_wait_s: float, step: int) -> dict[str, float]:
         """Figures of the interval that ends now; ``data_wait_s`` is the loader's total so far. Called by all ranks.
 
         ``communication_share`` and ``time/…`` are of the timed steps: all on a CPU, the last one on CUDA.
         """
-        elapsed = time.perf_counter() - self._began
+        pauses_s, self._pauses_s = self._pauses_s, {}
+        elapsed = time.perf_counter() - self._began - sum(pauses_s.values())
         waited = data_wait_s - self._waited_before
         self._waited_before = data_wait_s
         reading = self._clock.read()
@@ -77,6 +93,7 @@ class Rates:
             "data_wait_share": statistics.mean(wait_s) * num_steps / elapsed,
             "tflops_per_device": tflops,
             "memory_gb": self._memory_gb(),
+            **{f"pauses/{name}_s": seconds for name, seconds in pauses_s.items() if seconds >= SHORTEST_PAUSE_S},
         }
         if self._peak is not None:
             values["mfu"] = tflops / self._peak

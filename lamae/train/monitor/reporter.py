@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ class Reporter:
         self._spike_throttle, self._notice_throttle = Throttle(REPORT_EVERY_S), Throttle(REPORT_EVERY_S)
         self._quarantine = Quarantine(run_dir, inputs.records, ranks, resume_step=state.step)
         self._rows: list[np.ndarray] = []
+        self._replaced_before = 0
         self._first_step = state.step + 1
         self._rates = Rates(
             config,
@@ -84,10 +86,20 @@ class Reporter:
         if ranks.is_main:
             self._monitor.text("environment", RunDirectory(run_dir).manifest.read_text())
         self._monitor.hparams(to_dict(config))
+        self._figure_batch: Batch | None = None
+        # At stage 3 the weights are gathered layer by layer: all ranks run the model or none can.
+        takes_part = ranks.is_main or config.engine.zero_stage == 3
+        if draw_figures is not None and config.monitor.figures_every and takes_part:
+            # Read before the first step: a corrupt record ends the run at once, not where a figure is due.
+            self._figure_batch = inputs.fixed_batch(split="val", num_records=FIGURE_RECORDS)
 
     def begin(self) -> None:
         """The first step is about to start: set-up time is not training time."""
         self._rates.begin()
+
+    def pause(self, name: str) -> AbstractContextManager[None]:
+        """Work between steps: its time is reported beside that of steps, as ``pauses/NAME_s``."""
+        return self._rates.pause(name)
 
     def note_step(self, state: TrainState, batch: Batch, outputs: list[StepOutput], *, applied: bool) -> None:
         """Count a step. A skipped one goes to the quarantine; too many in a row raise LamaeError."""
@@ -124,7 +136,8 @@ class Reporter:
         if num_steps == 0:
             return
         interval = self._meter.read(self._ranks)
-        replaced = float(self._ranks.mean(torch.tensor([float(loader.num_replaced)]))[0])
+        replaced = float(self._ranks.mean(torch.tensor([float(loader.num_replaced - self._replaced_before)]))[0])
+        self._replaced_before = loader.num_replaced
         values = {
             "loss": interval.loss,
             **of_this_step,
@@ -183,13 +196,9 @@ class Reporter:
 
     def figures(self, step: int, engine: Engine) -> None:
         """Draw a few fixed records, hidden by fixed masks, as the model now reconstructs them."""
-        every = self._config.monitor.figures_every
-        # At stage 3 the weights are gathered layer by layer: all ranks run the model or none can.
-        takes_part = self._ranks.is_main or engine.zero_stage == 3
-        if self._draw_figures is None or not every or step % every or not takes_part:
+        if self._draw_figures is None or self._figure_batch is None or step % self._config.monitor.figures_every:
             return
-        batch = self._inputs.fixed_batch(split="val", num_records=FIGURE_RECORDS)
-        signal, mask = self._inputs.prepare(batch, device=self._ranks.device, train=False)
+        signal, mask = self._inputs.prepare(self._figure_batch, device=self._ranks.device, train=False)
         with engine.evaluating() as model:
             self._monitor.figures(step, self._draw_figures(model, signal, mask, self._config.signal))
 
