@@ -120,7 +120,13 @@ def _submit_packing(arguments: Sequence[str], *, profile: Profile, root: Path, d
     after_all = {"dependency": f"afterok:{first.job_id or 'JOB'}", "kill-on-invalid-dep": "yes"}
     merging = _submission(SHARD, verb, profile)
     merge_profile = dataclasses.replace(profile, slurm={**profile.slurm, **after_all})
-    return [first, _submit(merging, merge_profile, root=root, suffix="-merge", dry_run=dry_run)]
+    try:
+        return [first, _submit(merging, merge_profile, root=root, suffix="-merge", dry_run=dry_run)]
+    except LamaeError as error:
+        if first.job_id is None:
+            raise
+        slurm.cancel(first.job_id)
+        raise type(error)(f"{error}; so the array {first.job_id}, which was to pack, was cancelled") from None
 
 
 def _plan_packing(verb: list[str]) -> None:
@@ -206,6 +212,8 @@ def resolve_training(arguments: Sequence[str], *, profile: Profile) -> runconfig
     config.run.dir = str(Path(config.run.dir).absolute())
     paths = [str(Path(path).absolute()) for path in config.data.paths]
     config.data.path = paths if isinstance(config.data.path, list) else paths[0]
+    if config.monitor.probe_labels:
+        config.monitor.probe_labels = str(Path(config.monitor.probe_labels).absolute())
     if profile.kind == "slurm" and not config.checkpoint.notice_s:
         config.checkpoint.notice_s = float(profile.save_before_end_s)
     low, high = profile.node_range()

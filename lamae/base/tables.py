@@ -15,9 +15,8 @@ from pathlib import Path
 from lamae.base.errors import UsageError
 
 MAX_CELL_CHARS = 1 << 24
-NO_VALUE = frozenset(
-    ("", "-", "?", "unknown", "missing", "none", "null", "nan", "-nan", "nat", "na", "<na>", "n/a", "#n/a", "#na")
-)
+_WORDS = "unknown anonymous missing none null nan -nan nat na <na> n/a #n/a #na".split()
+NO_VALUE = frozenset(["", "-", "?", *_WORDS])
 """What pandas, R, SQL, Python, Excel and people write where there is nothing, in lower case."""
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,2})?")
 

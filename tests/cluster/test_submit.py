@@ -68,6 +68,13 @@ def test_a_run_knows_how_much_notice_the_profile_asks_for(tmp_path):
     assert notice_s("configs/cluster/local.yaml") == 0  # nobody gives notice
 
 
+def test_paths_of_a_submitted_run_do_not_depend_on_where_it_starts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [*train_arguments(tmp_path), "data.path=shards", "monitor.probe_labels=labels.zarr"]
+    config = resolve_training(words, profile=profile.load(CPU))
+    assert (config.data.path, config.monitor.probe_labels) == (str(tmp_path / "shards"), str(tmp_path / "labels.zarr"))
+
+
 def test_further_options_of_sbatch_may_replace_or_leave_out_ours(tmp_path):
     def options(slurm_options):
         chosen = profile.load(CPU, [f"slurm={slurm_options}"])
@@ -167,6 +174,19 @@ def test_an_array_that_sbatch_refuses_names_the_key(fake_slurm, monkeypatch):
     monkeypatch.setattr(submit_module, "_plan_packing", lambda verb: None)
     with pytest.raises(LamaeError, match=r"Invalid job array specification; 3 tasks may be too many.*array_tasks=N"):
         submit("shard", ["mimic", "out"], profile=profile.load(CPU, ["array_tasks=3"]), folder=scripts / "j")
+
+
+def test_where_the_merge_is_refused_the_array_is_cancelled(fake_slurm, monkeypatch):
+    scripts = fake_slurm(
+        sbatch='grep -q afterok "$file" || { echo Submitted batch job 7; exit 0; }\n'
+        "echo 'sbatch: error: Job dependency problem' >&2; exit 1"
+    )
+    monkeypatch.setattr(submit_module, "_plan_packing", lambda verb: None)
+    cancelled = []
+    monkeypatch.setattr(slurm, "cancel", cancelled.append)
+    with pytest.raises(LamaeError, match=r"Job dependency problem; so the array 7, which was to pack, was cancelled"):
+        submit("shard", ["mimic", "out"], profile=profile.load(CPU, ["array_tasks=3"]), folder=scripts / "j")
+    assert cancelled == ["7"]
 
 
 @pytest.mark.parametrize(("given", "expected"), [("{}", []), ("{wckey: ecg}", ["#SBATCH --wckey=ecg"])])

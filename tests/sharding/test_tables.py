@@ -111,6 +111,6 @@ def test_what_is_no_regular_file_is_refused_before_it_is_waited_for(tmp_path):
             Table(path)
 
 
-@pytest.mark.parametrize("text", ["", "NaN", "#N/A", "<NA>", "NaT", "missing", "Unknown", "-1"])
+@pytest.mark.parametrize("text", ["", "NaN", "#N/A", "<NA>", "NaT", "missing", "Unknown", "Anonymous", "-1"])
 def test_a_cell_that_says_nothing_is_no_patient(text):
     assert subject_number(text) is None
