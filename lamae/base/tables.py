@@ -15,8 +15,8 @@ from pathlib import Path
 from lamae.base.errors import UsageError
 
 MAX_CELL_CHARS = 1 << 24
-_WORDS = "unknown anonymous missing none null nan -nan nat na <na> n/a #n/a #na".split()
-NO_VALUE = frozenset(["", "-", "?", *_WORDS])
+NO_VALUE = {"", "-", "?", "unknown", "anonymous", "missing", "none", "null"}
+NO_VALUE |= {"nan", "-nan", "nat", "na", "<na>", "n/a", "#n/a", "#na"}
 """What pandas, R, SQL, Python, Excel and people write where there is nothing, in lower case."""
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,2})?")
 
