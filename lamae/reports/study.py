@@ -56,7 +56,8 @@ def _subtitle(results: Mapping[str, Any]) -> str:
 
 def _tables(results: Mapping[str, Any]) -> list[Table]:
     tasks = results["plan"]["tasks"]
-    tables = [_headline_table(*key, results) for key in dict.fromkeys(map(_family, results["headline"]))]
+    budgets = dict.fromkeys(entry["budget"] for entry in results["headline"])
+    tables = [_headline_table(readout, budget, results) for budget in budgets for readout in READOUT_NAMES]
     tables += [_comparison_table(task, readout, results) for task in tasks for readout in READOUT_NAMES]
     tables += [_few_label_table(task, results) for task in tasks]
     tables += [_readout_table(results)]
@@ -67,23 +68,17 @@ def _tables(results: Mapping[str, Any]) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
-def _family(entry: Mapping[str, Any]) -> tuple[str, str]:
-    return entry["readout"], entry["budget"]
-
-
 def _headline_table(readout: str, budget: str, results: Mapping[str, Any]) -> Table:
     first = next(iter(results["plan"]["methods"]))
-    entries = [entry for entry in results["headline"] if _family(entry) == (readout, budget)]
-    cells: dict[str, dict[str, str]] = {}
-    for entry in entries:
-        cells.setdefault(entry["name"], {})[entry["task"]] = f"{entry['difference']:+.3f}, {entry['verdict']}"
-    tasks = list(results["plan"]["tasks"])
+    entries = [one for one in results["headline"] if (one["readout"], one["budget"]) == (readout, budget)]
+    cells = {(one["task"], one["name"]): f"{one['difference']:+.3f}, {one['verdict']}" for one in entries}
+    names = list(dict.fromkeys(one["name"] for one in entries))
     return Table(
         f"All comparisons together: {READOUT_NAMES[readout]}, {budget}",
         f"Macro AUROC of {first} minus that of each, all labels. The {len(entries)} intervals of this table cover "
         "their truths at once in 95 % of cases: they are wider than those further down, each of which stands alone.",
-        [f"{first} minus", *tasks],
-        [[name, *(of.get(task, "–") for task in tasks)] for name, of in cells.items()],
+        ["task", *names],
+        [[task, *(cells.get((task, name), "–") for name in names)] for task in results["plan"]["tasks"]],
     )
 
 

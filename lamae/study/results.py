@@ -61,6 +61,9 @@ def collect(
 ) -> dict[str, Any]:
     """Everything that ``results.json`` holds."""
     at_records, at_flops, changes = (_candidates(study, group) for group in runs.values())
+    # A method whose FLOPs are near the first's has the same runs in both budgets, and is compared once.
+    others = {method for (method, seed), run in runs[FLOPS].items() if run != runs[RECORDS].get((method, seed))}
+    at_flops = {method: of for method, of in at_flops.items() if others and method in {plan.first_method, *others}}
     by_budget = {RECORDS: {**at_records, **references}, FLOPS: at_flops}
     keys = [
         (name, readout, fraction)
