@@ -51,6 +51,8 @@ class Column:
     dtype: str
     shape: tuple[int, ...]
     doc: str
+    wide: str = ""
+    """The type where a value does not fit ``dtype``."""
 
 
 COLUMNS: dict[str, Column] = {
@@ -65,7 +67,7 @@ COLUMNS: dict[str, Column] = {
     "subject": Column("int64", (), "subject id; -1 - row where the source has none"),
     "split": Column("uint8", (), "index into SPLITS"),
     "gain": Column("float32", (NUM_LEADS,), "ADC units per millivolt; 1 where the lead is missing"),
-    "baseline": Column("int32", (NUM_LEADS,), "ADC value of 0 mV; int16 in older sets"),
+    "baseline": Column("int16", (NUM_LEADS,), "ADC value of 0 mV", wide="int32"),
     "lead_mask": Column("uint16", (), "bit l is set where canonical lead l is present and usable"),
     "mean_mv": Column("float32", (NUM_LEADS,), "mean over valid samples, millivolt"),
     "std_mv": Column("float32", (NUM_LEADS,), "standard deviation over valid samples, millivolt"),

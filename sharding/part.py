@@ -171,9 +171,10 @@ def _calibration(baseline: bytes, gain: bytes) -> str:
 
 def _write_result(path: Path, columns: dict[str, list[np.ndarray]], report: dict[str, Any]) -> None:
     """Write a part's rows and report; the rename makes the part done."""
+    types = {name: column.wide or column.dtype for name, column in COLUMNS.items()}
     arrays = {
         name: np.concatenate(
-            [np.empty((0, *column.shape), column.dtype), *columns[name]], dtype=column.dtype, casting="unsafe"
+            [np.empty((0, *column.shape), types[name]), *columns[name]], dtype=types[name], casting="unsafe"
         )
         for name, column in COLUMNS.items()
         if name != "key"

@@ -114,6 +114,7 @@ def test_splits_are_by_subject_and_stable_when_files_are_added(mimic, tmp_path):
     pack(mimic, tmp_path / "after", options=small(split_fractions=[0.4, 0.3, 0.3]))
     before, after = ShardSet.open(tmp_path / "before"), ShardSet.open(tmp_path / "after")
     assert len(set(before.column("split").tolist())) > 1
+    assert before.column("baseline").dtype == np.int16, "32 bits are for a set that needs them"
     for row, key in enumerate(before.keys):
         assert before.column("split")[row] == after.column("split")[after.row_of(key)]
 
