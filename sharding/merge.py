@@ -142,8 +142,8 @@ def _write_index(
     counted: dict[str, np.ndarray] = {}
     for done, (name, column) in enumerate(COLUMNS.items()):
         values = _column(planned, name)
-        if column.wide and (values == values.astype(column.dtype)).all():
-            values = values.astype(column.dtype)
+        if column.wide and np.array_equal(narrow := values.astype(column.dtype), values):
+            values = narrow
         if name == "subject":
             values = np.where(values < 0, -1 - _record_numbers(planned, num_records), values)
         if name == "record_flags":

@@ -103,11 +103,9 @@ def _changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
 
 def check(plan: StudyPlan, out: Path) -> None:
     """Raises UsageError where a run could not be configured or a source not be used: before anything is made."""
-    first = [*plan.masks[plan.first_mask], *plan.methods[plan.first_method]]
+    first = plan.overrides(plan.first_method, plan.first_mask)
     overrides = {
-        **{
-            f"methods.{m} under masks.{k}": [*plan.masks[k], *plan.methods[m]] for m in plan.methods for k in plan.masks
-        },
+        **{f"methods.{m} under masks.{k}": plan.overrides(m, k) for m in plan.methods for k in plan.masks},
         **{f"sweep.{name}": [*first, *change] for name, change in plan.sweep.items()},
         **{f"reconstruct.{name}": change for name, change in plan.reconstruct.items()},
     }
@@ -121,7 +119,7 @@ def check(plan: StudyPlan, out: Path) -> None:
 
 def _check_lengths(plan: StudyPlan, parts: list[Part]) -> None:
     """Raises UsageError where a model could not take the records that a task tests it on."""
-    config = run_lists.configure(plan, [*plan.masks[plan.first_mask], *plan.methods[plan.first_method]])
+    config = run_lists.configure(plan, plan.overrides(plan.first_method, plan.first_mask))
     if config.signal.seconds:  # longer records are cropped, shorter ones end in "no sample"
         return
     shard_set = ShardSet.open(next(iter(parts[0].sets.values())))

@@ -273,6 +273,14 @@ class StudyPlan:
         """Where learning rates are searched, and the sweep's base."""
         return next(iter(self.masks))
 
+    def overrides(self, method: str, mask: str) -> list[str]:
+        """Of a run of this method under this mask; what a method sets itself has the last word."""
+        return [*self.masks[mask], *self.methods[method]]
+
+    def has_own_mask(self, method: str) -> bool:
+        """Whether a method sets its mask itself, so that there is none to choose."""
+        return any(override.startswith("mask.") for override in self.methods[method])
+
     def check(self) -> None:
         if not self.methods or not self.masks or not self.tasks:
             raise ValueError("methods, masks and tasks must each name at least one")

@@ -102,7 +102,7 @@ def collect(
 
 
 def _setting(plan: StudyPlan, setting: Setting) -> dict[str, Any]:
-    own = {"mask": "its own"} if run_lists.has_own_mask(plan, setting.method) else {}
+    own = {"mask": "its own"} if plan.has_own_mask(setting.method) else {}
     return dataclasses.asdict(setting) | own
 
 

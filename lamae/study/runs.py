@@ -60,15 +60,10 @@ def mask_runs(plan: StudyPlan, best_rates: Mapping[str, Sequence[float]]) -> dic
         Setting(method, mask, lr)
         for mask in list(plan.masks)[1:]
         for method in plan.methods
-        if not has_own_mask(plan, method)
+        if not plan.has_own_mask(method)
         for lr in best_rates[method]
     ]
     return {setting: _search_run(plan, setting) for setting in settings}
-
-
-def has_own_mask(plan: StudyPlan, method: str) -> bool:
-    """Whether a method sets its mask itself, so that there is none to choose."""
-    return any(override.startswith("mask.") for override in plan.methods[method])
 
 
 def final_runs(plan: StudyPlan, choices: Mapping[str, Setting], *, first_lr: float) -> dict[str, Group]:
@@ -143,7 +138,7 @@ def _load(path: str, overrides: tuple[str, ...]) -> RunConfig:
 
 def _overrides(plan: StudyPlan, setting: Setting) -> list[str]:
     rate = [f"optim.lr={setting.lr:g}", f"optim.final_lr={setting.lr / 100:g}"]
-    return [*plan.masks[setting.mask], *plan.methods[setting.method], *rate]
+    return [*plan.overrides(setting.method, setting.mask), *rate]
 
 
 def _search_run(plan: StudyPlan, setting: Setting) -> Run:

@@ -108,11 +108,11 @@ def few_label_curve(
         results[fraction] = []
         for seed in range(1 if fraction >= 1 else num_seeds):
             rows = training_rows(features, truth, fraction=fraction, seed=seed)
-            num_subjects[fraction] = len(np.unique(features.subject_N[rows]))
             results[fraction].append(
                 probe_arrays(features, truth, method=method, transductive=transductive, train_rows=rows)
             )
             progress("few labels", sum(map(len, results.values())), total)
+        num_subjects[fraction] = len(np.unique(features.subject_N[rows]))
     return FewLabelCurve(features.name, results, num_subjects)
 
 
