@@ -16,7 +16,7 @@ from lamae.evaluate.finetune.options import FinetuneOptions
 from lamae.sharding.options import PackOptions
 from lamae.study.plan import load_plan
 from lamae.train.runconfig import load
-from tests.documented import ROOT, Command, lamae_commands, make_targets
+from tests.documented import FENCE, PAGES, ROOT, Command, lamae_commands, make_targets
 
 COMMANDS = lamae_commands()
 PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*|…|key=value|\[.*\]")
@@ -75,6 +75,11 @@ def test_what_does_not_exist_would_be_noticed():
             check(line.split(), inline=True)
     assert Command("README.md", ("verify", "shards"), inline=False) in COMMANDS
     assert len({command.words[0] for command in COMMANDS}) > 12
+
+
+def test_a_heading_is_a_line_of_its_own():
+    headings = [line for page in PAGES for line in FENCE.sub("", page.read_text()).splitlines() if line[:1] == "#"]
+    assert len(headings) > 100 and max(map(len, headings)) <= 70  # longer ones have taken in the sentence after them
 
 
 def test_documented_targets_are_in_the_makefile():
