@@ -1,6 +1,7 @@
 """The tars are plain: webdataset and tar(1) read them and give what the index gives."""
 
 import json
+import re
 import subprocess
 
 import numpy as np
@@ -9,6 +10,7 @@ import webdataset
 
 from lamae.sharding.format import ShardSet
 from lamae.sharding.pack import PackOptions, pack
+from tests.documented import ROOT
 from tests.sharding.wfdbtree import write_mimic_tree
 
 
@@ -59,3 +61,21 @@ def test_damaged_tar_header_hides_records_from_webdataset_but_not_from_the_index
     assert set(shard_set.keys[1:4]).isdisjoint(seen)
     for row in range(shard_set.num_records):
         assert shard_set.read(row, verify=True).shape == (12, 300)
+
+
+def test_the_python_shown_makes_records_to_pack(tmp_path):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/sharding.md").read_text(), flags=re.DOTALL)
+    exec(code, found := {})
+    (tmp_path / "source").mkdir()
+    signal_mv = np.random.default_rng(0).normal(size=(3, 1000, 3)).cumsum(1) * 0.05
+    signal_mv[0, :, 1] = np.nan
+    signal_mv[1, 500:, 2] = np.nan
+    for number, record_mv in enumerate(signal_mv):
+        found["write_record"](tmp_path / "source", f"r{number}", record_mv, ["V6", "II", "aVR"], 500, number + 40)
+    pack(tmp_path / "source", tmp_path / "out", options=PackOptions())
+    shard_set = ShardSet.open(tmp_path / "out")
+    assert shard_set.column("subject").tolist() == [40, 41, 42]
+    for row, record_mv in enumerate(signal_mv):
+        read = shard_set.read(row)
+        read_mv = np.where(read == -32768, np.nan, read / shard_set.column("gain")[row][:, None])
+        np.testing.assert_allclose(read_mv[[11, 1, 3]].T, record_mv, atol=0.0006)
