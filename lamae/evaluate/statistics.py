@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 NUM_DRAWS = 1000
+MIN_SUBJECTS = 3
+"""A code with fewer in either class gets no interval: draws of two repeat one of them half of the time."""
 _CHUNK_BYTES = 64 << 20
 
 Drawn = tuple[str, float, np.ndarray]
@@ -41,7 +43,7 @@ class Interval:
             return "unknown"
         if not self.excludes_zero:
             return "tie"
-        return "better" if self.value > 0 else "worse"
+        return "better" if self.low > 0 else "worse"
 
     def __format__(self, form: str) -> str:
         """Every number in ``form``, such as +.3f for a difference; .3f where none is given."""
@@ -60,14 +62,15 @@ class Scored:
 
     auroc_C: np.ndarray
     draws_ZC: np.ndarray
+    """NaN in draws without a subject of one of the code's classes; in all, where its interval is unknown."""
     population: str
     """The same for runs scored on the same records, whose subjects are then drawn together."""
     codes: Sequence[str]
 
     def drawn(self, codes: Sequence[str] | None = None) -> Drawn:
-        """Macro AUROC over some codes (default: all)."""
+        """Macro AUROC over some codes (default: all), as ``macro_drawn``."""
         columns = [self.codes.index(code) for code in (self.codes if codes is None else codes)]
-        return self.population, float(macro(self.auroc_C[columns])), macro(self.draws_ZC[:, columns])
+        return self.population, *macro_drawn(self.auroc_C[columns], self.draws_ZC[:, columns])
 
     def macro_of(self, codes: Sequence[str] | None = None) -> Interval:
         """Macro AUROC over some codes (default: all) with its interval over subjects."""
@@ -80,6 +83,28 @@ def macro(auroc_C: np.ndarray) -> np.ndarray:
     count = defined.sum(-1)
     total = np.where(defined, auroc_C, 0.0).sum(-1)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
+def macro_drawn(value_C: np.ndarray, draws_ZC: np.ndarray) -> tuple[float, np.ndarray]:
+    """Mean over the codes whose interval is known, and the same in every draw [Z].
+
+    A code that a draw does not define deviates in it as the others do on average: left out of that draw alone, it would
+    move the draw to the mean of other codes. Where no interval is known: the mean over all codes, its draws NaN.
+    """
+    known_C = np.isfinite(draws_ZC).any(0)
+    if known_C.any():
+        value_C, draws_ZC = value_C[known_C], draws_ZC[:, known_C]
+    value = float(macro(value_C))
+    return value, value + macro(draws_ZC - value_C)
+
+
+def has_interval(subject_N: np.ndarray, y_NC: np.ndarray) -> np.ndarray:
+    """bool [C]: whether the positive records are of ``MIN_SUBJECTS`` or more, and the negative ones, too."""
+    order = np.argsort(subject_N, kind="stable")
+    _, first = np.unique(subject_N[order], return_index=True)
+    y_NC = y_NC[order].astype(bool)
+    num_C = [np.logical_or.reduceat(of_class, first).sum(0) for of_class in (y_NC, ~y_NC)]
+    return np.minimum(*num_C) >= MIN_SUBJECTS
 
 
 def subject_weights(subject_N: np.ndarray, *, num_draws: int = NUM_DRAWS, seed: int = 0) -> np.ndarray:
@@ -168,23 +193,27 @@ def _mean(values: Values) -> tuple[float, np.ndarray]:
         population, value, draws_Z = values[number]
         by_population.setdefault(population, []).append((value, draws_Z))
     rng = np.random.default_rng(0)
-    means, draws = [], []
-    for runs in by_population.values():
-        means.append(np.mean([value for value, _ in runs]))
-        draws.append(_resample_seeds(np.stack([draws_Z for _, draws_Z in runs]), rng))
+    runs_PSZ = [np.stack([draws_Z for _, draws_Z in runs]) for runs in by_population.values()]
+    deviation_DZ = _seed_deviations(runs_PSZ)
+    means = [np.mean([value for value, _ in runs]) for runs in by_population.values()]
+    draws = []
+    for draws_SZ in runs_PSZ:
+        S, Z = draws_SZ.shape
+        own_DZ = _seed_deviations([draws_SZ]) if S > 1 else deviation_DZ
+        drawn_Z = draws_SZ.mean(0)
+        if len(own_DZ):
+            drawn_Z = drawn_Z + own_DZ[rng.integers(len(own_DZ), size=(S, Z)), np.arange(Z)].mean(0)
+        draws.append(drawn_Z)
     return float(np.mean(means)), np.mean(draws, axis=0)
 
 
-def _resample_seeds(draws_SZ: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """[Z]: in every draw of subjects, the mean over as many of the S seeds drawn with replacement.
+def _seed_deviations(runs_PSZ: Sequence[np.ndarray]) -> np.ndarray:
+    """[D, Z]: how far each seed lies from the mean of its population's, in every draw of subjects.
 
-    Such means vary too little: by (S - 1) / S in variance. The seeds' deviations are therefore stretched by
-    sqrt(S / (S - 1)); a single seed says nothing of its variance, and the draws are then over subjects alone.
+    Deviations from the mean of S seeds vary too little, by (S - 1) / S in variance, and are stretched by as much. A
+    population of one seed shows none: it takes those of the others, and where there is no other the draws are over
+    subjects alone.
     """
-    S, Z = draws_SZ.shape
-    mean_Z = draws_SZ.mean(0)
-    if S == 1:
-        return mean_Z
-    chosen_SZ = rng.integers(S, size=(S, Z))
-    drawn_Z = draws_SZ[chosen_SZ, np.arange(Z)].mean(0)
-    return mean_Z + np.sqrt(S / (S - 1)) * (drawn_Z - mean_Z)
+    several = [draws_SZ for draws_SZ in runs_PSZ if len(draws_SZ) > 1]
+    stretched = [(of - of.mean(0)) * np.sqrt(len(of) / (len(of) - 1)) for of in several]
+    return np.concatenate([np.empty((0, runs_PSZ[0].shape[1])), *stretched])

@@ -45,12 +45,16 @@ def write_study_report(results: Mapping[str, Any], out: Path) -> None:
 def _subtitle(results: Mapping[str, Any]) -> str:
     plan, costs = results["plan"], results["costs"]
     machine = results["machine"]["machine"]
-    seeds = "; ".join(f"{stage}: seeds {', '.join(map(str, of))}" for stage, of in results["seeds"].items() if of)
+    by_stage = {stage: of for stage, of in results["seeds"].items() if of}
+    seeds = "; ".join(f"{stage}: seeds {', '.join(map(str, of))}" for stage, of in by_stage.items())
+    parts = plan["corpus"]["parts"]
+    single = [stage for stage, of in by_stage.items() if len({seed % parts for seed in of}) == len(of)]
+    alone = f" ({', '.join(single)}: over subjects alone, for want of two seeds on the same)" if single else ""
     return (
         f"{len(plan['methods'])} methods; {seeds}; {costs['num_runs']} runs, "
         f"{costs['cpu_hours']:.1f} CPU hours on {machine['device']}. Intervals: 95 %, hierarchical bootstrap over "
-        "seeds and subjects; a tie is a difference whose interval covers 0. Tables named all comparisons together "
-        "are corrected for the number of their differences; no other is."
+        f"seeds and subjects{alone}; a tie is a difference whose interval covers 0. Tables named all comparisons "
+        "together are corrected for the number of their differences; no other is."
     )
 
 

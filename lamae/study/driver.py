@@ -18,17 +18,20 @@ from lamae.base.errors import UsageError
 from lamae.base.text import few, slug
 from lamae.evaluate import store
 from lamae.evaluate.embeddings.embed import Embeddings, read_embeddings
+from lamae.evaluate.labels.store import Labels
 from lamae.evaluate.probe.demographics import AGE_AND_SEX, embed_demographics
+from lamae.evaluate.probe.protocol import usable_codes
 from lamae.reports.study import write_study_report
 from lamae.sharding.format import ShardSet
 from lamae.study import runs as run_lists
 from lamae.study.corpus import Part, build_corpus, check_labels, check_sources, views
 from lamae.study.directory import StudyDirectory
-from lamae.study.plan import StudyPlan
+from lamae.study.plan import StudyPlan, TaskConfig
 from lamae.study.pool import execute
 from lamae.study.results import UNTRAINED, Candidate, collect
 from lamae.study.runs import RECORDS, Group, Run, Setting
 from lamae.study.runscores import SHARD_SET, RunScores, scored_by
+from lamae.study.scoring import rows_of_splits, rows_of_task
 from lamae.study.search import search
 from lamae.study.worker import read_views, save
 
@@ -54,6 +57,7 @@ def _run(plan: StudyPlan, study: StudyDirectory, *, workers: int, report_only: b
         parts = build_corpus(plan, study.corpus, workers=max(1, workers), progress=progress)
         check_labels(plan, parts)
         _check_lengths(plan, parts)
+        _check_classes(plan, parts)
         scored = [scored_by(plan, part) for part in parts]
 
         def is_trained(run: Run) -> bool:
@@ -132,6 +136,33 @@ def _check_lengths(plan: StudyPlan, parts: list[Part]) -> None:
                     f"tasks.{name}.test_shards: its records have {other.num_samples / other.rate_hz:g} s and the "
                     f"corpus's {seconds:g} s; give all runs one length with 'set: [signal.seconds={seconds:g}]'"
                 )
+
+
+def _check_classes(plan: StudyPlan, parts: list[Part]) -> None:
+    """Report the codes that no average of a task holds, for want of one of their classes.
+
+    Raises UsageError where a task or the search has no code to fit, to choose by or to score.
+    """
+    for name, task in plan.tasks.items():
+        for number, part in enumerate(parts, start=1):
+            truth = _of_task(part.truth_of(name, task), task)
+            rows = rows_of_task(truth, task)
+            if task.protocol == "patients":  # fitted and chosen by folds of both
+                rows |= dict.fromkeys(("train", "val"), np.concatenate(list(rows.values())))
+            _, left_out = usable_codes(truth, rows, name=f"tasks.{name}")
+            if left_out:
+                codes = few([f"{code} ({reason})" for code, reason in left_out.items()], 4)
+                log.warning("tasks.%s, part %d of %d: left out of averages: %s", name, number, len(parts), codes)
+    truth = _of_task(parts[0].truth_of(plan.search_task_name, plan.search_task), plan.search_task)
+    rows = rows_of_splits(truth, plan.search_task)
+    usable_codes(truth, rows | {"test": rows["val"]}, name="the search")
+
+
+def _of_task(truth: Labels, task: TaskConfig) -> Labels:
+    columns = task.columns(truth.codes)
+    return dataclasses.replace(
+        truth, label_NC=truth.label_NC[:, columns], codes=[truth.codes[column] for column in columns]
+    )
 
 
 def list_runs(plan: StudyPlan, out: Path) -> list[tuple[str, str, int, float]]:

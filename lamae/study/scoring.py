@@ -19,7 +19,7 @@ from lamae.evaluate.probe.features import Standardizer
 from lamae.evaluate.probe.fewlabels import nested_share
 from lamae.evaluate.probe.methods import C_GRID, fit_rows, logistic_path
 from lamae.evaluate.reconstruct.reconstruction import spread
-from lamae.evaluate.statistics import Scored, subject_weights
+from lamae.evaluate.statistics import Scored, has_interval, subject_weights
 from lamae.evaluate.store import dense, require_same_rows
 from lamae.study.plan import TaskConfig
 
@@ -31,6 +31,7 @@ class Scores:
     """What one run's probe gave one population, for R repeats of M records and C codes."""
 
     score_RMC: np.ndarray
+    """NaN where the records to fit have one class of a code."""
     stratum_RM: np.ndarray
     """Only scores of one fitted probe can be compared: int, the fold of each record in each repeat."""
     y_MC: np.ndarray
@@ -87,9 +88,10 @@ def summarise(scores: Scores) -> Scored:
     once_1M = np.ones((1, len(scores.y_MC)))
     weights_ZM = subject_weights(scores.subject_M)
     repeats = list(zip(scores.score_RMC, scores.stratum_RM, strict=True))
+    draws_ZC = np.mean([stratified_auroc(s, scores.y_MC, at, weights_ZM) for s, at in repeats], axis=0)
     return Scored(
         auroc_C=np.mean([stratified_auroc(s, scores.y_MC, at, once_1M)[0] for s, at in repeats], axis=0),
-        draws_ZC=np.mean([stratified_auroc(s, scores.y_MC, at, weights_ZM) for s, at in repeats], axis=0),
+        draws_ZC=np.where(has_interval(scores.subject_M, scores.y_MC), draws_ZC, np.nan),
         population=scores.population,
         codes=scores.codes,
     )
@@ -133,7 +135,8 @@ def _score_splits(
     if fraction < 1:
         fitted = nested_share(features.subject_N, fitted, fraction=fraction, seed=seed)
     fit = fit_rows(features.x_ND, y_NC, {"train": fitted, "val": rows["val"], "test": scored})
-    return np.asarray(fit.test), np.zeros(len(scored), dtype=np.int64)
+    score_MC = np.where(_has_both_classes(y_NC[rows["train"]]), np.asarray(fit.test), np.nan)
+    return score_MC, np.zeros(len(scored), dtype=np.int64)
 
 
 def _score_patients(
@@ -151,12 +154,19 @@ def _score_patients(
     for fold in range(folds):
         tested = fold_M == fold
         fitted = np.concatenate([helpers, scored[~tested]])
+        can_fit_C = _has_both_classes(y_NC[fitted])
         if fraction < 1:
             fitted = nested_share(features.subject_N, fitted, fraction=fraction, seed=seed)
         chosen_C = _inner_choice(features, y_NC, fitted, seed=seed)
         by_C = _fit_path(features.x_ND, y_NC, fitted, scored[tested])
-        score_MC[tested] = np.stack([by_C[C][:, k] for k, C in enumerate(chosen_C)], axis=1)
+        of_tested_MC = np.stack([by_C[C][:, k] for k, C in enumerate(chosen_C)], axis=1)
+        score_MC[tested] = np.where(can_fit_C, of_tested_MC, np.nan)
     return score_MC, fold_M
+
+
+def _has_both_classes(y_NC: np.ndarray) -> np.ndarray:
+    """bool [C]. Of all labels: a smaller share of them that happens to lack a class scores one half, as in probes."""
+    return np.logical_and(y_NC.any(0), ~y_NC.all(0))
 
 
 def _inner_choice(features: Embeddings, y_NC: np.ndarray, fitted: np.ndarray, *, seed: int) -> list[float]:

@@ -249,25 +249,39 @@ def write_stores(path, features, truth, *, labels_hash=None):
     )
 
 
-def test_of_a_single_positive_record_the_interval_is_unknown():
-    features, truth = simulate()
-    test = np.flatnonzero(truth.split_N == 2)
-    truth.label_NC[test, 0] = 0
-    truth.label_NC[test[3], 0] = 1
-    seen = probe_arrays(features, truth).by_code()["SEEN"]
-    assert 0 <= seen.value <= 1
-    assert np.isnan(seen.low)
-    assert str(seen).endswith("(interval unknown)")
-
-
 @pytest.mark.parametrize("rare", [0, 1])
-def test_the_interval_is_unknown_where_a_class_is_of_one_subject_however_many_its_records(rare):
+def test_a_code_of_two_subjects_in_a_class_has_no_interval_and_is_in_no_mean(rare):
     features, truth = simulate()
     test = np.flatnonzero(truth.split_N == 2)
     truth.label_NC[test, :2] = 1 - rare
-    truth.label_NC[test[:2], :2] = rare  # both records of one subject
-    truth.label_NC[test[2], 1] = rare  # and one of another
-    one, two, _ = probe_arrays(features, truth).by_code().values()
-    assert np.isnan(one.low)
-    assert np.isfinite(two.low)
-    assert two.low < two.high
+    truth.label_NC[test[:4], :2] = rare  # four records of two subjects
+    truth.label_NC[test[4], 1] = rare  # and one of a third
+    found = probe_arrays(features, truth)
+    two, three, many = found.by_code().values()
+    assert 0 <= two.value <= 1
+    assert str(two).endswith("(interval unknown)")
+    assert three.low < three.high
+    assert found.without_interval == ["SEEN"]
+    assert found.macro.value == pytest.approx((three.value + many.value) / 2)
+    brier = found.metrics["brier"]
+    assert found.macro_metric("brier").value == pytest.approx(brier[1:].mean())
+
+
+def test_nothing_is_decided_on_one_test_subject():
+    features, truth = simulate()
+    features.subject_N[truth.split_N == 2] = 10_000
+    other = dataclasses.replace(features, x_ND=features.x_ND[::-1].copy(), name="other")
+    gap = difference(probe_arrays(features, truth), probe_arrays(other, truth))
+    assert gap.macro.value > 0.1
+    assert gap.macro.verdict == gap.macro_metric("auprc").verdict == "unknown"
+
+
+def test_embeddings_of_any_unit_give_the_same(caplog):
+    features, truth = simulate()
+    expected = probe_arrays(features, truth).macro.value
+    small = dataclasses.replace(features, x_ND=features.x_ND * np.float32(1e-12))
+    assert probe_arrays(small, truth).macro.value == pytest.approx(expected, abs=1e-3)
+    assert not caplog.text
+    constant = dataclasses.replace(features, x_ND=np.full_like(features.x_ND, 0.1))
+    assert probe_arrays(constant, truth).macro.value == 0.5
+    assert "no feature varies over the 500 training records" in caplog.text

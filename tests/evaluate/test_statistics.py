@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from lamae.evaluate.probe.auroc import auroc, stratified_auroc
-from lamae.evaluate.statistics import Interval, difference, estimate, simultaneous, subject_weights
+from lamae.evaluate.statistics import (
+    Interval,
+    difference,
+    estimate,
+    interval,
+    macro_drawn,
+    simultaneous,
+    subject_weights,
+)
 from lamae.study.scoring import Scores, summarise
 
 RNG = np.random.default_rng
@@ -117,7 +125,41 @@ def test_what_has_no_draws_gets_no_interval_and_widens_no_other():
     assert [same.verdict, unknown.verdict] == ["unknown", "unknown"]
 
 
+def test_draws_without_a_code_are_not_means_of_the_other_codes():
+    """Left out of a draw alone, a poor code would lift it: here from .7 to .9 in a third of the draws."""
+    rng = RNG(8)
+    value_C = np.array([0.9, 0.5])
+    draws_ZC = value_C + rng.normal(0, 0.02, (600, 2))
+    draws_ZC[:200, 1] = np.nan
+    found = interval(*macro_drawn(value_C, draws_ZC))
+    assert found.value == pytest.approx(0.7)
+    assert found.low == pytest.approx(0.67, abs=0.01)
+    assert found.high == pytest.approx(0.73, abs=0.01)
+
+
+def test_codes_without_an_interval_are_in_no_mean_unless_all_are_so():
+    value_C, draws_ZC = np.array([0.9, 0.5]), np.full((50, 2), np.nan)
+    value, draws_Z = macro_drawn(value_C, draws_ZC)
+    assert value == pytest.approx(0.7)
+    assert np.isnan(draws_Z).all()
+    draws_ZC[:, 0] = 0.9
+    assert macro_drawn(value_C, draws_ZC)[0] == 0.9
+
+
+def test_a_population_of_one_seed_takes_the_spread_of_the_others_seeds():
+    """Seeds 0 and 2 of one part lie 1 from their mean, stretched sqrt(2); the other part's only seed may lie as far."""
+    flat = np.zeros(1000)
+    values = {seed: (f"part {seed % 2}", value, flat + value) for seed, value in enumerate((1.0, 5.0, -1.0))}
+    found = estimate(values)
+    assert found.value == 2.5
+    assert (found.low, found.high) == pytest.approx((2.5 - np.sqrt(2), 2.5 + np.sqrt(2)))
+    del values[2]  # now no part shows how far its seeds lie apart
+    found = estimate(values)
+    assert (found.low, found.high) == (3.0, 3.0)
+
+
 def test_a_tie_is_an_interval_that_covers_zero():
     assert Interval(0.1, -0.01, 0.2).verdict == "tie"
     assert Interval(0.1, 0.01, 0.2).verdict == "better"
     assert Interval(-0.1, -0.2, -0.01).verdict == "worse"
+    assert Interval(0.01, -0.2, -0.01).verdict == "worse"  # by the interval, where its bias leaves the value outside

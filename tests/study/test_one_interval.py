@@ -37,6 +37,18 @@ def test_all_ways_to_score_an_embedding_give_the_same_interval(two_models):
         assert (other.value, other.low, other.high) == pytest.approx((probe.value, probe.low, probe.high), abs=1e-6)
 
 
+def test_all_ways_leave_the_same_codes_out(two_models):
+    features, _, truth = two_models
+    truth.label_NC[truth.rows("test")[4:], 0] = 0
+    truth.label_NC[truth.rows("train"), 1] = 0
+    probe = probe_arrays(features, truth)
+    assert probe.without_interval == ["SEEN"]
+    assert list(probe.left_out) == ["FAINT"]
+    assert probe.macro.value == probe.by_code()["NOISE"].value
+    study = statistics.estimate(studied(features, truth))
+    assert (study.value, study.low) == pytest.approx((probe.macro.value, probe.macro.low), abs=1e-6)
+
+
 def test_all_ways_to_compare_two_give_the_same_difference(two_models):
     first, second, truth = two_models
     probe = probe_difference(probe_arrays(first, truth), probe_arrays(second, truth)).macro

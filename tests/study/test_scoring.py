@@ -74,6 +74,16 @@ def test_subjects_that_were_pretrained_on_are_refused():
         score_embeddings(features, in_train, TaskConfig(protocol="patients"))
 
 
+@pytest.mark.parametrize("protocol", ["patients", "splits"])
+def test_a_code_that_no_probe_can_be_fitted_for_is_in_no_mean(protocol):
+    features, truth = simulate(protocol=protocol)
+    fitted = truth.rows("train") if protocol == "splits" else np.arange(N)
+    truth.label_NC[fitted, 1] = 0  # of splits, test still has positives
+    found = summarise(score_embeddings(features, truth, TaskConfig(protocol=protocol)))
+    assert np.isnan(found.auroc_C[1])
+    assert found.macro_of().value == pytest.approx(found.auroc_C[0])
+
+
 def test_embeddings_of_another_shard_set_than_the_labels_are_refused():
     features, truth = simulate(protocol="splits")
     other = dataclasses.replace(features, index_hash="another")

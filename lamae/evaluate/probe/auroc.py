@@ -65,7 +65,8 @@ def stratified_auroc(
 ) -> np.ndarray:
     """[Z, C]: share of (positive, negative) pairs of one stratum that are in order, ties one half; NaN without pairs.
 
-    Every pair counts the product of its records' weights, whole numbers: with one stratum, the weighted AUROC.
+    A stratum whose scores of a code are NaN has no pairs of it. Every pair counts the product of its records' weights,
+    whole numbers: with one stratum, the weighted AUROC.
     """
     weights_MZ = np.asarray(weights_ZM, dtype=np.float32).T
     wins_ZC = np.zeros((weights_MZ.shape[1], y_MC.shape[1]))
@@ -74,7 +75,7 @@ def stratified_auroc(
         inside = stratum_M == stratum
         score_NC, y_NC, weights_NZ = score_MC[inside], y_MC[inside].astype(bool), weights_MZ[inside]
         for k in range(y_MC.shape[1]):
-            if y_NC[:, k].any() and not y_NC[:, k].all():
+            if y_NC[:, k].any() and not y_NC[:, k].all() and not np.isnan(score_NC[:, k]).any():
                 wins_Z, _, of_pairs_Z, _ = rank_sums(score_NC[:, k], y_NC[:, k], weights_NZ)
                 wins_ZC[:, k] += wins_Z
                 pairs_ZC[:, k] += of_pairs_Z

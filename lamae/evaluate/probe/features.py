@@ -1,5 +1,6 @@
 """Standardised features of some records, made a tile at a time of embeddings that may be larger than memory."""
 
+import logging
 import math
 import os
 import tempfile
@@ -16,6 +17,8 @@ from lamae.base.errors import LamaeError
 Labels01 = np.ndarray | csr_array
 BLOCK_ROWS = 1024
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Standardizer:
@@ -26,11 +29,14 @@ class Standardizer:
 
     @classmethod
     def fit(cls, x_ND: "np.ndarray | Features") -> "Standardizer":
-        """A feature that does not vary keeps scale 1, so it stays a harmless zero."""
+        """A feature that does not vary, whatever its unit, keeps scale 1, so it stays a harmless zero."""
         features = Features.of(x_ND)
         mean = sum(x.sum(0, dtype=np.float64) for _, x in features.tiles()) / len(features)
         std = np.sqrt(sum(np.square(x - mean).sum(0) for _, x in features.tiles()) / len(features))
-        std = np.where(std > 1e-8 * np.maximum(1.0, np.abs(mean)), std, 1.0)
+        varies = std > 1e-8 * np.abs(mean)
+        if not varies.any():
+            log.warning("no feature varies over the %d training records: nothing can be read from them", len(features))
+        std = np.where(varies, std, 1.0)
         return cls(mean.astype(np.float32), std.astype(np.float32))
 
     def apply(self, x_ND: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from lamae.evaluate.probe.auroc import auroc, average_precision, bootstrap_areas
 from lamae.evaluate.probe.features import Labels01
 from lamae.evaluate.probe.methods import Fit
 from lamae.evaluate.probe.metrics import best_f1_threshold, brier, f1
-from lamae.evaluate.statistics import Interval, Scored, interval, macro, weight_chunks
+from lamae.evaluate.statistics import Interval, Scored, has_interval, interval, macro_drawn, weight_chunks
 from lamae.evaluate.store import LARGE_BYTES, dense
 from lamae.evaluate.values import finite
 
@@ -28,27 +28,24 @@ class Measures(Scored):
     metrics: dict[str, np.ndarray]
     """Per code, on test: auprc, f1 (threshold chosen on val; NaN without a positive record there), brier."""
     metric_draws: dict[str, np.ndarray]
-    """The same in each bootstrap draw, float32 [Z, C]."""
-    known_C: np.ndarray
-    """False where a class is of one subject, who is in every draw that is defined: the interval is unknown."""
+    """The same in each bootstrap draw, float32 [Z, C], as in ``draws_ZC``."""
 
     @property
     def macro(self) -> Interval:
-        """Mean AUROC over codes with its 95 % interval over subjects."""
+        """Mean AUROC over the codes whose interval is known, with its 95 % interval over subjects."""
         return self.macro_of()
 
     def by_code(self) -> dict[str, Interval]:
         """AUROC of each code; intervals that are unknown are NaN."""
-        draws_ZC = np.where(self.known_C, self.draws_ZC, np.nan)
-        return {code: interval(float(self.auroc_C[k]), draws_ZC[:, k]) for k, code in enumerate(self.codes)}
+        return {code: interval(float(self.auroc_C[k]), self.draws_ZC[:, k]) for k, code in enumerate(self.codes)}
 
     def by_group(self) -> dict[str, Interval]:
         """``macro`` over the groups of ``code_groups``."""
         return {group: self.macro_of(codes) for group, codes in code_groups(self.codes).items()}
 
     def macro_metric(self, name: str) -> Interval:
-        """Mean of auprc, f1 or brier over codes with its 95 % interval over subjects."""
-        return interval(float(macro(self.metrics[name])), macro(self.metric_draws[name]))
+        """Mean of auprc, f1 or brier over the same codes as ``macro`` with its 95 % interval over subjects."""
+        return interval(*macro_drawn(self.metrics[name], self.metric_draws[name]))
 
     def to_dict(self) -> dict[str, Any]:
         """Every number as plain values; those that are undefined are None."""
@@ -94,6 +91,11 @@ class ProbeResult(Measures):
     def without_f1(self) -> list[str]:
         """Codes without a positive record in val, which would choose the threshold: left out of the macro F1."""
         return [code for code, value in zip(self.codes, self.metrics["f1"], strict=True) if np.isnan(value)]
+
+    @property
+    def without_interval(self) -> list[str]:
+        """Codes with too few test subjects in a class (``has_interval``): in no macro, unless all are so."""
+        return [code for code, of in self.by_code().items() if np.isnan(of.low)]
 
     def to_dict(self) -> dict[str, Any]:
         """Every number but the probabilities, as plain values."""
@@ -141,7 +143,7 @@ def evaluate_scores(
         {metric: np.concatenate([of[metric] for of in part], axis=-1) for metric in part[0]}
         for part in zip(*measured, strict=True)
     )
-    auroc_C, draws_ZC, known_C = values.pop("auroc"), draws.pop("auroc"), values.pop("known")
+    auroc_C, draws_ZC = values.pop("auroc"), draws.pop("auroc")
     is_small = 4 * num_test * len(kept) <= LARGE_BYTES
     return ProbeResult(
         name=name,
@@ -155,7 +157,6 @@ def evaluate_scores(
         population=hashlib.sha256(truth.index_hash.encode() + rows["test"].astype("<i8").tobytes()).hexdigest()[:12],
         metrics=values,
         metric_draws=draws,
-        known_C=known_C,
         micro_auroc=micro_auroc(tested),
         probability_NC=np.concatenate([p_NC for p_NC, _ in tested()], axis=1) if is_small else None,
         y_NC=y["test"],
@@ -170,10 +171,7 @@ def evaluate_scores(
 def _measure(
     fit: Fit, codes: slice, y: dict[str, np.ndarray], subject_N: np.ndarray
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Every measure of some codes on test [C], and in each draw of its subjects [Z, C]: auroc in float64.
-
-    And of each code whether its interval is known.
-    """
+    """Every measure of some codes on test [C], and in each draw of its subjects [Z, C]: auroc in float64."""
     threshold_C = best_f1_threshold(fit.val.of_codes(codes), y["val"])
     test_NC = fit.test.of_codes(codes)
     probability_NC = fit.probability(test_NC)
@@ -189,18 +187,9 @@ def _measure(
         "auprc": average_precision(test_NC, y["test"]),
         "f1": f1(test_NC, y["test"], threshold_C),
         "brier": brier(probability_NC, y["test"]),
-        "known": _of_several(subject_N, y["test"]),
     }
-    return values, {metric: np.concatenate(of) for metric, of in draws.items()}
-
-
-def _of_several(subject_N: np.ndarray, y_NC: np.ndarray) -> np.ndarray:
-    """bool [C]: whether the positive records are of two subjects or more, and the negative ones, too."""
-    subject_NC = np.broadcast_to(subject_N[:, None], y_NC.shape)
-    low, high = subject_N.min(), subject_N.max()
-    classes = (y_NC.astype(bool), ~y_NC.astype(bool))
-    several = [subject_NC.max(0, where=of, initial=low) > subject_NC.min(0, where=of, initial=high) for of in classes]
-    return np.logical_and(*several)
+    known_C = has_interval(subject_N, y["test"])
+    return values, {metric: np.where(known_C, np.concatenate(of), np.nan) for metric, of in draws.items()}
 
 
 def difference(first: ProbeResult, second: ProbeResult) -> Measures:
@@ -215,5 +204,4 @@ def difference(first: ProbeResult, second: ProbeResult) -> Measures:
         name=f"{first.name} minus {second.name}",
         metrics={name: first.metrics[name] - second.metrics[name] for name in first.metrics},
         metric_draws={name: first.metric_draws[name] - second.metric_draws[name] for name in first.metrics},
-        known_C=first.known_C,
     )
