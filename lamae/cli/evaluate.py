@@ -209,7 +209,9 @@ def _print_few_labels(curves: "list[FewLabelCurve]", *, num_seeds: int) -> dict[
         gaps = {f"{share:g}": curve_difference(first, curves[1], share) for share in first.results}
         summary["few_labels_difference"] = gaps
         columns, rows = [*columns, "difference"], [[*row, str(gaps[row[0]])] for row in rows]
-    console.print_table(f"few labels: macro AUROC, mean over {num_seeds} draws of subjects", columns, rows)
+    console.print_table(
+        f"few labels: macro AUROC, mean over {num_seeds} draws of subjects; with all of them, of one fit", columns, rows
+    )
     return summary
 
 

@@ -60,15 +60,19 @@ def add_scores(page: Page, comparison: Comparison) -> None:
         if probes:
             page.add(_probe_table(comparison, readout))
     if comparison.finetuned:
-        frozen = {f"{name}, frozen": result for name, result in comparison.probes["record"].items()}
         page.add(
             _scores_table(
                 "Fine-tuned, and supervised from scratch",
                 "Trained as a whole on training labels, beside logistic regression on frozen embeddings; same test "
                 "records.",
-                {**comparison.finetuned, **frozen},
+                _beside_frozen(comparison),
             )
         )
+
+
+def _beside_frozen(comparison: Comparison) -> dict[str, ProbeResult]:
+    frozen = {f"{name}, frozen": result for name, result in comparison.probes["record"].items()}
+    return {**comparison.finetuned, **frozen}
 
 
 def _probe_table(comparison: Comparison, readout: str) -> Table:
@@ -330,15 +334,19 @@ def _weights_by_code(weights_NL: np.ndarray, probe: ProbeResult) -> dict[str, np
 
 def summarise(comparison: Comparison) -> dict[str, Any]:
     """Every number of the page."""
-    first = comparison.first
+    first, curves = comparison.first, list(comparison.curves.values())
     return {
         "protocol": comparison.protocol,
         "probe": {r: {name: p.to_dict() for name, p in probes.items()} for r, probes in comparison.probes.items()},
         "knn": {name: result.to_dict() for name, result in comparison.knn.items()},
-        "difference": {
-            f"{first.name} - {name}": difference(first, other).to_dict() for name, other in comparison.others.items()
-        },
+        "difference": {r: _differences(probes) for r, probes in comparison.probes.items()},
         "few_labels": {name: curve.to_dict() for name, curve in comparison.curves.items()},
+        "few_labels_difference": {
+            f"{curves[0].name} - {other.name}": {
+                f"{share:g}": curve_difference(curves[0], other, share) for share in other.results
+            }
+            for other in curves[1:]
+        },
         "missing_leads": {
             name: {subset: result.macro for subset, result in found.items()}
             for name, found in comparison.robustness.items()
@@ -348,8 +356,15 @@ def summarise(comparison: Comparison) -> dict[str, Any]:
             for kind, by_run in comparison.reconstruction.items()
         },
         "finetuned": {name: result.to_dict() for name, result in comparison.finetuned.items()},
+        "finetuned_difference": _differences(_beside_frozen(comparison)) if comparison.finetuned else {},
         "lead_weights": {
             name: {row: mean_L.tolist() for row, mean_L in _weights_by_code(weights, first).items()}
             for name, weights in comparison.lead_weights.items()
         },
     }
+
+
+def _differences(results: Mapping[str, ProbeResult]) -> dict[str, Any]:
+    """The first minus each other."""
+    others = list(results.items())
+    return {f"{others[0][0]} - {name}": difference(others[0][1], other).to_dict() for name, other in others[1:]}

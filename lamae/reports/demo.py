@@ -75,7 +75,7 @@ def write_demo_report(comparison: Comparison, demo: Demo, out: Path) -> dict[str
             for name, run in demo.runs.items()
         },
         "probe": found["probe"]["record"],
-        "probe_differences": found["difference"],
+        "probe_differences": found["difference"]["record"],
         "reconstruction": found["reconstruction"][AS_TRAINED],
         "lead_weights": comparison.lead_weights[comparison.first.name].mean(0).tolist(),
         "stages_s": demo.stages,

@@ -91,7 +91,10 @@ def test_from_checkpoints_to_page(setting):
     loaded = json.loads((tmp_path / "out" / "compare.json").read_text())
     assert loaded["probe"]["record"]["theirs"]["contamination"] == "unknown"
     assert set(loaded["lead_weights"]["LAMAE"]) == {"all test records", "I48", "E11"}
-    assert set(summary["difference"]) == {"LAMAE - Independent", f"LAMAE - {RANDOM_WEIGHTS}", "LAMAE - theirs"}
+    differences = [f"LAMAE - {name}" for name in ("Independent", RANDOM_WEIGHTS, "theirs")]
+    assert {r: list(of) for r, of in summary["difference"].items()} == {"record": differences, "mean": differences[:2]}
+    assert list(summary["few_labels_difference"]) == differences
+    assert next(iter(summary["finetuned_difference"])).endswith("LAMAE, frozen")
     value = result.probes["record"]["LAMAE"].macro
     for content in (page, text):
         assert str(value) in content
