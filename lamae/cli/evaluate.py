@@ -186,7 +186,7 @@ def _print_left_out(result: "ProbeResult", descriptions: dict[str, str]) -> None
 
     for reason in dict.fromkeys(result.left_out.values()):
         say(f"the macro ({reason})", [code for code, its in result.left_out.items() if its == reason])
-    if result.without_interval:
+    if 0 < len(result.without_interval) < len(result.codes):
         say("every mean (fewer than 3 test subjects in a class, so no interval)", result.without_interval)
     if result.without_f1:
         say("the macro F1 (no positive record in val, which chooses the threshold)", result.without_f1)
