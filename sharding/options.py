@@ -37,7 +37,8 @@ class PackOptions:
     min_seconds: float = 0.0
     """With seconds: records shorter than this are rejected."""
     padding_s: float = 0.1
-    """All leads at 0 mV together for at least this long at an end are padding and become "no sample"; 0 keeps them."""
+    """All leads at 0 mV or without a sample together for at least this long at an end are padding and become
+    "no sample"; 0 keeps them."""
     gain: float | None = None
     """Stored units per millivolt in every lead, whatever the headers say; None takes the headers' gains."""
     max_per_subject: int | None = None

@@ -38,9 +38,9 @@ _REMEDY = "give millivolt: microvolt / 1000, ADC units / gain, volt * 1000"
 def to_adc(signal_mv: Any, leads: Sequence[str], *, rate_hz: float) -> tuple[np.ndarray, np.ndarray]:
     """int16 [B, 12, T] with ``UNITS_PER_MV``, NO_SAMPLE where there is none; and bool [B, 12], usable leads.
 
-    As in packing, what an archive filled up with zeros at the ends of a record is no sample, and leads are masked that
-    are mostly missing, all zero or flat in the rest. Warns where the unit is doubtful or a lead lies
-    beyond ±32 mV. Raises UsageError for what is no such signal, or none in millivolt.
+    As in packing, what an archive filled up at the ends of a record, with zeros or NaN in all leads, is no sample, and
+    leads are masked that are mostly missing, all zero or flat in the rest. Warns where the unit is doubtful or a lead
+    lies beyond ±32 mV. Raises UsageError for what is no such signal, or none in millivolt.
     """
     mv_BLT, places = _numbers(signal_mv), _places(leads)
     shape = list(mv_BLT.shape)

@@ -102,8 +102,8 @@ class ExportedModel:
             rate_hz: sampling rate, a whole multiple of the model's.
             leads: name of each of the L rows, any subset of the twelve in any order.
 
-        Zeros in all leads at the ends of a record are an archive's padding, and leads that are zero, flat or mostly
-        missing count as not recorded, by the rules of packing (``QualityConfig``).
+        Zeros or NaN in all leads at the ends of a record are an archive's padding, and leads that are zero, flat or
+        mostly missing in the rest count as not recorded, by the rules of packing (``QualityConfig``).
         Records longer than those of pretraining are cut to the middle of what was recorded; shorter ones are taken as
         they are, down to whole patches. Warns (``UserWarning``) where the amplitude makes millivolt unlikely. Raises
         UsageError where it rules it out, for leads, rates, values or shapes that cannot be used, and for a record
