@@ -76,6 +76,14 @@ def test_a_lead_far_from_zero_is_named_and_not_taken_for_signal(model, mv):
     np.testing.assert_allclose(found, embed(model, gap, 100), atol=1e-5)
 
 
+@pytest.mark.parametrize("padding", [0, np.nan])
+def test_a_record_of_which_all_leads_lie_far_from_zero_is_refused_with_the_remedy(model, mv, padding):
+    padded = np.pad(mv + 40, ((0, 0), (0, 800)), constant_values=padding)
+    for batch in (mv + 40, padded, np.stack([0 * mv, mv, mv + 40])):
+        with pytest.raises(UsageError, match=r"record [02] of .* lies beyond ±32 mV; subtract each lead's median, or"):
+            model.embed(batch, 100)
+
+
 @pytest.mark.parametrize("pattern", REAL)
 def test_real_recordings_in_millivolt_raise_no_doubt_and_in_other_units_do(real_data, pattern):
     paths = sorted(real_data.glob(pattern + ".hea"))[:12]
