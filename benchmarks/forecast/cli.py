@@ -1,5 +1,6 @@
 """The verb ``plan`` of the command line; ``lamae.cli.app`` registers it."""
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -67,8 +68,8 @@ def plan(
     corpora = whole_numbers("--records", records, example="800035,10000000")
     positive = {"--epochs": epochs, "--records-per-gpu": records_per_gpu, "--storage-gb-per-s": storage_gb_per_s}
     for option, value in positive.items():
-        if value is not None and value <= 0:
-            raise UsageError(f"{option} {value:g}: above 0")
+        if value is not None and not 0 < value < math.inf:
+            raise UsageError(f"{option} {value:g}: above 0 and finite")
     from lamae.benchmarks.forecast.model import ModelShape
     from lamae.benchmarks.synthetic import load_run
 

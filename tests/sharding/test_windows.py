@@ -14,7 +14,7 @@ from lamae.evaluate.labels.store import read_labels
 from lamae.sharding.format import NO_SAMPLE, ShardSet
 from lamae.sharding.options import PackOptions
 from lamae.sharding.pack import pack
-from lamae.sharding.quality import RECORD_FLAGS
+from lamae.sharding.quality import RECORD_FLAGS, QualityConfig
 from lamae.sharding.recording import Recording
 from lamae.sharding.verify import verify
 from lamae.sharding.windows import cut, mark_padding, window_key, window_starts
@@ -265,6 +265,10 @@ def test_a_given_gain_stands_in_for_gains_and_units_that_cannot_be_used(tmp_path
         ({"seconds": 2.0, "windows": "all", "overlap": 1.0}, r"overlap=1.0 must lie in \[0, 1\)"),
         ({"min_seconds": 2.0}, "go with seconds"),
         ({"gain": -1.0}, "gain=-1.0 must be above 0"),
+        ({"gain": 1e-46}, r"gain=1e-46 must lie in 1e-20..1e\+20"),
+        ({"gain": 1e39}, r"gain=1e\+39 must lie in 1e-20..1e\+20"),
+        ({"seconds": 2.0, "min_seconds": float("inf")}, "min_seconds=inf must be finite"),
+        ({"quality": QualityConfig(hum_max_mv=float("inf"))}, "quality.hum_max_mv=inf must be finite"),
         ({"seconds": 500.0}, r"seconds=500, but the longest of the 4 records looked at has 20 s"),
     ],
 )
