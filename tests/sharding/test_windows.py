@@ -255,10 +255,20 @@ def test_a_given_gain_stands_in_for_gains_and_units_that_cannot_be_used(tmp_path
     np.testing.assert_allclose(shard_set.column("std_mv")[0].max(), signal.std(axis=0).max() / 1000, rtol=1e-6)
 
 
+def test_a_record_so_slow_that_a_window_of_it_has_no_sample_is_rejected(tmp_path):
+    for number in range(130):  # of which the plan looks at every other header
+        rate_hz = 5 if number == 1 else 500
+        write_record(tmp_path / "in" / f"{number:03d}", plausible_signal(MIMIC_LEADS, num_samples=50), rate_hz=rate_hz)
+    shard_set = packed(tmp_path / "in", tmp_path / "out", seconds=0.05, rate_hz=500.0)
+    assert len(shard_set.keys) == 129
+    assert rejects_of(tmp_path / "out") == {"001": "wrong_rate"}
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
         ({"seconds": 0.0}, "seconds=0.0 must be above 0"),
+        ({"seconds": 0.001}, r"seconds=0.001 is less than a sample at 500 Hz"),
         ({"windows": "all"}, "go with seconds"),
         ({"seconds": 2.0, "windows": "middle"}, "windows='middle' is none of first, centre, all"),
         ({"seconds": 2.0, "overlap": 0.5}, "goes with windows=all"),
