@@ -243,6 +243,10 @@ def test_records_with_a_gain_that_cannot_be_are_counted_not_their_windows(tmp_pa
     assert "the gains in the headers of 1 records give no millivolts (gain_implausible)" in text
     assert "which replaces the gains of all records of a set" in text
     assert "windows flagged: gain_implausible │ 3" in text
+    command[2:3] = [str(tmp_path / "given"), "--gain", "2e6"]
+    text = " ".join(CliRunner().invoke(app, command, catch_exceptions=False).output.split())
+    assert "warning: --gain 2e+06 gives no millivolts in 2 records (gain_implausible); pack them with another" in text
+    assert "the gains in the headers" not in text
 
 
 @pytest.mark.parametrize("gain", ["0(0)/adu", "1000.0(0)/adu", "-1000.0(0)/mV", "1000.0(0)/mV"])
