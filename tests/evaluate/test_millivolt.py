@@ -198,6 +198,7 @@ WAVE = np.sin(np.arange(12 * 500)).reshape(12, 500)
         ((WAVE, float("nan")), "rate_hz=nan"),
         ((WAVE, float("inf")), "rate_hz=inf"),
         ((WAVE, True), "rate_hz=True"),
+        ((WAVE, 1e9), r"500 samples at rate_hz=1000000000.0 are 1 at the model's 100 Hz, less than one patch"),
         ((WAVE, 50), "rate_hz=50"),
         ((WAVE[:1], 100, "I"), "leads='I': name the rows in their order"),
         ((WAVE[:2], 100, {"I", "II"}), "name the rows in their order"),
