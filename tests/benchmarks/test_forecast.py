@@ -359,6 +359,8 @@ def test_the_verb_marks_its_numbers_as_modelled(tmp_path, monkeypatch, capsys):
         (["--gpus-per-node", "0"], "--gpus-per-node 0: at least 1"),
         (["--plot", "plan.jpg"], "--plot plan.jpg: end it in one of .png, .svg, .pdf"),
         (["modell.width=3"], "unknown key modell"),
+        (["--validate", "train.steps=3"], "KEY=VALUE: --validate takes configurations of its own; leave out either"),
+        (["--validate", "--gpus", "8", "--plot", "p.png"], "--gpus, --plot: --validate takes"),
     ],
 )
 def test_bad_usage_is_one_line(arguments, message, monkeypatch, capsys):
