@@ -110,5 +110,5 @@ def test_attention_whose_gradient_is_no_number_fails_the_check(tmp_path, monkeyp
         return out, gradient * (float("nan") if implementation == "sdpa" and qkv.dtype == torch.float32 else 1)
 
     monkeypatch.setattr(gpu_check, "_attend", without_gradient)
-    with pytest.raises(LamaeError, match="differs from float64: sdpa in fp32 by nan$"):
+    with pytest.raises(LamaeError, match=r"differs from float64: sdpa in fp32 by nan$"):
         gpu_check.check_kernels(tmp_path, quick=True)
