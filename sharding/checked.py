@@ -48,6 +48,11 @@ class CheckedGroup:
     def __contains__(self, name: str) -> bool:
         return f"{name}/{ATTRIBUTES}" in self._sums
 
+    @property
+    def names(self) -> list[str]:
+        """Of its arrays, sorted."""
+        return sorted(file.removesuffix(f"/{ATTRIBUTES}") for file in self._sums if file.endswith(f"/{ATTRIBUTES}"))
+
     def __getitem__(self, name: str) -> np.ndarray:
         """All of an array. Raises LamaeError as ``open``."""
         return np.asarray(self.open(name))

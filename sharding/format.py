@@ -200,9 +200,12 @@ class ShardSet:
     def column(self, name: str) -> np.ndarray:
         """Column ``name`` of the index as an array ``[N, ...]``; see COLUMNS, or ``extra/NAME``. Read-only.
 
-        Raises LamaeError where one of its files was lost or changed.
+        Raises UsageError where there is none of that name, LamaeError where one of its files was lost or changed.
         """
         if name not in self._columns:
+            if name not in self._index and name not in COLUMNS:
+                there = ", ".join(each for each in self._index.names if each != EXTRA_PREFIX.rstrip("/"))
+                raise UsageError(f"{self.root}: no column {name}; there are {there}")
             values = self._index[name]
             if len(values) != self.num_records:
                 raise LamaeError(

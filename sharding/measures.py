@@ -178,29 +178,36 @@ class Measures:
         range of 16 bits (wfdb.wrsamp), and say truly how little a lead moves.
         """
         units = np.where(self.has_samples, self.max_adc.astype(np.int64) - self.min_adc, 0)
+        is_tiny = np.where(self.has_samples, self.gain, np.inf).min(axis=1) > _MAX_GAIN
+        return (units.max(axis=1) >= _MOVING_UNITS) & is_tiny & ~self.gains_differ
+
+    @property
+    def gains_differ(self) -> np.ndarray:
+        """bool [N]: not all leads with samples have one gain."""
         smallest = np.where(self.has_samples, self.gain, np.inf).min(axis=1)
-        largest = np.where(self.has_samples, self.gain, 0.0).max(axis=1)
-        return (units.max(axis=1) >= _MOVING_UNITS) & (smallest > _MAX_GAIN) & (smallest == largest)
+        return smallest < np.where(self.has_samples, self.gain, 0.0).max(axis=1)
 
     def limb_agree(
         self, tolerance_uv: float, max_share: float, *, exchange_avl_avf: bool = False, as_stored: bool = False
     ) -> np.ndarray:
         """bool [N], whether III, aVR, aVL, aVF are what I and II make of them, but for a share of instants.
 
-        True where I or II is missing; a missing one of the four is not looked at. ``as_stored`` looks at the stored
-        integers, to rounding, whatever gains and baselines the header gives.
+        True where I or II is missing; a missing one of the four is not looked at. No unit is so coarse that its
+        rounding contradicts. ``as_stored`` looks at the stored integers, to rounding, whatever gains and baselines the
+        header gives.
         """
         order = _EXCHANGED if exchange_avl_avf else slice(6)
         gain, offset = self.gain[:, order], self._offset[:, order]
-        limit = (tolerance_uv * self.gain[:, :1] / 1000).astype(np.float32)
+        tolerance = tolerance_uv * self.gain[:, :1] / 1000
         if as_stored:
-            gain, offset, limit = np.ones_like(gain), np.zeros_like(offset), np.full_like(limit, _ROUNDING_UNITS)
+            gain, offset, tolerance = np.ones_like(gain), np.zeros_like(offset), np.zeros_like(tolerance)
         # III - (II - I) and so on in one product, in lead I's ADC units: exact where all leads have one gain.
         weights = _LIMB_RESIDUES * (gain[:, :1] / gain)[:, None]  # [N, 4, 6]
+        limit = np.maximum(tolerance, _ROUNDING_UNITS * np.abs(weights).max(axis=2)).astype(np.float32)  # [N, 4]
         limb = self._instants[:, order]
         residues = weights.astype(np.float32) @ limb.astype(np.float32)
         residues -= (weights @ offset[:, :, None]).astype(np.float32)
-        wrong = np.abs(residues, out=residues) > limit[:, None]  # [N, 4, instants]
+        wrong = np.abs(residues, out=residues) > limit[:, :, None]  # [N, 4, instants]
         agree = ~wrong.any(axis=(1, 2)) | ~self.has_samples[:, :2].all(axis=1)
         for n in np.flatnonzero(~agree):
             there = limb[n] != NO_SAMPLE

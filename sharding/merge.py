@@ -92,7 +92,10 @@ def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
     reasons = Counter(reason for _, reason, _ in rejects)
     if num_records == 0:
         listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        raise LamaeError(f"{out}: no record was accepted ({listed}); see {out / REJECTS_NAME}")
+        raise LamaeError(
+            f"{out}: no record was accepted ({listed}); see {out / REJECTS_NAME}. Run the same command again once "
+            f"their files are there and whole, or with other options into another output"
+        )
     for part in range(planned.num_parts):
         sync(out / SHARDS_NAME / shard_name(part))
     columns, index_files = _write_index(planned, num_records, extra, progress)

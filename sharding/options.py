@@ -1,12 +1,12 @@
 """What a user may ask of packing. All but ``workers`` and what is allowed is part of what a shard set is."""
 
 import dataclasses
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from lamae.base.validate import above, at_least, below, is_share, one_of
 from lamae.sharding.quality import QualityConfig
+from lamae.sharding.recording import MAX_GAIN, MIN_GAIN
 
 WINDOWS = ("first", "centre", "all")
 SOURCE_KINDS = ("auto", "mimic", "ptbxl", "code15", "wfdb")
@@ -37,7 +37,8 @@ class PackOptions:
     min_seconds: float = 0.0
     """With seconds: records shorter than this are rejected."""
     padding_s: float = 0.1
-    """All leads at 0 mV together for at least this long at an end are padding and become "no sample"; 0 keeps them."""
+    """All leads at 0 mV or without a sample together for at least this long at an end are padding and become
+    "no sample"; 0 keeps them."""
     gain: float | None = None
     """Stored units per millivolt in every lead, whatever the headers say; None takes the headers' gains."""
     max_per_subject: int | None = None
@@ -71,7 +72,9 @@ class PackOptions:
         one_of(self, source=SOURCE_KINDS, windows=WINDOWS, ptbxl_rate_hz=(100, 500))
         at_least(self, workers=1, shard_size=1, limit=1, max_per_subject=1)
         above(self, rate_hz=0, seconds=0, gain=0)
-        below(self, rate_hz=math.inf, seconds=math.inf, gain=math.inf, min_seconds=math.inf, padding_s=math.inf)
+        at_least(self, min_seconds=0, padding_s=0)
+        if self.gain is not None and not MIN_GAIN <= self.gain <= MAX_GAIN:
+            raise ValueError(f"gain={self.gain} must lie in {MIN_GAIN:g}..{MAX_GAIN:g}")
         below(self, overlap=1)
         is_share(self, "", "audit")
         defaults = PackOptions()
@@ -84,7 +87,7 @@ class PackOptions:
         if self.overlap and self.windows != "all":
             raise ValueError(f"overlap={self.overlap} goes with windows=all, not {self.windows}")
         fractions = self.split_fractions
-        if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-9:
+        if len(fractions) != 3 or not (min(fractions) >= 0 and abs(sum(fractions) - 1) <= 1e-9):  # NaN compares False
             raise ValueError(f"split_fractions={fractions} must be three shares that add up to 1")
         self.quality.check()
 

@@ -24,7 +24,7 @@ from lamae.sharding.merge import finish, merge
 from lamae.sharding.options import PackOptions
 from lamae.sharding.output import is_complete, lost_shards
 from lamae.sharding.packplan import Plan
-from lamae.sharding.part import forget_damaged, is_done, pack_part
+from lamae.sharding.part import forget_damaged, is_done, is_settled, pack_part
 from lamae.sharding.plan import plan
 from lamae.sharding.tar import is_whole
 
@@ -61,8 +61,9 @@ def pack(
         if (out / MANIFEST_NAME).is_file():
             _restore_lost(source, planned, workers=options.workers, progress=progress)
         else:
-            for part in set(range(planned.num_parts)) - set(pending_parts(planned)):
-                forget_damaged(planned, part)
+            for part in range(planned.num_parts):
+                if is_done(planned, part):
+                    forget_damaged(planned, part)
             _pack_parts(source, planned, pending_parts(planned), workers=options.workers, progress=progress)
             readers = merge(out, progress=progress)["readers"]
             for name, what in _NOTES.items():
@@ -77,8 +78,8 @@ def pack(
 
 
 def pending_parts(planned: Plan) -> list[int]:
-    """The shards still to be packed, ascending."""
-    return [part for part in range(planned.num_parts) if not is_done(planned, part)]
+    """The shards still to be packed, or to be packed again where files that they lacked are there by now; ascending."""
+    return [part for part in range(planned.num_parts) if not is_settled(planned, part)]
 
 
 def _restore_lost(source: Path, planned: Plan, *, workers: int, progress: Progress) -> None:

@@ -4,6 +4,7 @@ Parts share nothing, so any process on any machine may pack any part, in any ord
 """
 
 import json
+import logging
 import zipfile
 from collections import Counter
 from contextlib import closing
@@ -23,9 +24,12 @@ from lamae.sharding.format import COLUMNS, NO_SAMPLE, SHARDS_NAME, SPLITS, npy_h
 from lamae.sharding.output import is_complete
 from lamae.sharding.packplan import UNREADABLE_SUM, Plan, checked, header_sum, lock_of
 from lamae.sharding.readahead import ReadAhead
+from lamae.sharding.reading import OF_FILES
 from lamae.sharding.recording import Recording
 from lamae.sharding.sources import Entry
 from lamae.sharding.tar import DIGEST, TarWriter, is_whole, member
+
+logger = logging.getLogger(__name__)
 
 _PLACE_COLUMNS = ("payload_offset", "payload_length", "crc32c", "extent_crc32c")
 
@@ -33,16 +37,22 @@ _PLACE_COLUMNS = ("payload_offset", "payload_length", "crc32c", "extent_crc32c")
 def pack_part(source: Path, out: Path, part: int, *, progress: Progress = ignore) -> None:
     """Pack shard ``part`` of the plan in ``out``; does nothing where that is done, or the whole set by now.
 
+    One that is done is packed again where files that were missing or damaged then have been fetched since.
     Raises UsageError where ``source`` is not what was planned, LamaeError where the disk is full or the fast reader and
     stock wfdb disagree.
     """
     planned = Plan.open(out)
-    if is_done(planned, part):
+    if is_settled(planned, part):
         return
     try:
         with lock_of(out) as lock:
             lock.take(shared=True)
             with closing(ReadAhead(planned.open_files(source))) as files:
+                if is_done(planned, part):
+                    if not _rejects_differ(planned, files, part):
+                        return
+                    logger.info("%s: files that shard %d lacked are there by now; it is packed again", out, part)
+                    planned.part_path(part).unlink(missing_ok=True)
                 _pack_part(planned, files, part, progress)
     except OSError as error:
         if is_complete(out):
@@ -59,6 +69,26 @@ def is_done(planned: Plan, part: int) -> bool:
         return (planned.out / SHARDS_NAME / shard_name(part)).stat().st_size == report["bytes"]
     except (FileNotFoundError, EOFError, ValueError, zipfile.BadZipFile):  # not there, or not whole after a power cut
         return False
+
+
+def is_settled(planned: Plan, part: int) -> bool:
+    """Whether a part is done and no record was left out of it for its files, which may be fetched yet."""
+    return is_done(planned, part) and not _rejects_for_files(planned, part)
+
+
+def _rejects_for_files(planned: Plan, part: int) -> list[list[str]]:
+    return [reject for reject in read_report(planned.part_path(part))["rejects"] if reject[1] in OF_FILES]
+
+
+def _rejects_differ(planned: Plan, files: Files, part: int) -> bool:
+    """Whether what a part left out for its files would be taken now, or left out for something else."""
+    before = _rejects_for_files(planned, part)
+    keys = {key for key, _, _ in before}
+    entries = [entry for entry in planned.entries(part) if entry.key in keys]
+    reader = BlockReader(files, planned)
+    starts = range(0, len(entries), reader.block_size)
+    blocks = [reader.read(entries[start : start + reader.block_size]).rejects for start in starts]
+    return [list(reject) for rejects in blocks for reject in rejects] != before
 
 
 def forget_damaged(planned: Plan, part: int) -> None:

@@ -223,7 +223,10 @@ def common_shape(files: Files, headers: dict[str, bytes], options: PackOptions) 
             f"the first, {path}{HEADER_SUFFIX}: {_shape(files, path, text, options.rate_hz)}"
         )
     if options.seconds is not None:
-        shapes = [(rate, max(1, round(options.seconds * rate))) for rate, _ in shapes]
+        slowest_hz = min(rate for rate, _ in shapes)
+        if round(options.seconds * slowest_hz) < 1:
+            raise UsageError(f"{files.root}: seconds={options.seconds:g} is less than a sample at {slowest_hz:g} Hz")
+        shapes = [(rate, round(options.seconds * rate)) for rate, _ in shapes]
     rows = Counter(_at_rate(shape, options.rate_hz) for shape in shapes)
     # The most frequent; among equals the smallest, so that the answer does not depend on the order.
     return min(shapes, key=lambda shape: (-rows[_at_rate(shape, options.rate_hz)], shape))

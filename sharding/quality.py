@@ -87,8 +87,8 @@ class QualityConfig:
     avl_avf_exchanged: str = "flag"
     """The limb leads agree once aVL and aVF change names: the header has them the wrong way round."""
     gain_normalised: str = "flag"
-    """The limb leads contradict each other in millivolt and agree in stored integers: the header's gains bring every
-    lead to one height (LUDB), so its millivolts are none; ``gain`` gives the right one."""
+    """The limb leads contradict each other in millivolt and agree in stored integers: gains that differ by lead bring
+    each to one height (LUDB), so its millivolts are none; ``gain`` gives the right one."""
     gain_implausible: str = "flag"
     """By the header's gain, one for all leads, a unit is below 10 nV, which no recorder resolves (Challenge 2020's PTB
     has 2000000/mV where 2000 is meant); leads then do not count as flat, and ``gain`` gives the right one."""
@@ -182,6 +182,8 @@ def _record_flags(measures: Measures, config: QualityConfig, rejects: dict[int, 
         if getattr(config, name) == "ignore" or not contradict.any():
             continue
         explained = contradict & measures.limb_agree(*limits, **explanation) if explanation else contradict
+        if name == "gain_normalised":
+            explained = explained & measures.gains_differ
         found[name] = (explained, "the limb leads contradict each other")
         contradict = contradict & ~explained
     for name, (records, why) in found.items():

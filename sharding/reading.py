@@ -30,6 +30,9 @@ REMEDIES: dict[str, str] = {
     "no_usable_lead": "leave the record out, or change the quality rules",
 }
 
+# What is over once a record's files are fetched or copied again.
+OF_FILES = ("missing_file", "bad_header", "truncated", "unreadable", "checksum")
+
 # A worker's memory is bounded, whatever a header says and however large its files are.
 MAX_SAMPLES_READ = 1 << 19  # per lead; INCART's half hours have 462,600
 _MAX_VALUES_READ = 1 << 23  # of all signals of a record

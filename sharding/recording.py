@@ -21,6 +21,8 @@ from lamae.sharding.header import Header, parse_strict, subject_comment
 from lamae.sharding.reading import RejectError, read_header, read_signal_file, refuse_long
 from lamae.sharding.stockwfdb import WfdbError, read_renamed
 
+MIN_GAIN, MAX_GAIN = 1e-20, 1e20
+"""Units per millivolt; beyond, the millivolts of a lead are nothing or infinite in the index's float32."""
 _MAX_BASELINE = np.iinfo(np.int32).max
 
 
@@ -162,7 +164,7 @@ def _layout(names: tuple[str, ...], gains: tuple[float, ...], baselines: tuple[i
     if all(column is None for column in columns):
         raise RejectError("no_leads", f"signals are {', '.join(names)}")
     gain = np.array([1.0 if column is None else gains[column] for column in columns])
-    if not ((gain > 0) & np.isfinite(gain)).all():
+    if not ((gain >= MIN_GAIN) & (gain <= MAX_GAIN)).all():
         raise RejectError("gain", f"gains per mV are {', '.join(f'{value:g}' for value in gain)}")
     baseline = np.array([0 if column is None else baselines[column] for column in columns])
     if abs(baseline).max() > _MAX_BASELINE:

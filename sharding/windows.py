@@ -42,21 +42,21 @@ def cut(recording: Recording, start: int, *, num_samples: int) -> Recording:
 
 
 def mark_padding(recording: Recording, *, min_samples: int) -> tuple[int, int]:
-    """Turn a stretch at either end in which all leads lie at 0 mV into "no sample"; returns where the rest begins and
-    ends.
+    """Turn a stretch at either end in which all leads lie at 0 mV, or have no sample, into "no sample"; returns where
+    the rest begins and ends.
 
     Archives of fixed length are filled up so (CODE-15 %, on both sides). A lead that is silent while others are not,
     anything shorter than ``min_samples``, and a record that is silent throughout are left as they are.
     """
-    length = recording.samples.shape[1]
+    length, silent = recording.samples.shape[1], recording.baseline[recording.present, None]
 
-    def all_silent(at: int) -> bool:
-        return bool(((recording.samples[:, at] == recording.baseline) | ~recording.present).all())
+    def sounds(samples: np.ndarray) -> np.ndarray:
+        there = samples[recording.present]
+        return np.asarray(((there != silent) & (there != NO_SAMPLE)).any(axis=0))
 
-    if min_samples == 0 or not (all_silent(0) or all_silent(-1)):
+    if min_samples == 0 or sounds(recording.samples[:, [0, -1]]).all():
         return 0, length
-    silent = recording.baseline[recording.present, None]
-    sounding = np.flatnonzero((recording.samples[recording.present] != silent).any(axis=0))
+    sounding = np.flatnonzero(sounds(recording.samples))
     if not len(sounding):
         return 0, length
     begin, end = int(sounding[0]), int(sounding[-1]) + 1

@@ -225,6 +225,12 @@ def test_text_is_taken_as_it_is_written(yaml_file):
     [
         "optim.lr=.inf",
         "optim.weight_decay=.inf",
+        "optim.eps=.inf",
+        "optim.clip_norm=.inf",
+        "optim.restart_lr=.inf",
+        "model.align_weight=.inf",
+        "signal.clip_mv=.inf",
+        "monitor.hang_factor=.inf",
         "signal.scale_mv=.inf",
         "signal.seconds=.inf",
         "engine.timeout_s=.inf",

@@ -1,5 +1,6 @@
 """The verb ``plan`` of the command line; ``lamae.cli.app`` registers it."""
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,6 +29,7 @@ PLOT_FORMATS = (".png", ".svg", ".pdf")
 
 
 def plan(
+    context: typer.Context,
     config: Annotated[
         str,
         typer.Argument(metavar="CONFIG", help="Configuration: a YAML file, or tiny, tiny-200ms, small, base, large."),
@@ -54,10 +56,10 @@ def plan(
     ] = False,
 ) -> None:
     """Forecast what a run needs on other machines: memory, step time, hours, traffic, first bottleneck."""
+    if validate:
+        _refuse_beside_validate(context)
     files.check_writable("--json", json)
     files.check_writable("--plot", plot)
-    if validate and plot is not None:
-        raise UsageError("--plot draws a forecast; --validate makes none: leave one of them out")
     if validate:
         _validate(json)
         return
@@ -67,8 +69,8 @@ def plan(
     corpora = whole_numbers("--records", records, example="800035,10000000")
     positive = {"--epochs": epochs, "--records-per-gpu": records_per_gpu, "--storage-gb-per-s": storage_gb_per_s}
     for option, value in positive.items():
-        if value is not None and value <= 0:
-            raise UsageError(f"{option} {value:g}: above 0")
+        if value is not None and not 0 < value < math.inf:
+            raise UsageError(f"{option} {value:g}: above 0 and finite")
     from lamae.benchmarks.forecast.model import ModelShape
     from lamae.benchmarks.synthetic import load_run
 
@@ -150,10 +152,24 @@ def _print(
     console.print_table(f"hours (GPU-hours) of {epochs:g} epochs, modelled", heads, hours)
 
 
+def _refuse_beside_validate(context: typer.Context) -> None:
+    """Raises UsageError where options were given that choose a forecast, which --validate makes none of."""
+    given = [name for name in context.params if _is_given(context, name) and name not in ("config", "validate", "json")]
+    words = ["KEY=VALUE" if name == "overrides" else f"--{name.replace('_', '-')}" for name in given]
+    if words:
+        raise UsageError(f"{', '.join(words)}: --validate takes configurations of its own; leave out either")
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def _validate(json: Path | None) -> None:
     from lamae.benchmarks.forecast.validate import validate
     from lamae.benchmarks.result import describe_result, print_ratios, write_result
 
+    console.hint("tiny and small as this machine can take them, whatever CONFIG is")
     with console.show_progress() as progress:
         result = {**describe_result("plan", quick=False), **validate(progress=progress)}
     print_ratios(result, note="forecast over measured, one thread per process, float32")

@@ -154,13 +154,19 @@ def _print_packed(out: Path, manifest: dict[str, Any]) -> None:
     console.print_table(f"{out}: packed", ["", "number"], rows)
     if manifest["rejects"]:
         console.say(f"rejected, one by one: {out / REJECTS_NAME}")
+    given = manifest["plan"]["options"]["gain"]
     for flag in ("gain_normalised", "gain_implausible"):
-        if manifest["record_flags"].get(flag):
-            console.say(
-                f"warning: the gains in the headers of {_num_flagged(out, flag):,} records give no millivolts "
-                f"({flag}); where you know the stored units per millivolt, pack them with --gain, such as --gain 1000, "
-                f"which replaces the gains of all records of a set"
-            )
+        if not manifest["record_flags"].get(flag):
+            continue
+        count = f"{_num_flagged(out, flag):,} records"
+        if given is not None:
+            console.say(f"warning: --gain {given:g} gives no millivolts in {count} ({flag}); pack them with another")
+            continue
+        console.say(
+            f"warning: the gains in the headers of {count} give no millivolts ({flag}); where you know the stored "
+            f"units per millivolt, pack them with --gain, such as --gain 1000, which replaces the gains of all records "
+            f"of a set"
+        )
     if empty := [name for name, count in manifest["splits"].items() if not count["records"]]:
         console.say(
             f"warning: no record is in {' or '.join(empty)}; "

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from lamae.base.validate import above, at_least, below, is_finite, one_of
+from lamae.base.validate import above, at_least, below, one_of
 from lamae.sharding.format import SPLITS
 
 ORDERS = ("global", "window")
@@ -103,6 +103,5 @@ class SignalConfig:
         """Raises ValueError naming the key to change."""
         at_least(self, "signal", rate_hz=1, seconds=0, clip_mv=0)
         above(self, "signal", scale_mv=0)
-        is_finite(self, "signal", "scale_mv", "seconds")
         below(self, "signal", lead_dropout=1)
         one_of(self, "signal", scaling=SCALINGS)

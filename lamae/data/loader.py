@@ -95,12 +95,20 @@ class RingLoader(Iterator[Batch]):
         num_batches: int | None = None,
     ) -> None:
         records = Mixture.of(records)
+        for name, value, least in (
+            ("train.global_batch_size", global_batch_size, 1),
+            ("train.seed", seed, 0),
+            ("samples_consumed", samples_consumed, 0),
+            ("world_size", world_size, 1),
+        ):
+            if not least <= value < 1 << 64:
+                raise UsageError(f"{name}={value} must be at least {least} and below 2**64")
         if global_batch_size % world_size:
             raise UsageError(
                 f"train.global_batch_size={global_batch_size} must be a multiple of the world size {world_size}"
             )
         if not 0 <= rank < world_size:
-            raise ValueError(f"rank {rank} is not below world size {world_size}")
+            raise UsageError(f"rank {rank} is not below world size {world_size}")
         self.samples_consumed = samples_consumed
         """Position of the last batch handed out: what a checkpoint stores."""
         self.wait_s = 0.0

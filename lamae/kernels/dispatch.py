@@ -72,7 +72,9 @@ def choose(*, device: str, dtype: torch.dtype, num_leads: int, head_dim: int) ->
 
 
 def disagreement(qkv: Tensor, lead_mask: Tensor | None, attention: Attention) -> float:
-    """Largest error of ``attention`` and of its gradient against eager, relative to eager's largest value."""
+    """Largest error of ``attention`` and of its gradient against eager, relative to eager's largest value; NaN where
+    either has one.
+    """
     results = []
     # The first batch may be one of an evaluation, whose tensors cannot be differentiated: copies can.
     with torch.inference_mode(False), torch.enable_grad():
@@ -86,7 +88,7 @@ def disagreement(qkv: Tensor, lead_mask: Tensor | None, attention: Attention) ->
     errors = [
         (a - e).abs().max() / e.abs().max().clamp(min=1e-6) for e, a in zip(expected, actual, strict=True) if e.numel()
     ]
-    return max((float(error) for error in errors), default=0.0)
+    return float(torch.stack(errors).max()) if errors else 0.0  # NaN where any is, which Python's max may drop
 
 
 def _settle(qkv: Tensor, lead_mask: Tensor | None) -> str:

@@ -23,13 +23,15 @@ def interpreting() -> bool:
 
 
 def triton_attention(qkv: Tensor, lead_mask: Tensor | None = None) -> Tensor:
-    """As ``cross_lead_attention``. L at most 16, D at most 128.
+    """As ``cross_lead_attention``. L at most 16, D at most 128; float32 and narrower, since the sums are float32.
 
     Two group dimensions are read in place at any strides; more are flattened, which may copy.
     """
     groups = qkv.shape[:-4]
     if not 1 <= qkv.shape[-4] <= MAX_LEADS or qkv.shape[-1] > MAX_HEAD_DIM:
         raise ValueError(f"at most {MAX_LEADS} leads and head width {MAX_HEAD_DIM}, not {tuple(qkv.shape)}")
+    if qkv.dtype == torch.float64:
+        raise ValueError("the Triton kernel sums in float32, not in float64; use model.attention=eager or auto")
     if lead_mask is not None:
         lead_mask = lead_mask.expand(*groups, qkv.shape[-4])
     if len(groups) == 2:

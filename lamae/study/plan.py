@@ -84,7 +84,7 @@ class CorpusConfig:
         """Raises ValueError naming the key."""
         above(self, "corpus", synthetic_subjects=0, rate_hz=0, seconds=0, val_share=0)
         at_least(self, "corpus", synthetic_records=0, parts=2)
-        below(self, "corpus", rate_hz=math.inf, seconds=math.inf, val_share=1)
+        below(self, "corpus", val_share=1)
         if self.demographics and not self.shards:
             raise ValueError("corpus.demographics goes with corpus.shards; sources bring age and sex themselves")
         if self.shards is None and not self.packed:
@@ -293,9 +293,8 @@ class StudyPlan:
         at_least(self.search, "search", steps=1, seed=0, fit_records=1, val_records=1)
         if min(self.seeds) < 0:
             raise ValueError(f"seeds={self.seeds}: none may be below 0")
-        if not all(rate > 0 for rate in self.search.learning_rates):
-            raise ValueError(f"search.learning_rates={self.search.learning_rates}: all must be above 0")
-        below(self, flops_tolerance=math.inf)
+        if not all(0 < rate < math.inf for rate in self.search.learning_rates):
+            raise ValueError(f"search.learning_rates={self.search.learning_rates}: all must be above 0 and finite")
         self.corpus.check()
         if self.search.task and self.search.task not in self.tasks:
             raise ValueError(f"search.task={self.search.task} is none of the tasks {', '.join(self.tasks)}")

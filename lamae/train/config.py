@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lamae.base.validate import above, at_least, below, is_finite, one_of
+from lamae.base.validate import above, at_least, below, one_of
 
 AUTO = "auto"
 PRECISIONS = ("fp32", "bf16")
@@ -134,8 +134,7 @@ class OptimConfig:
     def check(self) -> None:
         above(self, "optim", lr=0, eps=0)
         at_least(self, "optim", warmup_steps=0, decay_end=1, restart_from=0, weight_decay=0, final_weight_decay=0)
-        at_least(self, "optim", clip_norm=0)
-        is_finite(self, "optim", "lr", "weight_decay", "final_weight_decay")
+        at_least(self, "optim", clip_norm=0, restart_lr=0)
         below(self, "optim", beta1=1, beta2=1)
         if not 0 <= self.final_lr <= self.lr:
             raise ValueError(f"optim.final_lr={self.final_lr} must lie between 0 and optim.lr={self.lr}")
@@ -185,7 +184,6 @@ class EngineConfig:
     def check(self) -> None:
         one_of(self, "engine", zero_stage=ZERO_STAGES)
         above(self, "engine", timeout_s=0, step_timeout_s=0)
-        is_finite(self, "engine", "timeout_s", "step_timeout_s")
         if self.precision not in (AUTO, *PRECISIONS):
             reason = "; fp16 is not offered: its loss scaling is not proven here" if self.precision == "fp16" else ""
             raise ValueError(f"engine.precision={self.precision!r} is none of {', '.join((AUTO, *PRECISIONS))}{reason}")

@@ -351,11 +351,16 @@ def test_the_verb_marks_its_numbers_as_modelled(tmp_path, monkeypatch, capsys):
         (["--gpus", "8,x"], "--gpus 8,x: whole numbers"),
         (["--records", "0"], "--records 0: whole numbers"),
         (["--epochs", "0"], "--epochs 0: above 0"),
+        (["--epochs", "nan"], "--epochs nan: above 0"),
+        (["--storage-gb-per-s", "nan"], "--storage-gb-per-s nan: above 0"),
+        (["--storage-gb-per-s", "inf"], "--storage-gb-per-s inf: above 0 and finite"),
         (["--storage-gb-per-s", "0"], "--storage-gb-per-s 0: above 0"),
         (["--records-per-gpu", "-1"], "--records-per-gpu -1: above 0"),
         (["--gpus-per-node", "0"], "--gpus-per-node 0: at least 1"),
         (["--plot", "plan.jpg"], "--plot plan.jpg: end it in one of .png, .svg, .pdf"),
         (["modell.width=3"], "unknown key modell"),
+        (["--validate", "train.steps=3"], "KEY=VALUE: --validate takes configurations of its own; leave out either"),
+        (["--validate", "--gpus", "8", "--plot", "p.png"], "--gpus, --plot: --validate takes"),
     ],
 )
 def test_bad_usage_is_one_line(arguments, message, monkeypatch, capsys):

@@ -5,8 +5,9 @@ import sys
 import time
 
 import pytest
+import torch
 
-from lamae.base.errors import UsageError
+from lamae.base.errors import LamaeError, UsageError
 from lamae.benchmarks import gpu_check
 from lamae.benchmarks.gpu_check import Part
 from lamae.benchmarks.report import render_report
@@ -99,3 +100,15 @@ def test_a_part_is_in_the_report_before_the_next_begins_with_what_it_was_made_on
     assert {"hardware", "versions", "revision", "wall_s"} <= report["results"]["two"].keys()
     with pytest.raises(UsageError, match="no report of this form of gpu-check"):
         gpu_check.check(path, minutes=1.0, quick=True)
+
+
+def test_attention_whose_gradient_is_no_number_fails_the_check(tmp_path, monkeypatch):
+    attend = gpu_check._attend
+
+    def without_gradient(qkv, mask, implementation):
+        out, gradient = attend(qkv, mask, implementation)
+        return out, gradient * (float("nan") if implementation == "sdpa" and qkv.dtype == torch.float32 else 1)
+
+    monkeypatch.setattr(gpu_check, "_attend", without_gradient)
+    with pytest.raises(LamaeError, match=r"differs from float64: sdpa in fp32 by nan$"):
+        gpu_check.check_kernels(tmp_path, quick=True)

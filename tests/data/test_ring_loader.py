@@ -239,6 +239,23 @@ def test_batches_that_do_not_divide_are_refused(shard_set):
         load(shard_set, 1, world_size=4, global_batch_size=10)
 
 
+@pytest.mark.parametrize(
+    "argument",
+    [
+        {"global_batch_size": 0},
+        {"seed": -1},
+        {"seed": 1 << 64},
+        {"samples_consumed": -5},
+        {"world_size": 0},
+        {"rank": 1},
+    ],
+)
+def test_arguments_of_which_no_batch_can_be_made_are_named(shard_set, argument):
+    usual = {"seed": 0, "global_batch_size": 8, "rank": 0, "world_size": 1}
+    with pytest.raises(UsageError, match=f"{next(iter(argument))}[= ]{next(iter(argument.values()))} "):
+        RingLoader(shard_set, np.arange(8), config=DataConfig(), **usual | argument)
+
+
 def test_an_empty_split_is_refused(shard_set):
     with pytest.raises(UsageError, match=r"data\.split=train"):
         load(shard_set, 1, num_records=0)

@@ -3,8 +3,10 @@
 import tarfile
 
 import numpy as np
+import pytest
 import webdataset
 
+from lamae.base.errors import UsageError
 from lamae.sharding.format import NO_SAMPLE, ShardSet
 from tests.shardsets import random_adc, write_shard_set
 
@@ -27,3 +29,8 @@ def test_records_come_back_by_index_and_by_webdataset(tmp_path):
     for sample, expected in zip(samples, adc, strict=True):
         np.testing.assert_array_equal(sample["npy"], expected)
     assert all(tarfile.is_tarfile(url) for url in urls)
+
+
+def test_a_column_that_is_not_there_is_named_with_those_that_are(shard_set):
+    with pytest.raises(UsageError, match=r"no column std_vm; there are .*split, std_mv, subject$"):
+        shard_set.column("std_vm")

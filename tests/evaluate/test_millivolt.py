@@ -76,6 +76,14 @@ def test_a_lead_far_from_zero_is_named_and_not_taken_for_signal(model, mv):
     np.testing.assert_allclose(found, embed(model, gap, 100), atol=1e-5)
 
 
+@pytest.mark.parametrize("padding", [0, np.nan])
+def test_a_record_of_which_all_leads_lie_far_from_zero_is_refused_with_the_remedy(model, mv, padding):
+    padded = np.pad(mv + 40, ((0, 0), (0, 800)), constant_values=padding)
+    for batch in (mv + 40, padded, np.stack([0 * mv, mv, mv + 40])):
+        with pytest.raises(UsageError, match=r"record [02] of .* lies beyond ±32 mV; subtract each lead's median, or"):
+            model.embed(batch, 100)
+
+
 @pytest.mark.parametrize("pattern", REAL)
 def test_real_recordings_in_millivolt_raise_no_doubt_and_in_other_units_do(real_data, pattern):
     paths = sorted(real_data.glob(pattern + ".hea"))[:12]
@@ -151,7 +159,10 @@ def test_what_an_archive_filled_up_with_zeros_is_no_sample(model, mv):
     assert (to_adc(short, LEADS, rate_hz=100)[0][:, :, :5] == 0).all(), "less than .1 s may be a flat line"
     most = np.zeros_like(mv)
     most[:, 200:320] = mv[:, 200:320]
-    assert np.isfinite(embed(model, most, 100)).all(), "the rules look at what was recorded"
+    few = np.where(most == 0, np.nan, mv)
+    np.testing.assert_array_equal(
+        embed(model, few, 100), embed(model, most, 100), "the rules look at what was recorded"
+    )
 
 
 def test_the_signal_given_is_left_as_it_was(model, mv):
@@ -187,6 +198,7 @@ WAVE = np.sin(np.arange(12 * 500)).reshape(12, 500)
         ((WAVE, float("nan")), "rate_hz=nan"),
         ((WAVE, float("inf")), "rate_hz=inf"),
         ((WAVE, True), "rate_hz=True"),
+        ((WAVE, 1e9), r"500 samples at rate_hz=1000000000.0 are 1 at the model's 100 Hz, less than one patch"),
         ((WAVE, 50), "rate_hz=50"),
         ((WAVE[:1], 100, "I"), "leads='I': name the rows in their order"),
         ((WAVE[:2], 100, {"I", "II"}), "name the rows in their order"),

@@ -58,9 +58,9 @@ def test_the_operator_is_registered_soundly(mask):
 def test_gradients_match_finite_differences():
     qkv = torch.randn(1, 2, 3, 3, 1, 16, dtype=torch.float64, requires_grad=True)
     mask = torch.tensor([[[True, False, True], [False, False, False]]])
-    # The kernel sums in float32 whatever comes in, so the steps are wide and the comparison is loose.
+    # The kernel sums in float32, so the steps are wide and the comparison is loose.
     assert torch.autograd.gradcheck(
-        lambda x: triton_attention(x, mask), qkv, eps=1e-2, atol=1e-3, rtol=1e-2, fast_mode=True
+        lambda x: triton_attention(x.float(), mask).double(), qkv, eps=1e-2, atol=1e-3, rtol=1e-2, fast_mode=True
     )
 
 
@@ -97,3 +97,8 @@ def test_it_survives_torch_compile():
 def test_more_than_sixteen_leads_are_refused():
     with pytest.raises(ValueError, match="at most 16 leads"):
         triton_attention(torch.randn(1, 1, 17, 3, 1, 16))
+
+
+def test_float64_is_refused_and_not_computed_in_float32():
+    with pytest.raises(ValueError, match=r"sums in float32, not in float64; use model\.attention=eager"):
+        triton_attention(torch.randn(1, 1, 12, 3, 1, 16, dtype=torch.float64))

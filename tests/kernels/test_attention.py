@@ -96,11 +96,25 @@ def no_numbers(qkv: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     return eager_attention(qkv, mask) * float("nan")
 
 
+class _NoGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(_ctx, out):
+        return out.clone()
+
+    @staticmethod
+    def backward(_ctx, gradient):
+        return gradient * float("nan")
+
+
+def no_numbers_in_the_gradient(qkv: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    return _NoGradient.apply(eager_attention(qkv, mask))
+
+
 def no_driver(qkv: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     raise RuntimeError("no kernel image is available")
 
 
-@pytest.mark.parametrize("broken", [wrong_output, wrong_gradient, no_numbers, no_driver])
+@pytest.mark.parametrize("broken", [wrong_output, wrong_gradient, no_numbers, no_numbers_in_the_gradient, no_driver])
 def test_a_kernel_that_differs_on_the_first_batch_is_replaced_loudly(broken, caplog: pytest.LogCaptureFixture):
     qkv = torch.randn(4, 12, 3, 2, 8)
     with caplog.at_level(logging.WARNING):

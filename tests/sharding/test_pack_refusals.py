@@ -99,6 +99,12 @@ def test_a_fast_reader_that_is_wrong_stops_the_run_with_the_records_name(mimic, 
     assert not (tmp_path / "out" / "dataset.json").exists()
 
 
+@pytest.mark.parametrize("shares", [[float("nan"), 0.5, 0.5], [0.5, 0.5, float("nan")], [0.6, 0.6, -0.2], [0.5, 0.5]])
+def test_split_fractions_are_three_shares_of_one(mimic, tmp_path, shares):
+    with pytest.raises(UsageError, match=r"split_fractions=.* must be three shares that add up to 1"):
+        plan(mimic, tmp_path / "out", options=small(split_fractions=shares))
+
+
 def test_a_source_that_vanishes_is_no_shard_of_rejects(mimic, tmp_path):
     plan(mimic, tmp_path / "out", options=small())
     pack_part(mimic, tmp_path / "out", 0)

@@ -167,6 +167,16 @@ def test_contradicting_limb_leads(samples):
     assert "record" not in flags(samples), "what is missing contradicts nothing"
 
 
+@pytest.mark.parametrize("gain", [10, 20, 25, 30])
+def test_limb_leads_in_coarse_units_agree_to_rounding_and_are_not_said_to_be_scaled(samples, gain):
+    units = np.rint((samples - BASELINE) * (gain / GAIN)).astype(np.int16)
+    coarse = replace(recording(units), gain=np.full(12, float(gain)), baseline=np.zeros(12, np.int32))
+    assert assess(Measures([coarse]), QualityConfig()).record_flags[0] == 0
+    shifted = replace(coarse, baseline=np.arange(12, dtype=np.int32) * gain)
+    (found,) = named(assess(Measures([shifted]), QualityConfig()))
+    assert found["record"] == {"limb_inconsistent"}, "one gain brings no lead to another's height"
+
+
 def test_exchanged_names_of_avl_and_avf_are_told_apart(samples):
     samples[[4, 5]] = samples[[5, 4]]
     assert flags(samples) == {"record": {"avl_avf_exchanged"}}

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from lamae.base.errors import LamaeError
 from lamae.sharding.pack import PackOptions, pack, pack_part, plan
 from lamae.sharding.verify import verify
 from tests.sharding.packing import digests
-from tests.sharding.wfdbtree import write_mimic_tree
+from tests.sharding.wfdbtree import MIMIC_LEADS, plausible_signal, write_mimic_tree, write_record
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -88,3 +89,38 @@ def test_a_tar_that_lost_its_bytes_is_packed_again(source, tmp_path):
     planned.part_path(0).write_bytes(b"")
     pack(source, tmp_path / "out", options=options)
     assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_files_that_are_fetched_before_the_set_is_finished_are_in_it(tmp_path, workers):
+    source, out, options = tmp_path / "in", tmp_path / "out", PackOptions(shard_size=3)
+    for number in range(7):
+        write_record(source / f"r{number}", plausible_signal(MIMIC_LEADS, seed=number))
+    pack(source, tmp_path / "whole", options=options)
+    for number in (1, 5):
+        (source / f"r{number}.dat").rename(tmp_path / f"r{number}.dat")
+    planned = plan(source, out, options=options)
+    for part in (0, 1):
+        pack_part(source, out, part)
+    before = planned.part_path(1).stat().st_mtime_ns
+    pack_part(source, out, 1)
+    assert planned.part_path(1).stat().st_mtime_ns == before, "what is still missing is no reason to pack it again"
+    for number in (1, 5):
+        (tmp_path / f"r{number}.dat").rename(source / f"r{number}.dat")
+    pack_part(source, out, 1)
+    pack(source, out, options=PackOptions(shard_size=3, workers=workers))
+    assert digests(out) == digests(tmp_path / "whole")
+
+
+def test_a_set_of_which_every_file_was_missing_is_packed_by_the_same_command_once_they_are_there(tmp_path):
+    source, out, options = tmp_path / "in", tmp_path / "out", PackOptions(shard_size=3)
+    for number in range(4):
+        write_record(source / f"r{number}", plausible_signal(MIMIC_LEADS, seed=number))
+        (source / f"r{number}.dat").rename(tmp_path / f"r{number}.dat")
+    for _ in range(2):
+        with pytest.raises(LamaeError, match=r"no record was accepted \(4 missing_file\).*Run the same command again"):
+            pack(source, out, options=options)
+    for number in range(4):
+        (tmp_path / f"r{number}.dat").rename(source / f"r{number}.dat")
+    assert pack(source, out, options=options)["num_records"] == 4
+    assert verify(out).problems == []

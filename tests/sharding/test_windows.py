@@ -14,7 +14,7 @@ from lamae.evaluate.labels.store import read_labels
 from lamae.sharding.format import NO_SAMPLE, ShardSet
 from lamae.sharding.options import PackOptions
 from lamae.sharding.pack import pack
-from lamae.sharding.quality import RECORD_FLAGS
+from lamae.sharding.quality import RECORD_FLAGS, QualityConfig
 from lamae.sharding.recording import Recording
 from lamae.sharding.verify import verify
 from lamae.sharding.windows import cut, mark_padding, window_key, window_starts
@@ -52,18 +52,18 @@ def test_a_window_holds_the_samples_that_were_recorded_and_no_sample_after_the_e
 
 
 @pytest.mark.parametrize(("before", "after"), [(300, 200), (0, 200), (300, 0), (10, 10)])
-def test_silence_of_all_leads_at_the_ends_is_no_sample(before, after):
+@pytest.mark.parametrize("last", [0, NO_SAMPLE])
+def test_silence_of_all_leads_at_the_ends_is_no_sample(before, after, last):
     samples = noise(2000)
     samples[:, :before] = 0
-    samples[:, 2000 - after :] = 0
+    samples[:, 2000 - after :] = last
     expected = samples.copy()
     for stretch in (slice(0, before), slice(2000 - after, 2000)):
         if stretch.stop - stretch.start >= 50:
             expected[:, stretch] = NO_SAMPLE
-    begin, end = mark_padding(recording(samples), min_samples=50)
+    recorded = mark_padding(recording(samples), min_samples=50)
     np.testing.assert_array_equal(samples, expected)
-    assert (samples[:, begin:end] != NO_SAMPLE).all()
-    assert begin + 2000 - end == (expected == NO_SAMPLE)[0].sum()
+    assert recorded == (before if before >= 50 else 0, 2000 - after if after >= 50 else 2000)
 
 
 def test_silence_of_some_leads_or_in_the_middle_is_left_as_it_is():
@@ -243,6 +243,10 @@ def test_records_with_a_gain_that_cannot_be_are_counted_not_their_windows(tmp_pa
     assert "the gains in the headers of 1 records give no millivolts (gain_implausible)" in text
     assert "which replaces the gains of all records of a set" in text
     assert "windows flagged: gain_implausible │ 3" in text
+    command[2:3] = [str(tmp_path / "given"), "--gain", "2e6"]
+    text = " ".join(CliRunner().invoke(app, command, catch_exceptions=False).output.split())
+    assert "warning: --gain 2e+06 gives no millivolts in 2 records (gain_implausible); pack them with another" in text
+    assert "the gains in the headers" not in text
 
 
 @pytest.mark.parametrize("gain", ["0(0)/adu", "1000.0(0)/adu", "-1000.0(0)/mV", "1000.0(0)/mV"])
@@ -255,16 +259,30 @@ def test_a_given_gain_stands_in_for_gains_and_units_that_cannot_be_used(tmp_path
     np.testing.assert_allclose(shard_set.column("std_mv")[0].max(), signal.std(axis=0).max() / 1000, rtol=1e-6)
 
 
+def test_a_record_so_slow_that_a_window_of_it_has_no_sample_is_rejected(tmp_path):
+    for number in range(130):  # of which the plan looks at every other header
+        rate_hz = 5 if number == 1 else 500
+        write_record(tmp_path / "in" / f"{number:03d}", plausible_signal(MIMIC_LEADS, num_samples=50), rate_hz=rate_hz)
+    shard_set = packed(tmp_path / "in", tmp_path / "out", seconds=0.05, rate_hz=500.0)
+    assert len(shard_set.keys) == 129
+    assert rejects_of(tmp_path / "out") == {"001": "wrong_rate"}
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
         ({"seconds": 0.0}, "seconds=0.0 must be above 0"),
+        ({"seconds": 0.001}, r"seconds=0.001 is less than a sample at 500 Hz"),
         ({"windows": "all"}, "go with seconds"),
         ({"seconds": 2.0, "windows": "middle"}, "windows='middle' is none of first, centre, all"),
         ({"seconds": 2.0, "overlap": 0.5}, "goes with windows=all"),
         ({"seconds": 2.0, "windows": "all", "overlap": 1.0}, r"overlap=1.0 must lie in \[0, 1\)"),
         ({"min_seconds": 2.0}, "go with seconds"),
         ({"gain": -1.0}, "gain=-1.0 must be above 0"),
+        ({"gain": 1e-46}, r"gain=1e-46 must lie in 1e-20..1e\+20"),
+        ({"gain": 1e39}, r"gain=1e\+39 must lie in 1e-20..1e\+20"),
+        ({"seconds": 2.0, "min_seconds": float("inf")}, "min_seconds=inf must be finite"),
+        ({"quality": QualityConfig(hum_max_mv=float("inf"))}, "quality.hum_max_mv=inf must be finite"),
         ({"seconds": 500.0}, r"seconds=500, but the longest of the 4 records looked at has 20 s"),
     ],
 )

@@ -38,9 +38,9 @@ _REMEDY = "give millivolt: microvolt / 1000, ADC units / gain, volt * 1000"
 def to_adc(signal_mv: Any, leads: Sequence[str], *, rate_hz: float) -> tuple[np.ndarray, np.ndarray]:
     """int16 [B, 12, T] with ``UNITS_PER_MV``, NO_SAMPLE where there is none; and bool [B, 12], usable leads.
 
-    As in packing, what an archive filled up with zeros at the ends of a record is no sample, and leads are masked that
-    are mostly missing, all zero or flat in the rest. Warns where the unit is doubtful or a lead lies
-    beyond ±32 mV. Raises UsageError for what is no such signal, or none in millivolt.
+    As in packing, what an archive filled up at the ends of a record, with zeros or NaN in all leads, is no sample, and
+    leads are masked that are mostly missing, all zero or flat in the rest. Warns where the unit is doubtful or a lead
+    lies beyond ±32 mV. Raises UsageError for what is no such signal, or none in millivolt.
     """
     mv_BLT, places = _numbers(signal_mv), _places(leads)
     shape = list(mv_BLT.shape)
@@ -57,11 +57,15 @@ def to_adc(signal_mv: Any, leads: Sequence[str], *, rate_hz: float) -> tuple[np.
     if len(infinite):
         record, row = infinite[0]
         raise UsageError(f"record {record}, lead {LEADS[places[row]]}: infinite; put NaN where there is no sample")
-    doubts = _doubts(mv_BLT, places)
     units_BLT = np.clip(np.rint(mv_BLT * UNITS_PER_MV), -_LARGEST, _LARGEST)
     adc_BLT = np.full((len(mv_BLT), NUM_LEADS, mv_BLT.shape[2]), NO_SAMPLE, dtype=np.int16)
     adc_BLT[:, places] = np.where(np.isnan(units_BLT), NO_SAMPLE, units_BLT).astype(np.int16)
     usable_BL, more_doubts = _usable(adc_BLT, places, min_padding=round(PackOptions.padding_s * rate_hz))
+    recorded_BLT = np.where(adc_BLT[:, places] == NO_SAMPLE, np.nan, mv_BLT)  # without padding
+    num_beyond_BL = np.count_nonzero(np.abs(recorded_BLT) > _LARGEST / UNITS_PER_MV, axis=2)
+    beyond_BL = 2 * num_beyond_BL > np.count_nonzero(~np.isnan(recorded_BLT), axis=2)
+    doubts = _doubts(recorded_BLT, places, beyond_BL)
+    refuse_empty(usable_BL, beyond_BL.any(1))
     for doubt in doubts + more_doubts:
         warnings.warn(doubt, stacklevel=4)  # the caller of ExportedModel.embed
     return adc_BLT, usable_BL
@@ -75,9 +79,16 @@ def to_rate(rate_hz: Any) -> float:
         return float("nan")
 
 
-def refuse_empty(usable_BL: np.ndarray) -> None:
-    """Raises UsageError naming a record without any usable lead."""
+def refuse_empty(usable_BL: np.ndarray, beyond_B: np.ndarray | None = None) -> None:
+    """Raises UsageError naming a record without any usable lead, first one of ``beyond_B``, bool [B]: records that have
+    leads beyond what is stored.
+    """
     empty_B = np.asarray(~usable_BL.any(1))
+    if beyond_B is not None and (empty_B & beyond_B).any():
+        raise UsageError(
+            f"{_which(empty_B & beyond_B)} has no usable lead, since it lies beyond ±32 mV; subtract each lead's "
+            f"median, or if it is in another unit {_REMEDY}"
+        )
     if empty_B.any():
         raise UsageError(
             f"{_which(empty_B)} has no sample in any lead, or only flat ones (within {_FLAT_UV:g} µV); leave it out, "
@@ -112,9 +123,11 @@ def _places(leads: Any) -> list[int]:
     return places
 
 
-def _doubts(mv_BLT: np.ndarray, places: Sequence[int]) -> list[str]:
-    """What is too large for millivolt in some of the records. Raises UsageError where it is in most."""
-    beyond_BL = 2 * np.count_nonzero(np.abs(mv_BLT) > _LARGEST / UNITS_PER_MV, axis=2) > mv_BLT.shape[2]
+def _doubts(mv_BLT: np.ndarray, places: Sequence[int], beyond_BL: np.ndarray) -> list[str]:
+    """What is too large for millivolt in some of the records, ``beyond_BL`` in most samples of a lead.
+
+    Raises UsageError where it is in most records.
+    """
     mv_BLT = mv_BLT[..., :: max(1, mv_BLT.shape[2] // _ENOUGH_SAMPLES)]
     reach_BL = _quantile(np.abs(mv_BLT - _quantile(mv_BLT, 0.5)[..., None]), 0.98)
     reach_BL[reach_BL <= _FLAT_UV / 1000] = np.nan
@@ -156,8 +169,7 @@ def _quantile(values: np.ndarray, share: float) -> np.ndarray:
 def _usable(adc_BLT: np.ndarray, places: Sequence[int], *, min_padding: int) -> tuple[np.ndarray, list[str]]:
     """bool [B, 12]: the leads that packing would not mask; and records most of whose leads are nearly flat.
 
-    Padding of ``min_padding`` samples or more becomes NO_SAMPLE. Raises UsageError for a record without any usable
-    lead.
+    Padding of ``min_padding`` samples or more becomes NO_SAMPLE.
     """
     present = np.zeros(NUM_LEADS, dtype=bool)
     present[places] = True
@@ -171,7 +183,6 @@ def _usable(adc_BLT: np.ndarray, places: Sequence[int], *, min_padding: int) -> 
         usable.append(assess(measures, _QUALITY).usable)
         ranges.append(measures.range_mv)
     usable_BL, range_BL = np.concatenate(usable), np.concatenate(ranges)
-    refuse_empty(usable_BL)
     moving_BL = range_BL > 0
     small_BL = moving_BL & (range_BL <= _FLAT_UV / 1000)
     small_B = 2 * small_BL.sum(1) > moving_BL.sum(1)

@@ -102,8 +102,8 @@ class ExportedModel:
             rate_hz: sampling rate, a whole multiple of the model's.
             leads: name of each of the L rows, any subset of the twelve in any order.
 
-        Zeros in all leads at the ends of a record are an archive's padding, and leads that are zero, flat or mostly
-        missing count as not recorded, by the rules of packing (``QualityConfig``).
+        Zeros or NaN in all leads at the ends of a record are an archive's padding, and leads that are zero, flat or
+        mostly missing in the rest count as not recorded, by the rules of packing (``QualityConfig``).
         Records longer than those of pretraining are cut to the middle of what was recorded; shorter ones are taken as
         they are, down to whole patches. Warns (``UserWarning``) where the amplitude makes millivolt unlikely. Raises
         UsageError where it rules it out, for leads, rates, values or shapes that cannot be used, and for a record
@@ -115,10 +115,14 @@ class ExportedModel:
                 f"rate_hz={rate_hz} is no whole multiple of the model's {self.signal.rate_hz} Hz; resample the signal"
             )
         adc_BLT, usable_BL = to_adc(signal_mv, leads, rate_hz=rate)
-        given = SignalTransform(
-            dataclasses.replace(self.signal, seconds=0.0), source_rate_hz=rate, num_samples=adc_BLT.shape[2]
-        )
-        length = _whole_patches(given.num_samples, self.num_samples, self.model.config.patch_size)
+        # Before anything is made for this rate, which may be an absurd one.
+        num_given = math.ceil(adc_BLT.shape[2] / (rate / self.signal.rate_hz))
+        length = min(num_given, self.num_samples) // self.model.config.patch_size * self.model.config.patch_size
+        if length == 0:
+            raise UsageError(
+                f"{adc_BLT.shape[2]} samples at rate_hz={rate_hz} are {num_given} at the model's "
+                f"{self.signal.rate_hz} Hz, less than one patch of {self.model.config.patch_size}"
+            )
         config = dataclasses.replace(self.signal, seconds=length / self.signal.rate_hz)
         transform = SignalTransform(config, source_rate_hz=rate, num_samples=adc_BLT.shape[2])
         B = len(adc_BLT)
@@ -154,10 +158,3 @@ def load(model: str | os.PathLike[str], *, device: str = "cpu") -> ExportedModel
         raise UsageError(f"device={device!r}: torch has no such device here ({str(error).splitlines()[0]})") from None
     loaded = read_export(find(model))
     return ExportedModel(loaded.model.to(device), loaded.config.signal, loaded.num_samples, device)
-
-
-def _whole_patches(num_given: int, num_wanted: int, patch_size: int) -> int:
-    length = min(num_given, num_wanted) // patch_size * patch_size
-    if length == 0:
-        raise UsageError(f"{num_given} samples at the model's rate are less than one patch of {patch_size}")
-    return length
