@@ -76,7 +76,7 @@ def probe(
     embeddings: Annotated[Path, typer.Argument(metavar="EMBEDDINGS", help="embeddings.zarr of 'lamae embed'.")],
     labels: LabelsArgument,
     readout: Annotated[
-        str, typer.Option(help="record (the model's own pooling) or mean (common to all models).")
+        str, typer.Option(help="record (the model's own pooling) or mean (of its tokens: better with few labels).")
     ] = "record",
     method: Annotated[str, typer.Option(help="logistic or knn.")] = "logistic",
     against: Annotated[Path | None, typer.Option(help="Other embeddings.zarr: paired differences to it.")] = None,
@@ -179,6 +179,7 @@ def _print_result(
 
 def _print_left_out(result: "ProbeResult", descriptions: dict[str, str]) -> None:
     from lamae.base.text import few
+    from lamae.evaluate.statistics import MIN_SUBJECTS
 
     def say(what: str, codes: list[str]) -> None:
         names = few([" ".join([code, descriptions.get(code, "")]).strip() for code in codes])
@@ -186,8 +187,8 @@ def _print_left_out(result: "ProbeResult", descriptions: dict[str, str]) -> None
 
     for reason in dict.fromkeys(result.left_out.values()):
         say(f"the macro ({reason})", [code for code, its in result.left_out.items() if its == reason])
-    if 0 < len(result.without_interval) < len(result.codes):
-        say("every mean (fewer than 3 test subjects in a class, so no interval)", result.without_interval)
+    if result.left_out_of_means:
+        say(f"every mean (under {MIN_SUBJECTS} test subjects in a class, so no interval)", result.left_out_of_means)
     if result.without_f1:
         say("the macro F1 (no positive record in val, which chooses the threshold)", result.without_f1)
 

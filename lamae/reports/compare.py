@@ -88,7 +88,7 @@ def _probe_table(comparison: Comparison, readout: str) -> Table:
         f"chosen on {first.num_val:,}, tested once on {len(first.test_rows):,} records of {first.num_test_subjects:,} "
         f"other subjects; {len(first.codes)} codes"
         + (f", {len(first.left_out)} left out ({left_out})" if left_out else "")
-        + (f", {len(first.without_interval)} without an interval (in no mean)" if first.without_interval else "")
+        + (f", {len(first.left_out_of_means)} in no mean (no interval)" if first.left_out_of_means else "")
         + (f", {len(first.without_f1)} without F1 (no positive record in val)" if first.without_f1 else "")
         + ". Intervals: 95 %, bootstrap over test subjects; differences are paired.",
         probes,

@@ -1,5 +1,6 @@
 """The report of a study: tables and two plots, as a page and as Markdown, all numbers in JSON."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,9 @@ def write_study_report(results: Mapping[str, Any], out: Path) -> None:
 def _subtitle(results: Mapping[str, Any]) -> str:
     plan, costs = results["plan"], results["costs"]
     machine = results["machine"]["machine"]
-    by_stage = {stage: of for stage, of in results["seeds"].items() if of}
-    seeds = "; ".join(f"{stage}: seeds {', '.join(map(str, of))}" for stage, of in by_stage.items())
-    parts = plan["corpus"]["parts"]
-    single = [stage for stage, of in by_stage.items() if len({seed % parts for seed in of}) == len(of)]
-    alone = f" ({', '.join(single)}: over subjects alone, for want of two seeds on the same)" if single else ""
+    seeds = "; ".join(f"{stage}: seeds {', '.join(map(str, of))}" for stage, of in results["seeds"].items() if of)
+    tasks = ", ".join(results["over_subjects_alone"])
+    alone = f" (of {tasks} over subjects alone, for want of two seeds on the same subjects)" if tasks else ""
     return (
         f"{len(plan['methods'])} methods; {seeds}; {costs['num_runs']} runs, "
         f"{costs['cpu_hours']:.1f} CPU hours on {machine['device']}. Intervals: 95 %, hierarchical bootstrap over "
@@ -134,9 +133,11 @@ def _readout_table(results: Mapping[str, Any]) -> Table:
 
 def _code_table(task: str, by_name: Mapping[str, Any]) -> Table:
     codes = list(next(iter(by_name.values())))
+    unknown = [code for code in codes if any(math.isnan(values[code].low) for values in by_name.values())]
+    note = f" Without an interval, so in no mean while others have one: {', '.join(unknown)}." if unknown else ""
     return Table(
         f"{task}: by code",
-        "AUROC at equal records, common read-out.",
+        f"AUROC at equal records, common read-out.{note}",
         ["method", *codes],
         [[name, *(str(values[code]) for code in codes)] for name, values in by_name.items()],
     )

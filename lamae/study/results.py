@@ -94,11 +94,20 @@ def collect(
         "sweep": [
             {"task": key[0], "readout": key[1], **_sweep(changes, key)} for key in keys if key[2] == 1.0 and changes
         ],
+        "over_subjects_alone": _over_subjects_alone(plan, at_records[plan.first_method]),
         "seeds": {stage: sorted({seed for _, seed in group}) for stage, group in runs.items()},
         "reconstruction": _reconstruction(plan, study, parts, runs[RECORDS]),
         "costs": _costs(plan, study, runs),
         "machine": _machine(study, runs[RECORDS]),
     }
+
+
+def _over_subjects_alone(plan: StudyPlan, candidate: Candidate) -> list[str]:
+    """Tasks of which every population was scored by one seed, so that their intervals hold nothing of the seeds."""
+    populations = {
+        name: [of.by_key[name, "mean", 1.0].population for of in candidate.by_seed.values()] for name in plan.tasks
+    }
+    return [name for name, of in populations.items() if len(set(of)) == len(of)]
 
 
 def _setting(plan: StudyPlan, setting: Setting) -> dict[str, Any]:

@@ -12,13 +12,15 @@ from lamae.base import files
 from lamae.evaluate.embeddings.embed import Embeddings
 from lamae.evaluate.labels.store import labels_hash
 from lamae.evaluate.probe.transfer import join_embeddings_of
-from lamae.evaluate.statistics import NUM_DRAWS, Scored
+from lamae.evaluate.statistics import MIN_SUBJECTS, NUM_DRAWS, Scored
 from lamae.sharding.format import ShardSet
 from lamae.study.corpus import Part, views
 from lamae.study.plan import StudyPlan
 from lamae.study.scoring import score_embeddings, summarise
 
 SHARD_SET = "shard set"
+RULES = 2
+"""Of which codes have a score and an interval; another number where those of before must be made again."""
 
 Key = tuple[str, str, float]
 """Task, read-out, share of the labels."""
@@ -85,6 +87,7 @@ def scored_by(plan: StudyPlan, part: Part) -> dict[str, str]:
     tasks = {name: dataclasses.asdict(task) for name, task in plan.tasks.items()}
     return {
         "the tasks' settings": files.json_sha256([tasks, NUM_DRAWS]),
+        "the rules of scoring": files.json_sha256([RULES, MIN_SUBJECTS]),
         **{f"{SHARD_SET} {name}": ShardSet.open(path).index_hash for name, path in part.sets.items()},
         **{f"labels of {name}": labels_hash(part.truth_of(name, task)) for name, task in plan.tasks.items()},
     }

@@ -261,7 +261,7 @@ def test_a_code_of_two_subjects_in_a_class_has_no_interval_and_is_in_no_mean(rar
     assert 0 <= two.value <= 1
     assert str(two).endswith("(interval unknown)")
     assert three.low < three.high
-    assert found.without_interval == ["SEEN"]
+    assert found.left_out_of_means == ["SEEN"]
     assert found.macro.value == pytest.approx((three.value + many.value) / 2)
     brier = found.metrics["brier"]
     assert found.macro_metric("brier").value == pytest.approx(brier[1:].mean())

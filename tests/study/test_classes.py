@@ -31,12 +31,14 @@ def test_a_study_reports_codes_that_no_average_holds(lamae, write_plan, write_la
     assert code == 0, error
     left_out = "UNFITTED (no positive record in train), UNTESTED (no positive record in test)"
     assert f"tasks.splits, part 1 of 1: left out of averages: {left_out}" in caplog.text
-    assert "over subjects alone, for want of two seeds" in (tmp_path / "study/report.md").read_text()
+    assert "in no mean while others have one: UNFITTED, UNTESTED." in (tmp_path / "study/report.md").read_text()
+    assert "(of splits, patients over subjects alone, for" in (tmp_path / "study/report.md").read_text()
 
 
 def test_a_search_that_cannot_choose_is_refused_before_it_trains(lamae, write_plan, write_labels, tmp_path):
-    plan = write_plan(f"tasks.splits={write_labels(CODE={'train', 'test'})}")
+    labels = write_labels(CODE={"train", "test"}).rstrip("}")
+    plan = write_plan(f"tasks={{patients: {labels}, protocol: patients, folds: 3}}}}")  # itself without need of val
     code, _, error = lamae("study", plan, "--out", tmp_path / "study", "--workers", 0)
     assert code == 2
-    assert "no code has both classes in the 12 val records, so the best setting cannot be chosen" in error
+    assert "the search: no code has both classes in the 12 val records, so the best setting cannot be chosen" in error
     assert not list((tmp_path / "study").glob("runs/*"))

@@ -42,7 +42,7 @@ def test_all_ways_leave_the_same_codes_out(two_models):
     truth.label_NC[truth.rows("test")[4:], 0] = 0
     truth.label_NC[truth.rows("train"), 1] = 0
     probe = probe_arrays(features, truth)
-    assert probe.without_interval == ["SEEN"]
+    assert probe.left_out_of_means == ["SEEN"]
     assert list(probe.left_out) == ["FAINT"]
     assert probe.macro.value == probe.by_code()["NOISE"].value
     study = statistics.estimate(studied(features, truth))

@@ -33,7 +33,7 @@ class Standardizer:
         features = Features.of(x_ND)
         mean = sum(x.sum(0, dtype=np.float64) for _, x in features.tiles()) / len(features)
         std = np.sqrt(sum(np.square(x - mean).sum(0) for _, x in features.tiles()) / len(features))
-        varies = std > 1e-8 * np.abs(mean)
+        varies = (std > 1e-8 * np.abs(mean)) & (std > 1e-12 * std.max(initial=0)) & (std.astype(np.float32) > 0)
         if not varies.any():
             log.warning("no feature varies over the %d training records: nothing can be read from them", len(features))
         std = np.where(varies, std, 1.0)

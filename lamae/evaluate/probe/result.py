@@ -45,7 +45,14 @@ class Measures(Scored):
 
     def macro_metric(self, name: str) -> Interval:
         """Mean of auprc, f1 or brier over the same codes as ``macro`` with its 95 % interval over subjects."""
-        return interval(*macro_drawn(self.metrics[name], self.metric_draws[name]))
+        columns = [k for k, code in enumerate(self.codes) if code not in self.left_out_of_means]
+        return interval(*macro_drawn(self.metrics[name][columns], self.metric_draws[name][:, columns]))
+
+    @property
+    def left_out_of_means(self) -> list[str]:
+        """Codes with too few test subjects in a class for an interval (``has_interval``), unless all are so."""
+        without = [code for code, known in zip(self.codes, np.isfinite(self.draws_ZC).any(0), strict=True) if not known]
+        return without if len(without) < len(self.codes) else []
 
     def to_dict(self) -> dict[str, Any]:
         """Every number as plain values; those that are undefined are None."""
@@ -91,11 +98,6 @@ class ProbeResult(Measures):
     def without_f1(self) -> list[str]:
         """Codes without a positive record in val, which would choose the threshold: left out of the macro F1."""
         return [code for code, value in zip(self.codes, self.metrics["f1"], strict=True) if np.isnan(value)]
-
-    @property
-    def without_interval(self) -> list[str]:
-        """Codes with too few test subjects in a class (``has_interval``): in no macro, unless all are so."""
-        return [code for code, of in self.by_code().items() if np.isnan(of.low)]
 
     def to_dict(self) -> dict[str, Any]:
         """Every number but the probabilities, as plain values."""
