@@ -62,8 +62,7 @@ def pack(
             _restore_lost(source, planned, workers=options.workers, progress=progress)
         else:
             for part in range(planned.num_parts):
-                if is_done(planned, part):
-                    forget_damaged(planned, part)
+                forget_damaged(planned, part)
             _pack_parts(source, planned, pending_parts(planned), workers=options.workers, progress=progress)
             readers = merge(out, progress=progress)["readers"]
             for name, what in _NOTES.items():
