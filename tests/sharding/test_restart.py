@@ -94,7 +94,7 @@ def test_a_tar_that_lost_its_bytes_is_packed_again(source, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_files_that_are_fetched_before_the_set_is_finished_are_in_it(tmp_path, workers):
+def test_files_that_are_fetched_before_the_set_is_finished_are_in_it(tmp_path, caplog, workers):
     source, out, options = tmp_path / "in", tmp_path / "out", PackOptions(shard_size=3)
     for number in range(7):
         write_record(source / f"r{number}", plausible_signal(MIMIC_LEADS, seed=number))
@@ -110,7 +110,9 @@ def test_files_that_are_fetched_before_the_set_is_finished_are_in_it(tmp_path, w
     for number in (1, 5):
         (tmp_path / f"r{number}.dat").rename(source / f"r{number}.dat")
     pack_part(source, out, 1)
-    pack(source, out, options=PackOptions(shard_size=3, workers=workers))
+    with caplog.at_level("INFO"):
+        pack(source, out, options=PackOptions(shard_size=3, workers=workers))
+    assert "going on; 2 of 3 shards are packed" in caplog.text, "of which one is looked at again"
     assert digests(out) == digests(tmp_path / "whole")
 
 
