@@ -30,7 +30,7 @@ REMEDIES: dict[str, str] = {
     "no_usable_lead": "leave the record out, or change the quality rules",
 }
 
-# What is over once a record's files are fetched or copied again. The plan fixes the headers, so none is mended under it.
+# What is over once a record's files are fetched or copied again. Headers are not among them: the plan fixes those.
 OF_FILES = ("missing_file", "truncated", "unreadable", "checksum")
 
 # A worker's memory is bounded, whatever a header says and however large its files are.
