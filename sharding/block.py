@@ -159,7 +159,7 @@ def _take(entry: Entry, recorded: Recording, planned: Plan) -> list[_Taken]:
     recorded_s = (end - begin) / rate_hz
     if recorded_s < options["min_seconds"]:
         raise RejectError("too_short", f"{recorded_s:g} s, min_seconds={options['min_seconds']:g}")
-    if (window := round(options["seconds"] * rate_hz)) < 1:  # of a rate that the plan did not come across
+    if (window := round(options["seconds"] * rate_hz)) < 1:
         raise RejectError("wrong_rate", f"{rate_hz:g} Hz, of which seconds={options['seconds']:g} has no sample")
     taken = []
     starts = window_starts(end - begin, window, kind=options["windows"], overlap=options["overlap"])

@@ -38,6 +38,7 @@ from lamae.sharding.format import (
 from lamae.sharding.packplan import Plan, lock_of
 from lamae.sharding.part import is_done, read_report
 from lamae.sharding.quality import LEAD_FLAGS, RECORD_FLAGS
+from lamae.sharding.reading import OF_FILES
 from lamae.sharding.tar import digest_of
 
 _ROWS_PER_CHUNK = 1 << 16
@@ -92,10 +93,13 @@ def _merge(planned: Plan, progress: Progress) -> dict[str, Any]:
     reasons = Counter(reason for _, reason, _ in rejects)
     if num_records == 0:
         listed = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        raise LamaeError(
-            f"{out}: no record was accepted ({listed}); see {out / REJECTS_NAME}. Run the same command again once "
-            f"their files are there and whole, or with other options into another output"
-        )
+        remedy = "Pack with other options into another output"
+        if reasons.keys() & set(OF_FILES):
+            remedy = (
+                "Run the same command again once their files are there and whole, or with other options into another "
+                "output"
+            )
+        raise LamaeError(f"{out}: no record was accepted ({listed}); see {out / REJECTS_NAME}. {remedy}")
     for part in range(planned.num_parts):
         sync(out / SHARDS_NAME / shard_name(part))
     columns, index_files = _write_index(planned, num_records, extra, progress)

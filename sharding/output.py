@@ -51,6 +51,11 @@ def is_complete(out: Path) -> bool:
     return (out / MANIFEST_NAME).is_file() and not lost_shards(ShardSet.open(out))
 
 
+def is_kept(out: Path, part: int) -> bool:
+    """Whether ``part`` is a shard of a finished set, its tar there: it must stay as ``dataset.json`` has it."""
+    return (out / MANIFEST_NAME).is_file() and part not in lost_shards(ShardSet.open(out))
+
+
 def lost_shards(shard_set: ShardSet) -> list[int]:
     """The shards of a complete set whose tars are not there, or not of the size they should be."""
 

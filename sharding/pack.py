@@ -62,8 +62,7 @@ def pack(
             _restore_lost(source, planned, workers=options.workers, progress=progress)
         else:
             for part in range(planned.num_parts):
-                if is_done(planned, part):
-                    forget_damaged(planned, part)
+                forget_damaged(planned, part)
             _pack_parts(source, planned, pending_parts(planned), workers=options.workers, progress=progress)
             readers = merge(out, progress=progress)["readers"]
             for name, what in _NOTES.items():
@@ -78,7 +77,7 @@ def pack(
 
 
 def pending_parts(planned: Plan) -> list[int]:
-    """The shards still to be packed, or to be packed again where files that they lacked are there by now; ascending."""
+    """The shards still to be packed, or to be looked at again because they lacked files; ascending."""
     return [part for part in range(planned.num_parts) if not is_settled(planned, part)]
 
 
@@ -108,10 +107,9 @@ def _restore_lost(source: Path, planned: Plan, *, workers: int, progress: Progre
 def _pack_parts(source: Path, planned: Plan, pending: list[int], *, workers: int, progress: Progress) -> None:
     shard_size = planned.options["shard_size"]
     packed = min(planned.num_listed, (planned.num_parts - len(pending)) * shard_size)
-    if packed:
-        logger.info(
-            "%s: going on; %d of %d shards are packed", planned.out, planned.num_parts - len(pending), planned.num_parts
-        )
+    num_done = planned.num_parts - sum(not is_done(planned, part) for part in pending)
+    if num_done:
+        logger.info("%s: going on; %d of %d shards are packed", planned.out, num_done, planned.num_parts)
     if min(workers, len(pending)) <= 1:
         for part in pending:
             pack_part(source, planned.out, part, progress=_shifted(progress, packed, planned.num_listed))

@@ -21,7 +21,7 @@ from lamae.base.progress import Progress, ignore
 from lamae.sharding.block import BlockReader
 from lamae.sharding.files import HEADER_SUFFIX, Files
 from lamae.sharding.format import COLUMNS, NO_SAMPLE, SHARDS_NAME, SPLITS, npy_header, shard_name
-from lamae.sharding.output import is_complete
+from lamae.sharding.output import is_complete, is_kept
 from lamae.sharding.packplan import UNREADABLE_SUM, Plan, checked, header_sum, lock_of
 from lamae.sharding.readahead import ReadAhead
 from lamae.sharding.reading import OF_FILES
@@ -37,23 +37,25 @@ _PLACE_COLUMNS = ("payload_offset", "payload_length", "crc32c", "extent_crc32c")
 def pack_part(source: Path, out: Path, part: int, *, progress: Progress = ignore) -> None:
     """Pack shard ``part`` of the plan in ``out``; does nothing where that is done, or the whole set by now.
 
-    One that is done is packed again where files that were missing or damaged then have been fetched since.
+    One that is done is packed again where files that were missing or damaged then have been fetched since, until the
+    set is finished; what it was stays until the new tar is whole.
     Raises UsageError where ``source`` is not what was planned, LamaeError where the disk is full or the fast reader and
     stock wfdb disagree.
     """
     planned = Plan.open(out)
-    if is_settled(planned, part):
+    if is_kept(out, part) or is_settled(planned, part):
         return
     try:
         with lock_of(out) as lock:
             lock.take(shared=True)
+            if is_kept(out, part):  # merged while this process waited for the lock
+                return
             with closing(ReadAhead(planned.open_files(source))) as files:
-                if is_done(planned, part):
-                    if not _rejects_differ(planned, files, part):
+                if (report := _report_if_done(planned, part)) is not None:
+                    if not _are_mended(planned, files, part, _rejects_for_files(report)):
                         return
                     logger.info("%s: files that shard %d lacked are there by now; it is packed again", out, part)
-                    planned.part_path(part).unlink(missing_ok=True)
-                _pack_part(planned, files, part, progress)
+                _pack_part(planned, files, part, progress, again=report is not None)
     except OSError as error:
         if is_complete(out):
             return
@@ -64,36 +66,49 @@ def pack_part(source: Path, out: Path, part: int, *, progress: Progress = ignore
 
 def is_done(planned: Plan, part: int) -> bool:
     """Whether a part's result and its tar are both there, the tar with the size it should have."""
-    try:
-        report = read_report(planned.part_path(part))
-        return (planned.out / SHARDS_NAME / shard_name(part)).stat().st_size == report["bytes"]
-    except (FileNotFoundError, EOFError, ValueError, zipfile.BadZipFile):  # not there, or not whole after a power cut
-        return False
+    return _report_if_done(planned, part) is not None
 
 
 def is_settled(planned: Plan, part: int) -> bool:
     """Whether a part is done and no record was left out of it for its files, which may be fetched yet."""
-    return is_done(planned, part) and not _rejects_for_files(planned, part)
+    report = _report_if_done(planned, part)
+    return report is not None and not _rejects_for_files(report)
 
 
-def _rejects_for_files(planned: Plan, part: int) -> list[list[str]]:
-    return [reject for reject in read_report(planned.part_path(part))["rejects"] if reject[1] in OF_FILES]
+def _report_if_done(planned: Plan, part: int) -> dict[str, Any] | None:
+    """The report of a part that is done, read once: another process may remove it at any moment."""
+    try:
+        report = read_report(planned.part_path(part))
+        size = (planned.out / SHARDS_NAME / shard_name(part)).stat().st_size
+    except (FileNotFoundError, EOFError, ValueError, zipfile.BadZipFile):  # not there, or not whole after a power cut
+        return None
+    return report if size == report["bytes"] else None
 
 
-def _rejects_differ(planned: Plan, files: Files, part: int) -> bool:
-    """Whether what a part left out for its files would be taken now, or left out for something else."""
-    before = _rejects_for_files(planned, part)
-    keys = {key for key, _, _ in before}
+def _rejects_for_files(report: dict[str, Any]) -> set[str]:
+    """Keys of the records that a part left out for their files."""
+    return {key for key, reason, _ in report["rejects"] if reason in OF_FILES}
+
+
+def _are_mended(planned: Plan, files: Files, part: int, keys: set[str]) -> bool:
+    """Whether any of the records ``keys`` of a part is no longer one to be left out for its files."""
     entries = [entry for entry in planned.entries(part) if entry.key in keys]
     reader = BlockReader(files, planned)
     starts = range(0, len(entries), reader.block_size)
     blocks = [reader.read(entries[start : start + reader.block_size]).rejects for start in starts]
-    return [list(reject) for rejects in blocks for reject in rejects] != before
+    return {key for rejects in blocks for key, reason, _ in rejects if reason in OF_FILES} != keys
 
 
 def forget_damaged(planned: Plan, part: int) -> None:
     """Undo a part whose tar is not what was written: after a power failure, file systems may keep only its size."""
-    if not is_whole(planned.out / SHARDS_NAME / shard_name(part), read_report(planned.part_path(part))):
+    report = _report_if_done(planned, part)
+    if report is None:
+        return
+    try:
+        whole = is_whole(planned.out / SHARDS_NAME / shard_name(part), report)
+    except FileNotFoundError:
+        whole = False
+    if not whole:
         planned.part_path(part).unlink(missing_ok=True)
 
 
@@ -104,7 +119,7 @@ def read_report(path: Path) -> dict[str, Any]:
         return report
 
 
-def _pack_part(planned: Plan, files: ReadAhead, part: int, progress: Progress) -> None:
+def _pack_part(planned: Plan, files: ReadAhead, part: int, progress: Progress, *, again: bool) -> None:
     entries = planned.entries(part)
     _refuse_other_headers(planned, files, part, entries)
     reader = BlockReader(files, planned)
@@ -130,6 +145,9 @@ def _pack_part(planned: Plan, files: ReadAhead, part: int, progress: Progress) -
             readers += block.readers
         if any(reason == "missing_file" for _, reason, _ in rejects):
             _refuse_vanished(files, part, entries)
+        if again:
+            # No sooner, so that a refusal loses nothing; no later, so that no report lies beside a tar of other rows.
+            planned.part_path(part).unlink(missing_ok=True)
         digest = tar.close()
     progress("pack", len(entries), len(entries))
     columns["shard"] = [np.full(len(places), part)]

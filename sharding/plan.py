@@ -223,13 +223,13 @@ def common_shape(files: Files, headers: dict[str, bytes], options: PackOptions) 
             f"the first, {path}{HEADER_SUFFIX}: {_shape(files, path, text, options.rate_hz)}"
         )
     if options.seconds is not None:
-        slowest_hz = min(rate for rate, _ in shapes)
-        if round(options.seconds * slowest_hz) < 1:
-            raise UsageError(f"{files.root}: seconds={options.seconds:g} is less than a sample at {slowest_hz:g} Hz")
         shapes = [(rate, round(options.seconds * rate)) for rate, _ in shapes]
     rows = Counter(_at_rate(shape, options.rate_hz) for shape in shapes)
-    # The most frequent; among equals the smallest, so that the answer does not depend on the order.
-    return min(shapes, key=lambda shape: (-rows[_at_rate(shape, options.rate_hz)], shape))
+    # The most frequent; among equals the smallest with a sample, so that the answer does not depend on the order.
+    common = min(shapes, key=lambda shape: (-rows[_at_rate(shape, options.rate_hz)], shape[1] < 1, shape))
+    if options.seconds is not None and common[1] < 1:
+        raise UsageError(f"{files.root}: seconds={options.seconds:g} is less than a sample at {common[0]:g} Hz")
+    return common
 
 
 def _shapes(files: Files, headers: dict[str, bytes], to_hz: float | None) -> Iterator[tuple[float, int]]:

@@ -30,8 +30,8 @@ REMEDIES: dict[str, str] = {
     "no_usable_lead": "leave the record out, or change the quality rules",
 }
 
-# What is over once a record's files are fetched or copied again.
-OF_FILES = ("missing_file", "bad_header", "truncated", "unreadable", "checksum")
+# What is over once a record's files are fetched or copied again. Headers are not among them: the plan fixes those.
+OF_FILES = ("missing_file", "truncated", "unreadable", "checksum")
 
 # A worker's memory is bounded, whatever a header says and however large its files are.
 MAX_SAMPLES_READ = 1 << 19  # per lead; INCART's half hours have 462,600

@@ -22,7 +22,7 @@ from lamae.sharding.reading import RejectError, read_header, read_signal_file, r
 from lamae.sharding.stockwfdb import WfdbError, read_renamed
 
 MIN_GAIN, MAX_GAIN = 1e-20, 1e20
-"""Units per millivolt; beyond, the millivolts of a lead are nothing or infinite in the index's float32."""
+"""Units per millivolt; a gain outside is one that no recorder has."""
 _MAX_BASELINE = np.iinfo(np.int32).max
 
 

@@ -159,7 +159,7 @@ def _print_packed(out: Path, manifest: dict[str, Any]) -> None:
         if not manifest["record_flags"].get(flag):
             continue
         count = f"{_num_flagged(out, flag):,} records"
-        if given is not None:
+        if given is not None:  # all gains are equal, so this is gain_implausible
             console.say(f"warning: --gain {given:g} gives no millivolts in {count} ({flag}); pack them with another")
             continue
         console.say(

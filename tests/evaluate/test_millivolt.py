@@ -84,6 +84,16 @@ def test_a_record_of_which_all_leads_lie_far_from_zero_is_refused_with_the_remed
             model.embed(batch, 100)
 
 
+def test_a_record_of_flat_leads_is_called_flat_though_one_lies_far_from_zero(model, mv):
+    flat = 0 * mv
+    flat[8] = 80
+    with pytest.raises(UsageError, match=r"has no sample in any lead, or only flat ones"):
+        model.embed(flat, 100)
+    flat[8] += mv[8]
+    with pytest.raises(UsageError, match=r"lies beyond ±32 mV; subtract each lead's median, or"):
+        model.embed(flat, 100)
+
+
 @pytest.mark.parametrize("pattern", REAL)
 def test_real_recordings_in_millivolt_raise_no_doubt_and_in_other_units_do(real_data, pattern):
     paths = sorted(real_data.glob(pattern + ".hea"))[:12]

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from lamae.base.errors import LamaeError
-from lamae.sharding.pack import PackOptions, pack, pack_part, plan
+from lamae.base.errors import LamaeError, UsageError
+from lamae.sharding.pack import PackOptions, merge, pack, pack_part, plan
+from lamae.sharding.part import forget_damaged, is_done, is_settled
 from lamae.sharding.verify import verify
 from tests.sharding.packing import digests
 from tests.sharding.wfdbtree import MIMIC_LEADS, plausible_signal, write_mimic_tree, write_record
@@ -92,7 +94,7 @@ def test_a_tar_that_lost_its_bytes_is_packed_again(source, tmp_path):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_files_that_are_fetched_before_the_set_is_finished_are_in_it(tmp_path, workers):
+def test_files_that_are_fetched_before_the_set_is_finished_are_in_it(tmp_path, caplog, workers):
     source, out, options = tmp_path / "in", tmp_path / "out", PackOptions(shard_size=3)
     for number in range(7):
         write_record(source / f"r{number}", plausible_signal(MIMIC_LEADS, seed=number))
@@ -108,7 +110,9 @@ def test_files_that_are_fetched_before_the_set_is_finished_are_in_it(tmp_path, w
     for number in (1, 5):
         (tmp_path / f"r{number}.dat").rename(source / f"r{number}.dat")
     pack_part(source, out, 1)
-    pack(source, out, options=PackOptions(shard_size=3, workers=workers))
+    with caplog.at_level("INFO"):
+        pack(source, out, options=PackOptions(shard_size=3, workers=workers))
+    assert "going on; 2 of 3 shards are packed" in caplog.text, "of which one is looked at again"
     assert digests(out) == digests(tmp_path / "whole")
 
 
@@ -124,3 +128,65 @@ def test_a_set_of_which_every_file_was_missing_is_packed_by_the_same_command_onc
         (tmp_path / f"r{number}.dat").rename(source / f"r{number}.dat")
     assert pack(source, out, options=options)["num_records"] == 4
     assert verify(out).problems == []
+
+
+@pytest.fixture
+def lacking(tmp_path):
+    """Source, output and plan of two packed shards, of whose first r1.dat was missing and lies beside the source."""
+    source, out = tmp_path / "in", tmp_path / "out"
+    for number in range(5):
+        write_record(source / f"r{number}", plausible_signal(MIMIC_LEADS, seed=number))
+    (source / "r1.dat").rename(tmp_path / "r1.dat")
+    planned = plan(source, out, options=PackOptions(shard_size=3))
+    for part in (0, 1):
+        pack_part(source, out, part)
+    return source, out, planned
+
+
+@pytest.mark.parametrize("lost", [(), (1,)])
+def test_a_shard_of_a_finished_set_is_not_packed_again_for_files_that_are_fetched_later(lacking, tmp_path, lost):
+    source, out, _ = lacking
+    merge(out)
+    (tmp_path / "r1.dat").rename(source / "r1.dat")
+    for part in lost:
+        (out / "shards" / f"{part:06d}.tar").unlink()
+    for part in (0, 1):
+        pack_part(source, out, part)
+    assert verify(out).problems == []
+    assert pack(source, out, options=PackOptions(shard_size=3))["num_records"] == 4
+
+
+def test_a_finished_shard_is_kept_where_packing_it_again_is_refused_for_its_headers(lacking, tmp_path):
+    source, out, planned = lacking
+    shutil.copytree(source, tmp_path / "copy")
+    (tmp_path / "r1.dat").rename(tmp_path / "copy" / "r1.dat")
+    write_record(tmp_path / "copy" / "r0", plausible_signal(MIMIC_LEADS, seed=99))
+    before = digests(out)
+    with pytest.raises(UsageError, match=r"r0\.hea, of shard 0, is not what it was"):
+        pack_part(tmp_path / "copy", out, 0)
+    assert is_done(planned, 0)
+    assert digests(out) == before
+
+
+@pytest.mark.parametrize("gone", [["r1"], ["r0", "r1", "r2"]])
+def test_a_finished_shard_is_kept_where_headers_are_gone(lacking, gone):
+    source, out, planned = lacking
+    before = digests(out)
+    for name in gone:
+        (source / f"{name}.hea").unlink()
+    pack_part(source, out, 0)
+    assert is_done(planned, 0)
+    assert digests(out) == before
+
+
+def test_a_report_that_another_process_removes_is_that_of_a_shard_that_is_not_done(lacking, monkeypatch):
+    _, _, planned = lacking
+    forget_damaged(planned, 0)
+    assert is_done(planned, 0)
+    assert not is_settled(planned, 0)
+    tar = planned.out / "shards" / "000000.tar"
+    monkeypatch.setattr("lamae.sharding.part.is_whole", lambda path, report: tar.unlink() or tar.open())
+    forget_damaged(planned, 0)
+    assert not planned.part_path(0).exists()
+    forget_damaged(planned, 0)
+    assert not is_settled(planned, 0)

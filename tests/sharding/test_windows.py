@@ -268,6 +268,25 @@ def test_a_record_so_slow_that_a_window_of_it_has_no_sample_is_rejected(tmp_path
     assert rejects_of(tmp_path / "out") == {"001": "wrong_rate"}
 
 
+@pytest.mark.parametrize(("rate_hz", "num_fine"), [(None, 4), (500.0, 4), (500.0, 1)])
+def test_one_record_too_slow_for_a_sample_of_a_window_stops_no_packing(tmp_path, rate_hz, num_fine):
+    for number in range(num_fine + 1):
+        slow = number == num_fine
+        signal = plausible_signal(MIMIC_LEADS, seed=number)
+        write_record(tmp_path / "in" / f"r{number}", signal, rate_hz=1 if slow else 500)
+    shard_set = packed(tmp_path / "in", tmp_path / "out", seconds=0.4, rate_hz=rate_hz)
+    assert (shard_set.rate_hz, shard_set.num_samples, shard_set.num_records) == (500, 200, num_fine)
+    assert rejects_of(tmp_path / "out") == {f"r{num_fine}": "wrong_rate"}
+
+
+def test_windows_of_less_than_a_sample_of_most_records_are_refused(tmp_path):
+    for number in range(3):
+        signal = plausible_signal(MIMIC_LEADS, seed=number)
+        write_record(tmp_path / "in" / f"r{number}", signal, rate_hz=500 if number == 0 else 1)
+    with pytest.raises(UsageError, match=r"seconds=0.4 is less than a sample at 1 Hz"):
+        packed(tmp_path / "in", tmp_path / "out", seconds=0.4)
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

@@ -65,7 +65,9 @@ def to_adc(signal_mv: Any, leads: Sequence[str], *, rate_hz: float) -> tuple[np.
     num_beyond_BL = np.count_nonzero(np.abs(recorded_BLT) > _LARGEST / UNITS_PER_MV, axis=2)
     beyond_BL = 2 * num_beyond_BL > np.count_nonzero(~np.isnan(recorded_BLT), axis=2)
     doubts = _doubts(recorded_BLT, places, beyond_BL)
-    refuse_empty(usable_BL, beyond_BL.any(1))
+    range_BL = np.fmax.reduce(recorded_BLT, axis=2) - np.fmin.reduce(recorded_BLT, axis=2)
+    moving_BL = range_BL > _FLAT_UV / 1000  # of a flat lead, subtracting the median makes nothing
+    refuse_empty(usable_BL, moving_BL.any(1) & (beyond_BL | ~moving_BL).all(1))
     for doubt in doubts + more_doubts:
         warnings.warn(doubt, stacklevel=4)  # the caller of ExportedModel.embed
     return adc_BLT, usable_BL
@@ -80,8 +82,8 @@ def to_rate(rate_hz: Any) -> float:
 
 
 def refuse_empty(usable_BL: np.ndarray, beyond_B: np.ndarray | None = None) -> None:
-    """Raises UsageError naming a record without any usable lead, first one of ``beyond_B``, bool [B]: records that have
-    leads beyond what is stored.
+    """Raises UsageError naming a record without any usable lead, first one of ``beyond_B``, bool [B]: records of which
+    all leads that move are beyond what is stored.
     """
     empty_B = np.asarray(~usable_BL.any(1))
     if beyond_B is not None and (empty_B & beyond_B).any():
