@@ -5,7 +5,7 @@ Records are taken one by one and examined together: numpy's cost per call is sha
 
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
@@ -63,6 +63,11 @@ class BlockReader:
         self._samples = np.empty((self.block_size, NUM_LEADS, planned.num_samples), np.int16)
         self._values = np.empty((NUM_LEADS, planned.num_samples))
         self._audited: set[object] = set()  # shapes of headers
+
+    def blocks(self, entries: Sequence[Entry]) -> Iterator[Block]:
+        """``read`` of all ``entries``, as many at a time as it takes."""
+        for start in range(0, len(entries), self.block_size):
+            yield self.read(entries[start : start + self.block_size])
 
     def read(self, entries: Sequence[Entry]) -> Block:
         """At most ``block_size`` records; their samples are good until the next block is read.

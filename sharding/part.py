@@ -93,10 +93,8 @@ def _rejects_for_files(report: dict[str, Any]) -> set[str]:
 def _are_mended(planned: Plan, files: Files, part: int, keys: set[str]) -> bool:
     """Whether any of the records ``keys`` of a part is no longer one to be left out for its files."""
     entries = [entry for entry in planned.entries(part) if entry.key in keys]
-    reader = BlockReader(files, planned)
-    starts = range(0, len(entries), reader.block_size)
-    blocks = [reader.read(entries[start : start + reader.block_size]).rejects for start in starts]
-    return {key for rejects in blocks for key, reason, _ in rejects if reason in OF_FILES} != keys
+    blocks = BlockReader(files, planned).blocks(entries)
+    return {key for block in blocks for key, reason, _ in block.rejects if reason in OF_FILES} != keys
 
 
 def forget_damaged(planned: Plan, part: int) -> None:

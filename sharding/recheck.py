@@ -41,9 +41,7 @@ def _taken_now(planned: Plan, entries: Iterable[Entry], files: Files) -> list[st
         keys = [row[0].removeprefix("'") for row in islice(csv.reader(file), 1, 1 + _MAX_REJECTS)]
     records = {key.partition(WINDOW_MARK)[0] for key in keys}
     again = [entry for entry in entries if entry.key in records]
-    reader = BlockReader(files, planned)
     taken: set[str] = set()
-    for start in range(0, len(again), reader.block_size):
-        block = reader.read(again[start : start + reader.block_size])
+    for block in BlockReader(files, planned).blocks(again):
         taken.update(key for entry, _ in block.accepted for key in (entry.key, entry.key.partition(WINDOW_MARK)[0]))
     return [key for key in keys if key in taken]

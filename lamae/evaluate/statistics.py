@@ -91,11 +91,16 @@ def macro_drawn(value_C: np.ndarray, draws_ZC: np.ndarray) -> tuple[float, np.nd
     A code that a draw does not define deviates in it as the others do on average: left out of that draw alone, it would
     move the draw to the mean of other codes. Where no interval is known: the mean over all codes, its draws NaN.
     """
-    known_C = np.isfinite(draws_ZC).any(0)
-    if known_C.any():
-        value_C, draws_ZC = value_C[known_C], draws_ZC[:, known_C]
+    kept_C = in_means(draws_ZC)
+    value_C, draws_ZC = value_C[kept_C], draws_ZC[:, kept_C]
     value = float(macro(value_C))
     return value, value + macro(draws_ZC - value_C)
+
+
+def in_means(draws_ZC: np.ndarray) -> np.ndarray:
+    """bool [C]: the codes that a mean is over, those with an interval; all where none has one."""
+    known_C = np.isfinite(draws_ZC).any(0)
+    return known_C | ~known_C.any()
 
 
 def has_interval(subject_N: np.ndarray, y_NC: np.ndarray) -> np.ndarray:
@@ -193,27 +198,26 @@ def _mean(values: Values) -> tuple[float, np.ndarray]:
         population, value, draws_Z = values[number]
         by_population.setdefault(population, []).append((value, draws_Z))
     rng = np.random.default_rng(0)
-    runs_PSZ = [np.stack([draws_Z for _, draws_Z in runs]) for runs in by_population.values()]
-    deviation_DZ = _seed_deviations(runs_PSZ)
     means = [np.mean([value for value, _ in runs]) for runs in by_population.values()]
+    runs_PSZ = [np.stack([draws_Z for _, draws_Z in runs]) for runs in by_population.values()]
+    deviations_PSZ = [_seed_deviations(draws_SZ) for draws_SZ in runs_PSZ]
+    of_all_DZ = np.concatenate(deviations_PSZ)
     draws = []
-    for draws_SZ in runs_PSZ:
-        S, Z = draws_SZ.shape
-        own_DZ = _seed_deviations([draws_SZ]) if S > 1 else deviation_DZ
+    for draws_SZ, deviation_SZ in zip(runs_PSZ, deviations_PSZ, strict=True):
         drawn_Z = draws_SZ.mean(0)
-        if len(own_DZ):
-            drawn_Z = drawn_Z + own_DZ[rng.integers(len(own_DZ), size=(S, Z)), np.arange(Z)].mean(0)
+        # A single seed shows no spread and takes the others'; where there is none, the draws are over subjects alone.
+        deviation_DZ = deviation_SZ if len(deviation_SZ) else of_all_DZ
+        if len(deviation_DZ):
+            chosen_SZ = rng.integers(len(deviation_DZ), size=draws_SZ.shape)
+            drawn_Z = drawn_Z + deviation_DZ[chosen_SZ, np.arange(len(drawn_Z))].mean(0)
         draws.append(drawn_Z)
     return float(np.mean(means)), np.mean(draws, axis=0)
 
 
-def _seed_deviations(runs_PSZ: Sequence[np.ndarray]) -> np.ndarray:
-    """[D, Z]: how far each seed lies from the mean of its population's, in every draw of subjects.
+def _seed_deviations(draws_SZ: np.ndarray) -> np.ndarray:
+    """[S, Z], or [0, Z] of a single seed: how far each seed lies from the mean over seeds, in every draw of subjects.
 
-    Deviations from the mean of S seeds vary too little, by (S - 1) / S in variance, and are stretched by as much. A
-    population of one seed shows none: it takes those of the others, and where there is no other the draws are over
-    subjects alone.
+    Deviations from the mean of S seeds vary too little, by (S - 1) / S in variance, and are stretched by as much.
     """
-    several = [draws_SZ for draws_SZ in runs_PSZ if len(draws_SZ) > 1]
-    stretched = [(of - of.mean(0)) * np.sqrt(len(of) / (len(of) - 1)) for of in several]
-    return np.concatenate([np.empty((0, runs_PSZ[0].shape[1])), *stretched])
+    S = len(draws_SZ)
+    return (draws_SZ - draws_SZ.mean(0)) * np.sqrt(S / (S - 1)) if S > 1 else draws_SZ[:0]

@@ -15,7 +15,7 @@ from lamae.evaluate.probe.auroc import auroc, average_precision, bootstrap_areas
 from lamae.evaluate.probe.features import Labels01
 from lamae.evaluate.probe.methods import Fit
 from lamae.evaluate.probe.metrics import best_f1_threshold, brier, f1
-from lamae.evaluate.statistics import Interval, Scored, has_interval, interval, macro_drawn, weight_chunks
+from lamae.evaluate.statistics import Interval, Scored, has_interval, in_means, interval, macro_drawn, weight_chunks
 from lamae.evaluate.store import LARGE_BYTES, dense
 from lamae.evaluate.values import finite
 
@@ -45,14 +45,13 @@ class Measures(Scored):
 
     def macro_metric(self, name: str) -> Interval:
         """Mean of auprc, f1 or brier over the same codes as ``macro`` with its 95 % interval over subjects."""
-        columns = [k for k, code in enumerate(self.codes) if code not in self.left_out_of_means]
-        return interval(*macro_drawn(self.metrics[name][columns], self.metric_draws[name][:, columns]))
+        kept_C = in_means(self.draws_ZC)
+        return interval(*macro_drawn(self.metrics[name][kept_C], self.metric_draws[name][:, kept_C]))
 
     @property
     def left_out_of_means(self) -> list[str]:
         """Codes with too few test subjects in a class for an interval (``has_interval``), unless all are so."""
-        without = [code for code, known in zip(self.codes, np.isfinite(self.draws_ZC).any(0), strict=True) if not known]
-        return without if len(without) < len(self.codes) else []
+        return [code for code, kept in zip(self.codes, in_means(self.draws_ZC), strict=True) if not kept]
 
     def to_dict(self) -> dict[str, Any]:
         """Every number as plain values; those that are undefined are None."""
